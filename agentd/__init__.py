@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     )
     from agentd.plugins.hookspecs import hookimpl
     from agentd.plugins.role import Context, Health, Role, Settings
-    from agentd.plugins.workflow_files import Fault, Listed, Reader
+    from agentd.plugins.workflow_files import Fault, ListedWorkflow, Reader
     from agentd.proxmox.client import Proxmox
-    from agentd.proxmox.read_only import is_looking
+    from agentd.proxmox.read_only import is_dry_run
     from agentd.proxmox.responses import Upid, grant, nearest, one_line
     from agentd.proxmox.upload import Upload
     from agentd.safety import marks
     from agentd.safety.marks import key_of, mark
-    from agentd.safety.policy import ANONYMOUS, CONSENTED, Policy
-    from agentd.telemetry.logs import Logger, Seldom
+    from agentd.safety.policy import ANONYMOUS, NEEDS_APPROVAL, Policy
+    from agentd.telemetry.logs import Logger, RateLimitedLog
     from agentd.telemetry.metrics import Metrics
     from agentd.tools import raises
     from agentd.tools.definition import BrokenTool, Call, Found, Repeat, Right, Tool, Toolbox, by_name, collect, tool
@@ -97,8 +97,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANONYMOUS",
-    "CONSENTED",
     "DONE",
+    "NEEDS_APPROVAL",
     "TERMINAL",
     "AgentRegistration",
     "AgentdError",
@@ -128,7 +128,7 @@ __all__ = [
     "InvalidMessage",
     "Inverse",
     "Job",
-    "Listed",
+    "ListedWorkflow",
     "Logger",
     "MetricReport",
     "Metrics",
@@ -143,13 +143,13 @@ __all__ = [
     "Proxmox",
     "ProxmoxUnavailable",
     "Raise",
+    "RateLimitedLog",
     "Reader",
     "Received",
     "Rejected",
     "Repeat",
     "Right",
     "Role",
-    "Seldom",
     "Settings",
     "StaleWrite",
     "Status",
@@ -187,7 +187,7 @@ __all__ = [
     "formats",
     "grant",
     "hookimpl",
-    "is_looking",
+    "is_dry_run",
     "key_of",
     "mark",
     "marks",
@@ -215,7 +215,7 @@ _ORIGINS: Final = {
     "BusError": "agentd.errors",
     "BusFull": "agentd.errors",
     "BusUnavailable": "agentd.errors",
-    "CONSENTED": "agentd.safety.policy",
+    "NEEDS_APPROVAL": "agentd.safety.policy",
     "Call": "agentd.tools.definition",
     "Compensation": "agentd.wire.workflow",
     "ConfigChanged": "agentd.errors",
@@ -235,7 +235,7 @@ _ORIGINS: Final = {
     "InvalidMessage": "agentd.errors",
     "Inverse": "agentd.wire.messages",
     "Job": "agentd.bus.consumer",
-    "Listed": "agentd.plugins.workflow_files",
+    "ListedWorkflow": "agentd.plugins.workflow_files",
     "Logger": "agentd.telemetry.logs",
     "MetricReport": "agentd.wire.messages",
     "Metrics": "agentd.telemetry.metrics",
@@ -256,7 +256,7 @@ _ORIGINS: Final = {
     "Repeat": "agentd.tools.definition",
     "Right": "agentd.tools.definition",
     "Role": "agentd.plugins.role",
-    "Seldom": "agentd.telemetry.logs",
+    "RateLimitedLog": "agentd.telemetry.logs",
     "Settings": "agentd.plugins.role",
     "StaleWrite": "agentd.errors",
     "Status": "agentd.wire.workflow",
@@ -294,7 +294,7 @@ _ORIGINS: Final = {
     "formats": "agentd.formats",
     "grant": "agentd.proxmox.responses",
     "hookimpl": "agentd.plugins.hookspecs",
-    "is_looking": "agentd.proxmox.read_only",
+    "is_dry_run": "agentd.proxmox.read_only",
     "key_of": "agentd.safety.marks",
     "mark": "agentd.safety.marks",
     "marks": "agentd.safety.marks",

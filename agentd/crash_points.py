@@ -61,7 +61,7 @@ def crash_point(name: str, about: str = "") -> None:
 def _die(name: str, armed: _Armed) -> None:
     folder = Path(os.environ["AGENTD_TEST_CRASH_DIR"])
     if armed.chance is not None:
-        if _chance.random() >= armed.chance or (not armed.about and _is_over(folder)):
+        if _chance.random() >= armed.chance or (not armed.about and _has_ended(folder)):
             return
         name = f"{name}.{os.getpid()}"
     try:
@@ -72,7 +72,7 @@ def _die(name: str, armed: _Armed) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _is_over(folder: Path) -> bool:
+def _has_ended(folder: Path) -> bool:
     """Return whether the file OVER exists.
 
     The file is opened, because blockbuster forbids the blocking `exists` but not `open`.

@@ -4,7 +4,7 @@ The server (server/cron.go and scheduler.go of 2.15) requires six fields, second
 whenever the wall clock of the time zone matches.  People write five fields, and Sunday as 7: both are accepted here and
 converted.  On the days when the clocks change, the rule of the server means: a time that does not exist on that day is
 left out, and a time that occurs twice fires twice.  The orchestrator that handles the firing drops the second one
-(`comes_again`), unless the hour is `*` or `*/n`: then the schedule means hours, not a time of day.
+(`is_repeated`), unless the hour is `*` or `*/n`: then the schedule means hours, not a time of day.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _number(text: str, names: tuple[str, ...], lowest: int) -> int:
     return int(text)
 
 
-def following(cron: Cron, at: datetime, zone: tzinfo) -> datetime | None:
+def next_after(cron: Cron, at: datetime, zone: tzinfo) -> datetime | None:
     """Return the next time after `at` when it fires, in UTC.
 
     None if there is none within five years.
@@ -158,13 +158,13 @@ def _in_hour(cron: Cron, day: date, hour: int, zone: tzinfo) -> list[datetime]:
                 wall = datetime.combine(day, time(hour, minute, second), zone).replace(fold=fold)
                 moment = wall.astimezone(UTC)
                 exists = moment.astimezone(zone).replace(tzinfo=None) == wall.replace(tzinfo=None)
-                if exists and not comes_again(cron, moment, zone):
+                if exists and not is_repeated(cron, moment, zone):
                     yield moment
 
     return sorted(set(moments()))
 
 
-def comes_again(cron: Cron, at: datetime, zone: tzinfo) -> bool:
+def is_repeated(cron: Cron, at: datetime, zone: tzinfo) -> bool:
     """Return whether this is the second occurrence of a time of day.
 
     That happens on the day when the clock is put back.

@@ -40,7 +40,7 @@ _KINDS: Final = (
 
 
 @contextmanager
-def opened(path: Path, *, secret: bool = False, trusted: bool = True) -> Iterator[BinaryIO]:
+def open_regular(path: Path, *, secret: bool = False, trusted: bool = True) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
 
     Raises UnsafeFile, and OSError if the file cannot be opened at all.
@@ -57,7 +57,7 @@ def read(path: Path, *, secret: bool = False, most: int = MOST) -> bytes:
 
     Raises UnsafeFile and OSError.
     """
-    with opened(path, secret=secret) as file:
+    with open_regular(path, secret=secret) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise UnsafeFile(path, f"has more than {most} bytes; is it the right file?")
@@ -70,13 +70,13 @@ def check(path: Path, *, secret: bool = False, follow: bool = False) -> None:
     With `follow`, a symbolic link to it is allowed.
     """
     if follow and path.is_symlink():
-        _check_above(path)
+        _check_parents(path)
         path = path.resolve()
-    with suppress(OSError), opened(path, secret=secret):  # if it cannot be read, the library reports that itself
+    with suppress(OSError), open_regular(path, secret=secret):  # if it cannot be read, the library reports that itself
         pass
 
 
-def state(path: Path) -> BinaryIO:
+def open_state(path: Path) -> BinaryIO:
     """Open a state file of this process for reading and writing.
 
     It is created if it is missing (mode 0600).
@@ -84,7 +84,7 @@ def state(path: Path) -> BinaryIO:
     return os.fdopen(_checked(path, _STATE), "r+b")
 
 
-def replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Check that a secret can be written to `path`.
 
     Its directory has to be safe, and the only file that may exist at `path` is an old secret.
@@ -92,7 +92,7 @@ def replaceable(path: Path) -> None:
     The directory is created if it is missing.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_above(path)
+    _check_parents(path)
     if os.path.lexists(path):
         found = path.lstat()
         if stat.S_ISLNK(found.st_mode):
@@ -103,7 +103,7 @@ def replaceable(path: Path) -> None:
 
 def write_secret(path: Path, data: bytes) -> None:
     """Replace `path` by a new file that only this user can read; raises UnsafeFile."""
-    replaceable(path)
+    check_replaceable(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(beside, _NEW, 0o600)
     try:
@@ -121,7 +121,7 @@ def write_secret(path: Path, data: bytes) -> None:
 def directory_fault(directory: Path) -> str:
     """Return why files of this directory are not read; "" if they are."""
     try:
-        _check_above(directory / "file")
+        _check_parents(directory / "file")
     except UnsafeFile as error:
         return str(error)
     return ""
@@ -160,8 +160,8 @@ def _check(path: Path, found: os.stat_result, *, secret: bool, trusted: bool) ->
     _check_owner(path, found)
     if found.st_mode & _WRITABLE:
         raise UnsafeFile(path, f"other users can write it (mode {_mode(found)}): chmod go-w {_quoted(path)}")
-    _check_above(path)
-    if secret and found.st_mode & stat.S_IROTH and reachable(path):
+    _check_parents(path)
+    if secret and found.st_mode & stat.S_IROTH and is_reachable_by_all(path):
         raise UnsafeFile(
             path, f"holds a secret that every user can read (mode {_mode(found)}): chmod o-r {_quoted(path)}"
         )
@@ -178,14 +178,14 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         raise UnsafeFile(path, f"belongs to another user (uid {found.st_uid}): chown root {_quoted(path)}")
 
 
-def _above(path: Path) -> list[Path]:
+def _parents(path: Path) -> list[Path]:
     """Return the directories above `path`, with symbolic links resolved, the nearest first."""
     nearest = Path(os.path.realpath(path.parent))
     return [nearest, *nearest.parents]
 
 
-def _check_above(path: Path) -> None:
-    above = _above(path)
+def _check_parents(path: Path) -> None:
+    above = _parents(path)
     for directory in above:
         found = directory.stat()
         if found.st_mode & _WRITABLE and not found.st_mode & stat.S_ISVTX:
@@ -196,9 +196,9 @@ def _check_above(path: Path) -> None:
         _check_owner(above[0], nearest)
 
 
-def reachable(path: Path) -> bool:
+def is_reachable_by_all(path: Path) -> bool:
     """Return whether every user can reach the file through its directories."""
-    return all(directory.stat().st_mode & stat.S_IXOTH for directory in _above(path))
+    return all(directory.stat().st_mode & stat.S_IXOTH for directory in _parents(path))
 
 
 def _mode(found: os.stat_result) -> str:

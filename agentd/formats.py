@@ -2,8 +2,8 @@ r"""Names and texts of Proxmox VE, one pattern for each format; pure.
 
 The patterns are those of Proxmox itself.  Each pattern is matched against the whole text.  Python's `$`, like Perl's,
 allows a line feed after it, so the types end in `\Z`.  JSON Schema has no `\Z`, and its `$` is the very end:
-`published` converts the patterns for clients.  The character classes are ASCII, unlike Perl's `\w` and `\d`.  A comment
-beside a type that is narrower than in Proxmox says why.
+`portable_schema` converts the patterns for clients.  The character classes are ASCII, unlike Perl's `\w` and `\d`.  A
+comment beside a type that is narrower than in Proxmox says why.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TOKEN: Final = re.compile(rf"{TOKEN}\Z")
 _CLASSES: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
 
 
-def whole(pattern: str, description: str | None = None, least: int | None = None, most: int | None = None) -> Meta:
+def full_match(pattern: str, description: str | None = None, least: int | None = None, most: int | None = None) -> Meta:
     """Return the constraint that the whole text matches `pattern`.
 
     The text has `least` to `most` characters.
@@ -51,7 +51,7 @@ def whole(pattern: str, description: str | None = None, least: int | None = None
     return Meta(pattern=rf"^{inner}\Z", description=description, min_length=least, max_length=most)
 
 
-def exact(pattern: str) -> str:
+def python_pattern(pattern: str) -> str:
     """Return a pattern of JSON Schema as a Python pattern.
 
     In JSON Schema `$` is the very end, without a line feed after it.
@@ -59,24 +59,24 @@ def exact(pattern: str) -> str:
     return _CLASSES.sub(lambda found: r"\Z" if found[0] == "$" else found[0], pattern)
 
 
-def published(schema: Any) -> Any:  # noqa: ANN401 - JSON
+def portable_schema(schema: Any) -> Any:  # noqa: ANN401 - JSON
     """Return a JSON Schema with its patterns converted for other languages."""
     if isinstance(schema, list):
-        return [published(item) for item in schema]
+        return [portable_schema(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: shown(value) if key == "pattern" and isinstance(value, str) else published(value)
+        key: readable_pattern(value) if key == "pattern" and isinstance(value, str) else portable_schema(value)
         for key, value in schema.items()
     }
 
 
-def shown(pattern: str) -> str:
+def readable_pattern(pattern: str) -> str:
     """Return a pattern of this file in the form for other languages and people."""
     return re.sub(r"\\(.)", lambda found: "$" if found[1] == "Z" else found[0], pattern, flags=re.DOTALL)
 
 
-def part(text: str) -> str:
+def path_part(text: str) -> str:
     """Return a name as a part of an API path.
 
     Characters with another meaning in a path are percent-encoded.
@@ -105,63 +105,68 @@ def user_of(who: str) -> str:
     return who.rpartition("!")[0] if is_token(who) else who
 
 
-Node = Annotated[str, whole(_LABEL, "name of a node")]
+Node = Annotated[str, full_match(_LABEL, "name of a node")]
 # Proxmox has no length limit for the name of a VM; this is the limit of a DNS name, and Proxmox's for a container.
-GuestName = Annotated[str, whole(NAME, "name of a guest, as in DNS", most=LONGEST_NAME)]
-Domain = Annotated[str, whole(NAME, "name of a domain", most=LONGEST_NAME)]
-Storage = Annotated[str, whole(_STORAGE, "name of a storage")]
+GuestName = Annotated[str, full_match(NAME, "name of a guest, as in DNS", most=LONGEST_NAME)]
+Domain = Annotated[str, full_match(NAME, "name of a domain", most=LONGEST_NAME)]
+Storage = Annotated[str, full_match(_STORAGE, "name of a storage")]
 # Without comma and control characters: it becomes part of an option, and of a line of a configuration.
-Volume = Annotated[str, whole(rf"{_STORAGE}:[^,\x00-\x1f\x7f]+", "for example local:iso/debian.iso", most=255)]
-Backup = Annotated[str, whole(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)]
+Volume = Annotated[str, full_match(rf"{_STORAGE}:[^,\x00-\x1f\x7f]+", "for example local:iso/debian.iso", most=255)]
+Backup = Annotated[
+    str, full_match(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)
+]
 CtTemplate = Annotated[
-    str, whole(rf"{_STORAGE}:vztmpl/[^,/\x00-\x1f\x7f]+", "local:vztmpl/debian-12….tar.zst", most=255)
+    str, full_match(rf"{_STORAGE}:vztmpl/[^,/\x00-\x1f\x7f]+", "local:vztmpl/debian-12….tar.zst", most=255)
 ]
-ConfigId = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _")]
-Snapshot = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "2 to 40 letters, digits, - and _", most=40)]
+ConfigId = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _")]
+Snapshot = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "2 to 40 letters, digits, - and _", most=40)]
 # An id in list_backup_jobs can also have the form that older versions of Proxmox used.
-BackupJob = Annotated[str, whole("[A-Za-z0-9][A-Za-z0-9_:.-]*", "id, as list_backup_jobs says", most=50)]
-NewBackupJob = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "id of the job", most=50)]
-Replication = Annotated[str, whole("[1-9][0-9]{2,8}-[0-9]{1,9}", "VMID and number: 101-0")]
-Tag = Annotated[str, whole(TAG, "Proxmox makes it lower case, unless told not to")]
-Pool = Annotated[str, whole(rf"{_POOL}(?:/{_POOL}){{0,2}}", "name of a pool, of one within another parent/name")]
+BackupJob = Annotated[str, full_match("[A-Za-z0-9][A-Za-z0-9_:.-]*", "id, as list_backup_jobs says", most=50)]
+NewBackupJob = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "id of the job", most=50)]
+Replication = Annotated[str, full_match("[1-9][0-9]{2,8}-[0-9]{1,9}", "VMID and number: 101-0")]
+Tag = Annotated[str, full_match(TAG, "Proxmox makes it lower case, unless told not to")]
+Pool = Annotated[str, full_match(rf"{_POOL}(?:/{_POOL}){{0,2}}", "name of a pool, of one within another parent/name")]
 NewPool = Annotated[
-    str, whole(rf"(?:{_POOL}/){{0,2}}[A-Za-z][A-Za-z0-9._-]*", "name of a pool; a pool within another is parent/child")
+    str,
+    full_match(rf"(?:{_POOL}/){{0,2}}[A-Za-z][A-Za-z0-9._-]*", "name of a pool; a pool within another is parent/child"),
 ]
-User = Annotated[str, whole(USER, "name@realm", 3, 64)]
+User = Annotated[str, full_match(USER, "name@realm", 3, 64)]
 # The name of a token is part of the name of the file that holds its secret.
-TokenName = Annotated[str, whole(_REALM, "name of a token", most=64)]
-Realm = Annotated[str, whole(_REALM, "name of a realm", most=32)]
-Group = Annotated[str, whole(_GROUP, "name of a group")]
-Role = Annotated[str, whole(_GROUP, "name of a role")]
-Whom = Annotated[str, whole(rf"@{_GROUP}|{USER}(?:!{_REALM})?", "name@realm, name@realm!token, or @group")]
-Privilege = Annotated[str, whole(r"[A-Za-z]+(?:\.[A-Za-z]+)+", "for example VM.Audit")]
-AclPath = Annotated[str, whole("/[A-Za-z0-9._/@:-]*", "/, /vms/100, /pool/web", most=256)]
+TokenName = Annotated[str, full_match(_REALM, "name of a token", most=64)]
+Realm = Annotated[str, full_match(_REALM, "name of a realm", most=32)]
+Group = Annotated[str, full_match(_GROUP, "name of a group")]
+Role = Annotated[str, full_match(_GROUP, "name of a role")]
+UserOrGroup = Annotated[str, full_match(rf"@{_GROUP}|{USER}(?:!{_REALM})?", "name@realm, name@realm!token, or @group")]
+Privilege = Annotated[str, full_match(r"[A-Za-z]+(?:\.[A-Za-z]+)+", "for example VM.Audit")]
+AclPath = Annotated[str, full_match("/[A-Za-z0-9._/@:-]*", "/, /vms/100, /pool/web", most=256)]
 # Proxmox rejects multicast addresses too.
-Mac = Annotated[str, whole("[0-9A-Fa-f][02468ACEace](?::[0-9A-Fa-f]{2}){5}")]
-Ip = Annotated[str, whole(f"{_IP4}|{_IP6}", "IPv4 or IPv6 address")]
-Ip4 = Annotated[str, whole(_IP4, "IPv4 address")]
-Ip6 = Annotated[str, whole(_IP6, "IPv6 address")]
-Cidr = Annotated[str, whole(f"{_CIDR4}|{_CIDR6}", "for example 10.0.0.0/24")]
-Cidr4 = Annotated[str, whole(_CIDR4, "IPv4 address/length of its network")]
-Cidr6 = Annotated[str, whole(_CIDR6, "IPv6 address/length of its network")]
+Mac = Annotated[str, full_match("[0-9A-Fa-f][02468ACEace](?::[0-9A-Fa-f]{2}){5}")]
+Ip = Annotated[str, full_match(f"{_IP4}|{_IP6}", "IPv4 or IPv6 address")]
+Ip4 = Annotated[str, full_match(_IP4, "IPv4 address")]
+Ip6 = Annotated[str, full_match(_IP6, "IPv6 address")]
+Cidr = Annotated[str, full_match(f"{_CIDR4}|{_CIDR6}", "for example 10.0.0.0/24")]
+Cidr4 = Annotated[str, full_match(_CIDR4, "IPv4 address/length of its network")]
+Cidr6 = Annotated[str, full_match(_CIDR6, "IPv6 address/length of its network")]
 # Only the allowed characters: the tool parses it as a network, and reports what is wrong with it.
-IpOrCidr = Annotated[str, whole("[0-9A-Fa-f:./]{2,64}", "address or network")]
-CtIp4 = Annotated[str, whole(f"dhcp|manual|{_CIDR4}", "dhcp, manual or 192.0.2.5/24")]
-CtIp6 = Annotated[str, whole(f"dhcp|auto|manual|{_CIDR6}", "dhcp, auto or 2001:db8::5/64")]
-CtGateway4 = Annotated[str, whole(f"(?:{_IP4})?", "192.0.2.1; only with an address")]
-CtGateway6 = Annotated[str, whole(f"(?:{_IP6})?", "2001:db8::1; only with an address")]
-Host = Annotated[str, whole(f"{NAME}|{_IP6}", "name or address", most=256)]
-Bridge = Annotated[str, whole("[A-Za-z0-9_.-]+", "name of a bridge of the node")]
-Interface = Annotated[str, whole("[A-Za-z][A-Za-z0-9_]{1,20}(?:[:.][0-9]+)?", "for example vmbr1 or bond0", 2, 20)]
-SdnId = Annotated[str, whole("[A-Za-z][A-Za-z0-9]*[A-Za-z0-9]", "2 to 8 letters and digits", most=8)]
-SecurityGroup = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "name of a security group", most=18)]
-FirewallName = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _", most=64)]
-Calendar = Annotated[str, whole("[A-Za-z0-9*,:/. -]+", "a calendar event, for example 02:00 or sun 02:00", most=128)]
-TimeZone = Annotated[str, whole("[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", "for example Europe/Berlin")]
+IpOrCidr = Annotated[str, full_match("[0-9A-Fa-f:./]{2,64}", "address or network")]
+CtIp4 = Annotated[str, full_match(f"dhcp|manual|{_CIDR4}", "dhcp, manual or 192.0.2.5/24")]
+CtIp6 = Annotated[str, full_match(f"dhcp|auto|manual|{_CIDR6}", "dhcp, auto or 2001:db8::5/64")]
+CtGateway4 = Annotated[str, full_match(f"(?:{_IP4})?", "192.0.2.1; only with an address")]
+CtGateway6 = Annotated[str, full_match(f"(?:{_IP6})?", "2001:db8::1; only with an address")]
+Host = Annotated[str, full_match(f"{NAME}|{_IP6}", "name or address", most=256)]
+Bridge = Annotated[str, full_match("[A-Za-z0-9_.-]+", "name of a bridge of the node")]
+Interface = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_]{1,20}(?:[:.][0-9]+)?", "for example vmbr1 or bond0", 2, 20)]
+SdnId = Annotated[str, full_match("[A-Za-z][A-Za-z0-9]*[A-Za-z0-9]", "2 to 8 letters and digits", most=8)]
+SecurityGroup = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "name of a security group", most=18)]
+FirewallName = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _", most=64)]
+Calendar = Annotated[
+    str, full_match("[A-Za-z0-9*,:/. -]+", "a calendar event, for example 02:00 or sun 02:00", most=128)
+]
+TimeZone = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", "for example Europe/Berlin")]
 Startup = Annotated[
     str,
     # Proxmox rejects a single bare 0; an empty text removes the option.
-    whole(
+    full_match(
         "(?:(?:(?:order|up|down)=[0-9]+|[1-9][0-9]*|0[0-9]+)(?:,(?:(?:order|up|down)=)?[0-9]+)*"
         "|0(?:,(?:(?:order|up|down)=)?[0-9]+)+)?",
         "order=1,up=30,down=60",
@@ -169,13 +174,13 @@ Startup = Annotated[
 ]
 Disk = Annotated[
     str,
-    whole(
+    full_match(
         "ide[0-3]|sata[0-5]|scsi(?:[12]?[0-9]|30)|virtio(?:[0-9]|1[0-5])|efidisk0|tpmstate0"
         "|mp(?:[1-9]?[0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])|rootfs",
         "for example scsi0; of a container rootfs or mp0",
     ),
 ]
-Card = Annotated[str, whole("net(?:[12]?[0-9]|3[01])", "net0 to net31")]
-MountPath = Annotated[str, whole(rf"(?:(?:/(?:{_PORTION}))+)?", "where a container sees it: /srv/data")]
-StoragePath = Annotated[str, whole(r"/[A-Za-z0-9/_.@-][^\x00-\x1f\x7f]*", "an absolute path", most=200)]
-OneLine = Annotated[str, whole(r"[^\x00-\x1f\x7f]*", "one line", most=200)]
+Card = Annotated[str, full_match("net(?:[12]?[0-9]|3[01])", "net0 to net31")]
+MountPath = Annotated[str, full_match(rf"(?:(?:/(?:{_PORTION}))+)?", "where a container sees it: /srv/data")]
+StoragePath = Annotated[str, full_match(r"/[A-Za-z0-9/_.@-][^\x00-\x1f\x7f]*", "an absolute path", most=200)]
+OneLine = Annotated[str, full_match(r"[^\x00-\x1f\x7f]*", "one line", most=200)]

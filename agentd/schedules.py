@@ -247,10 +247,10 @@ def _next(schedule: ScheduleDue, at: datetime) -> datetime | None:
         zone = ZoneInfo(schedule.timezone)
     except ZoneInfoNotFoundError:
         return None
-    return cron.following(cron.parse(schedule.cron), at, zone)
+    return cron.next_after(cron.parse(schedule.cron), at, zone)
 
 
-async def by_hand(bus: Bus, name: str) -> WorkflowRequest:
+async def extra_run(bus: Bus, name: str) -> WorkflowRequest:
     """Return the request for an additional run of an active schedule.
 
     Raises UsageError if the schedule is not active.

@@ -24,7 +24,7 @@ from agentd.wire.messages import (
 )
 from agentd.wire.workflow import Definition, TaskSpec
 from agentd_orchestrator.engine.executor import Engine
-from agentd_orchestrator.engine.inputs import Begin, Ended
+from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -52,14 +52,14 @@ def task(name: str, *after: str, timeout: float = 60.0, **more: Any) -> TaskSpec
     return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), timeout=timeout, **more)
 
 
-def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> Begin:
+def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> PlannedRequest:
     """Return a request with its plan."""
-    return Begin(WorkflowRequest("test", name, **request), list(plan), "tester", Tier.READ)
+    return PlannedRequest(WorkflowRequest("test", name, **request), list(plan), "tester", Tier.READ)
 
 
-def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = None) -> Ended:
+def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = None) -> AgentReport:
     """Return the completion of an attempt."""
-    return Ended(
+    return AgentReport(
         name,
         TaskCompletion(
             f"{workflow}.{name}", Outcome.COMPLETED, workflow, attempt, result=result, agent_id="a", service_id=QUEUE

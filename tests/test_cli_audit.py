@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.safety.audit_log import Ledger
+from agentd.safety.audit_log import AuditLog
 from agentd.wire.codec import decode
 from agentd.wire.messages import AuditRecord, Tier
 from agentd.wire.subjects import AUDIT, audit
@@ -46,11 +46,11 @@ async def agentd(net: Net, *arguments: str) -> tuple[int, str, str]:
 
 async def written(bus: Bus, agent: str, count: int) -> None:
     """Let an agent write lines as the performer does: before and after an act."""
-    ledger = Ledger(bus, agent)
+    audit_log = AuditLog(bus, agent)
     for number in range(count):
         given = {"principal": "alice", "tool": "stop_guest", "tier": Tier.OPERATE, "key": f"w{number // 2}.stop"}
         phase = "after" if number % 2 else "before"
-        await ledger.write(**given, phase=phase, approved_by="bob", arguments={"vmid": 100})  # type: ignore[arg-type]
+        await audit_log.write(**given, phase=phase, approved_by="bob", arguments={"vmid": 100})  # type: ignore[arg-type]
 
 
 async def test_what_was_done_is_listed_and_whole(net: Net) -> None:

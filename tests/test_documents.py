@@ -18,7 +18,7 @@ import pytest
 
 import reference
 import reference_pages
-from agentd.cli.context import parameters_of
+from agentd.cli.context import parse_parameters
 from agentd.config import load as configuration
 from agentd.plugins import manager
 from agentd.plugins.hookspecs import PROJECT
@@ -105,10 +105,10 @@ def test_a_command_line_of_the_documents_is_accepted(words: list[str]) -> None:
     with command.make_context(command.name, [*rest]) as context:
         given = context.params
     if command.name == "call" and given["tool"] != "greet":
-        _tools()[given["tool"]].parse(parameters_of(given["pairs"]))
+        _tools()[given["tool"]].parse(parse_parameters(given["pairs"]))
     if command.name == "submit" and given["workflow_type"] != "first":
         kind = _workflows()[given["workflow_type"]].parameters
-        msgspec.convert(parameters_of(given["pairs"]), kind)
+        msgspec.convert(parse_parameters(given["pairs"]), kind)
 
 
 @pytest.mark.parametrize("page", PAGES[:1] + PAGES[2:], ids=lambda page: page.stem)

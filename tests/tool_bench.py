@@ -78,7 +78,7 @@ class MemoryCall:
         """Keep what is going to be changed."""
         self.targets.append(target)
 
-    async def once(
+    async def ensure(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
         """Have the effect once."""
@@ -99,7 +99,7 @@ class MemoryCall:
         """Say what the test has put down as made by the task that is undone."""
         return bool(self.undoes and tools) and target in self.makes
 
-    def breakable(self) -> contextlib.AbstractContextManager[None]:
+    def allow_stop(self) -> contextlib.AbstractContextManager[None]:
         """Nobody stops it."""
         return contextlib.nullcontext()
 
@@ -122,7 +122,7 @@ class Doubt(MemoryCall):
         self.tier = Tier.OPERATE
         self.begun = begun
 
-    async def once(
+    async def ensure(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
         """Look, and act only where nothing can have been begun: as a call that is unsafe to repeat."""
@@ -152,7 +152,7 @@ class Bench:
         call.tool = self.tools[tool]
         return await call.tool.run(call, call.tool.parse(parameters))
 
-    async def once(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:
+    async def call(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:
         """Call a tool once."""
         call = call or MemoryCall()
         before, call.tool = call.times, self.tools[tool]

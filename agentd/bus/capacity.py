@@ -35,7 +35,7 @@ MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Room:
+class StorageUse:
     """A limit and its used part, in bytes."""
 
     what: str
@@ -53,48 +53,48 @@ class Room:
         return f"{self.what} is {self.share:.0%} full ({self.used / MIB:.1f} of {self.limit / MIB:.0f} MiB)"
 
 
-async def account(bus: Bus) -> list[Room]:
+async def account_limits(bus: Bus) -> list[StorageUse]:
     """Return the limits of this connection's account; an empty list if none is known."""
     info = await bus.api("INFO")
     found = [
-        Room(f"the NATS account's tier {name}", tier["storage"], tier["limits"]["max_storage"])
+        StorageUse(f"the NATS account's tier {name}", tier["storage"], tier["limits"]["max_storage"])
         for name, tier in (info.get("tiers") or {}).items()
         if tier["limits"]["max_storage"] > 0
     ]
     if not found and info["limits"]["max_storage"] > 0:
-        found = [Room("the NATS account", info["storage"], info["limits"]["max_storage"])]
+        found = [StorageUse("the NATS account", info["storage"], info["limits"]["max_storage"])]
     if bus.settings.max_storage is not None:
-        found.append(Room("JetStream's storage (bus.max_storage)", info["storage"], bus.settings.max_storage))
+        found.append(StorageUse("JetStream's storage (bus.max_storage)", info["storage"], bus.settings.max_storage))
     return found
 
 
-async def stream(bus: Bus, name: str) -> tuple[int, Room | None]:
+async def stream_size(bus: Bus, name: str) -> tuple[int, StorageUse | None]:
     """Return the size of a stream in bytes, and its limit if it has one."""
     try:
         info: dict[str, Any] = await bus.api(f"STREAM.INFO.{name}")
     except NotProvisioned:
         return 0, None
     used, limit = int(info["state"]["bytes"]), int(info["config"].get("max_bytes", -1))
-    return used, Room(name, used, limit) if limit > 0 else None
+    return used, StorageUse(name, used, limit) if limit > 0 else None
 
 
-async def for_events(bus: Bus) -> list[Room]:
+async def event_limits(bus: Bus) -> list[StorageUse]:
     """Return the limits that would stop running workflows."""
-    _, inputs = await stream(bus, subjects.INPUT)
-    return [*await account(bus), *([inputs] if inputs is not None else [])]
+    _, inputs = await stream_size(bus, subjects.INPUT)
+    return [*await account_limits(bus), *([inputs] if inputs is not None else [])]
 
 
-async def everything(bus: Bus) -> tuple[list[Room], dict[str, int]]:
+async def all_limits(bus: Bus) -> tuple[list[StorageUse], dict[str, int]]:
     """Return every limit, and the size of each stream in bytes."""
-    rooms, sizes = await account(bus), dict[str, int]()
+    rooms, sizes = await account_limits(bus), dict[str, int]()
     for name in STREAMS:
-        sizes[name], room = await stream(bus, name)
+        sizes[name], room = await stream_size(bus, name)
         if room is not None:
             rooms.append(room)
     return rooms, sizes
 
 
-def advice(room: Room, sizes: dict[str, int]) -> str:
+def advice(room: StorageUse, sizes: dict[str, int]) -> str:
     """Return what uses the storage, and what to do."""
     if room.what == subjects.REQUESTS:
         return "requests wait: is an orchestrator at work, and does it take requests? see its /readyz"

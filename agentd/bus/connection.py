@@ -31,7 +31,7 @@ from agentd.bus.replies import Pending
 from agentd.bus.reply_subjects import Answering
 from agentd.bus.unreadable import Unreadable
 from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
-from agentd.telemetry.logs import Seldom
+from agentd.telemetry.logs import RateLimitedLog
 from agentd.wire import codec, subjects
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Pull:
         Messages that the server has already sent still arrive, if the server answers.
         """
         drain: Callable[[], Awaitable[None]] = self._sub.drain
-        ending = asyncio.ensure_future(_lenient(drain()))
+        ending = asyncio.ensure_future(_ignore_closed(drain()))
         await asyncio.wait([ending], timeout=DRAIN)  # not wait_for: cancelling its flush() kills the read loop
 
     async def cut(self) -> None:
@@ -129,9 +129,9 @@ class Connection:
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0, "refused_replies": 0}
         self._log = log
-        self._seldom = Seldom(log)
+        self._limited_log = RateLimitedLog(log)
         self.unreadable = Unreadable(log)
-        self._nc: Client = Answering(self._refuse)
+        self._nc: Client = Answering(self._log_refused_reply)
         self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._wake = asyncio.Event()
         self._pending: Pending[Msg] = Pending(self._timed_out)
@@ -203,19 +203,19 @@ class Connection:
         finally:
             self._connecting = False
             if not self.connected:
-                self._start_anew()
+                self._replace_client()
         self.problem = ""
         self._inbox = f"{prefix}.{self._nc._nuid.next().decode()}"  # noqa: SLF001
         await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=1 << 20)
         self._background = [asyncio.create_task(self._pump()), asyncio.create_task(self._watchdog())]
 
-    def _start_anew(self) -> None:
+    def _replace_client(self) -> None:
         """Replace a client that did not connect.
 
         Otherwise each `connect` would add the same servers to its list again.
         """
         _abort(self._nc)
-        self._nc = Answering(self._refuse)
+        self._nc = Answering(self._log_refused_reply)
 
     async def close(self) -> None:
         """Send the waiting messages to the server, then disconnect."""
@@ -228,7 +228,7 @@ class Connection:
         tasks = [*self._background, *self._tasks]
         for task in tasks:
             task.cancel()
-        closing = asyncio.ensure_future(_lenient(self._nc.close()))
+        closing = asyncio.ensure_future(_ignore_closed(self._nc.close()))
         # Not wait_for: it waits for the cancelled task, but nats-py swallows the cancel and a frozen server blocks it.
         await asyncio.wait([closing, *tasks], timeout=DRAIN)
         if not closing.done():
@@ -337,11 +337,13 @@ class Connection:
         if subjects.is_inbox(reply, principal, others):
             await self.publish(reply, message)
         else:
-            self._refuse(f"a message of {principal or 'a client'}", reply)
+            self._log_refused_reply(f"a message of {principal or 'a client'}", reply)
 
-    def _refuse(self, asked: str, reply: str) -> None:
+    def _log_refused_reply(self, asked: str, reply: str) -> None:
         self.counters["refused_replies"] += 1
-        self._seldom.warning("not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply)
+        self._limited_log.warning(
+            "not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply
+        )
 
     async def ask(
         self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None
@@ -350,9 +352,9 @@ class Connection:
 
         Raises BusUnavailable, Denied.
         """
-        return await self._asked(subject, data, wait, headers)
+        return await self._send_request(subject, data, wait, headers)
 
-    def _asked(
+    def _send_request(
         self, subject: str, data: bytes, wait: float | None, headers: dict[str, str] | None
     ) -> asyncio.Future[Msg]:
         """Publish with a reply subject now; the future gets the first answer, or the error."""
@@ -387,13 +389,13 @@ class Connection:
         So no message blocks the others.  Of all subscribers with the same `queue`, one receives a message.
         """
         try:
-            sub = await self._nc.subscribe(subject, queue, cb=self._spawning(handler))
+            sub = await self._nc.subscribe(subject, queue, cb=self._spawning_handler(handler))
         except nats.errors.ConnectionClosedError as error:
             message = f"cannot subscribe {subject}: the connection to NATS is closed"
             raise BusUnavailable(message) from error
         return Subscription(lambda: _unsubscribe(sub))
 
-    def _spawning(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:
+    def _spawning_handler(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:
         async def guarded(received: Received) -> None:
             try:
                 await handler(received)
@@ -413,15 +415,17 @@ class Connection:
         """
         service = await micro.add_service(self._nc, name=name, version=version, description=description)
         for subject, handler in endpoints.items():
-            await service.add_endpoint(name=_endpoint(subject), subject=subject, handler=self._answering(handler))
+            await service.add_endpoint(
+                name=_endpoint(subject), subject=subject, handler=self._answering_handler(handler)
+            )
 
         async def stop() -> None:
             await service.stop()
 
         return Subscription(stop)
 
-    def _answering(self, handler: Handler) -> Callable[[micro.request.Request], Awaitable[None]]:
-        spawning = self._spawning(handler)
+    def _answering_handler(self, handler: Handler) -> Callable[[micro.request.Request], Awaitable[None]]:
+        spawning = self._spawning_handler(handler)
 
         async def on_request(request: micro.request.Request) -> None:
             await spawning(request._msg)  # noqa: SLF001 - the micro request hides its reply subject
@@ -488,10 +492,10 @@ def _socket(client: Client) -> asyncio.WriteTransport | None:
 
 
 async def _unsubscribe(sub: NatsSubscription) -> None:
-    await _lenient(sub.unsubscribe())
+    await _ignore_closed(sub.unsubscribe())
 
 
-async def _lenient(ending: Awaitable[None]) -> None:
+async def _ignore_closed(ending: Awaitable[None]) -> None:
     """Await `ending`; ignore errors of a closed connection.
 
     uvloop raises a RuntimeError for it.

@@ -179,14 +179,14 @@ class Consumer:
 
         Then finish the running ones within `drain` seconds, or hand them back.
         """
-        await self._again()
-        self._bus.on_reconnect.append(self._again)
+        await self._restart_pull()
+        self._bus.on_reconnect.append(self._restart_pull)
         try:
             while not stopping.is_set():
                 await _wait(stopping, 1.0)
                 self._tick()
         finally:
-            self._bus.on_reconnect.remove(self._again)
+            self._bus.on_reconnect.remove(self._restart_pull)
             await self._finish(drain)
 
     async def pause(self) -> None:
@@ -197,7 +197,7 @@ class Consumer:
         if not self.paused:
             self.paused = True
             if self._pull is not None and self._bus.connected:
-                await self._again()
+                await self._restart_pull()
 
     def resume(self) -> None:
         """Receive messages again."""
@@ -218,7 +218,7 @@ class Consumer:
             self._nak(job, 0.0)
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
 
-    async def _again(self) -> None:
+    async def _restart_pull(self) -> None:
         """Pull again with a new inbox.
 
         Earlier pull requests may still be open at a server that did not restart.
@@ -295,7 +295,7 @@ class Consumer:
 
     async def _work(self, job: Job) -> None:
         try:
-            await self._patiently(job)
+            await self._handle_with_retry(job)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - also a bug of the handler: the message is delivered again
@@ -312,7 +312,7 @@ class Consumer:
                 self._idle.set()
             self._ask()
 
-    async def _patiently(self, job: Job) -> None:
+    async def _handle_with_retry(self, job: Job) -> None:
         """Handle a message; retry here while NATS is not available.
 
         So no further deliveries are counted: a NAK leads to one more delivery, and a message with too many deliveries
@@ -322,7 +322,7 @@ class Consumer:
         tries = 0
         while True:
             try:
-                await self._handled(job)
+                await self._handle_limited(job)
             except BusUnavailable as error:
                 if self._stopping or not job.ours or (job.until is not None and time.monotonic() > job.until):
                     raise
@@ -334,7 +334,7 @@ class Consumer:
             else:
                 return
 
-    async def _handled(self, job: Job) -> None:
+    async def _handle_limited(self, job: Job) -> None:
         """Handle a message, with limits for a suspect.
 
         Only one suspect runs at a time, and each only a limited number of times.
@@ -343,11 +343,11 @@ class Consumer:
             await self._handle(job)
             return
         await self._alone.acquire()
-        release = _once(self._alone.release)
+        release = _call_once(self._alone.release)
         timer = asyncio.get_running_loop().call_later(ALONE, release)
         done = False
         try:
-            job.begun = job.begun or await self._noted(job)
+            job.begun = job.begun or await self._count_start(job)
             if job.begun > BEGINS + 1:
                 message = f"begun {job.begun - 1} times without an end: whoever handles it dies"
                 raise GiveUp(message)
@@ -356,9 +356,9 @@ class Consumer:
         finally:
             timer.cancel()
             release()
-            self._survived(job, done=done)
+            self._clear_start(job, done=done)
 
-    async def _noted(self, job: Job) -> int:
+    async def _count_start(self, job: Job) -> int:
         """Store that a suspect is started; return its number of starts.
 
         This start is included.
@@ -367,7 +367,7 @@ class Consumer:
         await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
         return begun
 
-    def _survived(self, job: Job, *, done: bool) -> None:
+    def _clear_start(self, job: Job, *, done: bool) -> None:
         """Remove the start of a message that did not kill this process.
 
         A message that is only handed back repeatedly is no poison.  But earlier starts stay recorded, unless the
@@ -393,12 +393,12 @@ class Consumer:
             await self._give_up(job, str(error))
         else:
             self._log.exception("a message was not handled", subject=job.subject, delivered=job.delivered)
-            if self._is_hopeless(job, error):
+            if self._failed_too_often(job, error):
                 await self._give_up(job, f"{type(error).__name__}: {error} ({BUGS} times)")
             else:
                 self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
 
-    def _is_hopeless(self, job: Job, error: Exception) -> bool:
+    def _failed_too_often(self, job: Job, error: Exception) -> bool:
         """Count an unexpected exception; return whether this message has caused too many."""
         if isinstance(error, BusError):
             return False
@@ -409,7 +409,7 @@ class Consumer:
         """Store a message as a dead letter, then terminate it."""
         self._log.error("gave up a message", subject=job.subject, reason=reason)
         try:
-            await dead_letters.bury(
+            await dead_letters.store_dead_letter(
                 self._bus,
                 dead_letters.GIVEN_UP,
                 self.durable,
@@ -453,7 +453,7 @@ def _job(msg: Delivery) -> Job:
     )
 
 
-def _once(work: Callable[[], None]) -> Callable[[], None]:
+def _call_once(work: Callable[[], None]) -> Callable[[], None]:
     """Return a function that calls `work` at its first call only."""
     left = [work]
 

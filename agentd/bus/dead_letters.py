@@ -120,13 +120,13 @@ class _Advisory(msgspec.Struct, frozen=True):
 # -- storing --------------------------------------------------------------------------------------------------------
 
 
-async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: bytes) -> None:
+async def store_dead_letter(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: bytes) -> None:
     """Store a message as a dead letter; the same message twice gives one letter.
 
     Raises BusError.
     """
     key = f"{letter.sequence}-{round(letter.stored.timestamp() * 1000)}"
-    letter, data = _fitting(letter, data, bus.max_payload)
+    letter, data = _fit(letter, data, bus.max_payload)
     subject, expect = subjects.dead(why, consumer, key), 0
     while True:
         try:
@@ -140,7 +140,7 @@ async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: byte
             return
 
 
-def _fitting(letter: DeadLetter, data: bytes, limit: int) -> tuple[DeadLetter, bytes]:
+def _fit(letter: DeadLetter, data: bytes, limit: int) -> tuple[DeadLetter, bytes]:
     """Return letter and data, redacted and cut to what fits into one message.
 
     agentd accepts no message so large that its end would have to be cut, so nothing useful is lost.
@@ -176,7 +176,7 @@ def _header(letter: DeadLetter) -> str:
 async def letters(bus: Bus) -> list[Letter]:
     """Return every dead letter with its state, the oldest first; without bodies."""
     # Read in this order: an advisory is stored after the letter that explains it, and a mark after both.
-    advisories = [_advised(stored) async for stored in scan(bus, subjects.DEAD, *subjects.ADVISORIES)]
+    advisories = [_from_advisory(stored) async for stored in scan(bus, subjects.DEAD, *subjects.ADVISORIES)]
     kept = [
         _letter(stored, why)
         for why in (GIVEN_UP, POISONED, BROKEN)
@@ -189,10 +189,10 @@ async def letters(bus: Bus) -> list[Letter]:
         letter for letter in advisories if letter and (letter.stream, letter.consumer, letter.sequence) not in explained
     ]
     found = sorted([*kept, *unexplained], key=lambda letter: letter.number)
-    return [_marked(letter, marks.get(letter.number)) for letter in found]
+    return [_with_mark(letter, marks.get(letter.number)) for letter in found]
 
 
-async def counted(bus: Bus) -> dict[str, int]:
+async def count_open(bus: Bus) -> dict[str, int]:
     """Return the number of open letters of each stream."""
     open_ = [letter.stream for letter in await letters(bus) if letter.open]
     return {stream: open_.count(stream) for stream in open_}
@@ -207,7 +207,7 @@ async def find(bus: Bus, number: int) -> Letter:
     raise NotFound(message)
 
 
-async def body(bus: Bus, letter: Letter) -> Body:
+async def read_body(bus: Bus, letter: Letter) -> Body:
     """Return the message of a letter; raises NotFound if it is gone."""
     if letter.why == ENDED:
         stored = await bus.message(letter.stream, letter.sequence)
@@ -258,11 +258,11 @@ def _letter(stored: Stored, why: str) -> Letter:
         delivered=read.delivered,
         cut=read.cut,
         replay_of=read.replay_of,
-        fixed=_fixed(why, consumer, read),
+        fixed=_replay_obstacle(why, consumer, read),
     )
 
 
-def _fixed(why: str, consumer: str, letter: DeadLetter) -> str:
+def _replay_obstacle(why: str, consumer: str, letter: DeadLetter) -> str:
     """Return why a letter cannot be replayed; "" if it can."""
     if why == POISONED:
         return "its workflow has counted that attempt as failed, and would not hear of another: ask for the work anew"
@@ -276,7 +276,7 @@ def _fixed(why: str, consumer: str, letter: DeadLetter) -> str:
     return ""
 
 
-def _advised(stored: Stored) -> Letter | None:
+def _from_advisory(stored: Stored) -> Letter | None:
     """Return an advisory as a letter; None for streams that are not agentd's."""
     try:
         read = stored.decode(_Advisory)
@@ -301,7 +301,7 @@ def _advised(stored: Stored) -> Letter | None:
     )
 
 
-def _marked(letter: Letter, mark: DeadMark | None) -> Letter:
+def _with_mark(letter: Letter, mark: DeadMark | None) -> Letter:
     if mark is None:
         return letter
     return msgspec.structs.replace(
@@ -329,7 +329,7 @@ async def replay(bus: Bus, letter: Letter, principal: str) -> int:
     if letter.fixed:
         message = f"letter {letter.number} cannot be replayed: {letter.fixed}"
         raise PermanentError(message)
-    found = await body(bus, letter)
+    found = await read_body(bus, letter)
     mark = await _mark(bus, letter, REPLAYING, principal)
     own = {name: value for name, value in found.headers.items() if not name.lower().startswith("nats-")}
     try:

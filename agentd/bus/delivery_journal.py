@@ -52,7 +52,7 @@ class Journal:
         self.alone = asyncio.Lock()
         """Held while a message that may kill this process is handled: one at a time, over all consumers."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = files.state(path)
+        self._file = files.open_state(path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

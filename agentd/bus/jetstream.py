@@ -125,7 +125,7 @@ class Newest(Generic[M]):
     doubt: str = ""
 
 
-class Storing:
+class PendingStore:
     """A message that is being stored.
 
     Awaiting it returns its sequence, or raises what `store` raises.
@@ -182,7 +182,7 @@ class Bus(Connection):
         expect: int | None = None,
         ttl: float | None = None,
         headers: dict[str, str] | None = None,
-    ) -> Storing:
+    ) -> PendingStore:
         """Send a message as `store` does, without waiting.
 
         So many messages can be stored at once without a task for each.
@@ -192,7 +192,7 @@ class Bus(Connection):
             head[EXPECT] = str(expect)
         if ttl is not None:
             head[TTL] = f"{max(1, round(ttl))}s"
-        return Storing(self._asked(subject, as_bytes(message), None, head or None), subject)
+        return PendingStore(self._send_request(subject, as_bytes(message), None, head or None), subject)
 
     async def api(self, name: str, body: dict[str, Any] | None = None, *, wait: float | None = None) -> dict[str, Any]:
         """Call the JetStream API `$JS.API.<name>`.
@@ -295,19 +295,19 @@ class Bus(Connection):
     async def _newest(
         self, stream: str, last: Stored, kind: type[M], mine: Callable[[M], bool] | None = None
     ) -> Newest[M]:
-        found, doubt = self._judged(last, kind, mine)
+        found, doubt = self._decoded(last, kind, mine)
         if found is not None:
             return found
         for stored in reversed(await self.every(stream, last.subject)):
             if stored.seq >= last.seq:
                 continue
-            found, why = self._judged(stored, kind, mine)
+            found, why = self._decoded(stored, kind, mine)
             if found is not None:
                 return replace(found, seq=last.seq, doubt=doubt)
             doubt = doubt or why
         return Newest(last.seq, doubt=doubt)
 
-    def _judged(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
+    def _decoded(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
         """Return the content of a message, or why it cannot be read.
 
         For an answer of the server there is no reason.
@@ -361,7 +361,7 @@ class Bus(Connection):
         since  the sequence in the stream to start at
         """
         if stream in subjects.SINGLY:
-            async for stored in self._walk_singly(stream, subject_filter, since):
+            async for stored in self._iter_singly(stream, subject_filter, since):
                 yield stored
             return
         seq, left = since, -1
@@ -375,7 +375,7 @@ class Bus(Connection):
             left = max(0, left - len(page)) if page else 0
             seq = page[-1].seq + 1 if page else seq
 
-    async def _walk_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
+    async def _iter_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
         """Yield the same as `walk`, read message by message.
 
         This is for streams without direct gets.

@@ -60,10 +60,10 @@ def streams(replicas: int) -> list[dict[str, Any]]:
         _bucket(subjects.ALERTS, replicas, max_age=0, expire=True),
         _bucket(subjects.BUDGET, replicas, max_age=0.1, expire=True),
     ]
-    return [*_flowing(replicas), *_kept(replicas), *buckets]
+    return [*_work_streams(replicas), *_history_streams(replicas), *buckets]
 
 
-def _flowing(replicas: int) -> list[dict[str, Any]]:
+def _work_streams(replicas: int) -> list[dict[str, Any]]:
     """Return the streams of requests, inputs and workflows.
 
     They have no direct gets, because principals write or read them (`subjects.SINGLY`).
@@ -109,7 +109,7 @@ def _flowing(replicas: int) -> list[dict[str, Any]]:
     ]
 
 
-def _kept(replicas: int) -> list[dict[str, Any]]:
+def _history_streams(replicas: int) -> list[dict[str, Any]]:
     """Return the streams of what is kept: effects, the audit, figures, dead letters."""
     file = _file(replicas)
     return [
@@ -195,12 +195,12 @@ def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tupl
             message = f"bus.queues: {error}"
             raise ConfigError(message) from error
         # A durable's name may contain neither dots nor wildcards; the name of a queue has none.
-        config = _pushing(name) if name in pushed else _consumer(name, subjects.assigns_of(name), in_flight)
+        config = _push_consumer(name) if name in pushed else _consumer(name, subjects.assigns_of(name), in_flight)
         found.append((subjects.WORKFLOWS, config))
     return found
 
 
-def _pushing(agent: str) -> dict[str, Any]:
+def _push_consumer(agent: str) -> dict[str, Any]:
     """Return the consumer of an external agent.
 
     While the agent is subscribed, the server publishes each assignment to it, once.
@@ -227,7 +227,7 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
     return config | ({"filter_subject": filter_subject} if filter_subject else {})
 
 
-def wanted(section: settings.Bus) -> tuple[list[tuple[str, int]], set[str]]:
+def configured_queues(section: settings.Bus) -> tuple[list[tuple[str, int]], set[str]]:
     """Return the queues of `[bus.queues]` with their limits.
 
     The second value has the names of those that are pushed.

@@ -34,8 +34,8 @@ async def scan(
                 yield stored
             continue
         async for stored in bus.walk(stream, subject_filter):
-            yield _bodiless(stored) if headers_only else stored
+            yield _has_no_body(stored) if headers_only else stored
 
 
-def _bodiless(stored: Stored) -> Stored:
+def _has_no_body(stored: Stored) -> Stored:
     return replace(stored, data=b"", headers=stored.headers | {SIZE: str(len(stored.data))})

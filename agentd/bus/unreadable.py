@@ -21,7 +21,7 @@ KEPT: Final = 1000
 
 
 @dataclass
-class _Met:
+class _Record:
     reason: str
     at: float
 
@@ -33,24 +33,26 @@ class Unreadable:
         """Start with no records."""
         self.count = 0
         self._log = log
-        self._met: dict[str, _Met] = {}
+        self._records: dict[str, _Record] = {}
 
     def note(self, where: str, reason: str) -> None:
         """Remember that the record at `where` cannot be read; count and log it once.
 
         `where` is its subject and sequence.
         """
-        known = self._met.pop(where, None)
+        known = self._records.pop(where, None)
         if known is None:
             self.count += 1
             self._log.warning("a record cannot be read and is skipped", record=where, reason=reason)
-        self._met[where] = _Met(reason, time.monotonic())
-        if len(self._met) > KEPT:
-            del self._met[next(iter(self._met))]
+        self._records[where] = _Record(reason, time.monotonic())
+        if len(self._records) > KEPT:
+            del self._records[next(iter(self._records))]
 
     def shown(self) -> list[str]:
         """Return a line for each record that was read within the last SHOWN seconds."""
         since = time.monotonic() - SHOWN
         return [
-            f"{where} cannot be read and is skipped: {met.reason}" for where, met in self._met.items() if met.at > since
+            f"{where} cannot be read and is skipped: {met.reason}"
+            for where, met in self._records.items()
+            if met.at > since
         ]

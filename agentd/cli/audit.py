@@ -96,16 +96,16 @@ def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) 
 
     async def work() -> list[Verdict]:
         if file is not None:
-            return await judge(Export(file), agent, known)
+            return await verify_chains(Export(file), agent, known)
         async with app.bus() as (bus, _):
-            return await judge(await Network.of(bus), agent, known)
+            return await verify_chains(await Network.of(bus), agent, known)
 
     found = run_async(work())
     app.show(found, "verdicts")
     sys.exit(ALTERED if any(verdict.fault for verdict in found) else 0)
 
 
-async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
+async def verify_chains(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
     """Verify one chain, or all of them; the other chains are read too because they contain anchors of it."""
     agents = sorted({*source.agents(), *pinned})
     if agent is not None and agent not in agents:
@@ -120,7 +120,7 @@ async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditK
             head = top.heads[name]
             note = chains.Anchor(head.seq, head.hash, head.signer, "the bucket audit", head.timestamp)
             checks[name].anchors.setdefault(head.seq, []).append(note)
-    await _gather(source, agents, checks)
+    await _collect_anchors(source, agents, checks)
     for name, check in checks.items():
         async for record in source.lines(name):
             check.add(record)
@@ -128,18 +128,18 @@ async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditK
     return [_verdict(check, source.top, name in pinned) for name, check in checks.items()]
 
 
-async def _gather(source: Source, agents: list[str], checks: dict[str, chains.ChainCheck]) -> None:
+async def _collect_anchors(source: Source, agents: list[str], checks: dict[str, chains.ChainCheck]) -> None:
     """Collect the anchors that the chains of other agents contain."""
     for writer in agents:
         async for record in source.lines(writer):
             if record is None or record.agent_id != writer or record.hash != chains.hash_of(record):
                 continue
             for agent, anchor in chains.anchors_in(record):
-                if agent in checks and chains.genuine(record):
+                if agent in checks and chains.is_signed(record):
                     checks[agent].anchors.setdefault(anchor.seq, []).append(anchor)
 
 
-def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict:  # noqa: FBT001 - of judge alone
+def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict:  # noqa: FBT001 - of verify_chains alone
     open_ = [problem for problem in check.problems if not problem.accepted]
     fault, at = (open_[0].text, open_[0].seq) if open_ else ("", 0)
     more = [f"and {check.more} more"] if check.more else []
@@ -185,9 +185,9 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
     The first line contains keys and heads. The lines of the chains follow as they are stored, so that
     `agentd audit verify --file` can verify them.
     """
-    from agentd.cli.export import lines_to, moment
+    from agentd.cli.export import open_output, parse_time
 
-    after = None if since is None else moment(since, "--since")
+    after = None if since is None else parse_time(since, "--since")
 
     async def work(lines: IO[bytes]) -> int:
         count = 0
@@ -200,7 +200,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
                     count += 1
         return count
 
-    with lines_to(output) as lines:
+    with open_output(output) as lines:
         count = run_async(work(lines))
     click.echo(f"{count} lines written{f' to {output}' if output else ''}", err=True)
 
@@ -245,9 +245,9 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
 
     Each line shows who requested it, who approved it, what was done and how it ended.
     """
-    from agentd.cli.export import moment
+    from agentd.cli.export import parse_time
 
-    after = moment(since, "--since")
+    after = parse_time(since, "--since")
 
     def wanted(record: AuditRecord) -> bool:
         return (
@@ -265,7 +265,7 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
     app.show(run_async(work()), "audit")
 
 
-class Stray(msgspec.Struct, frozen=True):
+class ForeignMessage(msgspec.Struct, frozen=True):
     """A message in the chain of an agent that is not a line of this agent, as it is kept in an export."""
 
     stands_in: str
@@ -284,7 +284,7 @@ async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterat
         except InvalidMessage:
             record = None
         if record is None or record.agent_id != agent:
-            yield msgspec.json.encode(Stray(agent, stored.data))
+            yield msgspec.json.encode(ForeignMessage(agent, stored.data))
         elif since is None or record.timestamp >= since:
             yield msgspec.json.encode(record)
     if empty:
@@ -350,7 +350,7 @@ class Export:
                     continue
                 try:
                     if line.startswith(b'{"stands_in":'):
-                        yield decode(line, Stray).stands_in, None
+                        yield decode(line, ForeignMessage).stands_in, None
                         continue
                     record = decode(line, AuditRecord)
                     yield record.agent_id, record

@@ -82,7 +82,7 @@ class App:
             tables.show(table, value)
 
 
-async def say_frozen(app: App, bus: Bus) -> None:
+async def warn_if_frozen(app: App, bus: Bus) -> None:
     """Print a note on standard error if the network is frozen; a failed read is reported, the command continues."""
     try:
         found = await freeze.read(bus)
@@ -90,10 +90,10 @@ async def say_frozen(app: App, bus: Bus) -> None:
         click.echo(printable(f"whether the network is frozen is not known: {error}"), err=True)
         return
     if found is not None and not app.as_json:
-        click.secho(printable(f"The network is {freeze.say(found)}"), fg="cyan", bold=True, err=True)
+        click.secho(printable(f"The network is {freeze.describe(found)}"), fg="cyan", bold=True, err=True)
 
 
-def leave(app: App, state: Workflow) -> NoReturn:
+def exit_with_state(app: App, state: Workflow) -> NoReturn:
     """Show the requested workflow and exit: 75 while it waits for an approval, else the code of its result."""
     app.show(state, "asked")
     sys.exit(TemporaryError.exit_code if not state.over else EXIT_CODES.get(state.status, 1))
@@ -107,7 +107,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
+def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
     """Return `KEY=VALUE` arguments as parameters; a value is parsed as JSON, or taken as text if it is not JSON."""
     found: dict[str, Any] = {}
     for pair in pairs:

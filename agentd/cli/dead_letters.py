@@ -64,7 +64,7 @@ def show(app: App, number: int) -> None:
             letter = await letters.find(bus, number)
             view = {"letter": plain(letter), "headers": {}, "body": "", "note": ""}
             try:
-                found = await letters.body(bus, letter)
+                found = await letters.read_body(bus, letter)
             except NotFound as error:
                 return view | {"note": str(error)}
             if found.text is None:

@@ -75,7 +75,7 @@ def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary 
     """Run every role in this process, with an embedded nats-server; return the exit code."""
     state = state or default_state("up")
     with nats_server.nats_server(state / "nats", port, binary) as url:
-        room = given.bus.max_storage or nats_server.room(state / "nats")
+        room = given.bus.max_storage or nats_server.storage_limit(state / "nats")
         bus = given.bus.model_copy(update={"servers": (url,), "max_storage": room})
         instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
         node = given.node.model_copy(update={"state_dir": state})
@@ -98,7 +98,7 @@ async def _provision(config: Config) -> None:
     bus = Bus(config.bus, "provision", logs.get_logger())
     await bus.connect(wait=10)
     try:
-        await provision.provision(bus, *provision.wanted(config.bus))
+        await provision.provision(bus, *provision.configured_queues(config.bus))
         await schedules.provision(bus, config.schedules)
     finally:
         await bus.close()
@@ -138,7 +138,7 @@ def demo(state: Path | None, *, once: bool) -> int:
 async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> int:
     await _provision(supervisor.config)
     running = asyncio.create_task(supervisor.run())
-    story = asyncio.create_task(_story(supervisor, file, started, once=once))
+    story = asyncio.create_task(_run_demo(supervisor, file, started, once=once))
     await asyncio.wait([running, story], return_when=asyncio.FIRST_COMPLETED)
     if running.done():  # Ctrl-C, or it could not start
         story.cancel()
@@ -150,7 +150,7 @@ async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: boo
     return code or (0 if answer.status in {"completed", "completed_with_warnings"} else 1)
 
 
-async def _story(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> WorkflowResponse:
+async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> WorkflowResponse:
     """Deploy one VM and show each step; then, unless `once`, keep running until Ctrl-C."""
     out = tables.console
     await supervisor.ready.wait()

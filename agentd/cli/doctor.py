@@ -16,7 +16,7 @@ from agentd.bus.jetstream import Bus
 from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
 from agentd.plugins import manager
 from agentd.proxmox.client import Proxmox
-from agentd.proxmox.responses import making, role_for
+from agentd.proxmox.responses import create_role_hint, role_for
 from agentd.safety import freeze
 from agentd.safety.policy import Policy
 from agentd.wire import subjects
@@ -110,7 +110,7 @@ async def _freeze(bus: Bus) -> Finding:
         found = await freeze.read(bus)
     except AgentdError as error:
         return Finding("freeze", good=False, text=str(error), advice="until it can be read nothing is changed")
-    return Finding("freeze", good=True, text="not frozen" if found is None else freeze.say(found))
+    return Finding("freeze", good=True, text="not frozen" if found is None else freeze.describe(found))
 
 
 def _payload(bus: Bus) -> Finding:
@@ -124,13 +124,13 @@ def _payload(bus: Bus) -> Finding:
 async def _storage(bus: Bus) -> list[Finding]:
     """Check how full NATS is, and report which streams use the space."""
     try:
-        rooms, sizes = await capacity.everything(bus)
+        rooms, sizes = await capacity.all_limits(bus)
     except AgentdError as error:
         return [Finding("storage", good=False, text=str(error), advice="let this user ask $JS.API.INFO")]
     full = [room for room in rooms if room.share >= capacity.FULL]
     if full:
         return [Finding("storage", good=False, text=room.text, advice=capacity.advice(room, sizes)) for room in full]
-    account = await capacity.account(bus)
+    account = await capacity.account_limits(bus)
     used = f"{sum(sizes.values()) / capacity.MIB:.1f} MiB in use"
     unknown = f"{used}; no limit is configured: set max_file of the account, or max_storage under [bus]"
     return [Finding("storage", good=True, text="; ".join(room.text for room in account) or unknown)]
@@ -186,7 +186,7 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
     """
     if config.proxmox is None:
         raise ConfigError("there is no [proxmox] in the configuration: no rights are needed")
-    proxmox = Proxmox(_Tokenless(config.proxmox))
+    proxmox = Proxmox(_WithoutToken(config.proxmox))
     try:
         needed = await _needed(config, proxmox)
     finally:
@@ -197,7 +197,7 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
     return [*lines, *(_modify("/", kind, who, granted) for kind, who in _both(token))]
 
 
-class _Tokenless:
+class _WithoutToken:
     """The section [proxmox] for requests that need no token: the roles are created before a working token exists."""
 
     def __init__(self, section: Access) -> None:
@@ -267,11 +267,11 @@ def _held(held: dict[str, list[str]], right: Right) -> bool:
 def _missing(token: str, right: Right) -> Finding:
     root = right.path.partition("{")[0].rstrip("/") or "/"
     role = role_for(right.privilege)
-    role = dict(ROLES)[right.tier] if making(role) else role
+    role = dict(ROLES)[right.tier] if create_role_hint(role) else role
     tools = ", ".join(right.tools[:4]) + (" and others" if len(right.tools) > len(right.tools[:4]) else "")
     return Finding(
         "proxmox rights",
         good=False,
         text=f"{token} lacks {right.privilege} on {right.path}, which {tools} need",
-        advice=" && ".join(_modify(root, kind, who, role) for kind, who in _both(token)) + making(role),
+        advice=" && ".join(_modify(root, kind, who, role) for kind, who in _both(token)) + create_role_hint(role),
     )

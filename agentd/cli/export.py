@@ -46,7 +46,7 @@ class Head(msgspec.Struct, frozen=True):
     updated: datetime
 
 
-class Choice(msgspec.Struct, frozen=True):
+class ExportFilter(msgspec.Struct, frozen=True):
     """The filter of an export; None means no restriction."""
 
     since: datetime | None = None
@@ -67,7 +67,7 @@ class Choice(msgspec.Struct, frozen=True):
 class Export:
     """Writes workflows to a file and counts them."""
 
-    def __init__(self, choice: Choice, lines: IO[bytes]) -> None:
+    def __init__(self, choice: ExportFilter, lines: IO[bytes]) -> None:
         """Write the workflows that pass `choice` to `lines`."""
         self.written = 0
         self.seen = 0
@@ -102,14 +102,14 @@ class Export:
             return
         if head.workflow_id not in self._ids and self._choice.takes(head):
             self._ids.add(head.workflow_id)
-            self._lines.write(escaped_bytes(await whole(bus, data)) + b"\n")
+            self._lines.write(escaped_bytes(await with_results(bus, data)) + b"\n")
             self.written += 1
         if time.monotonic() - self._told >= TOLD_EVERY:
             self._told = time.monotonic()
             click.echo(f"{self.seen} workflows seen, {self.written} written", err=True)
 
 
-async def whole(bus: Bus, data: bytes) -> bytes:
+async def with_results(bus: Bus, data: bytes) -> bytes:
     """Return a state as JSON with the results that it refers to, as far as they still exist."""
     if b'"$stored"' not in data:
         return data
@@ -150,14 +150,14 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Each line contains the whole state of a workflow. Progress is printed on standard error. With -o, the file is
     complete when it exists under its name.
     """
-    choice = Choice(
-        None if since is None else moment(since, "--since"),
-        None if until is None else moment(until, "--until"),
+    choice = ExportFilter(
+        None if since is None else parse_time(since, "--since"),
+        None if until is None else parse_time(until, "--until"),
         kind,
         None if status is None else _status(status),
     )
     part = None if output is None else output.with_name(f"{output.name}.part")
-    with lines_to(part) as lines:
+    with open_output(part) as lines:
         done = _run(app, choice, lines, part)
     if part is not None and output is not None:
         os.replace(part, output)  # noqa: PTH105 - the sentence reads as it is
@@ -167,7 +167,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 
 @contextlib.contextmanager
-def lines_to(part: Path | None) -> Iterator[IO[bytes]]:
+def open_output(part: Path | None) -> Iterator[IO[bytes]]:
     """Open `part` for writing and sync it to disk at the end; use stdout if `part` is None."""
     if part is None:
         yield sys.stdout.buffer
@@ -183,7 +183,7 @@ def lines_to(part: Path | None) -> Iterator[IO[bytes]]:
         raise UsageError(message) from error
 
 
-def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Export:
+def _run(app: App, choice: ExportFilter, lines: IO[bytes], part: Path | None) -> Export:
     started: list[Export] = []
 
     async def work() -> Export:
@@ -211,7 +211,7 @@ def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Expor
         raise BusUnavailable(message) if isinstance(error, AgentdError) else Interrupted(message) from error
 
 
-def moment(text: str, option: str) -> datetime:
+def parse_time(text: str, option: str) -> datetime:
     """Parse a time: a date, a time (UTC if it has no zone), or `7d`, `12h`, `30min` before now; raises UsageError."""
     from datetime import timedelta
 

@@ -16,7 +16,7 @@ from agentd.wire.messages import NetworkReply, NetworkRequest
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
-def seconds_of(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Return a duration like 90s, 15min, 4h or 2d in seconds; raises UsageError."""
     found = re.fullmatch(r"([0-9]{1,6})(s|m|min|h|d)", text)
     seconds = 0 if found is None else int(found[1]) * _UNITS[found[2]]
@@ -46,7 +46,7 @@ def freeze(app: App, reason: str, duration: str | None) -> None:
 
     Reads and dry runs continue. Running tasks finish. Workflows wait. Needs tier operate.
     """
-    _ask(app, NetworkRequest("freeze", reason, None if duration is None else seconds_of(duration)))
+    _ask(app, NetworkRequest("freeze", reason, None if duration is None else parse_duration(duration)))
 
 
 @click.command()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from agentd.cli.context import App, leave, parameters_of, passes, run_async, say_frozen
+from agentd.cli.context import App, exit_with_state, parse_parameters, passes, run_async, warn_if_frozen
 from agentd.client import requests, tool_calls
 from agentd.errors import AgentdError, NeedsPlan
 from agentd.plugins import manager
@@ -42,7 +42,7 @@ WORKFLOWS = [
     "retry",
     "schedules",
 ]
-ELSEWHERE = {
+LAZY_COMMANDS = {
     "config": "agentd.cli.config",
     "dead-letters": "agentd.cli.dead_letters",
     "audit": "agentd.cli.audit",
@@ -78,14 +78,14 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
-        return sorted({*super().list_commands(ctx), *ELSEWHERE})
+        return sorted({*super().list_commands(ctx), *LAZY_COMMANDS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command `cmd_name`, None if it does not exist."""
-        if cmd_name not in ELSEWHERE:
+        if cmd_name not in LAZY_COMMANDS:
             command = super().get_command(ctx, cmd_name)
             return None if command is None else _with_json(command)
-        imported: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name.replace("-", "_"))
+        imported: click.Command = getattr(importlib.import_module(LAZY_COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         return _with_json(imported)
 
 
@@ -168,7 +168,7 @@ def provision(app: App) -> None:
 
     async def work() -> list[str]:
         async with app.bus(admin=True) as (bus, config):
-            made = await provisioning.provision(bus, *provisioning.wanted(config.bus))
+            made = await provisioning.provision(bus, *provisioning.configured_queues(config.bus))
             return made + await schedules.provision(bus, config.schedules)
 
     checked = app.config()
@@ -234,7 +234,7 @@ def agents(app: App) -> None:
 
     async def work() -> object:
         async with app.bus() as (bus, _):
-            await say_frozen(app, bus)
+            await warn_if_frozen(app, bus)
             return await queries.agents(bus)
 
     app.show(run_async(work()), "agents")
@@ -287,7 +287,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
             note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {printable(text)}", err=True))
-            parameters = parameters_of(pairs)
+            parameters = parse_parameters(pairs)
             try:
                 return await tool_calls.call(
                     bus, config.principal, tool, parameters, seconds=timeout, key=key, dry_run=dry_run, progress=note
@@ -299,7 +299,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     if isinstance(found, ToolReply):
         app.show(found, "looked" if found.looked else "reply")
         return
-    leave(app, found)
+    exit_with_state(app, found)
 
 
 def main() -> NoReturn:

@@ -36,7 +36,7 @@ jetstream {{ store_dir: "{data}", sync_interval: always }}
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulatedProxmox:
     """A simulated Proxmox VE: its URL, the file of its CA, and an API token with all privileges."""
 
     url: str
@@ -96,7 +96,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
         _stop(process)
 
 
-def room(directory: Path) -> int:
+def storage_limit(directory: Path) -> int:
     """Return how many bytes JetStream may use: its present data plus 3/4 of the free disk, nats-server's own limit."""
     taken = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     return taken + shutil.disk_usage(directory).free * 3 // 4
@@ -127,7 +127,7 @@ def preferred_port(port: int) -> int:
 
 
 @contextlib.contextmanager
-def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, float]) -> Iterator[Simulated]:
+def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, float]) -> Iterator[SimulatedProxmox]:
     """Run the simulated Proxmox VE of a checkout of agentd; raises UsageError if it is not set up."""
     python = checkout / ".venv-pve" / "bin" / "python"
     launcher = checkout / "tests" / "pve" / "launcher.py"
@@ -148,7 +148,7 @@ def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, floa
     try:
         ready = json.loads(_first_line(process, directory / "simulator.log"))
         token_id, _, secret = ready["tokens"]["full"].partition("=")
-        yield Simulated(ready["url"], ready["ca"], token_id, secret)
+        yield SimulatedProxmox(ready["url"], ready["ca"], token_id, secret)
     finally:
         _stop(process)
         if process.stdout is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentd.wire.messages import AuditRecord, EffectRecord
     from agentd.wire.workflow import Workflow
 
-ANSWERS: Final = {"conflict": looks.Look("conflict", "bad", "cross", "x")}
+ANSWERS: Final = {"conflict": looks.StatusStyle("conflict", "bad", "cross", "x")}
 """Statuses of an answer that are not states of a workflow."""
 COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
 SIGNS: Final = {
@@ -69,7 +69,7 @@ def safe_lines(value: object) -> str:
     return _escape(printable(str(value), lines=True))
 
 
-def sign(status: str) -> str:
+def colored_sign(status: str) -> str:
     """Return the coloured sign of a status, "" for an unknown status."""
     known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
     return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
@@ -77,7 +77,7 @@ def sign(status: str) -> str:
 
 def symbol(status: str) -> str:
     """Return the sign and the name of a status."""
-    return f"{sign(status) or '·'} {safe(status)}"
+    return f"{colored_sign(status) or '·'} {safe(status)}"
 
 
 def age(when: datetime | None) -> str:
@@ -107,7 +107,9 @@ class Steps:
             task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
             attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
             agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
-            console.print(f"  {seconds:7.2f} s  {sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}")
+            console.print(
+                f"  {seconds:7.2f} s  {colored_sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}"
+            )
         self._printed = len(state.timeline)
 
 

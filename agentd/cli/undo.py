@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentd.cli.context import App, leave, passes, run_async
+from agentd.cli.context import App, exit_with_state, passes, run_async
 from agentd.errors import UsageError
 from agentd.wire import subjects
 from agentd.wire.codec import plain
@@ -45,7 +45,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
     if isinstance(found, list):
         app.show(found, "undoable")
         return
-    leave(app, found)
+    exit_with_state(app, found)
 
 
 async def _effects(bus: Bus, key: str) -> list[EffectRecord]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 import msgspec
 
-from agentd.cli.context import EXIT_CODES, App, parameters_of, passes, run_async, say_frozen
+from agentd.cli.context import EXIT_CODES, App, parse_parameters, passes, run_async, warn_if_frozen
 from agentd.client import queries, requests
 from agentd.errors import InvalidMessage, Rejected, UsageError
 from agentd.printable import as_json, printable
@@ -56,7 +56,7 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     request = WorkflowRequest(
         workflow_type=workflow_type,
         workflow_id=workflow_id or requests.new_id(workflow_type),
-        parameters=parameters_of(pairs),
+        parameters=parse_parameters(pairs),
         timeout=timeout,
         priority=priority,
         dry_run=dry_run,
@@ -136,7 +136,7 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
             if await queries.state(bus, workflow_id) is None:
                 message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
                 raise UsageError(message)
-            await say_frozen(app, bus)
+            await warn_if_frozen(app, bus)
             return await _follow(app, bus, workflow_id, wait=timeout)
 
     _finish(app, run_async(work()))
@@ -209,7 +209,7 @@ def show(app: App, workflow_id: str) -> None:
 
     async def work() -> object:
         async with app.bus() as (bus, _):
-            await say_frozen(app, bus)
+            await warn_if_frozen(app, bus)
             return await (queries.state if app.as_json else queries.workflow)(bus, workflow_id)
 
     found = run_async(work())
@@ -245,7 +245,7 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
 
 async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -> WorkflowSignal:
     """Print what waits for an approval, and return the signal with the digest of exactly this content."""
-    name, approval = await requests.waits(bus, workflow_id, wanted.task)
+    name, approval = await requests.waiting_approval(bus, workflow_id, wanted.task)
     if wanted.action == "approve" and not app.as_json:
         click.echo(
             printable(f"{workflow_id}, {name}:\n  {approval.text}\n  digest {approval.digest}", lines=True), err=True
@@ -370,7 +370,7 @@ def run_schedule(app: App, name: str, *, wait: bool) -> None:
 
     async def work() -> tuple[WorkflowRequest, WorkflowResponse | None]:
         async with app.bus() as (bus, config):
-            request = await scheduling.by_hand(bus, name)
+            request = await scheduling.extra_run(bus, name)
             await requests.submit(bus, config.principal, request)
             answer = await _follow(app, bus, request.workflow_id, (config.principal, request)) if wait else None
             return request, answer

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd.bus.dead_letters import letters
-from agentd.client.requests import POLL, changes, decide, going_on, signal, state_of
+from agentd.client.requests import POLL, decide, signal, state_of, still_running_error, watch_subjects
 from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.safety import freeze
@@ -125,7 +125,7 @@ async def events(bus: Bus) -> AsyncIterator[Event]:
         await put(EventKind.ALERT, received.decode(Alert))
 
     handlers = {subjects.ALL_EVENTS: on_workflow, subjects.AGENT_REGISTER: on_agent, subjects.ALL_ALERTS: on_alert}
-    subscriptions = [await bus.subscribe(subject, _lenient(handler)) for subject, handler in handlers.items()]
+    subscriptions = [await bus.subscribe(subject, _skip_invalid(handler)) for subject, handler in handlers.items()]
     try:
         while True:
             yield await queue.get()
@@ -134,7 +134,7 @@ async def events(bus: Bus) -> AsyncIterator[Event]:
             await subscription.stop()
 
 
-def _lenient(handler: Handler) -> Handler:
+def _skip_invalid(handler: Handler) -> Handler:
     async def handle(received: Received) -> None:
         try:
             await handler(received)
@@ -220,51 +220,51 @@ class DaemonView:
 
     async def agents(self) -> list[AgentRegistration]:
         """List the agents with a valid lease."""
-        return await agents(self._asked())
+        return await agents(self._connected_bus())
 
     async def services(self) -> list[ServiceRegistration]:
         """List the services of the network with their tools."""
-        return await services(self._asked())
+        return await services(self._connected_bus())
 
     async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
         """List at most `limit` workflows, unfinished ones first, then the latest."""
-        return await workflows(self._asked(), limit, status)
+        return await workflows(self._connected_bus(), limit, status)
 
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
         """Return one workflow."""
-        return await workflow(self._asked(), workflow_id)
+        return await workflow(self._connected_bus(), workflow_id)
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
         """Send a signal to a workflow on behalf of a principal."""
         if wanted.action in {"approve", "reject"}:
-            return await decide(self._asked(), principal, workflow_id, wanted.task, wanted)
-        return await signal(self._asked(), principal, workflow_id, wanted)
+            return await decide(self._connected_bus(), principal, workflow_id, wanted.task, wanted)
+        return await signal(self._connected_bus(), principal, workflow_id, wanted)
 
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
         """Freeze or thaw the network on behalf of a principal."""
-        return await freeze.ask(self._asked(), principal, wanted)
+        return await freeze.ask(self._connected_bus(), principal, wanted)
 
     async def tasks(self) -> list[TaskView]:
         """List the tasks that are queued or running."""
-        return await tasks(self._asked())
+        return await tasks(self._connected_bus())
 
     async def metrics(self) -> list[MetricReport]:
         """List the latest report of each agent."""
-        return await metrics(self._asked())
+        return await metrics(self._connected_bus())
 
     async def alerts(self) -> list[Alert]:
         """List the alerts that are firing."""
-        return await alerts(self._asked())
+        return await alerts(self._connected_bus())
 
     async def dead(self) -> list[Letter]:
         """List the open dead letters."""
-        return [letter for letter in await letters(self._asked()) if letter.open]
+        return [letter for letter in await letters(self._connected_bus()) if letter.open]
 
     def events(self) -> AsyncIterator[Event]:
         """Yield live changes."""
-        return events(self._asked())
+        return events(self._connected_bus())
 
-    def _asked(self) -> Bus:
+    def _connected_bus(self) -> Bus:
         """Return the bus, or raise BusUnavailable at once: a page does not wait for a time-out."""
         if not self._bus.connected:
             message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
@@ -305,25 +305,25 @@ async def follow(
     # A refused request is stored without its secrets, so the digest of that form identifies it too.
     digests = () if request is None else tuple(request_digest(form) for form in (request, withheld_of(request)))
     until = None if wait is None else time.monotonic() + wait
-    async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
+    async with watch_subjects(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
-            workflow = await _patient(state(bus, workflow_id))
+            workflow = await _or_none(state(bus, workflow_id))
             same_request = (
                 workflow is None or not digests or (workflow.digest in digests and workflow.principal == principal)
             )
             if workflow is not None and same_request:
                 show(workflow)
             for name in ("",) if same_request else (subjects.conflict(workflow_id, digest) for digest in digests):
-                found = await _patient(answer(bus, workflow_id, name))
+                found = await _or_none(answer(bus, workflow_id, name))
                 if found is not None:
                     return found
             left = POLL if until is None else min(POLL, until - time.monotonic())
             if left <= 0:
-                raise going_on(workflow_id, wait or 0)
+                raise still_running_error(workflow_id, wait or 0)
             await changed(left)
 
 
-async def _patient(asking: Awaitable[T]) -> T | None:
+async def _or_none(asking: Awaitable[T]) -> T | None:
     """Await a query; return None while NATS is not reachable."""
     try:
         return await asking

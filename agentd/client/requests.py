@@ -79,24 +79,28 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
     Raises TemporaryError if it does neither within `wait` seconds; the workflow continues.
     """
     await submit(bus, principal, request)
-    state = await _when(bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait)
+    state = await _wait_for_state(
+        bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait
+    )
     if state is None or not (state.over or state.status is Status.WAITING_APPROVAL):
-        raise going_on(request.workflow_id, wait)
+        raise still_running_error(request.workflow_id, wait)
     return state
 
 
-async def ended(bus: Bus, workflow_id: str, *, wait: float) -> Workflow:
+async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workflow:
     """Return the state of a workflow when it is finished, or after `wait` seconds; raises UsageError if unknown."""
-    state = await _when(bus, workflow_id, lambda _: False, wait)
+    state = await _wait_for_state(bus, workflow_id, lambda _: False, wait)
     if state is None:
         raise _unknown(workflow_id)
     return state
 
 
-async def _when(bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float) -> Workflow | None:
+async def _wait_for_state(
+    bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float
+) -> Workflow | None:
     """Return the state when `enough` accepts it, the workflow is finished, or `wait` seconds have passed."""
     until = time.monotonic() + wait
-    async with changes(bus, subjects.event(workflow_id)) as changed:
+    async with watch_subjects(bus, subjects.event(workflow_id)) as changed:
         while True:
             state = await state_of(bus, workflow_id)
             left = min(POLL, until - time.monotonic())
@@ -138,16 +142,16 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
 async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
     """Approve or reject a task that waits for an approval; `wanted.digest` is the digest of what was shown.
 
-    task  may be "" if only one task waits; without a digest, the content that `waits` returns now is meant
+    task  may be "" if only one task waits; without a digest, the content that `waiting_approval` returns now is meant
 
     Raises UsageError if the workflow does not wait for an approval, and the errors of `signal`.
     """
-    name, approval = await waits(bus, workflow_id, task)
+    name, approval = await waiting_approval(bus, workflow_id, task)
     exact = msgspec.structs.replace(wanted, task=name, digest=wanted.digest or approval.digest)
     return await signal(bus, principal, workflow_id, exact)
 
 
-async def waits(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
+async def waiting_approval(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
     """Return the task that waits for an approval, and the approval; raises UsageError if no task waits."""
     state = await _running(bus, workflow_id)
     waiting = {
@@ -175,7 +179,7 @@ async def _running(bus: Bus, workflow_id: str) -> Workflow:
 
 
 @contextlib.asynccontextmanager
-async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+async def watch_subjects(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
     """Subscribe to subjects; yield a function that waits up to some seconds for the next message on one of them."""
     arrived = asyncio.Event()
 
@@ -196,7 +200,7 @@ async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], 
             await subscription.stop()
 
 
-def going_on(workflow_id: str, waited: float) -> TemporaryError:
+def still_running_error(workflow_id: str, waited: float) -> TemporaryError:
     """Return the error for a caller that stops waiting after `waited` seconds while the workflow continues."""
     return TemporaryError(f"{workflow_id} is not over after {waited:g} s; it goes on: agentd watch {workflow_id}")
 

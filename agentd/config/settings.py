@@ -312,7 +312,7 @@ class Schedule(Section):
     @classmethod
     def _cron(cls, value: str) -> str:
         parsed = cron.parse(value)
-        if cron.following(parsed, datetime.now(UTC), UTC) is None:
+        if cron.next_after(parsed, datetime.now(UTC), UTC) is None:
             raise ValueError(f"{value!r} never comes")
         return value
 

@@ -53,19 +53,19 @@ class Announcer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Announce until `stopping` is set, then announce that the agent is offline and release the lease."""
         subscriptions = [
-            await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._discovered),
-            await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._discovered),
-            await self._bus.subscribe(subjects.control(self._agent), self._controlled),
+            await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._on_discovery),
+            await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._on_discovery),
+            await self._bus.subscribe(subjects.control(self._agent), self._on_control),
         ]
         self._bus.on_reconnect.append(self.register)
         try:
             await self.register()
-            await self._beat(stopping)
+            await self._send_heartbeats(stopping)
         finally:
             self._bus.on_reconnect.remove(self.register)
-            await self._goodbye(subscriptions)
+            await self._announce_offline(subscriptions)
 
-    async def _beat(self, stopping: asyncio.Event) -> None:
+    async def _send_heartbeats(self, stopping: asyncio.Event) -> None:
         ticks, broken = 0, 0.0
         while not stopping.is_set():
             now = self._describe()
@@ -102,10 +102,10 @@ class Announcer:
         for service in now.services:
             await self._bus.publish(subjects.SERVICE_REGISTER, service)
 
-    async def _discovered(self, _: Received) -> None:
+    async def _on_discovery(self, _: Received) -> None:
         await self.register()
 
-    async def _controlled(self, received: Received) -> None:
+    async def _on_control(self, received: Received) -> None:
         """Carry out drain or reload, and reply with the result."""
         try:
             request = received.decode(messages.ControlRequest)
@@ -114,7 +114,7 @@ class Announcer:
             text, done = str(error), False
         await received.respond(messages.ControlReply(self._agent, done, text))
 
-    async def _goodbye(self, subscriptions: list[Subscription]) -> None:
+    async def _announce_offline(self, subscriptions: list[Subscription]) -> None:
         for subscription in subscriptions:
             await subscription.stop()
         last = self._describe()

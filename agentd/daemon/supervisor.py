@@ -21,12 +21,12 @@ from agentd.client.views import Identity, PluginState, PluginStatus, Quarantined
 from agentd.daemon.presence import Announcer
 from agentd.daemon.systemd import Systemd
 from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
-from agentd.plugins.manager import Plugins, known_tools, wanted
+from agentd.plugins.manager import Plugins, known_tools, needed_plugins
 from agentd.plugins.role import Context, Health, Role
 from agentd.proxmox.client import Proxmox
 from agentd.safety.anchors import Anchors
-from agentd.safety.audit_log import Ledger
-from agentd.safety.freeze import Brake, say
+from agentd.safety.audit_log import AuditLog
+from agentd.safety.freeze import FreezeWatch, describe
 from agentd.safety.lease import SECONDS as LEASE
 from agentd.safety.lease import Lease
 from agentd.safety.policy import Policy
@@ -80,7 +80,7 @@ class Supervisor:
         self.ready = asyncio.Event()
         """Set when all roles are ready for the first time."""
         self.metrics = Metrics(__version__)
-        self.plugins = Plugins(config, wanted(config, self.instance.roles))
+        self.plugins = Plugins(config, needed_plugins(config, self.instance.roles))
         self.roles = {role: self.plugins.role(role) for role in self.instance.roles}
         self.settings = {role: self.plugins.settings(role) for role in self.roles}
         self.workflows = self.plugins.workflows()
@@ -88,8 +88,8 @@ class Supervisor:
         self.tools = self.plugins.tools(config.node.name, self.proxmox)
         self.bus = Bus(config.bus, self.agent_id, self.log)
         self.lease = Lease(self.bus, self.agent_id, self.log)
-        self.brake = Brake(self.bus)
-        self.ledger = Ledger(self.bus, self.agent_id, log=self.log)
+        self.freeze_watch = FreezeWatch(self.bus)
+        self.audit_log = AuditLog(self.bus, self.agent_id, log=self.log)
         self.url = ""
         self._reload = reload
         self._systemd = Systemd()
@@ -103,11 +103,11 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as stack:
             journal = await asyncio.to_thread(Journal, self.config.node.state_dir / f"{self.name}.journal")
             stack.callback(journal.close)
-            await self._keep_audit(stack)
+            await self._open_audit(stack)
             await self._start_page(stack)
             await self._connect(stack)
             if not self.stopping.is_set():
-                await self.lease.take(self._arriving(), self.stopping)
+                await self.lease.take(self._starting_presence(), self.stopping)
             if self.stopping.is_set():
                 return self._exit_code
             for reply in journal.left_open:
@@ -118,10 +118,10 @@ class Supervisor:
                     group.create_task(self._keep_running(running))
                 announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log, self.lease)
                 group.create_task(self._announce(announcer))
-                group.create_task(self._tell_systemd())
+                group.create_task(self._notify_systemd())
                 group.create_task(self._watch_bus())
                 group.create_task(self._watch_lease())
-                group.create_task(self.brake.run(self.stopping))
+                group.create_task(self.freeze_watch.run(self.stopping))
                 group.create_task(self._anchor(worker))
         self.log.info("stopped", code=self._exit_code)
         return self._exit_code
@@ -134,7 +134,7 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self.bus.spawn(self.reload()))
 
-    async def _keep_audit(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _open_audit(self, stack: contextlib.AsyncExitStack) -> None:
         """Read the key that signs this agent's audit, and the stored head and alarm of its chain."""
         login, where = self.config.bus, self.config.node.state_dir
 
@@ -144,7 +144,7 @@ class Supervisor:
 
         signer, memory = await asyncio.to_thread(read)
         stack.callback(memory.close)
-        self.ledger.know(signer, memory)
+        self.audit_log.know(signer, memory)
 
     async def _start_page(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.config.web
@@ -192,18 +192,18 @@ class Supervisor:
         policy = Policy.of(config.policy)
         for text in policy.warnings():
             self.log.warning("the policy grants more than it gives", reason=text)
-        ledger = self.ledger
+        audit_log = self.audit_log
         worker = Worker(
             self.bus,
             self.agent_id,
             self.tools,
             policy=policy,
-            ledger=ledger,
+            audit_log=audit_log,
             metrics=self.metrics,
             log=self.log,
             journal=journal,
             slots=self.instance.slots,
-            brake=self.brake,
+            freeze_watch=self.freeze_watch,
             lease=self.lease,
         )
         for name, role in self.roles.items():
@@ -237,7 +237,7 @@ class Supervisor:
                 await role.run(context)
                 reason = "ended on its own"
             except Exception as error:  # whatever a role raises, the other roles continue
-                reason = f"{type(error).__name__}: {_first(error)}"
+                reason = f"{type(error).__name__}: {_error_text(error)}"
                 self.log.exception("a role failed", role=role.name)
             if self.stopping.is_set():
                 return
@@ -267,7 +267,7 @@ class Supervisor:
             if not self.bus.closed.is_set():  # closed permanently: _watch_bus ends this process and logs it
                 raise
 
-    async def _tell_systemd(self) -> None:
+    async def _notify_systemd(self) -> None:
         """Report READY when all roles are ready, and send the watchdog signal while the event loop runs."""
         reported = ""
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
@@ -291,8 +291,8 @@ class Supervisor:
     def _measure(self) -> None:
         self.metrics.bus_counted(self.bus.counters | {"unreadable": self.bus.unreadable.count})
         self.metrics.bus_connected.set(self.bus.connected)
-        self.metrics.audit_broken.set(bool(self.ledger.alarm))
-        self.metrics.frozen.set(self.brake.current is not None)
+        self.metrics.audit_broken.set(bool(self.audit_log.alarm))
+        self.metrics.frozen.set(self.freeze_watch.current is not None)
         for running in self._running:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
 
@@ -310,7 +310,7 @@ class Supervisor:
 
     async def _anchor(self, worker: Worker) -> None:
         """Anchor the heads of the audit chains; an anchor that NATS cannot store now is retried a minute later."""
-        anchors = Anchors(self.bus, self.agent_id, self.ledger, worker.policy, self.log)
+        anchors = Anchors(self.bus, self.agent_id, self.audit_log, worker.policy, self.log)
         try:
             await anchors.run(self.stopping)
         except BusUnavailable:
@@ -338,7 +338,7 @@ class Supervisor:
         """Apply the settings that can change at run time: the log level and the roles' own settings (SIGHUP)."""
         self._systemd.reloading()
         try:
-            config, settings = await asyncio.to_thread(self._read_again)
+            config, settings = await asyncio.to_thread(self._reread_config)
         except ConfigError as error:
             self.log.exception("not reloaded", reason=str(error))  # the old configuration stays in force
         else:
@@ -349,10 +349,10 @@ class Supervisor:
         finally:  # systemd waits for it
             self._systemd.ready(self._status())
 
-    def _read_again(self) -> tuple[Config, dict[str, Any]]:
+    def _reread_config(self) -> tuple[Config, dict[str, Any]]:
         """Read the configuration and the roles' settings from the files; this loads plugins, so it takes time."""
         config = self._reload()
-        plugins = Plugins(config, wanted(config, self.instance.roles))
+        plugins = Plugins(config, needed_plugins(config, self.instance.roles))
         return config, {name: plugins.settings(name) for name in self.roles}
 
     def _status(self) -> str:
@@ -370,7 +370,7 @@ class Supervisor:
         message = f"action: unknown {action!r}; there are drain, reload"
         raise InvalidMessage(message)
 
-    def _arriving(self) -> Presence:
+    def _starting_presence(self) -> Presence:
         """Return the announcement of this instance before its roles are ready: its identity, without services."""
         agent = AgentRegistration(
             agent_id=self.agent_id,
@@ -433,8 +433,8 @@ class Supervisor:
         roles = [
             RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles
         ]
-        freeze = self.brake.current
-        frozen = "" if freeze is None else say(freeze)
+        freeze = self.freeze_watch.current
+        frozen = "" if freeze is None else describe(freeze)
         return Identity(
             self.name,
             self.config.node.name,
@@ -464,8 +464,8 @@ class Supervisor:
         reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
         if self.lease.problem:
             reasons.append(Reason("lease", self.lease.problem))
-        if self.ledger.alarm:
-            reasons.append(Reason("audit", self.ledger.alarm))
+        if self.audit_log.alarm:
+            reasons.append(Reason("audit", self.audit_log.alarm))
         offset = self.bus.clock_offset
         if abs(offset) > MAX_CLOCK_OFFSET:
             reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))
@@ -477,7 +477,7 @@ class Supervisor:
         return [*reasons, *(Reason(name, state.reason) for name, state in health if not state.ready)]
 
 
-def _first(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """Return the text of an error; of an exception group, that of the first error in it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -47,7 +47,7 @@ def installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def wanted(config: Config, roles: Iterable[str]) -> set[str]:
+def needed_plugins(config: Config, roles: Iterable[str]) -> set[str]:
     """Return the plugins that an instance with these roles needs.
 
     These are its roles, the Proxmox tools if it is a bridge with access to Proxmox, and what the configuration enables.
@@ -87,16 +87,16 @@ class Plugins:
         try:
             self._manager.register(entry.load(), name=name)
         except Exception as error:  # noqa: BLE001 - a foreign plugin may raise anything; it is shown
-            self._break(name, error)
+            self._mark_broken(name, error)
         else:
             self.status[name] = PluginStatus(name, LOADED)
 
-    def _break(self, name: str, error: Exception) -> None:
+    def _mark_broken(self, name: str, error: Exception) -> None:
         self.status[name] = PluginStatus(name, BROKEN, f"{type(error).__name__}: {error}")
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
 
-    def _ask(self, name: str, hook: str, **arguments: Any) -> Any:  # noqa: ANN401 - each hook has its own
+    def _call_hook(self, name: str, hook: str, **arguments: Any) -> Any:  # noqa: ANN401 - each hook has its own
         """Call one hook of one plugin; None if the plugin does not implement it."""
         plugin = self._manager.get_plugin(name)
         caller = getattr(self._manager.hook, hook)
@@ -112,13 +112,13 @@ class Plugins:
 
     def settings(self, name: str) -> Settings:
         """Return the validated section `[<name>]`; raises ConfigError naming the wrong key."""
-        kind = self._ask(name, "agentd_settings") or Settings
+        kind = self._call_hook(name, "agentd_settings") or Settings
         found: Settings = configuration.plugin_settings(self._config, name, kind)
         return found
 
     def role(self, name: str) -> Role:
         """Return the role that plugin `name` provides; raises ConfigError with the reason if it provides none."""
-        found = self._ask(name, "agentd_role")
+        found = self._call_hook(name, "agentd_role")
         if not isinstance(found, Role):
             status = self.status[name]
             message = f"the plugin {name!r} brings no role: {status.reason or 'it implements no agentd_role'}"
@@ -131,15 +131,15 @@ class Plugins:
         for name in self.loaded():
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
             try:
-                offered = self._ask(name, "agentd_tools", toolbox=toolbox) or []
+                offered = self._call_hook(name, "agentd_tools", toolbox=toolbox) or []
             except Exception as error:  # noqa: BLE001
-                self._break(name, error)
+                self._mark_broken(name, error)
                 continue
             for tool in offered:
-                self._admit(name, tool, found)
+                self._add_tools(name, tool, found)
         return found
 
-    def _admit(self, plugin: str, offered: Tool | BrokenTool, found: dict[str, Tool]) -> None:
+    def _add_tools(self, plugin: str, offered: Tool | BrokenTool, found: dict[str, Tool]) -> None:
         if isinstance(offered, Tool) and offered.name not in found:
             found[offered.name] = offered
             return
@@ -152,14 +152,14 @@ class Plugins:
         found = []
         for name in self.loaded():
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
-            found.append(self._ask(name, "agentd_rights", toolbox=toolbox))
+            found.append(self._call_hook(name, "agentd_rights", toolbox=toolbox))
         return [learner for learner in found if learner is not None]
 
     def workflows(self) -> dict[str, Definition]:
         """Return the workflow definitions of all plugins by name."""
         found: dict[str, Definition] = {}
         for name in self.loaded():
-            for workflow in self._ask(name, "agentd_workflows", tools=lambda: known_tools(self._config)) or []:
+            for workflow in self._call_hook(name, "agentd_workflows", tools=lambda: known_tools(self._config)) or []:
                 if workflow.name in found:
                     self.status[
                         name
@@ -172,14 +172,16 @@ class Plugins:
         """Return the reader of workflow files; raises ConfigError if no plugin provides one."""
         for name in self.loaded():
             arguments = {"settings": self.settings(name), "tools": lambda: known_tools(self._config)}
-            found: Reader | None = self._ask(name, "agentd_workflow_reader", workflows=self.workflows(), **arguments)
+            found: Reader | None = self._call_hook(
+                name, "agentd_workflow_reader", workflows=self.workflows(), **arguments
+            )
             if found is not None:
                 return found
         message = "no plugin reads workflow files"
         raise ConfigError(message)
 
 
-class _Nowhere:
+class _NoProxmox:
     """Replaces Proxmox where tools are inspected and never run: every method raises AssertionError."""
 
     settings = None
@@ -198,4 +200,4 @@ def known_tools(config: Config) -> dict[str, Tool]:
     To check a plan, the name, service, tier and parameters of tools that run on other nodes must be known.
     """
     found = Plugins(config, set(installed()))
-    return found.tools(config.node.name, cast("Proxmox", _Nowhere()))
+    return found.tools(config.node.name, cast("Proxmox", _NoProxmox()))

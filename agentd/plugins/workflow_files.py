@@ -29,7 +29,7 @@ class Fault(msgspec.Struct, frozen=True, order=True):
         return f"{self.file}:{self.line}:{self.column}: {field}{self.text}"
 
 
-class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
+class ListedWorkflow(msgspec.Struct, frozen=True, omit_defaults=True):
     """A definition that a request may name, and its source; a definition with faults cannot be requested."""
 
     name: str
@@ -50,6 +50,6 @@ class Reader(Protocol):
         """Return every fault of these files, in order; raises UsageError if a file cannot be read."""
         ...
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[ListedWorkflow]:
         """Return the definitions that can be requested: those of the plugins and those of the directory."""
         ...

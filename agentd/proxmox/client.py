@@ -44,8 +44,18 @@ from agentd.errors import (
     TemporaryError,
 )
 from agentd.proxmox import pvesh
-from agentd.proxmox.read_only import no_writing
-from agentd.proxmox.responses import TaskStatus, Upid, absent, away, classify, failure, one_line, source_of, task_status
+from agentd.proxmox.read_only import refuse_write
+from agentd.proxmox.responses import (
+    TaskStatus,
+    Upid,
+    classify,
+    failure,
+    not_found_error,
+    object_of_path,
+    one_line,
+    task_status,
+    unreachable_reason,
+)
 from agentd.proxmox.transport import (
     READS,
     THREADS,
@@ -283,7 +293,7 @@ class Proxmox:
             except ProxmoxUnavailable as error:
                 status, trouble = TaskStatus(upid, running=True), f" (last answer: {error})"
             if not status.running:  # not inside the `try`: a task that failed without a quorum has ended
-                return _ended(status, log)
+                return _task_warnings(status, log)
             left = until - time.monotonic()
             if left <= 0:
                 raise TemporaryError(f"the task {upid} is not known to be over after {timeout:.0f} s{trouble}")
@@ -308,7 +318,7 @@ class Proxmox:
     async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
         path = _safe(path)
         if method != "GET":
-            no_writing(f"{VERBS.get(method, method)} {path}")
+            refuse_write(f"{VERBS.get(method, method)} {path}")
         started = time.monotonic()
         if self._denied is not None and started < self._denied_until:
             raise self._denied
@@ -318,9 +328,9 @@ class Proxmox:
             self._observe(VERBS.get(method, method), error.code if error else "ok", time.monotonic() - started)
         if isinstance(answer, dict):
             return answer
-        raise await self._why(path, answer)
+        raise await self._explain(path, answer)
 
-    async def _why(self, path: str, error: AgentdError) -> AgentdError:
+    async def _explain(self, path: str, error: AgentdError) -> AgentdError:
         """Return a more precise error, from a list that Proxmox gives, or `error` itself.
 
         The list of nodes shows why a node did not answer; for a denied path, a list shows whether the object exists.
@@ -328,10 +338,14 @@ class Proxmox:
         """
         if isinstance(error.__cause__, requests.RequestException) and was_not_sent(error.__cause__):
             return error
-        source = source_of(str(error)) if isinstance(error, Denied) else None
+        source = object_of_path(str(error)) if isinstance(error, Denied) else None
         if source and path != source[1]:  # a request to the path of the list creates the object: it need not exist
             listed = await self._in_thread("GET", source[1], {})
-            return absent(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
+            return (
+                not_found_error(source, listed.get("data") or [], str(error)) or error
+                if isinstance(listed, dict)
+                else error
+            )
         match = _NODE.match(path + "/")
         if match is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
             return error
@@ -339,7 +353,7 @@ class Proxmox:
             return error
         answer = await self._in_thread("GET", "/nodes", {})
         entries = answer.get("data") if isinstance(answer, dict) else None
-        return away(match[1], entries or []) or error
+        return unreachable_reason(match[1], entries or []) or error
 
     async def _in_thread(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
         """Run one call in a thread, within the limits.
@@ -434,7 +448,7 @@ class Proxmox:
         except requests.RequestException as error:
             lost = lost_request(method, path, error)
             lost.__cause__ = error
-            return self._instead(method, path, params, lost, unsent=was_not_sent(error))
+            return self._read_with_pvesh(method, path, params, lost, unsent=was_not_sent(error))
         except ValueError as error:
             text = f"{method} {path}: the answer is not from Proxmox: {error}"
             return PermanentError(text) if method in READS else no_answer(method, text)
@@ -442,7 +456,7 @@ class Proxmox:
             return ConfigError(f"proxmox: {one_line(error)}")
         return answer
 
-    def _instead(
+    def _read_with_pvesh(
         self, method: str, path: str, params: dict[str, Any], lost: AgentdError, *, unsent: bool
     ) -> dict[str, Any] | AgentdError:
         """Return what pvesh reads while the API is unreachable; `lost` for any write."""
@@ -511,7 +525,7 @@ class Proxmox:
         return refusal
 
 
-def _ended(status: TaskStatus, log: list[str]) -> list[str]:
+def _task_warnings(status: TaskStatus, log: list[str]) -> list[str]:
     """Return the warnings of a task that has ended; raises the error if it failed."""
     if not status.succeeded:
         raise failure(status, log)

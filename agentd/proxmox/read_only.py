@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_looking: ContextVar[bool] = ContextVar("looking", default=False)
+_is_dry_run: ContextVar[bool] = ContextVar("looking", default=False)
 
 
 @contextmanager
-def looking() -> Iterator[None]:
+def dry_run_context() -> Iterator[None]:
     """Run the block as a dry run: nothing may be written in this context."""
-    before = _looking.set(True)
+    before = _is_dry_run.set(True)
     try:
         yield
     finally:
-        _looking.reset(before)
+        _is_dry_run.reset(before)
 
 
-def is_looking() -> bool:
+def is_dry_run() -> bool:
     """Return whether this is a dry run."""
-    return _looking.get()
+    return _is_dry_run.get()
 
 
-def no_writing(what: str) -> None:
+def refuse_write(what: str) -> None:
     """Raise PermanentError in a dry run: `what` would write, so the tool has a bug."""
-    if _looking.get():
+    if _is_dry_run.get():
         raise PermanentError(f"{what} writes, and this is a dry run: nothing was sent")

@@ -107,7 +107,7 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(shown)}" if names else "there are none"
 
 
-def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
+def unreachable_reason(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
     """Return the reason why a call to `node` had no response, from the list of nodes.
 
     The node is offline, or there is no such node.
@@ -120,7 +120,7 @@ def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
     return None
 
 
-def source_of(text: str) -> tuple[str, str, str, str] | None:
+def object_of_path(text: str) -> tuple[str, str, str, str] | None:
     """Return the object that the path in a denial names.
 
     These are its kind, the list that would contain it, the key in that list, and its name.
@@ -134,7 +134,7 @@ def source_of(text: str) -> tuple[str, str, str, str] | None:
     return None
 
 
-def absent(source: tuple[str, str, str, str], entries: list[dict[str, Any]], text: str) -> AgentdError | None:
+def not_found_error(source: tuple[str, str, str, str], entries: list[dict[str, Any]], text: str) -> AgentdError | None:
     """Return NotFound if the object in a denied path does not exist, else None.
 
     Proxmox answers 403 for a missing object too, whatever the privileges.  A list leaves out what the token may not
@@ -156,7 +156,7 @@ def role_for(privilege: str) -> str:
     return next((role for role, privileges in _ROLES if privilege in privileges.split()), LAST_RESORT)
 
 
-def making(role: str) -> str:
+def create_role_hint(role: str) -> str:
     """Return a hint how a role of agentd is created; "" for a built-in role."""
     return f"; the role {role} is made by the commands of agentd doctor --roles" if role.startswith(_OWN) else ""
 
@@ -228,7 +228,7 @@ def grant(path: str, privilege: str, token: str) -> str:
     role = role_for(privilege)
     return (
         f"pveum acl modify {path} --tokens '{token}' --roles {role} "
-        f"(a token with privilege separation has no more than its user: grant it to both{making(role)})"
+        f"(a token with privilege separation has no more than its user: grant it to both{create_role_hint(role)})"
     )
 
 

@@ -55,7 +55,7 @@ class Upload:
     def digest(self, algorithm: str) -> str:
         """Return the checksum of the file (in a thread); raises Rejected."""
         checksum = hashlib.new(algorithm)
-        for piece in self._pieces("reading"):
+        for piece in self._chunks("reading"):
             checksum.update(piece)
         return checksum.hexdigest()
 
@@ -85,11 +85,11 @@ class Upload:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the form; raises Rejected if the file has changed."""
         yield self._head
-        for piece in self._pieces("sending"):
+        for piece in self._chunks("sending"):
             yield piece
             self.sent += len(piece)
         if self._dropped or not self.may_end():
-            raise self._not_kept("it was given up")
+            raise self._not_stored("it was given up")
         self.whole = True
         yield self._tail
 
@@ -105,26 +105,26 @@ class Upload:
             delay=2.0,
         )
 
-    def _pieces(self, what: str) -> Iterator[bytes]:
+    def _chunks(self, what: str) -> Iterator[bytes]:
         """Yield the file from its beginning in chunks; raises Rejected if it changes."""
         left = self.size
         try:
             self._file.seek(0)
             while left:
                 if self._dropped:
-                    raise self._not_kept("it was given up")
+                    raise self._not_stored("it was given up")
                 piece = self._file.read(min(CHUNK, left))
                 if not piece:
-                    raise self._not_kept("the file became shorter while it was read")
+                    raise self._not_stored("the file became shorter while it was read")
                 left -= len(piece)
                 self._on_progress(what, self.size - left)
                 yield piece
             if self._seen() != self._stat:
-                raise self._not_kept("the file was changed while it was read")
+                raise self._not_stored("the file was changed while it was read")
         except OSError as error:
-            raise self._not_kept(f"the file cannot be read: {error.strerror}") from error
+            raise self._not_stored(f"the file cannot be read: {error.strerror}") from error
 
-    def _not_kept(self, why: str) -> Rejected:
+    def _not_stored(self, why: str) -> Rejected:
         return Rejected(f"{self._filename}: {why}; nothing was kept")
 
     def _seen(self) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from agentd.wire.messages import ARRIVING, AuditAcceptance, AuditKeys, AuditReco
 if TYPE_CHECKING:
     from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
-    from agentd.safety.audit_log import Ledger
+    from agentd.safety.audit_log import AuditLog
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
 
@@ -35,11 +35,11 @@ MOST_TEXT: Final = 500
 class Anchors:
     """Notes heads while `run` runs, and lets a principal acknowledge an alarm."""
 
-    def __init__(self, bus: Bus, agent_id: str, ledger: Ledger, policy: Policy, log: Logger) -> None:
+    def __init__(self, bus: Bus, agent_id: str, audit_log: AuditLog, policy: Policy, log: Logger) -> None:
         """Use this chain; `run` starts the work."""
         self._bus = bus
         self._agent = agent_id
-        self._ledger = ledger
+        self._audit_log = audit_log
         self._policy = policy
         self._log = log
         self._noted: AuditRecord | None = None
@@ -47,10 +47,10 @@ class Anchors:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Note heads until `stopping` is set, then note our own head once more."""
-        subscription = await self._bus.subscribe(subjects.accept("*", self._agent), self._accepted)
+        subscription = await self._bus.subscribe(subjects.accept("*", self._agent), self._on_accept)
         try:
             while not stopping.is_set():
-                await self._try(self._ledger.look())
+                await self._try(self._audit_log.look())
                 await self._try(self.note())
                 await self._try(self.anchor())
                 with contextlib.suppress(TimeoutError):
@@ -68,7 +68,7 @@ class Anchors:
 
     async def note(self) -> None:
         """Note our own head in the bucket, if it has changed."""
-        newest = self._ledger.newest
+        newest = self._audit_log.newest
         if newest is not None and newest is not self._noted:
             await self._bus.kv_put(subjects.CHAINS, subjects.audit_head(self._agent), newest)
             self._noted = newest
@@ -77,29 +77,29 @@ class Anchors:
         """Write the heads for which we are responsible into our chain, if changed."""
         heads = await self._bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
         keys = await self._bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
-        living = await self._living()
+        living = await self._live_agents()
         changed: list[dict[str, Any]] = []
         for agent, head in sorted(heads.items()):
-            if agent == self._agent or _keeper(agent, living) != self._agent:
+            if agent == self._agent or _responsible_agent(agent, living) != self._agent:
                 continue
-            record = self._genuine(agent, head.value, keys[agent].value if agent in keys else None)
+            record = self._signed_head(agent, head.value, keys[agent].value if agent in keys else None)
             if record is not None and self._seen.get(agent) != record.hash:
                 changed.append({"agent": agent, "seq": record.seq, "hash": record.hash, "signer": record.signer})
         for start in range(0, len(changed), AT_ONCE):
             part = changed[start : start + AT_ONCE]
-            await self._ledger.write(
+            await self._audit_log.write(
                 principal="", tool=ANCHOR, tier=Tier.READ, phase="after", key="", arguments={"heads": part}, anchor=True
             )
             self._seen |= {entry["agent"]: entry["hash"] for entry in part}
 
-    async def _living(self) -> list[str]:
+    async def _live_agents(self) -> list[str]:
         living = {self._agent}
         for name, presence in (await self._bus.kv_values(subjects.LIVE, Presence)).items():
             if presence.value is not None and presence.value.agent.version and presence.value.agent.status != ARRIVING:
                 living.add(name)
         return sorted(living)
 
-    def _genuine(self, agent: str, record: AuditRecord | None, pinned: AuditKeys | None) -> AuditRecord | None:
+    def _signed_head(self, agent: str, record: AuditRecord | None, pinned: AuditKeys | None) -> AuditRecord | None:
         """Return the head of another agent if that agent wrote it, else None."""
         keys = [] if pinned is None or pinned.agent_id != agent else pinned.keys
         signed = record is not None and any(record.signer == key.public for key in keys)
@@ -108,7 +108,7 @@ class Anchors:
             return None
         return record if valid(record.signer, record.hash, record.signature) else None
 
-    async def _accepted(self, received: Received) -> None:
+    async def _on_accept(self, received: Received) -> None:
         """Acknowledge the alarm of our chain for a principal."""
         principal = received.subject.split(".")[3]
         try:
@@ -118,14 +118,14 @@ class Anchors:
                 raise Denied(f"{principal} may {tier}; to accept the audit of {self._agent} as it is needs destroy")
             if not reason or len(reason) > MOST_TEXT:
                 raise InvalidMessage(f"reason: say why, in 1 to {MOST_TEXT} characters")
-            text, done = f"accepted: {await self._ledger.accept(principal, reason)}", True
+            text, done = f"accepted: {await self._audit_log.accept(principal, reason)}", True
         except AgentdError as error:
             text, done = str(error), False
         self._log.warning("asked to accept the audit as it is", principal=principal, answer=text)
         await received.respond(ControlReply(self._agent, done, text))
 
 
-def _keeper(agent: str, living: list[str]) -> str:
+def _responsible_agent(agent: str, living: list[str]) -> str:
     """Return the agent that notes the head of `agent`.
 
     It is the next living agent in the order of the ids, or `agent` itself if it is alone.

@@ -78,7 +78,7 @@ class Anchor:
     at: datetime
 
 
-def genuine(record: AuditRecord) -> bool:
+def is_signed(record: AuditRecord) -> bool:
     """Return whether a record is signed with the key that it names."""
     return bool(record.signature) and valid(record.signer, record.hash, record.signature)
 
@@ -121,18 +121,18 @@ class ChainCheck:
     def add(self, record: AuditRecord | None) -> None:
         """Check the next record; None is a message that cannot be decoded."""
         self.lines += 1
-        reason, text = (UNREADABLE, "cannot be understood") if record is None else self._stranger(record)
+        reason, text = (UNREADABLE, "cannot be understood") if record is None else self._foreign_reason(record)
         if record is None or reason:
-            self._problem(self._place, reason, f"line {self._place} {text}")
+            self._add_problem(self._place, reason, f"line {self._place} {text}")
             self._doubtful += 1  # it may replace a record, or be an additional message
             return
         if not self.first:
             self.first = record.seq
             if self.trimmed:
                 self._place, self._hash = record.seq, None
-        self._linked(record)
-        self._alone(record)
-        self._anchored(record)
+        self._check_link(record)
+        self._check_single_writer(record)
+        self._check_anchors(record)
         self._place, self._hash, self._doubtful = max(self._place, record.seq + 1), record.hash, 0
         self.last = max(self.last, record.seq)
         if record.tool == ACCEPT:
@@ -149,18 +149,18 @@ class ChainCheck:
             else:
                 text = f"line {seq}, which {anchor.by} has seen, is not there"
             accepted = self._accepted is not None and anchor.at <= self._accepted[0]
-            self._problem(seq, CUT, text, self._accepted[1] if self._accepted and accepted else "")
+            self._add_problem(seq, CUT, text, self._accepted[1] if self._accepted and accepted else "")
         self.anchors.clear()
 
-    def _stranger(self, record: AuditRecord) -> tuple[str, str]:
+    def _foreign_reason(self, record: AuditRecord) -> tuple[str, str]:
         """Return why the agent did not write this record; two empty texts if it did."""
         if record.hash != hash_of(record):
             return ALTERED, "was altered: its hash does not fit what it says"
         if record.agent_id != self.agent_id:
             return FOREIGN, f"is of {record.agent_id}, the chain is of {self.agent_id}"
-        return self._unsigned(record)
+        return self._signature_fault(record)
 
-    def _unsigned(self, record: AuditRecord) -> tuple[str, str]:
+    def _signature_fault(self, record: AuditRecord) -> tuple[str, str]:
         """Return what is wrong with the signature; two empty texts if it is the agent's."""
         expected = next((key.public for key in reversed(self.keys) if key.first <= record.seq), "")
         text = ""
@@ -176,37 +176,37 @@ class ChainCheck:
             text = "has a wrong signature"
         return (FOREIGN, f"{text}: {self.agent_id} did not write it") if text else ("", "")
 
-    def _linked(self, record: AuditRecord) -> None:
+    def _check_link(self, record: AuditRecord) -> None:
         """Check that a record follows the one before it."""
         place = self._place
         if record.seq < place:
-            self._problem(place, REORDERED, f"line {record.seq} stands where {place} should be")
+            self._add_problem(place, REORDERED, f"line {record.seq} stands where {place} should be")
         elif record.seq > place + self._doubtful:
-            self._problem(place, MISSING, f"line {place} is missing: {record.seq} stands in its place")
+            self._add_problem(place, MISSING, f"line {place} is missing: {record.seq} stands in its place")
         elif record.seq > place:
             return  # the records in between are the ones that were rejected
         elif self._hash is not None and record.previous != self._hash:
             text = f"line {place} does not continue line {place - 1}: one of them was altered"
-            self._problem(place, ALTERED, text if place > 1 else "line 1 names a line before it")
+            self._add_problem(place, ALTERED, text if place > 1 else "line 1 names a line before it")
 
-    def _alone(self, record: AuditRecord) -> None:
+    def _check_single_writer(self, record: AuditRecord) -> None:
         """Check that the processes of the agent wrote one after the other."""
         if record.process == self._process:
             return
         if record.process in self._over:
             text = f"line {record.seq} is of a process that another had followed: two ran as {self.agent_id}"
-            self._problem(record.seq, TWICE, text)
+            self._add_problem(record.seq, TWICE, text)
         self._over.add(self._process)
         self._process = record.process
 
-    def _anchored(self, record: AuditRecord) -> None:
+    def _check_anchors(self, record: AuditRecord) -> None:
         for anchor in self.anchors.pop(record.seq, ()):
             if anchor.hash != record.hash:
                 text = f"line {record.seq} is not the one that {anchor.by} has seen: the chain was written anew"
-                self._problem(record.seq, REWRITTEN, text)
+                self._add_problem(record.seq, REWRITTEN, text)
                 return
 
-    def _problem(self, seq: int, reason: str, text: str, accepted: str = "") -> None:
+    def _add_problem(self, seq: int, reason: str, text: str, accepted: str = "") -> None:
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(Problem(seq, reason, text, accepted))
         else:
@@ -266,7 +266,7 @@ class AuditChain:
             phase=phase,
             key=key,
             digest=digest(shown) if shown else "",
-            arguments=_capped(shown),
+            arguments=_limit_size(shown),
             outcome=outcome,
             upid=upid,
             approved_by=approved_by,
@@ -308,18 +308,18 @@ def _without_secrets(value: Any, name: str = "") -> Any:  # noqa: ANN401 - JSON 
     return value
 
 
-def _capped(arguments: dict[str, Any]) -> dict[str, Any]:
+def _limit_size(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return `arguments` cut to the largest size; the digest covers all of them."""
-    cut: dict[str, Any] = _cut(arguments)
+    cut: dict[str, Any] = _shorten(arguments)
     size = len(encode(cut))
     if size <= MAX_ARGUMENTS:
         return cut
     return {"omitted": f"{size} bytes in {len(arguments)} arguments; the digest covers them"}
 
 
-def _cut(value: Any) -> Any:  # noqa: ANN401 - JSON values
+def _shorten(value: Any) -> Any:  # noqa: ANN401 - JSON values
     if isinstance(value, str) and len(value) > MAX_TEXT:
         return f"{value[:MAX_TEXT]}… ({len(value) - MAX_TEXT} more)"
     if isinstance(value, dict):
-        return {key: _cut(item) for key, item in value.items()}
-    return [_cut(item) for item in value] if isinstance(value, list) else value
+        return {key: _shorten(item) for key, item in value.items()}
+    return [_shorten(item) for item in value] if isinstance(value, list) else value

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus, Newest, Stored
     from agentd.telemetry.logs import Logger
 
-UNSURE: Final = 16
+MAX_UNCONFIRMED: Final = 16
 """Unanswered writes that are remembered: the last of them may be stored."""
 
 
-class Ledger:
+class AuditLog:
     """The audit chain of one agent, as stored in AI_AUDIT.
 
     signer  signs each record; without one, a key is created that only this process has
@@ -61,7 +61,7 @@ class Ledger:
         self._head: Head | None = None
         self._seq = 0  # of the last message in the stream
         self._at = 0  # of the last record in the stream
-        self._unsure: dict[str, Head] = {}
+        self._unconfirmed: dict[str, Head] = {}
         self._opened = False
         self._stream = "" if memory is None else memory.stream
         self._lock = asyncio.Lock()
@@ -89,12 +89,12 @@ class Ledger:
         public = self.signer.public
         stored = await self._bus.last(subjects.AUDIT, self._subject)
         await self._pin(public, stored)
-        remembered = await self._known()
+        remembered = await self._remembered_head()
         self._seq = 0 if stored is None else stored.seq
         line = await self._last_line(stored, 1)
         self._at = 0 if line is None else line.seq
-        record = None if line is None else self._own(line)
-        problem = _lost(line, record, remembered)
+        record = None if line is None else self._own_record(line)
+        problem = _head_fault(line, record, remembered)
         if problem:
             self._raise(problem)
             self._head = remembered or (None if record is None else Head(record.seq, record.hash))
@@ -119,7 +119,7 @@ class Ledger:
                 return
             keys = [AuditKey(public, _unsigned_until(stored) + 1)]
             try:
-                await self._pinned(keys, pinned.seq)
+                await self._store_keys(keys, pinned.seq)
             except StaleWrite:
                 continue
             return
@@ -128,29 +128,29 @@ class Ledger:
         key = subjects.audit_key(self._agent)
         return await self._bus.kv_read(subjects.CHAINS, key, AuditKeys, lambda keys: keys.agent_id == self._agent)
 
-    async def _pinned(self, keys: list[AuditKey], expect: int) -> None:
+    async def _store_keys(self, keys: list[AuditKey], expect: int) -> None:
         key = subjects.audit_key(self._agent)
         await self._bus.kv_put(subjects.CHAINS, key, AuditKeys(self._agent, keys), expect=expect)
         self._keys = keys
 
-    async def _known(self) -> Head | None:
+    async def _remembered_head(self) -> Head | None:
         """Return the latest head of this chain that the agent or the bucket remembers."""
         heads = [] if self._memory is None or self._memory.head is None else [self._memory.head]
         key = subjects.audit_head(self._agent)
-        noted = await self._bus.kv_read(subjects.CHAINS, key, AuditRecord, self._wrote)
+        noted = await self._bus.kv_read(subjects.CHAINS, key, AuditRecord, self._is_ours)
         if noted.value is not None:
             heads.append(Head(noted.value.seq, noted.value.hash))
         return max(heads, default=None)
 
-    def _own(self, stored: Stored) -> AuditRecord | None:
+    def _own_record(self, stored: Stored) -> AuditRecord | None:
         """Return the record in a message if this agent wrote it, else None."""
         try:
             record = stored.decode(AuditRecord)
         except InvalidMessage:
             return None
-        return record if self._wrote(record) else None
+        return record if self._is_ours(record) else None
 
-    def _wrote(self, record: AuditRecord) -> bool:
+    def _is_ours(self, record: AuditRecord) -> bool:
         """Return whether this agent wrote a record.
 
         Records from before the agent signed have no signature.
@@ -188,7 +188,7 @@ class Ledger:
         """Compare the last stored record with ours."""
         stored = await self._bus.last(subjects.AUDIT, self._subject)
         if (0 if stored is None else stored.seq) != self._seq:
-            await self._differs(stored)
+            await self._adopt_stored(stored)
 
     async def _same_stream(self) -> None:
         """Raise the alarm if the stream was created anew since this agent wrote."""
@@ -197,7 +197,7 @@ class Ledger:
         if before and before != created and self._head is not None:
             self._raise(f"the stream was made anew at {created[:19]}")
 
-    async def _differs(self, stored: Stored | None) -> None:
+    async def _adopt_stored(self, stored: Stored | None) -> None:
         """Take over what is stored instead of our last record.
 
         Raises the alarm if it is not ours.
@@ -208,10 +208,10 @@ class Ledger:
         at_line, self._at = self._at, 0 if stored is None else stored.seq
         if beyond and self._at == at_line:
             return  # our record is still the last one; the messages after it are not records
-        record = None if stored is None else self._own(stored)
+        record = None if stored is None else self._own_record(stored)
         at = 0 if self._head is None else self._head.seq
-        if record is not None and record.process == self.process and record.hash in self._unsure:
-            self._head = self._unsure[record.hash]
+        if record is not None and record.process == self.process and record.hash in self._unconfirmed:
+            self._head = self._unconfirmed[record.hash]
         elif record is not None and record.seq > at:
             self._raise(f"line {record.seq} is of another process ({record.process or 'unknown'}) that has our key")
             self._head = Head(record.seq, record.hash)
@@ -222,7 +222,7 @@ class Ledger:
         else:
             text = "the chain is gone" if stored is None else "the last line is not one that this agent wrote"
             self._raise(f"{text}; its own last line is {at}")
-        self._unsure.clear()
+        self._unconfirmed.clear()
 
     # -- the alarm ----------------------------------------------------------------------------------------------------
 
@@ -243,9 +243,9 @@ class Ledger:
             self._memory.keep(self._head or self._memory.head, problem, self._stream)
         if self._log is not None:
             self._log.error("the audit of this agent is not as it was written", reason=problem)
-        self._bus.spawn(self._tell(problem))
+        self._bus.spawn(self._publish_alarm(problem))
 
-    async def _tell(self, problem: str) -> None:
+    async def _publish_alarm(self, problem: str) -> None:
         text = f"the audit of {self._agent} is not as it was written: {problem}"
         try:
             await self._bus.publish(subjects.critical_error(self._agent), CriticalError(self._agent, text, now()))
@@ -263,7 +263,7 @@ class Ledger:
         if not problem:
             raise Rejected(f"the audit of {self._agent} is as it was written: there is nothing to accept")
         async with self._lock:
-            await self._pin_anew()
+            await self._pin_again()
         await self.write(
             principal=principal,
             tool=ACCEPT,
@@ -278,7 +278,7 @@ class Ledger:
             self._memory.keep(self._head, "", self._stream)
         return problem
 
-    async def _pin_anew(self) -> None:
+    async def _pin_again(self) -> None:
         """Pin our key from the next record on, if another one was pinned."""
         if self.signer is None or not self._keys:
             return
@@ -286,7 +286,7 @@ class Ledger:
             return
         pinned = await self._pinned_keys()
         first = 1 if self._head is None else self._head.seq + 1
-        await self._pinned([*self._keys, AuditKey(self.signer.public, first)], pinned.seq)
+        await self._store_keys([*self._keys, AuditKey(self.signer.public, first)], pinned.seq)
 
     # -- records ------------------------------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ class Ledger:
         """Add a record to the chain and store it; raises BusUnavailable if that fails."""
         async with self._lock:
             await self._open()
-            if self._unsure:  # the last write was not answered: read first whether it was stored
+            if self._unconfirmed:  # the last write was not answered: read first whether it was stored
                 await self._compare()
             while True:
                 record = AuditChain(self._agent, self._head, self.process, self.signer).next(
@@ -322,28 +322,28 @@ class Ledger:
                     upid=upid,
                     approved_by=approved_by,
                 )
-                if await self._stored(record):
+                if await self._store(record):
                     break
             if not anchor:
                 self.newest = record
 
-    async def _stored(self, record: AuditRecord) -> bool:
+    async def _store(self, record: AuditRecord) -> bool:
         """Store a record; return whether it is now the head.
 
         It is not if another record was stored first.
         """
         head = Head(record.seq, record.hash)
-        self._unsure[record.hash] = head
-        if len(self._unsure) > UNSURE:
-            del self._unsure[next(iter(self._unsure))]
+        self._unconfirmed[record.hash] = head
+        if len(self._unconfirmed) > MAX_UNCONFIRMED:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
         try:
             self._seq = await self._bus.store(self._subject, record, expect=self._seq)
         except StaleWrite:
-            del self._unsure[record.hash]
-            await self._differs(await self._bus.last(subjects.AUDIT, self._subject))
+            del self._unconfirmed[record.hash]
+            await self._adopt_stored(await self._bus.last(subjects.AUDIT, self._subject))
             return False
         self._at = self._seq
-        self._unsure.clear()
+        self._unconfirmed.clear()
         self._head = head
         if self._memory is not None:
             self._memory.keep(head, self.alarm, self._stream)
@@ -362,7 +362,7 @@ def _unsigned_until(stored: Stored | None) -> int:
     return record.seq if record is not None and not record.signature else 0
 
 
-def _lost(stored: Stored | None, record: AuditRecord | None, remembered: Head | None) -> str:
+def _head_fault(stored: Stored | None, record: AuditRecord | None, remembered: Head | None) -> str:
     """Return what is wrong with the last stored record, "" if nothing.
 
     remembered  the last record that the agent remembers

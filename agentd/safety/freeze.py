@@ -42,7 +42,7 @@ ANSWERED: Final = 5.0
 """Seconds within which an orchestrator must respond."""
 
 
-def say(freeze: Freeze) -> str:
+def describe(freeze: Freeze) -> str:
     """Return a line that says who froze the network, when, until when and why.
 
     It also names the command that ends the freeze.
@@ -54,7 +54,7 @@ def say(freeze: Freeze) -> str:
     )
 
 
-def understood(newest: Newest[Freeze], at: datetime) -> Freeze | None:
+def in_force(newest: Newest[Freeze], at: datetime) -> Freeze | None:
     """Return the freeze in force at the server's time `at`, None if there is none.
 
     A state that cannot be decoded is in force.  What the server wrote as an acknowledgement (any client may name a
@@ -68,10 +68,10 @@ def understood(newest: Newest[Freeze], at: datetime) -> Freeze | None:
 
 async def read(bus: Bus) -> Freeze | None:
     """Return the freeze that is in force now, or None; raises BusError."""
-    return understood(await bus.kv_read(subjects.FREEZE, KEY, Freeze), bus.server_time())
+    return in_force(await bus.kv_read(subjects.FREEZE, KEY, Freeze), bus.server_time())
 
 
-class Brake:
+class FreezeWatch:
     """What one process knows of the freeze.
 
     `current` is the last known state, for pages and before work begins.
@@ -100,7 +100,7 @@ class Brake:
         """
         self._last = await read(self._bus)
         if self._last is not None:
-            raise Frozen(f"{tool}: nothing was done: {say(self._last)}")
+            raise Frozen(f"{tool}: nothing was done: {describe(self._last)}")
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow the state until `stopping`."""
@@ -126,7 +126,7 @@ class Brake:
 # -- for orchestrators ------------------------------------------------------------------------------------------------
 
 
-def check(request: NetworkRequest, principal: str, tier: Tier, current: Freeze | None) -> None:
+def check_request(request: NetworkRequest, principal: str, tier: Tier, current: Freeze | None) -> None:
     """Raise an error that says what to do unless `principal` may freeze or thaw.
 
     Raises Denied, Rejected or InvalidMessage.
@@ -149,7 +149,7 @@ def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, current: 
     if request.seconds is not None and not 1 <= request.seconds <= LONGEST:
         raise InvalidMessage(f"seconds: {request.seconds:g} is not from 1 to {LONGEST:.0f}")
     if current is not None:
-        raise Rejected(f"the network is frozen already: {say(current)}")
+        raise Rejected(f"the network is frozen already: {describe(current)}")
 
 
 Note: TypeAlias = "Callable[[str, Freeze | None], Awaitable[None]]"
@@ -164,15 +164,15 @@ async def carry_out(  # noqa: PLR0913, PLR0917 - a request, its principal, and t
     """
     while True:
         newest = await bus.kv_read(subjects.FREEZE, KEY, Freeze)
-        current = understood(newest, bus.server_time())
+        current = in_force(newest, bus.server_time())
         if current is not None and request.action == "freeze" and request.id and current.id == request.id:
-            return NetworkReply(agent, done=True, message=say(current), freeze=current)  # by another orchestrator
-        check(request, principal, tier, current)
+            return NetworkReply(agent, done=True, message=describe(current), freeze=current)  # by another orchestrator
+        check_request(request, principal, tier, current)
         try:
             if request.action == "freeze":
                 freeze = await _freeze(bus, principal, request, newest.seq)
                 await note("frozen", freeze)
-                return NetworkReply(agent, done=True, message=say(freeze), freeze=freeze)
+                return NetworkReply(agent, done=True, message=describe(freeze), freeze=freeze)
             await note("to be thawed", current)
             await bus.kv_delete(subjects.FREEZE, KEY, expect=newest.seq)
         except StaleWrite:

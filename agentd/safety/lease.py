@@ -44,7 +44,7 @@ class Process:
         self.name = "/".join([*_machine(), str(os.getpid()), _started(os.getpid()), secrets.token_hex(4)])
 
 
-def gone(process: str, ours: str) -> bool | None:
+def has_ended(process: str, ours: str) -> bool | None:
     """Return whether another process has ended; None if this process cannot see that."""
     its, own = process.split("/"), ours.split("/")
     if len(its) != len(own) or its[:2] != own[:2] or not its[2].isdecimal():
@@ -109,7 +109,7 @@ class Lease:
         """
         if not presence.agent.version:  # an external agent's entry under an id that is not its own
             return True
-        ended = await asyncio.to_thread(gone, presence.process, self.process)
+        ended = await asyncio.to_thread(has_ended, presence.process, self.process)
         if ended is False and presence.process != self.process:
             raise ConfigError(self._taken(presence, None))
         return ended is not None

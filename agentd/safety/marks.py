@@ -2,7 +2,7 @@
 
 A mark is `agentd:<workflow>.<task>[.<step>]`, for a call `agentd:<principal>=<key>`.  It is a hint and never a proof:
 any user who may edit the text in Proxmox can write one.  It counts only together with the effect record of its key
-(`Performance.once` in tools/invocation.py).  Callers may not write marks: `refuse` is applied to every parameter of
+(`Invocation.ensure` in tools/invocation.py).  Callers may not write marks: `refuse` is applied to every parameter of
 every tool.
 """
 

@@ -25,7 +25,7 @@ GUEST: Final = "guest/"
 """Prefix of guests among the target names, and of the labels with a guest's name."""
 PLAIN: Final = "plain"
 """The principal of requests on the plain subject."""
-CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
+NEEDS_APPROVAL: Final = (Tier.DESTROY, Tier.EXEC)
 """Tiers whose calls need the approval of another principal."""
 ANONYMOUS: Final = ("mcp", "plain")
 """Principals without token and login.
@@ -89,7 +89,7 @@ class Policy:
         """
         plain = plain or principal in {"", PLAIN}
         granted = self.anonymous_tier if plain else self.principals.get(principal, self.default_tier)
-        return Tier.OPERATE if granted in CONSENTED and (plain or principal in ANONYMOUS) else granted
+        return Tier.OPERATE if granted in NEEDS_APPROVAL and (plain or principal in ANONYMOUS) else granted
 
     def granted(self, principal: str, stated: Tier) -> Tier:
         """Return the tier of an assignment: the stated one, or the principal's if lower."""
@@ -102,7 +102,7 @@ class Policy:
             f'[policy.principals] {name} = "{self.principals[name]}": {name} needs no token, so it may at most '
             f'"{Tier.OPERATE}"; name a principal of its own for a client that is to do more (agentd token NAME)'
             for name in ANONYMOUS
-            if self.principals.get(name, Tier.READ) in CONSENTED
+            if self.principals.get(name, Tier.READ) in NEEDS_APPROVAL
         ]
 
     def tier_of_plain_agent(self, agent_id: str) -> Tier:
@@ -112,14 +112,14 @@ class Policy:
         exec.
         """
         granted = self.external_agents.get(agent_id, Tier.READ)
-        return Tier.OPERATE if granted in CONSENTED else granted
+        return Tier.OPERATE if granted in NEEDS_APPROVAL else granted
 
     def allow(self, tool: str, needed: Tier, granted: Tier, *, principal: str = "", plain: bool = False) -> None:
         """Raise Denied unless the tier `granted` covers the tier `needed`.
 
         The error says how to grant it.
         """
-        if plain and needed in CONSENTED:
+        if plain and needed in NEEDS_APPROVAL:
             raise Denied(f"{tool} is of tier {needed}; an anonymous request cannot have it: use your own subject")
         if granted.covers(needed):
             return
@@ -127,22 +127,24 @@ class Policy:
         setting = "[policy] anonymous_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
-    def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
+    def check_approval(
+        self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = ""
+    ) -> None:
         """Check the approval of a call of tier destroy or exec.
 
         asked  the digest of the tool and its parameters; Rejected if it is not the one that was approved
 
         Raises NeedsPlan if there is no approval, Denied unless two authenticated principals want the call.
         """
-        if needed not in CONSENTED:
+        if needed not in NEEDS_APPROVAL:
             return
         if principal in ANONYMOUS:
-            raise Denied(unproven(f"{tool} is of tier {needed}", principal))
+            raise Denied(unproven_reason(f"{tool} is of tier {needed}", principal))
         if consent is None:
             asks = f"`agentd call {tool.partition(' ')[0]} …` asks"
             raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; {asks}")
         if consent.by in ANONYMOUS:
-            raise Denied(unproven(f"{tool} was approved by {consent.by}", consent.by))
+            raise Denied(unproven_reason(f"{tool} was approved by {consent.by}", consent.by))
         if consent.by in {"", principal}:
             raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
 
@@ -156,17 +158,17 @@ class Policy:
                 f"{tool}: its parameters are not those that {consent.by} approved: nothing was done; ask anew"
             )
 
-    def touch(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
+    def check_targets(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
         """Raise Denied or Rejected unless `tool` may now change these targets."""
         guarded = bool(self.protected) and needed.covers(self.protected_min_tier)
-        if not targets and (needed in CONSENTED or guarded):
+        if not targets and (needed in NEEDS_APPROVAL or guarded):
             raise Denied(f"{tool} does not say what it changes, so nobody can tell whether it may")
         for item in targets if guarded else ():
             pattern = self.protecting(item)
             if pattern is not None:
                 raise Denied(f"{tool}: {item.title} is protected by [policy] protected = {pattern!r}; nothing was done")
-        if needed in CONSENTED and consent is not None:
-            unchanged(targets, consent)
+        if needed in NEEDS_APPROVAL and consent is not None:
+            check_unchanged(targets, consent)
 
     def protecting(self, target: Target) -> str | None:
         """Return the pattern that protects `target`, or None.
@@ -174,7 +176,7 @@ class Policy:
         Case is ignored, because Proxmox writes tags in lower case or not, depending on its options.  Protecting a pool
         also protects the pools within it.
         """
-        names = {name.casefold() for label in (target.name, *target.labels) for name in _within(label)}
+        names = {name.casefold() for label in (target.name, *target.labels) for name in _with_parents(label)}
         return next(
             (pattern for pattern in self.protected if any(fnmatchcase(name, pattern.casefold()) for name in names)),
             None,
@@ -192,7 +194,7 @@ def guests(targets: Sequence[Target]) -> dict[str, str]:
     }
 
 
-def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str]) -> None:
+def check_same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str]) -> None:
     """Raise Rejected if a guest does not have the name in `wanted`.
 
     It may be another guest now.  A target without an entry in `wanted` is not checked.
@@ -207,7 +209,7 @@ def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str])
             )
 
 
-def _within(name: str) -> Iterator[str]:
+def _with_parents(name: str) -> Iterator[str]:
     """Yield a name, and for a pool also its parents: `pool/core/web`, `pool/core`."""
     yield name
     while name.startswith("pool/") and name.count("/") > 1:
@@ -249,7 +251,7 @@ class CallsAtOnce:
             self.end(principal)
 
 
-def unproven(what: str, principal: str) -> str:
+def unproven_reason(what: str, principal: str) -> str:
     """Return the reason and the remedy when an anonymous principal is refused."""
     who = "the plain subject" if principal == "plain" else principal or "the requester"
     return (
@@ -258,7 +260,7 @@ def unproven(what: str, principal: str) -> str:
     )
 
 
-def unchanged(targets: Sequence[Target], consent: Consent) -> None:
+def check_unchanged(targets: Sequence[Target], consent: Consent) -> None:
     """Raise Rejected, naming the change, unless `targets` are as they were approved."""
     approved = {target.name: target for target in consent.targets}
     for target in targets:

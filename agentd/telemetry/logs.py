@@ -58,7 +58,7 @@ class Sink:
         self.threshold = LEVELS["info"]
         self.stream: TextIO | None = None
         self.journal = False
-        self.processors: list[Processor] = [_order, format_exc_info, _json]
+        self.processors: list[Processor] = [_order_fields, format_exc_info, _json]
 
     def write(self, line: str, level: str) -> None:
         """Write a line; for the journal it is preceded by its priority."""
@@ -103,24 +103,24 @@ class Logger(structlog.BoundLoggerBase):
             self._logger.write(str(args[0]), level)
 
 
-class Seldom:
+class RateLimitedLog:
     """Logs warnings that any user may cause, but at a limited rate, so that they cannot flood the log."""
 
     def __init__(self, log: Logger, every: float = 10.0) -> None:
         """Log to `log`, with at least `every` seconds between two lines."""
         self._log = log
         self._every = every
-        self._said = -every
-        self._unsaid = 0
+        self._last_line_at = -every
+        self._omitted = 0
 
     def warning(self, event: str, **values: object) -> None:
         """Log a warning with the number of warnings omitted since the last line, or omit and count it."""
         at = time.monotonic()
-        if at - self._said < self._every:
-            self._unsaid += 1
+        if at - self._last_line_at < self._every:
+            self._omitted += 1
             return
-        self._log.warning(event, unsaid=self._unsaid, **values)
-        self._said, self._unsaid = at, 0
+        self._log.warning(event, unsaid=self._omitted, **values)
+        self._last_line_at, self._omitted = at, 0
 
 
 class _FromLibraries(logging.Handler):
@@ -162,9 +162,13 @@ def configure(
     colors = terminal and "NO_COLOR" not in env
     # In place: loggers that exist already share this list.  Plain tracebacks: rich ones show local variables.
     _sink.processors[:] = (
-        [_order, _harmless, ConsoleRenderer(colors=colors, timestamp_key="time", exception_formatter=_traceback)]
+        [
+            _order_fields,
+            _remove_control_characters,
+            ConsoleRenderer(colors=colors, timestamp_key="time", exception_formatter=_traceback),
+        ]
         if console
-        else [_order, format_exc_info, _json]
+        else [_order_fields, format_exc_info, _json]
     )
     root = logging.getLogger()
     for handler in [existing for existing in root.handlers if isinstance(existing, _FromLibraries)]:
@@ -193,7 +197,7 @@ def is_journal(stream: TextIO, env: Mapping[str, str]) -> bool:
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
-def _order(_: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _order_fields(_: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Put time, level and event first, and hide secrets."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line: dict[str, Any] = {"time": time, "level": level, "event": _hidden("", event.pop("event"))}
@@ -218,7 +222,7 @@ def _json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     return escaped(_encode(event).decode())
 
 
-def _harmless(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _remove_control_characters(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Remove control characters of terminals: some values come from guests and other agents."""
     return {key: value if key == "exc_info" else cleaned(value) for key, value in event.items()}
 

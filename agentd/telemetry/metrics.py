@@ -58,7 +58,7 @@ class Metrics:
         self._text: dict[tuple[str, ...], str] = {}
         self._types: set[str] = set()
         self._bus_before: dict[str, int] = {}
-        self.machine = Machine()
+        self.machine = HostMetrics()
 
         def count(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
             return self.attach(Counter(f"agentd_{name}", text, labels, registry=registry))
@@ -203,7 +203,7 @@ class Metrics:
         return kind
 
 
-class Machine:
+class HostMetrics:
     """The resource usage of this process and its machine, read from /proc, which never waits for a disk.
 
     A CPU percentage is measured over the time since the last measurement, and at least over SHORTEST seconds.

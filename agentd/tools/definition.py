@@ -14,7 +14,7 @@ record.
 
     tools = collect(Guests(proxmox), service="mcp-proxmox")
 
-A tool of tier `operate` or above makes each external change through `call.once(look, act)`: several changes are
+A tool of tier `operate` or above makes each external change through `call.ensure(check, apply)`: several changes are
 several invocations, each with its own key.  A tool that does not validate is disabled; the other tools stay available.
 """
 
@@ -35,7 +35,7 @@ import msgspec
 from agentd import formats
 from agentd.errors import InvalidMessage
 from agentd.safety import marks
-from agentd.safety.policy import CONSENTED
+from agentd.safety.policy import NEEDS_APPROVAL
 from agentd.wire import secrets
 from agentd.wire.codec import fault
 from agentd.wire.messages import Tier
@@ -67,7 +67,7 @@ class Repeat(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """The result of `look`: the change is made, or the Proxmox task `upid` makes it."""
+    """The result of `check`: the change is made, or the Proxmox task `upid` makes it."""
 
     upid: str = ""
     adopted: bool = True
@@ -111,7 +111,7 @@ class Call(Protocol):
     def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
         """Declare the tool call that undoes this change.
 
-        Call it in `look`, once it is clear that there is something to do.
+        Call it in `check`, once it is clear that there is something to do.
         """
         ...
 
@@ -124,23 +124,23 @@ class Call(Protocol):
         """
         ...
 
-    async def once(
+    async def ensure(
         self,
-        look: Callable[[], Awaitable[Found | None]],
-        act: Callable[[], Awaitable[str | None]],
+        check: Callable[[], Awaitable[Found | None]],
+        apply: Callable[[], Awaitable[str | None]],
     ) -> Found:
         """Apply an external change exactly once, even across crashes.
 
-        `look` checks whether our change exists already: it returns Found if so, None if not, and raises PermanentError
-        if an object that is not ours is in its place.  `act` starts the change and returns the UPID of the Proxmox
+        `check` checks whether our change exists already: it returns Found if so, None if not, and raises PermanentError
+        if an object that is not ours is in its place.  `apply` starts the change and returns the UPID of the Proxmox
         task, if there is one.  The UPID is stored before `once` returns.  Raises Fenced when another process holds the
-        effect record, UnknownOutcome when there was no response to `act` (the worker then calls `look` again).  In a
+        effect record, UnknownOutcome when there was no response to `apply` (the worker then calls `check` again).  In a
         dry run it does not return: the code after it is not reached.
         """
         ...
 
-    def breakable(self) -> AbstractContextManager[None]:
-        """Allow a stop to interrupt this part of `act`.
+    def allow_stop(self) -> AbstractContextManager[None]:
+        """Allow a stop to interrupt this part of `apply`.
 
         It is for a part that takes long and leaves nothing behind when it is interrupted.
         """
@@ -218,7 +218,7 @@ class Tool:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
         marks.refuse(self.name, parameters)
-        parameters = _plainer(parameters, _schema_of(self.parameters), self.name)
+        parameters = _simplify(parameters, _schema_of(self.parameters), self.name)
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
@@ -390,7 +390,7 @@ def _check_raises(definition: Tool) -> None:
     Each must need an approval, and a higher tier than the tool itself.
     """
     for rule in definition.raises:
-        if rule.tier.rank <= definition.tier.rank or rule.tier not in CONSENTED:
+        if rule.tier.rank <= definition.tier.rank or rule.tier not in NEEDS_APPROVAL:
             message = (
                 f"with {rule.says} it would need tier {rule.tier}: only destroy or exec above its own {definition.tier}"
             )
@@ -413,7 +413,7 @@ def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that 
         raise TypeError(message)
     if components:
         schema["$defs"] = components
-    published: dict[str, Any] = formats.published(schema)
+    published: dict[str, Any] = formats.portable_schema(schema)
     return published
 
 
@@ -422,38 +422,38 @@ def _schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return object_schema(kind)
 
 
-def _plainer(parameters: object, schema: dict[str, Any], name: str) -> object:
+def _simplify(parameters: object, schema: dict[str, Any], name: str) -> object:
     """Return `parameters` without nulls, and 100.0 as 100 where an integer is due.
 
     Some clients send null for what they leave out, and some have no integers.  Raises InvalidMessage for a value that
     is not a finite number (NaN, Infinity, 1e400), at any depth.
     """
-    if not _has(parameters, lambda value: value is None or type(value) is float):
+    if not _contains(parameters, lambda value: value is None or type(value) is float):
         return parameters
-    if _has(parameters, lambda value: type(value) is float and not math.isfinite(value)):
+    if _contains(parameters, lambda value: type(value) is float and not math.isfinite(value)):
         raise InvalidMessage(f"{name}: a parameter is not a finite number (NaN, Infinity, or too large)")
-    return _as_meant(parameters, schema, schema.get("$defs", {}))
+    return _corrected(parameters, schema, schema.get("$defs", {}))
 
 
-def _has(value: object, predicate: Callable[[object], bool]) -> bool:
+def _contains(value: object, predicate: Callable[[object], bool]) -> bool:
     """Return whether `predicate` is true for any value in nested lists and objects."""
     if isinstance(value, dict):
-        return any(_has(item, predicate) for item in value.values())
+        return any(_contains(item, predicate) for item in value.values())
     if isinstance(value, list):
-        return any(_has(item, predicate) for item in value)
+        return any(_contains(item, predicate) for item in value)
     return predicate(value)
 
 
-def _as_meant(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> object:
+def _corrected(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> object:
     kinds = _kinds(schema, defs)
     if isinstance(value, dict):
         required = {name for kind in kinds for name in kind.get("required", ())}
         free = not any("properties" in kind or isinstance(kind.get("additionalProperties"), dict) for kind in kinds)
         given = {name: item for name, item in value.items() if item is not None or name in required or free}
-        return {name: _as_meant(item, _property(kinds, name), defs) for name, item in given.items()}
+        return {name: _corrected(item, _property(kinds, name), defs) for name, item in given.items()}
     if isinstance(value, list):
         items: dict[str, Any] = next((kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)), {})
-        return [_as_meant(item, items, defs) for item in value]
+        return [_corrected(item, items, defs) for item in value]
     types = {kind.get("type") for kind in kinds}
     types |= {"integer" for kind in kinds for choice in kind.get("enum", ()) if type(choice) is int}
     if type(value) is float and value.is_integer() and "integer" in types and "number" not in types:

@@ -51,7 +51,7 @@ was sent the first request made the guest once more.
 """
 
 
-class Verdict(Enum):
+class ClaimDecision(Enum):
     """What a record means for a process that wants to claim it."""
 
     TAKE = "nobody has it, or its owner is gone"
@@ -62,7 +62,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ClaimRequest:
     """The claim that an invocation wants to make.
 
     owner     `<agent>/<process>`
@@ -78,7 +78,7 @@ class Wanted:
     takeover: bool
 
 
-def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict:
+def decide(record: EffectRecord | None, wanted: ClaimRequest, *, age: float) -> ClaimDecision:
     """Decide what `record` means for an invocation that wants to claim it.
 
     age  seconds since the record was last written, by the server's clock
@@ -92,17 +92,17 @@ def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict
     another.  After a failure the next attempt may have other parameters (another VMID), but never another tool.
     """
     if record is None:
-        return Verdict.TAKE
+        return ClaimDecision.TAKE
     if record.phase == CANCELLED:
-        return Verdict.CANCELLED
+        return ClaimDecision.CANCELLED
     is_retry = record.phase == FAILED and record.attempt < wanted.attempt
     if record.tool != wanted.tool or (record.digest != wanted.digest and not is_retry):
-        return Verdict.CONFLICT
+        return ClaimDecision.CONFLICT
     if record.phase in {DONE, FAILED}:
-        return Verdict.TAKE if is_retry or _was_held(record) else Verdict.DONE
+        return ClaimDecision.TAKE if is_retry or _was_held(record) else ClaimDecision.DONE
     same_agent = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
     stale = age > ACK_WAIT or ((wanted.takeover or same_agent) and wanted.attempt >= record.attempt)
-    return Verdict.TAKE if stale else Verdict.BUSY
+    return ClaimDecision.TAKE if stale else ClaimDecision.BUSY
 
 
 def _was_held(record: EffectRecord) -> bool:
@@ -126,28 +126,28 @@ class Claim:
         self.stop = asyncio.Event()
         self.interruptible = asyncio.Event()
         self.interruptible.set()
-        self._unbroken = 0
+        self._deferred_stops = 0
         if record.stop:
             self.stop.set()
 
     @contextlib.contextmanager
-    def unbroken(self) -> Iterator[None]:
+    def defer_stop(self) -> Iterator[None]:
         """Run a block that a stop may not interrupt.
 
         It covers the time from an external write until its outcome is known.
         """
-        self._unbroken += 1
+        self._deferred_stops += 1
         self.interruptible.clear()
         try:
             yield
         finally:
-            self._unbroken -= 1
-            if not self._unbroken:  # a tool may run several steps at the same time
+            self._deferred_stops -= 1
+            if not self._deferred_stops:  # a tool may run several steps at the same time
                 self.interruptible.set()
 
     @contextlib.contextmanager
-    def breakable(self) -> Iterator[None]:
-        """Allow a stop to interrupt a part of an `unbroken` block.
+    def allow_stop(self) -> Iterator[None]:
+        """Allow a stop to interrupt a part of an `defer_stop` block.
 
         It is for a part that leaves nothing behind when it is interrupted.
         """
@@ -155,7 +155,7 @@ class Claim:
         try:
             yield
         finally:
-            if self._unbroken:
+            if self._deferred_stops:
                 self.interruptible.clear()
 
     @property
@@ -230,7 +230,7 @@ async def last_record(bus: Bus, subject: str) -> tuple[int, EffectRecord | None,
     return newest.seq, newest.value, newest.time
 
 
-async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
+async def claim(bus: Bus, wanted: ClaimRequest, now: datetime) -> Claim | EffectRecord:
     """Claim the effect record; return it instead if it cannot be claimed.
 
     It cannot if it is done, cancelled, or held by another process (phase `claimed`).  Raises BusUnavailable, and
@@ -240,13 +240,13 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
     while True:
         seq, record, written = await last_record(bus, subject)
         age = 0.0 if written is None else (bus.server_time() - written).total_seconds()
-        verdict = judge(record, wanted, age=age)
-        if verdict is Verdict.CONFLICT:
+        decision = decide(record, wanted, age=age)
+        if decision is ClaimDecision.CONFLICT:
             message = f"{wanted.key}: was used before for another tool or with other parameters; use another key"
             raise PermanentError(message)
-        if verdict is not Verdict.TAKE and record is not None:
+        if decision is not ClaimDecision.TAKE and record is not None:
             return record
-        new_record = _taken(record, wanted, now)
+        new_record = _claimed_record(record, wanted, now)
         started = time.monotonic()  # not the time of the response: the process may be suspended in between
         try:
             seq = await bus.store(subject, new_record, expect=seq)
@@ -259,7 +259,7 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
         return new_claim
 
 
-def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
+def _claimed_record(record: EffectRecord | None, wanted: ClaimRequest, now: datetime) -> EffectRecord:
     """Return the record with us as its owner.
 
     It keeps what is known of an unfinished act: a temporary failure (mostly a deadline) says nothing about the Proxmox
@@ -301,7 +301,7 @@ def begun(record: EffectRecord, tool: str, targets: Sequence[Target]) -> bool:
     return not {*acts(tool, targets), f"{tool} {UNNAMED}"}.isdisjoint(record.acted)
 
 
-async def entomb(  # noqa: PLR0913 - record, bus, owner, time, mode
+async def write_tombstone(  # noqa: PLR0913 - record, bus, owner, time, mode
     bus: Bus, service: str, key: str, owner: str, now: datetime, *, stop: bool = False
 ) -> bool:
     """Write a tombstone so that the effect cannot be claimed.
@@ -377,12 +377,12 @@ async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
                     await claim.stop.wait()
             if claim.stop.is_set():
                 continue
-        error = await looked_at(claim)
+        error = await renew_claim(claim)
         if error is not None:
             return error
 
 
-async def looked_at(claim: Claim) -> Fenced | None:
+async def renew_claim(claim: Claim) -> Fenced | None:
     """Renew a claim; return the error if it is lost.
 
     Renewing also reads what other processes have changed in the record.

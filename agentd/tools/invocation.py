@@ -1,6 +1,6 @@
 """One invocation of a tool, and calls from a tool to another agent's tool.
 
-`Performance` implements `Call` of definition.py; its `once` holds steps 2 and 3 of effects.py.
+`Invocation` implements `Call` of definition.py; its `once` holds steps 2 and 3 of effects.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Looked(Exception):
+class DryRunStop(Exception):
     """Raised where a dry run would act; `already`: there is nothing to do."""
 
     def __init__(self, *, already: bool) -> None:
@@ -43,7 +43,7 @@ class Looked(Exception):
 
 
 @dataclass
-class Performance:
+class Invocation:
     """One invocation of a tool; implements Call, which documents the shared members.
 
     guard     called right before the tool acts; raises if it may not
@@ -113,32 +113,32 @@ class Performance:
         """Store the call that undoes this one, for the effect record."""
         self.undo = Inverse(tool, parameters)
 
-    async def once(
-        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    async def ensure(
+        self, check: Callable[[], Awaitable[Found | None]], apply: Callable[[], Awaitable[str | None]]
     ) -> Found:
         """Apply a change exactly once: steps 2 and 3 of effects.py."""
         if self.dry_run:
-            found = await look()
+            found = await check()
             self._check_ours(found, None)
-            raise Looked(already=found is not None)
+            raise DryRunStop(already=found is not None)
         claim = self.claim
         if claim is None:
             message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
             raise PermanentError(message)
         if claim.record.upid:
             return Found(claim.record.upid)
-        found = await look()
+        found = await check()
         self._check_ours(found, claim.record)
         if found is not None:
             if found.adopted:
                 self.metrics.effects_adopted.labels(self.tool.name).inc()
             await claim.settle(upid=found.upid)
             return found
-        self._may_act(claim)
+        self._check_may_apply(claim)
         if self.guard is not None:
             await self.guard()
-        with claim.unbroken():
-            return await self._act(claim, act)
+        with claim.defer_stop():
+            return await self._apply(claim, apply)
 
     def _check_ours(self, found: Found | None, record: EffectRecord | None) -> None:
         """Raise NotOurs if a mark was found but our record says that the act never began.
@@ -165,19 +165,19 @@ class Performance:
         _, record, _ = await effects.last_record(self.bus, subjects.effect(self.tool.service, self.undoes))
         return record is not None and any(f"{tool} {target}" in record.acted for tool in tools)
 
-    def breakable(self) -> AbstractContextManager[None]:
+    def allow_stop(self) -> AbstractContextManager[None]:
         """Allow a stop to interrupt this part of an act."""
-        return self.claim.breakable() if self.claim else contextlib.nullcontext()
+        return self.claim.allow_stop() if self.claim else contextlib.nullcontext()
 
-    async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
+    async def _apply(self, claim: effects.Claim, apply: Callable[[], Awaitable[str | None]]) -> Found:
         # A process that takes over must know that a request may be on its way, and the state before it: from now on
         # this invocation may have changed the target.
-        before, undo = claim.record.acted, claim.record.undo or _of_these(self.undo, self.targets)
+        before, undo = claim.record.acted, claim.record.undo or _limited_to(self.undo, self.targets)
         acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
         await claim.write(acting=True, undo=undo, acted=acted)
         self.changing = True
         try:
-            upid = await act() or ""
+            upid = await apply() or ""
         except VmidTaken:  # refused by Proxmox: the guest with this VMID is not ours
             await claim.settle(acted=before)
             raise
@@ -190,7 +190,7 @@ class Performance:
             crash_point("after-upid")
         return Found(upid, adopted=False)
 
-    def _may_act(self, claim: effects.Claim) -> None:
+    def _check_may_apply(self, claim: effects.Claim) -> None:
         """Raise if acting now could repeat an act whose outcome is unknown."""
         if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
             message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
@@ -210,7 +210,7 @@ class Performance:
             deadline=None,
             dry_run=self.dry_run,
         )
-        with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short: it is completed
+        with self.claim.defer_stop() if self.claim else contextlib.nullcontext():  # a step is short: it is completed
             subject = subjects.tool_step(self.agent, service, tool)
             reply = await call_tool(self.bus, subject, call, seconds=self.left(), progress=self.progress)
         for warning in reply.warnings:
@@ -219,11 +219,11 @@ class Performance:
             preview = msgspec.convert(reply.result, Preview)
             self.targets += preview.targets
             self.undo = preview.undo
-            raise Looked(already=preview.already)
+            raise DryRunStop(already=preview.already)
         return msgspec.convert(reply.result, result)
 
 
-def _of_these(undo: Inverse | None, targets: list[Target]) -> Inverse | None:
+def _limited_to(undo: Inverse | None, targets: list[Target]) -> Inverse | None:
     """Return `undo` limited to the present guests, by their names.
 
     If it renames a guest it is returned as it is, because that guest then has another name.

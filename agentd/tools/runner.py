@@ -28,12 +28,12 @@ from agentd.errors import (
     Stopped,
     TemporaryError,
 )
-from agentd.proxmox.read_only import looking
+from agentd.proxmox.read_only import dry_run_context
 from agentd.safety import budget
-from agentd.safety.freeze import Brake
-from agentd.safety.policy import CONSENTED, same_guests, unproven
+from agentd.safety.freeze import FreezeWatch
+from agentd.safety.policy import NEEDS_APPROVAL, check_same_guests, unproven_reason
 from agentd.tools import effects, large_results
-from agentd.tools.invocation import Looked
+from agentd.tools.invocation import DryRunStop
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
 from agentd.wire.codec import digest, now, plain
@@ -43,20 +43,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agentd.bus.jetstream import Bus
-    from agentd.safety.audit_log import Ledger
+    from agentd.safety.audit_log import AuditLog
     from agentd.safety.lease import Lease
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
     from agentd.telemetry.metrics import Metrics
     from agentd.tools.definition import Tool
-    from agentd.tools.invocation import Performance
+    from agentd.tools.invocation import Invocation
     from agentd.tools.raises import Raise
 
 LONGEST_PAUSE: Final = 15.0
 """Longest pause in seconds before a tool is retried within its attempt."""
 
 
-class Performer:
+class ToolRunner:
     """Runs the tools of one agent.
 
     owner  `<agent>/<process>`, which identifies its claims
@@ -68,52 +68,52 @@ class Performer:
         agent_id: str,
         *,
         policy: Policy,
-        ledger: Ledger,
+        audit_log: AuditLog,
         metrics: Metrics,
         log: Logger,
-        brake: Brake | None = None,
+        freeze_watch: FreezeWatch | None = None,
         lease: Lease | None = None,
     ) -> None:
         """Use these services to run tools; without a lease no other process has this id."""
         self.owner = f"{agent_id}/{secrets.token_hex(4)}"
         self.bus = bus
         self.policy = policy
-        self.ledger = ledger
+        self.audit_log = audit_log
         self.metrics = metrics
         self.log = log
-        self.brake = brake or Brake(bus)
+        self.freeze_watch = freeze_watch or FreezeWatch(bus)
         self.lease = lease
         self._claims: dict[str, effects.Claim] = {}
 
-    async def look_at(self, key: str) -> None:
+    async def read_stop_request(self, key: str) -> None:
         """Read the record of an effect for which a stop was requested, if it is ours."""
         claim = self._claims.get(key)
         if claim is not None:
-            await effects.looked_at(claim)
+            await effects.renew_claim(claim)
 
-    async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
+    async def run(self, invocation: Invocation, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
         """Run a tool to its end and return the result; raises only errors of the bus."""
-        tool = performance.tool
+        tool = invocation.tool
         started = time.monotonic()
         self.metrics.tasks_in_flight.inc()
         try:
-            performance.needed, described = await self._needed(performance, parameters)
-            if performance.dry_run and tool.tier is not Tier.READ:
+            invocation.needed, described = await self._needed(invocation, parameters)
+            if invocation.dry_run and tool.tier is not Tier.READ:
                 if tool.tier is Tier.EXEC:  # even a dry run of such a tool may read inside a guest
-                    self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
-                with looking():
-                    reply = await self._attempt(performance, tool.parse(parameters))
+                    self.policy.allow(tool.name, tool.tier, invocation.tier, principal=invocation.principal)
+                with dry_run_context():
+                    reply = await self._attempt(invocation, tool.parse(parameters))
             elif tool.tier is Tier.READ:
-                reply = await self._attempt(performance, tool.parse(parameters))
+                reply = await self._attempt(invocation, tool.parse(parameters))
             else:
-                await self._allow(performance, described)
+                await self._allow(invocation, described)
                 parsed = tool.parse(parameters)
-                reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
+                reply = await self._guarded(invocation, parameters, parsed, takeover=takeover)
         except BusUnavailable:
             raise
         except Fenced as error:
             self.metrics.effects_fenced.labels(tool.name).inc()
-            message = f"{performance.key}: {error}"
+            message = f"{invocation.key}: {error}"
             raise BusUnavailable(message, delay=2.0) from error  # the holder of the claim reports the result
         except AgentdError as error:
             reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
@@ -122,75 +122,73 @@ class Performer:
         self.metrics.task_finished(tool.name, reply.status, time.monotonic() - started)
         return reply
 
-    async def _needed(self, performance: Performance, parameters: dict[str, Any]) -> tuple[Tier, str]:
+    async def _needed(self, invocation: Invocation, parameters: dict[str, Any]) -> tuple[Tier, str]:
         """Return the tier that this call needs, and what needs it.
 
         That is the name of the tool, with the parameters that raise its tier: `update_vm with sshkeys`.
         """
-        tool, tier, raised_by = performance.tool, performance.tool.tier, ""
+        tool, tier, raised_by = invocation.tool, invocation.tool.tier, ""
         for rule in tool.raised(parameters):
-            if rule.tier.rank > tier.rank and not await self._made_here(performance, rule, parameters):
+            if rule.tier.rank > tier.rank and not await self._made_here(invocation, rule, parameters):
                 tier, raised_by = rule.tier, f" with {rule.says}"
         return tier, tool.name + raised_by
 
-    async def _made_here(self, performance: Performance, rule: Raise, parameters: dict[str, Any]) -> bool:
+    async def _made_here(self, invocation: Invocation, rule: Raise, parameters: dict[str, Any]) -> bool:
         """Return whether this workflow created the target, by our own effect records."""
-        workflow = performance.key.partition(".")[0]
+        workflow = invocation.key.partition(".")[0]
         if not rule.made or not workflow or "=" in workflow:
             return False
         acts = {f"{tool} {rule.target.format_map(defaultdict(str, parameters))}" for tool in rule.made}
-        messages = await self.bus.last_many(
-            subjects.EFFECTS, subjects.effect(performance.tool.service, f"{workflow}.>")
-        )
+        messages = await self.bus.last_many(subjects.EFFECTS, subjects.effect(invocation.tool.service, f"{workflow}.>"))
         records = [record for stored in messages if (record := self.bus.read(stored, EffectRecord)) is not None]
         return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
 
-    async def _allow(self, performance: Performance, described: str) -> None:
+    async def _allow(self, invocation: Invocation, described: str) -> None:
         """Raise Denied or Held if this call may not begin; a dry run is not checked here.
 
         Denied: this principal may not.  Held: the agent may not begin anything now.
         """
-        tool, needed, principal = performance.tool, performance.needed, performance.principal
-        if tool.undoes and not performance.undoes:
+        tool, needed, principal = invocation.tool, invocation.needed, invocation.principal
+        if tool.undoes and not invocation.undoes:
             text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
             raise Denied(text)
         # An assignment states the tier as of its planning.  A tier that is raised now needs an approval besides.
         raised = needed is not tool.tier
-        granted = self.policy.tier_of(principal, plain=False) if raised else performance.tier
+        granted = self.policy.tier_of(principal, plain=False) if raised else invocation.tier
         self.policy.allow(described, needed, granted, principal=principal)
-        if needed in CONSENTED and not performance.authenticated:
-            raise Denied(unproven(f"{described} is of tier {needed}", principal))
-        self.policy.consented(described, needed, principal, performance.consent, asked=performance.asked)
-        await self.brake.begin(tool.name)
-        await self.ledger.open()
-        self.ledger.check(tool.name)
-        performance.guard = partial(self._guard, performance)
+        if needed in NEEDS_APPROVAL and not invocation.authenticated:
+            raise Denied(unproven_reason(f"{described} is of tier {needed}", principal))
+        self.policy.check_approval(described, needed, principal, invocation.consent, asked=invocation.asked)
+        await self.freeze_watch.begin(tool.name)
+        await self.audit_log.open()
+        self.audit_log.check(tool.name)
+        invocation.guard = partial(self._guard, invocation)
 
-    async def _guard(self, performance: Performance) -> None:
+    async def _guard(self, invocation: Invocation) -> None:
         """Raise if the tool may not act on its targets in their present state."""
-        tool = performance.tool
-        tier = _touching(performance)
+        tool = invocation.tool
+        tier = _touching(invocation)
         if self.lease is not None:
             await self.lease.check()
-        if not performance.changing:  # a run that has begun to change something is completed
-            await self.brake.act(tool.name)
-            self.ledger.check(tool.name)
-        self.policy.touch(tool.name, tier, performance.targets, performance.consent)
-        same_guests(tool.name, performance.targets, performance.guests)
-        if tier in CONSENTED:
-            await budget.spend(self.bus, performance.key, self.policy.per_hour)
+        if not invocation.changing:  # a run that has begun to change something is completed
+            await self.freeze_watch.act(tool.name)
+            self.audit_log.check(tool.name)
+        self.policy.check_targets(tool.name, tier, invocation.targets, invocation.consent)
+        check_same_guests(tool.name, invocation.targets, invocation.guests)
+        if tier in NEEDS_APPROVAL:
+            await budget.spend(self.bus, invocation.key, self.policy.per_hour)
 
     async def _guarded(
-        self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
+        self, invocation: Invocation, parameters: dict[str, Any], parsed: object, *, takeover: bool
     ) -> ToolReply:
         """Run a tool that changes something, unless it is done or runs elsewhere."""
-        tool, key = performance.tool, performance.key
-        wanted = effects.Wanted(
+        tool, key = invocation.tool, invocation.key
+        wanted = effects.ClaimRequest(
             service=tool.service,
             key=key,
             tool=tool.name,
             digest=digest(parameters),
-            attempt=performance.attempt,
+            attempt=invocation.attempt,
             owner=self.owner,
             takeover=takeover,
         )
@@ -199,21 +197,21 @@ class Performer:
             reply = _recorded(claim)
             full_result = reply.result if takeover else await large_results.expand(self.bus, reply.result)
             return msgspec.structs.replace(reply, result=full_result)
-        performance.claim = claim
-        return await self._claimed(performance, claim, parameters, parsed)
+        invocation.claim = claim
+        return await self._claimed(invocation, claim, parameters, parsed)
 
     async def _claimed(
-        self, performance: Performance, claim: effects.Claim, parameters: dict[str, Any], parsed: object
+        self, invocation: Invocation, claim: effects.Claim, parameters: dict[str, Any], parsed: object
     ) -> ToolReply:
         """Run a tool whose claim we hold, write two audit records and store its result."""
-        tool, key = performance.tool, performance.key
+        tool, key = invocation.tool, invocation.key
         line = partial(
-            self.ledger.write,
-            principal=performance.principal,
+            self.audit_log.write,
+            principal=invocation.principal,
             tool=tool.name,
-            tier=performance.needed,
+            tier=invocation.needed,
             key=key,
-            approved_by=performance.consent.by if performance.consent else "",
+            approved_by=invocation.consent.by if invocation.consent else "",
         )
         try:
             await line(phase="before", arguments=tool.audited(parameters))
@@ -226,7 +224,7 @@ class Performer:
         self._claims[key] = claim
         try:
             async with effects.renewing(claim):
-                reply = await self._attempt(performance, parsed)
+                reply = await self._attempt(invocation, parsed)
         except Stopped as error:
             reply = await self._halted(tool, claim, error)
         finally:
@@ -256,84 +254,84 @@ class Performer:
             text += f"; {upid} may still run: {trouble}"
         return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
 
-    async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
+    async def _attempt(self, invocation: Invocation, parsed: object) -> ToolReply:
         """Run the tool; retry temporary failures until the deadline."""
         tries = 0
         while True:
             try:
-                return await self._try(performance, parsed)
+                return await self._try(invocation, parsed)
             except Held as error:
-                return _failed(performance, task_error(error))  # the orchestrator waits for a person, not the agent
+                return _failed(invocation, task_error(error))  # the orchestrator waits for a person, not the agent
             except TemporaryError as error:
                 pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
-                read_only = performance.dry_run or performance.tool.tier is Tier.READ
-                if performance.left() < pause or (read_only and isinstance(error, NodeOffline)):
-                    return _failed(performance, task_error(error))
+                read_only = invocation.dry_run or invocation.tool.tier is Tier.READ
+                if invocation.left() < pause or (read_only and isinstance(error, NodeOffline)):
+                    return _failed(invocation, task_error(error))
                 if isinstance(error, BusUnavailable):
                     raise  # the assignment or the call is repeated
-                await self._wait(performance, error, pause)
+                await self._wait(invocation, error, pause)
             tries += 1
 
-    async def _wait(self, performance: Performance, error: TemporaryError, pause: float) -> None:
-        self.metrics.task_retries.labels(performance.tool.name).inc()
-        performance.progress(f"waiting: {error}")
-        if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
-            await performance.claim.settle(upid="")  # that Proxmox task has ended and changed nothing
+    async def _wait(self, invocation: Invocation, error: TemporaryError, pause: float) -> None:
+        self.metrics.task_retries.labels(invocation.tool.name).inc()
+        invocation.progress(f"waiting: {error}")
+        if isinstance(error, (GuestLocked, NoQuorum)) and invocation.claim is not None:
+            await invocation.claim.settle(upid="")  # that Proxmox task has ended and changed nothing
         await asyncio.sleep(pause)
 
-    async def _try(self, performance: Performance, parsed: object) -> ToolReply:
+    async def _try(self, invocation: Invocation, parsed: object) -> ToolReply:
         """Run the tool once; raises only TemporaryError and Fenced."""
-        tool = performance.tool
-        performance.targets.clear()
-        performance.undo = None
-        scope = asyncio.timeout(max(0.0, performance.left()))
+        tool = invocation.tool
+        invocation.targets.clear()
+        invocation.undo = None
+        scope = asyncio.timeout(max(0.0, invocation.left()))
         try:
             async with scope:
-                reply = await self._run(performance, parsed)
+                reply = await self._run(invocation, parsed)
         except TimeoutError as error:
             if not scope.expired():
-                return self._bug(performance, error)
-            text = f"{tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
-            return _failed(performance, TaskError(code="deadline", message=text, retry=True))
+                return self._bug(invocation, error)
+            text = f"{tool.name}: not done by its deadline ({invocation.now_doing or 'no progress'})"
+            return _failed(invocation, TaskError(code="deadline", message=text, retry=True))
         except (TemporaryError, Fenced):
             raise
         except AgentdError as error:
-            return _failed(performance, task_error(error))
+            return _failed(invocation, task_error(error))
         except Exception as error:  # noqa: BLE001 - no error of a tool may stop the daemon
-            return self._bug(performance, error)
+            return self._bug(invocation, error)
         return reply
 
-    async def _run(self, performance: Performance, parsed: object) -> ToolReply:
+    async def _run(self, invocation: Invocation, parsed: object) -> ToolReply:
         """Run the tool; a dry run returns its preview."""
-        tool, already = performance.tool, True
+        tool, already = invocation.tool, True
         try:
-            result = await tool.run(performance, parsed)
-        except Looked as looked:
+            result = await tool.run(invocation, parsed)
+        except DryRunStop as looked:
             already = looked.already
         else:
-            if not performance.dry_run or tool.tier is Tier.READ:
-                return _done(performance, wire_secrets.hidden(plain(result)))
-        return self._seen(performance, already=already)
+            if not invocation.dry_run or tool.tier is Tier.READ:
+                return _done(invocation, wire_secrets.hidden(plain(result)))
+        return self._seen(invocation, already=already)
 
-    def _seen(self, performance: Performance, *, already: bool) -> ToolReply:
+    def _seen(self, invocation: Invocation, *, already: bool) -> ToolReply:
         """Return the preview of a dry run, or a failure if a target is protected."""
-        tool, targets = performance.tool, list(performance.targets)
+        tool, targets = invocation.tool, list(invocation.targets)
         try:
             if targets or not already:
-                self.policy.touch(tool.name, _touching(performance), targets)
-            same_guests(tool.name, targets, performance.guests)
+                self.policy.check_targets(tool.name, _touching(invocation), targets)
+            check_same_guests(tool.name, targets, invocation.guests)
         except AgentdError as error:
-            return _failed(performance, task_error(error))
-        return _done(performance, plain(Preview(tool.name, targets, already, performance.undo)), looked=True)
+            return _failed(invocation, task_error(error))
+        return _done(invocation, plain(Preview(tool.name, targets, already, invocation.undo)), looked=True)
 
-    def _bug(self, performance: Performance, error: Exception) -> ToolReply:
-        self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
-        return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+    def _bug(self, invocation: Invocation, error: Exception) -> ToolReply:
+        self.log.error("a tool has a bug", tool=invocation.tool.name, key=invocation.key, exc_info=error)
+        return _failed(invocation, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
 
 
-def _touching(performance: Performance) -> Tier:
+def _touching(invocation: Invocation) -> Tier:
     """Return the tier that applies to the targets: destroy for a tool that undoes."""
-    return Tier.DESTROY if performance.tool.undoes else performance.needed
+    return Tier.DESTROY if invocation.tool.undoes else invocation.needed
 
 
 def _recorded(record: EffectRecord) -> ToolReply:
@@ -349,13 +347,13 @@ def _recorded(record: EffectRecord) -> ToolReply:
     return ToolReply(status=status, result=record.result, warnings=record.warnings)
 
 
-def _done(performance: Performance, result: Any, *, looked: bool = False) -> ToolReply:  # noqa: ANN401 - JSON
-    status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
-    return ToolReply(status=status, result=result, warnings=performance.warnings, looked=looked)
+def _done(invocation: Invocation, result: Any, *, looked: bool = False) -> ToolReply:  # noqa: ANN401 - JSON
+    status = Outcome.WARNINGS if invocation.warnings else Outcome.COMPLETED
+    return ToolReply(status=status, result=result, warnings=invocation.warnings, looked=looked)
 
 
-def _failed(performance: Performance, error: TaskError) -> ToolReply:
-    return ToolReply(status=Outcome.FAILED, error=error, warnings=performance.warnings)
+def _failed(invocation: Invocation, error: TaskError) -> ToolReply:
+    return ToolReply(status=Outcome.FAILED, error=error, warnings=invocation.warnings)
 
 
 def task_error(error: AgentdError) -> TaskError:

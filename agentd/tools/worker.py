@@ -1,6 +1,6 @@
 """Takes assigned tasks and calls of other agents, runs them, reports the results.
 
-An assignment comes from a queue of its service, a call over NATS micro; both end in `Performer.perform`.
+An assignment comes from a queue of its service, a call over NATS micro; both end in `ToolRunner.run`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from agentd.crash_points import crash_point
 from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError
 from agentd.safety.policy import CallsAtOnce
 from agentd.tools import large_results
-from agentd.tools.invocation import Performance
-from agentd.tools.runner import Performer, task_error
+from agentd.tools.invocation import Invocation
+from agentd.tools.runner import ToolRunner, task_error
 from agentd.version import __version__
 from agentd.wire import subjects, tool_names
 from agentd.wire.codec import digest, now
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from agentd.bus.connection import Handler, Received, Subscription
     from agentd.bus.delivery_journal import Journal
     from agentd.bus.jetstream import Bus
-    from agentd.safety.audit_log import Ledger
-    from agentd.safety.freeze import Brake
+    from agentd.safety.audit_log import AuditLog
+    from agentd.safety.freeze import FreezeWatch
     from agentd.safety.lease import Lease
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
     from agentd.telemetry.metrics import Metrics
     from agentd.tools.definition import Tool
 
-    Begin = Callable[[Tool, ToolCall], tuple[Performance, asyncio.Task[ToolReply]]]
+    Begin = Callable[[Tool, ToolCall], tuple[Invocation, asyncio.Task[ToolReply]]]
 
 R = TypeVar("R")
 
@@ -63,12 +63,12 @@ class Worker:
         tools: dict[str, Tool],
         *,
         policy: Policy,
-        ledger: Ledger,
+        audit_log: AuditLog,
         metrics: Metrics,
         log: Logger,
         journal: Journal | None = None,
         slots: int = 16,
-        brake: Brake | None = None,
+        freeze_watch: FreezeWatch | None = None,
         lease: Lease | None = None,
     ) -> None:
         """Use these services to run tools; `serve` starts the work."""
@@ -76,8 +76,15 @@ class Worker:
         self.agent_id = agent_id
         self.tools = tools
         self.policy = policy
-        self.performer = Performer(
-            bus, agent_id, policy=policy, ledger=ledger, metrics=metrics, log=log, brake=brake, lease=lease
+        self.runner = ToolRunner(
+            bus,
+            agent_id,
+            policy=policy,
+            audit_log=audit_log,
+            metrics=metrics,
+            log=log,
+            freeze_watch=freeze_watch,
+            lease=lease,
         )
         self.metrics = metrics
         self.log = log
@@ -85,7 +92,7 @@ class Worker:
         self.consumers: list[Consumer] = []
         self.journal = journal
         self.calls = CallsAtOnce(policy.max_concurrent_calls, agent_id)
-        self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
+        self._calls: dict[str, tuple[str, Invocation, asyncio.Task[ToolReply]]] = {}
 
     @property
     def load(self) -> float:
@@ -175,7 +182,7 @@ class Worker:
             # Not reported as a failure: the acknowledgement of any client's publish can be such a message, because the
             # publisher chooses its reply subject.  The workflow's own timer detects a lost assignment.
             self.log.exception("an assignment cannot be understood", subject=job.subject, reason=str(error))
-            await self._bury(job, service, str(error), dead_letters.BROKEN)
+            await self._store_dead_letter(job, service, str(error), dead_letters.BROKEN)
             return
         name = task.task_id.rpartition(".")[2]
         seconds = self._seconds(task, job)
@@ -185,7 +192,7 @@ class Worker:
         job.until = time.monotonic() + seconds
         if job.begun > BEGINS:
             text = f"begun {BEGINS} times without an end: whoever runs it dies"
-            await self._bury(job, service, text)
+            await self._store_dead_letter(job, service, text)
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:
             async with self._saying_so(task, name, service):
@@ -232,11 +239,11 @@ class Worker:
             if beating is not None:
                 beating.cancel()
 
-    async def _bury(self, job: Job, service: str, reason: str, why: str = dead_letters.POISONED) -> None:
+    async def _store_dead_letter(self, job: Job, service: str, reason: str, why: str = dead_letters.POISONED) -> None:
         """Store an assignment that is not run as a dead letter, for a person to read."""
         letter = job.letter(subjects.WORKFLOWS, self.agent_id, reason)
         try:
-            await dead_letters.bury(self.bus, why, service, letter, job.data)
+            await dead_letters.store_dead_letter(self.bus, why, service, letter, job.data)
         except BusUnavailable:
             raise
         except AgentdError as error:
@@ -247,7 +254,7 @@ class Worker:
         if tool is None:
             text = f"{self.agent_id} has no tool {task.task_type!r}; it has {', '.join(sorted(self.tools))}"
             return ToolReply(status=Outcome.FAILED, error=TaskError(code="unknown_tool", message=text))
-        performance = Performance(
+        invocation = Invocation(
             bus=self.bus,
             metrics=self.metrics,
             tool=tool,
@@ -265,7 +272,7 @@ class Worker:
             guests=task.guests,
         )
         parameters = await large_results.expand(self.bus, task.parameters)
-        return await self.performer.perform(performance, parameters, takeover=True)
+        return await self.runner.run(invocation, parameters, takeover=True)
 
     async def _complete(self, reply: ToolReply, workflow: str, task: str, attempt: int, service: str) -> None:
         completion = TaskCompletion(
@@ -284,7 +291,7 @@ class Worker:
 
     async def _stopped(self, received: Received) -> None:
         """Read the record of a task for which a stop was requested."""
-        await self.performer.look_at(received.decode(StopHint).key)
+        await self.runner.read_stop_request(received.decode(StopHint).key)
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -292,7 +299,7 @@ class Worker:
         """Answer a principal's call; the subject holds its name, which NATS proves."""
         principal = received.subject.split(".")[3]
 
-        def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+        def begin(tool: Tool, call: ToolCall) -> tuple[Invocation, asyncio.Task[ToolReply]]:
             subjects.check_id(principal, "principal")
             if call.key:
                 _of_a_caller(call.key)
@@ -307,7 +314,7 @@ class Worker:
         Only agents may publish on this subject.
         """
 
-        def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+        def begin(tool: Tool, call: ToolCall) -> tuple[Invocation, asyncio.Task[ToolReply]]:
             if call.key:
                 subjects.check_step_key(call.key, call.principal)
             return self._begin(tool, call, call.principal)
@@ -319,17 +326,17 @@ class Worker:
         try:
             call = received.decode(ToolCall)
             name = tool_names.current(received.subject.rpartition(".")[2], self.tools)
-            performance, task = begin(self.tools[name], call)
+            invocation, task = begin(self.tools[name], call)
         except AgentdError as error:
             reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
         else:
             await asyncio.wait([task], timeout=CALL_WAIT)
-            reply = task.result() if task.done() else ToolReply(status="running", progress=performance.now_doing)
+            reply = task.result() if task.done() else ToolReply(status="running", progress=invocation.now_doing)
         await received.respond(reply, principal=principal, others=self.policy.principals)
 
     def _begin(
         self, tool: Tool, call: ToolCall, principal: str, *, counted: bool = False
-    ) -> tuple[Performance, asyncio.Task[ToolReply]]:
+    ) -> tuple[Invocation, asyncio.Task[ToolReply]]:
         """Begin a call, or join the one that runs under its key.
 
         A `counted` call counts towards the calls that its principal may have at a time.
@@ -339,17 +346,17 @@ class Worker:
             raise InvalidMessage(message)
         asked = digest([tool.name, call.parameters, principal, call.dry_run])
         if call.key in self._calls:
-            running, performance, task = self._calls[call.key]
+            running, invocation, task = self._calls[call.key]
             if running != asked:
                 message = f"{call.key}: runs now with another tool or other parameters; use another key"
                 raise PermanentError(message)
-            return performance, task
+            return invocation, task
         if counted:
             self.calls.begin(principal)
         seconds = CALL_DEADLINE
         if call.deadline is not None:
             seconds = (call.deadline - self.bus.server_time()).total_seconds()
-        performance = Performance(
+        invocation = Invocation(
             bus=self.bus,
             metrics=self.metrics,
             tool=tool,
@@ -361,13 +368,13 @@ class Worker:
             dry_run=call.dry_run,
             agent=self.agent_id,
         )
-        task = asyncio.create_task(self.performer.perform(performance, call.parameters, takeover=False))
+        task = asyncio.create_task(self.runner.run(invocation, call.parameters, takeover=False))
         if counted:
             task.add_done_callback(lambda _: self.calls.end(principal))
         if call.key:
-            self._calls[call.key] = (asked, performance, task)
+            self._calls[call.key] = (asked, invocation, task)
             task.add_done_callback(partial(self._forget, call.key))
-        return performance, task
+        return invocation, task
 
     def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
         self._calls.pop(key, None)
@@ -384,7 +391,7 @@ class Worker:
         dry_run: bool = False,
     ) -> ToolReply:
         """Run one of this agent's tools for a principal that called this process (MCP)."""
-        performance = Performance(
+        invocation = Invocation(
             bus=self.bus,
             metrics=self.metrics,
             tool=tool,
@@ -397,7 +404,7 @@ class Worker:
             dry_run=dry_run,
             agent=self.agent_id,
         )
-        return await self.performer.perform(performance, parameters, takeover=False)
+        return await self.runner.run(invocation, parameters, takeover=False)
 
 
 def _of_a_caller(key: str) -> None:

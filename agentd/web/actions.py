@@ -40,7 +40,7 @@ ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
 _UNKNOWN, _FORBIDDEN, _MISSING, _CONFLICT, _LARGE, _TOO_MANY = 401, 403, 404, 409, 413, 429
 
 
-class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ActionDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The details of an action; all fields are optional.
 
     task        the task to approve or reject, if several wait
@@ -55,7 +55,7 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FreezeDetails(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The details of a freeze or thaw.
 
     reason   why
@@ -66,7 +66,7 @@ class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float | None = None
 
 
-class Wheel:
+class WorkflowActions:
     """The routes that change something."""
 
     def __init__(self, view: View, known: Mapping[str, str], max_concurrent_calls: int) -> None:
@@ -82,7 +82,7 @@ class Wheel:
     async def network(self, request: Request) -> Response:
         """Freeze or thaw the network; 409 with a reason if the orchestrator refuses."""
         principal = self._principal(request)
-        details = await _body(request, Stopping)
+        details = await _body(request, FreezeDetails)
         action = request.url.path.rpartition("/")[2]
         with self._one(principal):
             reply = await self._view.network(principal, NetworkRequest(action, details.reason, details.seconds))
@@ -94,7 +94,7 @@ class Wheel:
         action, workflow_id = request.path_params["action"], check_id(request.path_params["id"])
         if action not in ACTIONS:
             raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
-        details = await _body(request, Steering)
+        details = await _body(request, ActionDetails)
         with self._one(principal):
             if await self._view.workflow(workflow_id) is None:
                 raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")

@@ -23,10 +23,10 @@ from starlette.routing import BaseRoute, Route
 from agentd.errors import AgentdError, InvalidMessage, UsageError
 from agentd.printable import escaped_bytes
 from agentd.web import security
-from agentd.web.actions import Wheel
+from agentd.web.actions import WorkflowActions
 from agentd.web.events import MOST_CLIENTS, EventResponse, Streams
 from agentd.web.openapi import Problem, Readiness, describe
-from agentd.web.overview import COUNTED, answer, gather
+from agentd.web.overview import COUNTED, gather, read_view
 from agentd.web.plain_text import status_text, workflow_text
 from agentd.wire.codec import encode
 from agentd.wire.subjects import check_id
@@ -67,7 +67,7 @@ def build(  # noqa: PLR0913 - the settings of WebServer
     """
     site = Site(view, streams or Streams(view))
     return Starlette(
-        routes=[*site.routes(), *Wheel(view, tokens or {}, max_concurrent_calls).routes(), *routes],
+        routes=[*site.routes(), *WorkflowActions(view, tokens or {}, max_concurrent_calls).routes(), *routes],
         middleware=[
             Middleware(security.Guard, allowed_hosts=tuple(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
@@ -166,7 +166,7 @@ class Site:
         _known(request, "limit", "status")
         limit = _number(request.query_params, "limit", LISTED, LISTED_AT_MOST)
         status = request.query_params.get("status", "")
-        return _json(await answer(self._view.workflows(limit, status)))
+        return _json(await read_view(self._view.workflows(limit, status)))
 
     async def api_workflow(self, request: Request) -> Response:
         """Respond with one workflow, as JSON."""
@@ -240,7 +240,7 @@ class Site:
 
     async def _find(self, request: Request) -> Any:  # noqa: ANN401
         workflow_id = check_id(request.path_params["id"])
-        detail = await answer(self._view.workflow(workflow_id))
+        detail = await read_view(self._view.workflow(workflow_id))
         if detail is None:
             raise HTTPException(_NOT_FOUND, f"there is no workflow {workflow_id!r}; `agentd workflows` lists them")
         return detail
@@ -262,7 +262,7 @@ def _load_pages() -> Pages:
 def _listing(ask: Callable[[], Awaitable[object]]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         _known(request)
-        return _json(await answer(ask()))
+        return _json(await read_view(ask()))
 
     return endpoint
 

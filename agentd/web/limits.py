@@ -36,7 +36,7 @@ _FULL: Final = (
 _FULL_TEXT: Final = b"too many connections are open; see web.connections\n"
 
 
-class Crowd:
+class OpenConnections:
     """The open connections of one server, oldest first."""
 
     def __init__(self, most: int, each: int) -> None:
@@ -78,7 +78,7 @@ class Crowd:
 class Connection(H11Protocol):
     """One connection with its time-outs."""
 
-    def __init__(self, *args: Any, crowd: Crowd, **named: Any) -> None:  # noqa: ANN401 - uvicorn's parameters
+    def __init__(self, *args: Any, crowd: OpenConnections, **named: Any) -> None:  # noqa: ANN401 - uvicorn's parameters
         """Use this `crowd` to limit the connections."""
         super().__init__(*args, **named)
         self._crowd = crowd

@@ -56,9 +56,9 @@ def describe(version: str) -> dict[str, Any]:
     """Return the OpenAPI document of this server."""
     kinds = [
         Problem,
-        actions.Steering,
+        actions.ActionDetails,
         SignalReply,
-        actions.Stopping,
+        actions.FreezeDetails,
         NetworkReply,
         *(kind for _, kind, _ in _PATHS.values()),
     ]

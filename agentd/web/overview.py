@@ -96,10 +96,10 @@ async def gather(view: View) -> Overview:
         alerts=alerts,
         problems=list(problems),
     )
-    return judge(picture, view.readiness())
+    return summarize(picture, view.readiness())
 
 
-async def answer(question: Awaitable[T]) -> T:
+async def read_view(question: Awaitable[T]) -> T:
     """Return the answer of the view; raises BusUnavailable if it takes too long."""
     try:
         return await asyncio.wait_for(question, ANSWER_WITHIN)
@@ -109,13 +109,13 @@ async def answer(question: Awaitable[T]) -> T:
 
 async def _ask(question: Awaitable[T], problems: dict[str, None]) -> T | None:
     try:
-        return await answer(question)
+        return await read_view(question)
     except AgentdError as error:
         problems[str(error)] = None
         return None
 
 
-def judge(picture: Overview, readiness: list[Reason]) -> Overview:
+def summarize(picture: Overview, readiness: list[Reason]) -> Overview:
     """Return `picture` with its level, its headline and what needs attention.
 
     The worst comes first.

@@ -61,7 +61,7 @@ class Pages:
             P=status.PLUGIN,
             R=status.ROLE,
             L=status.LEVEL,
-            look=status.look,
+            look=status.style_of,
             href={name: f"/static/{name}?v={asset.etag}" for name, asset in self.assets.items()},
             percent=formats.percent,
             span=formats.span,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agentd.printable import printable
 from agentd.web import formats, status
 from agentd.web.overview import Overview, agent_status, service_status
-from agentd.web.status import look
+from agentd.web.status import style_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ def status_text(picture: Overview, limit: int) -> str:
     lines += [f"= THE NETWORK IS {identity.frozen}"] if identity.frozen else []
     lines += [f"? {text}" for text in picture.problems]
     if picture.attention:
-        rows = [(f"  {look(status.LEVEL, item.level).mark} {item.what}", item.text) for item in picture.attention]
+        rows = [(f"  {style_of(status.LEVEL, item.level).mark} {item.what}", item.text) for item in picture.attention]
         lines += ["", "NEEDS ATTENTION", *_columns(rows)]
     lines += ["", "ROLES", *_columns(_roles(picture))]
     lines += ["", "WORKFLOWS", *_workflows(picture, limit)]
@@ -45,7 +45,7 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
 
     frozen  describes the freeze of the network, "" if there is none
     """
-    style = look(status.WORKFLOW, workflow.status)
+    style = style_of(status.WORKFLOW, workflow.status)
     head = (
         f"{style.mark} {workflow.workflow_id}  {workflow.workflow_type} {style.word}, "
         f"{workflow.done}/{workflow.total} done"
@@ -71,7 +71,7 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
 
 
 def _task(task: TaskView) -> tuple[str, ...]:
-    style = look(status.TASK, task.status)
+    style = style_of(status.TASK, task.status)
     notes = "; ".join(_short(text) for text in (task.error, *task.warnings) if text)
     return (
         f"  {style.mark} {task.name}",
@@ -103,7 +103,7 @@ def _workflows(picture: Overview, limit: int) -> list[str]:
 
 
 def _workflow(workflow: WorkflowSummary, picture: Overview) -> tuple[str, ...]:
-    style = look(status.WORKFLOW, workflow.status)
+    style = style_of(status.WORKFLOW, workflow.status)
     first = f"  {style.mark} {workflow.workflow_id}"
     changed = formats.ago(workflow.updated, picture.at)
     return (
@@ -119,7 +119,7 @@ def _workflow(workflow: WorkflowSummary, picture: Overview) -> tuple[str, ...]:
 def _dots(steps: Sequence[Step]) -> str:
     if not steps or len(steps) > _STEPS_SHOWN:
         return ""
-    return f"[{''.join(look(status.TASK, step.status).mark for step in steps)}] "
+    return f"[{''.join(style_of(status.TASK, step.status).mark for step in steps)}] "
 
 
 def _agents(picture: Overview) -> list[str]:
@@ -130,7 +130,7 @@ def _agents(picture: Overview) -> list[str]:
     rows = []
     for agent in picture.agents:
         state = agent_status(agent, picture.at)
-        style = look(status.AGENT, state)
+        style = style_of(status.AGENT, state)
         load = "load ?" if state in {"silent", "offline"} else f"load {formats.percent(agent.load)}"
         last_heard = f"heard {formats.ago(agent.timestamp, picture.at)}"
         rows.append(
@@ -153,7 +153,7 @@ def _services(picture: Overview) -> list[str]:
         return ["  none is offered; see: agentd tools"]
     rows = []
     for service in picture.services:
-        style = look(status.AGENT, service_status(service, picture.at))
+        style = style_of(status.AGENT, service_status(service, picture.at))
         rows.append(
             (
                 f"  {style.mark} {service.service_id}",
@@ -166,7 +166,7 @@ def _services(picture: Overview) -> list[str]:
 
 def _plugins(picture: Overview) -> Iterator[tuple[str, ...]]:
     for plugin in picture.plugins:
-        style = look(status.PLUGIN, plugin.status)
+        style = style_of(status.PLUGIN, plugin.status)
         out = ", ".join(f"{tool.name} left out: {tool.reason}" for tool in plugin.quarantined)
         yield (
             f"  {style.mark} {plugin.name}",

@@ -20,7 +20,7 @@ import uvicorn
 from agentd.errors import ConfigError
 from agentd.web.app import build
 from agentd.web.events import Streams
-from agentd.web.limits import LARGEST_HEAD, Connection, Crowd
+from agentd.web.limits import LARGEST_HEAD, Connection, OpenConnections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -64,7 +64,7 @@ class WebServer:
         self._calls_at_once = max_concurrent_calls
         self._most, self._each = connections, connections_per_address
         self._streams = Streams(view)
-        self._server: _Guest | None = None
+        self._server: _EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
@@ -84,7 +84,7 @@ class WebServer:
         bound = await self._bind()
         config = uvicorn.Config(
             app,
-            http=partial(Connection, crowd=Crowd(self._most, self._each)),  # type: ignore[arg-type]  # a class, bound
+            http=partial(Connection, crowd=OpenConnections(self._most, self._each)),  # type: ignore[arg-type]  # a class, bound
             h11_max_incomplete_event_size=LARGEST_HEAD,
             ws="none",
             lifespan="off",
@@ -94,7 +94,7 @@ class WebServer:
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
         )
-        self._server = _Guest(config)
+        self._server = _EmbeddedServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]), name="web server")
         listening = asyncio.create_task(self._server.listening.wait())
         await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +129,7 @@ class WebServer:
             raise ConfigError(f"web: can't listen on {where}: {reason}") from error
 
 
-class _Guest(uvicorn.Server):
+class _EmbeddedServer(uvicorn.Server):
     """uvicorn without signal handlers.
 
     It wakes up once a second (for the Date header) instead of ten times.

@@ -11,7 +11,7 @@ from typing import Final
 
 
 @dataclass(frozen=True)
-class Look:
+class StatusStyle:
     """The presentation of a status.
 
     word  the text
@@ -26,63 +26,63 @@ class Look:
     mark: str
 
 
-_DONE = Look("completed", "ok", "check", "+")
-_WARN = Look("completed with warnings", "warn", "bang", "!")
-_FAIL = Look("failed", "bad", "cross", "x")
-_RUN = Look("running", "run", "play", ">")
-_CANCELLED = Look("cancelled", "idle", "minus", "-")
+_DONE = StatusStyle("completed", "ok", "check", "+")
+_WARN = StatusStyle("completed with warnings", "warn", "bang", "!")
+_FAIL = StatusStyle("failed", "bad", "cross", "x")
+_RUN = StatusStyle("running", "run", "play", ">")
+_CANCELLED = StatusStyle("cancelled", "idle", "minus", "-")
 
-WORKFLOW: Final[dict[str, Look]] = {
-    "planned": Look("planned", "idle", "ring", "."),
-    "waiting_approval": Look("waits for approval", "warn", "pause", "="),
+WORKFLOW: Final[dict[str, StatusStyle]] = {
+    "planned": StatusStyle("planned", "idle", "ring", "."),
+    "waiting_approval": StatusStyle("waits for approval", "warn", "pause", "="),
     "running": _RUN,
-    "paused": Look("paused", "warn", "pause", "="),
+    "paused": StatusStyle("paused", "warn", "pause", "="),
     "completed": _DONE,
     "completed_with_warnings": _WARN,
     "failed": _FAIL,
-    "cancelling": Look("cancelling", "warn", "minus", "-"),
+    "cancelling": StatusStyle("cancelling", "warn", "minus", "-"),
     "cancelled": _CANCELLED,
-    "compensating": Look("compensating", "warn", "undo", "<"),
-    "compensated": Look("compensated", "warn", "undo", "<"),
-    "compensation_failed": Look("compensation failed", "bad", "cross", "X"),
-    "rejected": Look("rejected", "warn", "cross", "x"),
-    "expired": Look("expired", "warn", "cross", "x"),
+    "compensating": StatusStyle("compensating", "warn", "undo", "<"),
+    "compensated": StatusStyle("compensated", "warn", "undo", "<"),
+    "compensation_failed": StatusStyle("compensation failed", "bad", "cross", "X"),
+    "rejected": StatusStyle("rejected", "warn", "cross", "x"),
+    "expired": StatusStyle("expired", "warn", "cross", "x"),
 }
-TASK: Final[dict[str, Look]] = {
-    "waiting": Look("waiting", "idle", "ring", "."),
-    "waiting_approval": Look("waits for approval", "warn", "pause", "="),
-    "assigned": Look("assigned", "run", "dot", "o"),
+TASK: Final[dict[str, StatusStyle]] = {
+    "waiting": StatusStyle("waiting", "idle", "ring", "."),
+    "waiting_approval": StatusStyle("waits for approval", "warn", "pause", "="),
+    "assigned": StatusStyle("assigned", "run", "dot", "o"),
     "running": _RUN,
     "completed": _DONE,
     "completed_with_warnings": _WARN,
     "failed": _FAIL,
-    "skipped": Look("skipped", "idle", "skip", "/"),
+    "skipped": StatusStyle("skipped", "idle", "skip", "/"),
     "cancelled": _CANCELLED,
 }
-AGENT: Final[dict[str, Look]] = {
-    "available": Look("available", "ok", "check", "+"),
-    "busy": Look("busy", "run", "play", ">"),
-    "draining": Look("draining", "warn", "minus", "-"),
-    "offline": Look("offline", "bad", "cross", "x"),
-    "silent": Look("silent", "warn", "ask", "?"),
+AGENT: Final[dict[str, StatusStyle]] = {
+    "available": StatusStyle("available", "ok", "check", "+"),
+    "busy": StatusStyle("busy", "run", "play", ">"),
+    "draining": StatusStyle("draining", "warn", "minus", "-"),
+    "offline": StatusStyle("offline", "bad", "cross", "x"),
+    "silent": StatusStyle("silent", "warn", "ask", "?"),
 }
-PLUGIN: Final[dict[str, Look]] = {
-    "loaded": Look("loaded", "ok", "check", "+"),
-    "blocked": Look("not configured", "idle", "minus", "-"),
-    "broken": Look("broken", "bad", "cross", "x"),
+PLUGIN: Final[dict[str, StatusStyle]] = {
+    "loaded": StatusStyle("loaded", "ok", "check", "+"),
+    "blocked": StatusStyle("not configured", "idle", "minus", "-"),
+    "broken": StatusStyle("broken", "bad", "cross", "x"),
 }
-ROLE: Final[dict[str, Look]] = {
-    "ready": Look("ready", "ok", "check", "+"),
-    "not_ready": Look("not ready", "bad", "cross", "x"),
+ROLE: Final[dict[str, StatusStyle]] = {
+    "ready": StatusStyle("ready", "ok", "check", "+"),
+    "not_ready": StatusStyle("not ready", "bad", "cross", "x"),
 }
-LEVEL: Final[dict[str, Look]] = {
-    "ok": Look("all well", "ok", "check", "+"),
-    "warn": Look("attention", "warn", "bang", "!"),
-    "bad": Look("problem", "bad", "cross", "x"),
-    "unknown": Look("unknown", "odd", "ask", "?"),
+LEVEL: Final[dict[str, StatusStyle]] = {
+    "ok": StatusStyle("all well", "ok", "check", "+"),
+    "warn": StatusStyle("attention", "warn", "bang", "!"),
+    "bad": StatusStyle("problem", "bad", "cross", "x"),
+    "unknown": StatusStyle("unknown", "odd", "ask", "?"),
 }
 
 
-def look(table: dict[str, Look], status: str) -> Look:
+def style_of(table: dict[str, StatusStyle], status: str) -> StatusStyle:
     """Return the presentation of `status`; an unknown one has a question mark."""
-    return table.get(status) or Look(status.replace("_", " ") or "unknown", "odd", "ask", "?")
+    return table.get(status) or StatusStyle(status.replace("_", " ") or "unknown", "odd", "ask", "?")

@@ -209,7 +209,7 @@ PREVIEW: Final = "preview-"
 """Prefix of the name of a task that finds out, by a dry run, what another would do."""
 
 
-class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
+class OutboxMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message of the outbox, to be sent because of a state change.
 
     Its body is derived from the state.
@@ -332,7 +332,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: dict[str, Any] = {}
     deadline: datetime | None = None
     tasks: dict[str, TaskState] = {}
-    outbox: list[Effect] = []
+    outbox: list[OutboxMessage] = []
     timeline: list[Entry] = []
     error: str = ""
     failing: bool = False

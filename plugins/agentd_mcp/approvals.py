@@ -89,7 +89,7 @@ async def _decided(bus: Bus, state: Workflow, approver: str, shown: str, yes: bo
     reply = await requests.signal(bus, approver, state.workflow_id, signal)
     if not reply.done:
         return ToolReply(Outcome.FAILED, error=TaskError("denied", f"{state.workflow_id}: {reply.message}"))
-    ended = await requests.ended(bus, state.workflow_id, wait=CARRIED)
+    ended = await requests.wait_until_ended(bus, state.workflow_id, wait=CARRIED)
     return _result(ended) if ended.over else _waiting(ended, state.principal)
 
 
@@ -123,7 +123,7 @@ def _waiting(state: Workflow, principal: str) -> ToolReply:
     return ToolReply(Outcome.FAILED, error=TaskError("needs_approval", text))
 
 
-class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DryRunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tool to try, and the arguments of the call."""
 
     tool: str
@@ -133,7 +133,7 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
     """Return the tool that shows what a call would change."""
 
-    async def run(call: Call, p: Wish) -> Preview:
+    async def run(call: Call, p: DryRunRequest) -> Preview:
         tool = tools.get(tool_names.current(p.tool, tools))
         if tool is None or tool.tier is Tier.READ:
             message = f"tool: {p.tool!r} is no tool that changes anything"
@@ -152,7 +152,7 @@ def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
         tier=Tier.READ,
         repeat=Repeat.IDEMPOTENT,
         capability="safety",
-        parameters=Wish,
+        parameters=DryRunRequest,
         result=Preview,
         run=run,
     )

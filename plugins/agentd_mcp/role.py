@@ -26,7 +26,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from agentd import ANONYMOUS, CONSENTED, AgentdError, Denied, Settings, __version__
+from agentd import ANONYMOUS, NEEDS_APPROVAL, AgentdError, Denied, Settings, __version__
 from agentd.config.settings import Id, is_loopback
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from agentd import Call, Context, Tool, ToolReply
     from agentd_mcp.elicitation import Question
-    from agentd_mcp.server import McpFace, Principal, Progress
+    from agentd_mcp.server import McpServer, Principal, Progress
 
 SERVICE: Final = "mcp-proxmox"
 PRINCIPAL: Final = "mcp"
@@ -146,7 +146,7 @@ async def _watch_rights(context: Context) -> None:
         await asyncio.sleep(BLIND_AGAIN if blind else RIGHTS_AGAIN)
 
 
-async def _called(
+async def _call_tool(
     context: Context, principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
 ) -> ToolReply | Question:
     """Run a tool, or create the plan that another principal has to approve."""
@@ -155,7 +155,7 @@ async def _called(
     if tool.name in stopping.NAMES:
         return await stopping.carry_out(context.bus, principal.name, tool, parameters)
     with context.worker.calls.one(principal.name):
-        if tool.tier_for(parameters) in CONSENTED:
+        if tool.tier_for(parameters) in NEEDS_APPROVAL:
             person = context.settings.approvers.get(principal.name)
             return await approvals.ask(context.bus, principal.name, tool.name, parameters, person)
         return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
@@ -180,7 +180,7 @@ class Bridge:
     async def run(self, context: Context) -> None:
         """Serve MCP and the queue until the context is stopping."""
         async with AsyncExitStack() as stack:
-            face = await self._face(context)
+            face = await self._mcp_app(context)
             if face is not None:
                 await stack.enter_async_context(face.lifespan())
                 stack.callback(self._close, "stopping")
@@ -204,7 +204,7 @@ class Bridge:
     def _close(self, reason: str) -> None:
         self.gate.app, self.gate.reason = None, reason
 
-    async def _face(self, context: Context) -> McpFace | None:
+    async def _mcp_app(self, context: Context) -> McpServer | None:
         """Return the MCP app for this service's tools, or None.
 
         If MCP is not served, set the reason at the gate and return None.
@@ -242,8 +242,8 @@ class Bridge:
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
         return server.build_mcp(
-            [*tools.values(), *network, approvals.dry_runs(context, tools), *tool_search.doors(reachable)],
-            partial(_called, context),
+            [*tools.values(), *network, approvals.dry_runs(context, tools), *tool_search.meta_tools(reachable)],
+            partial(_call_tool, context),
             listed=tool_search.DAILY if settings.tool_list == "few" else None,
             name=f"agentd {context.node}",
             version=__version__,

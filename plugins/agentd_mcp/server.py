@@ -38,7 +38,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from agentd import (
-    CONSENTED,
+    NEEDS_APPROVAL,
     AgentdError,
     BrokenTool,
     Denied,
@@ -87,7 +87,7 @@ Resolve = Callable[[Request | None], Principal]
 
 
 @dataclass(frozen=True)
-class McpFace:
+class McpServer:
     """The web app of MCP, with the one route `/mcp`.
 
     lifespan  the context to enter while the app serves
@@ -112,7 +112,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     listed: frozenset[str] | None = None,
     most: int = 128,
     each: int = 32,
-) -> McpFace:
+) -> McpServer:
     """Return the MCP app that serves `tools`.
 
     hosts    accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
@@ -122,7 +122,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     each     maximum of concurrent sessions of one principal
     """
     catalogue = _Catalogue(tools)
-    desk = _Desk(catalogue, caller, resolve, listed)
+    desk = _McpHandlers(catalogue, caller, resolve, listed)
     server: Server[Any] = Server(
         name,
         version=version,
@@ -152,7 +152,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
             finally:
                 await desk.drain()
 
-    return McpFace(bounded, lifespan, catalogue.broken)
+    return McpServer(bounded, lifespan, catalogue.broken)
 
 
 class _Catalogue:
@@ -181,7 +181,7 @@ class _Catalogue:
         names = [name for name, tool in self.tools.items() if tier.covers(tool.tier)]
         if listed is None:
             return [self._described[name] for name in names]
-        return [briefly(self._described[name]) for name in names if name in listed]
+        return [describe_briefly(self._described[name]) for name in names if name in listed]
 
     def find(self, name: str, tier: Tier) -> Tool | None:
         found = self.tools.get(tool_names.current(name, self.tools))
@@ -194,10 +194,10 @@ def describe(tool: Tool) -> types.Tool:
         name=tool.name,
         description=tool_search.described(tool),
         input_schema=tool.input_schema(),
-        output_schema=None if tool.name in tool_search.CARRIERS else tool.output_schema(),
+        output_schema=None if tool.name in tool_search.META_TOOLS else tool.output_schema(),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.tier is Tier.READ,
-            destructive_hint=tool.tier in CONSENTED or bool(tool.raises) or tool.name == tool_search.USE,
+            destructive_hint=tool.tier in NEEDS_APPROVAL or bool(tool.raises) or tool.name == tool_search.USE,
             # A `marked` tool is safe to repeat only under the same key, and each MCP call has its own key.
             idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
             open_world_hint=False,
@@ -205,7 +205,7 @@ def describe(tool: Tool) -> types.Tool:
     )
 
 
-def briefly(tool: types.Tool) -> types.Tool:
+def describe_briefly(tool: types.Tool) -> types.Tool:
     """Return a tool without its result schema, for the short list.
 
     The result schemas are half of the tokens, and a model sees the results anyway.
@@ -214,7 +214,7 @@ def briefly(tool: types.Tool) -> types.Tool:
 
 
 @dataclass
-class _Desk:
+class _McpHandlers:
     """Handles MCP requests."""
 
     catalogue: _Catalogue
@@ -234,7 +234,7 @@ class _Desk:
     ) -> types.CallToolResult | types.InputRequiredResult:
         principal = self.resolve(context.request)
         try:
-            name, arguments = tool_search.unwrapped(params.name, params.arguments or {}, self.catalogue.tools)
+            name, arguments = tool_search.unwrap(params.name, params.arguments or {}, self.catalogue.tools)
             tool = self.catalogue.find(name, principal.tier)
             if tool is None:
                 message = (

@@ -58,31 +58,31 @@ class Sessions:
         owner = "" if user is None else str(user.username)
         known = headers.get(_ID)
         if known is not None or headers.get("mcp-protocol-version") in MODERN_PROTOCOL_VERSIONS:
-            await self._use(known or "", owner, scope, receive, send)
+            await self._forward(known or "", owner, scope, receive, send)
             return
-        refused = await self._room(owner, scope)
+        refused = await self._make_room(owner, scope)
         if refused is not None:
             await refused(scope, receive, send)
             return
         self._opening.append(owner)
         try:
-            await self._opening_app(scope, receive, self._noting(owner, send))
+            await self._opening_app(scope, receive, self._recording_send(owner, send))
         finally:
             self._opening.remove(owner)
 
-    async def _use(self, name: str, owner: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, name: str, owner: str, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._open.get(name)
         if session is None or session.owner != owner:
             await self._app(scope, receive, send)
             return
         session.busy += 1
         try:
-            await self._app(scope, receive, self._forgetting(name, scope, send))
+            await self._app(scope, receive, self._removing_send(name, scope, send))
         finally:
             session.busy -= 1
             session.used = time.monotonic()
 
-    def _noting(self, owner: str, send: Send) -> Send:
+    def _recording_send(self, owner: str, send: Send) -> Send:
         """Return a `send` that records the session that a response opens."""
 
         async def noting(message: Message) -> None:
@@ -94,7 +94,7 @@ class Sessions:
 
         return noting
 
-    def _forgetting(self, name: str, scope: Scope, send: Send) -> Send:
+    def _removing_send(self, name: str, scope: Scope, send: Send) -> Send:
         """Return a `send` that removes a session that has ended."""
 
         async def forgetting(message: Message) -> None:
@@ -106,7 +106,7 @@ class Sessions:
 
         return forgetting
 
-    async def _room(self, owner: str, scope: Scope) -> PlainTextResponse | None:
+    async def _make_room(self, owner: str, scope: Scope) -> PlainTextResponse | None:
         """Make room for one more session of `owner`, or return a refusal."""
         at = time.monotonic()
         for name in [name for name, session in self._open.items() if not session.busy and at - session.used > IDLE]:

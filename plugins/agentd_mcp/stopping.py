@@ -24,17 +24,17 @@ ACTIONS: Final = {"freeze_network": "freeze", "thaw_network": "thaw"}
 NAMES: Final = frozenset({STATUS, *ACTIONS})
 
 
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NoArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No arguments."""
 
 
-class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ThawArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why the network is thawed; recorded in the audit log."""
 
     reason: Annotated[str, Meta(max_length=freeze.MOST_TEXT)] = ""
 
 
-class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FreezeArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why the network is frozen, and for how many seconds.
 
     Without `seconds` it stays frozen until it is thawed.
@@ -74,7 +74,7 @@ def _state(found: Freeze | None, otherwise: str) -> NetworkState:
     if found is None:
         return NetworkState(frozen=False, text=otherwise)
     return NetworkState(
-        frozen=True, text=freeze.say(found), by=found.by, since=found.since, until=found.until, reason=found.reason
+        frozen=True, text=freeze.describe(found), by=found.by, since=found.since, until=found.until, reason=found.reason
     )
 
 
@@ -84,9 +84,13 @@ def tools() -> list[Tool]:
     They run through `carry_out`, not as normal calls: a frozen network must be thawed by one of them.
     """
     return [
-        _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", Nothing, Tier.READ),
-        _tool("freeze_network", "Stop every change in the whole network, until it is thawed; reads go on.", Stop),
-        _tool("thaw_network", "End a freeze: for who froze the network, or with tier destroy.", Why),
+        _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", NoArguments, Tier.READ),
+        _tool(
+            "freeze_network",
+            "Stop every change in the whole network, until it is thawed; reads go on.",
+            FreezeArguments,
+        ),
+        _tool("thaw_network", "End a freeze: for who froze the network, or with tier destroy.", ThawArguments),
     ]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FIND: Final = "find_tools"
 READ: Final = "read_tool"
 USE: Final = "use_tool"
-CARRIERS: Final = frozenset({READ, USE})
+META_TOOLS: Final = frozenset({READ, USE})
 """Tools that call another tool and return its result."""
 DAILY: Final = frozenset(
     {
@@ -38,14 +38,14 @@ DAILY: Final = frozenset(
 SHOWN: Final = 5
 
 
-class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SearchWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The words to search for, such as `firewall rule add`."""
 
     words: Annotated[str, Meta(min_length=1, max_length=200)]
     limit: Annotated[int, Meta(ge=1, le=20)] = SHOWN
 
 
-class Described(msgspec.Struct, frozen=True):
+class ToolDescription(msgspec.Struct, frozen=True):
     """A tool; `parameters` is the JSON Schema of its arguments.
 
     `call` names the tool that calls it.
@@ -59,21 +59,21 @@ class Described(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
 
-class Shown(msgspec.Struct, frozen=True):
+class ToolMatches(msgspec.Struct, frozen=True):
     """The matching tools, best match first, and the total number of matches."""
 
     total: int
-    tools: list[Described]
+    tools: list[ToolDescription]
 
 
-class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tool to call, by its name from find_tools, and its arguments."""
 
     tool: str
     arguments: dict[str, Any] = {}
 
 
-def find(tools: Iterable[Tool], words: str, limit: int) -> Shown:
+def find(tools: Iterable[Tool], words: str, limit: int) -> ToolMatches:
     """Return the tools that match any of the words, best match first.
 
     The scores of all words are added; a match in the name of a tool scores highest.  Of equal ones, the shortest name.
@@ -84,7 +84,7 @@ def find(tools: Iterable[Tool], words: str, limit: int) -> Shown:
         ((score, tool) for score, tool in scored if score),
         key=lambda pair: (-pair[0], pair[1].name.count("_"), pair[1].name),
     )
-    return Shown(len(fitting), [_described(tool) for _, tool in fitting[:limit]])
+    return ToolMatches(len(fitting), [_described(tool) for _, tool in fitting[:limit]])
 
 
 def _score(tool: Tool, asked: set[str]) -> int:
@@ -99,23 +99,23 @@ def described(tool: Tool) -> str:
     return "\n\n".join([tool.description, *more])
 
 
-def _described(tool: Tool) -> Described:
+def _described(tool: Tool) -> ToolDescription:
     call = READ if tool.tier is Tier.READ else USE
     first = " ".join(described(tool).split())
-    return Described(tool.name, first, tool.tier, tool.capability, call, tool.input_schema())
+    return ToolDescription(tool.name, first, tool.tier, tool.capability, call, tool.input_schema())
 
 
-def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> tuple[str, dict[str, Any]]:
+def unwrap(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> tuple[str, dict[str, Any]]:
     """Return the tool and arguments that a call means.
 
     For read_tool and use_tool these are the tool and arguments that the call contains.
     Raises InvalidMessage if that call is not valid; read_tool calls only tools of tier read.
     """
-    if name not in CARRIERS:
+    if name not in META_TOOLS:
         return name, arguments
     wanted = tools[name].parse(arguments)
     target = tools.get(tool_names.current(wanted.tool, tools))
-    if target is None or target.name in CARRIERS:
+    if target is None or target.name in META_TOOLS:
         raise InvalidMessage(f"tool: there is no tool {wanted.tool[:60]!r}; find_tools finds them by words")
     if name == READ and target.tier is not Tier.READ:  # not every caller may know whether it exists
         raise InvalidMessage(
@@ -124,30 +124,32 @@ def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -
     return target.name, wanted.arguments
 
 
-def doors(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
+def meta_tools(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
     """Return the tools that find and call other tools.
 
     reachable  returns the tools that a caller may use
     """
 
-    async def look(call: Call, p: Words) -> Shown:
+    async def look(call: Call, p: SearchWords) -> ToolMatches:
         return find(reachable(call), p.words, p.limit)
 
-    async def carried(call: Call, p: Wanted) -> Shown:
+    async def carried(call: Call, p: ToolUse) -> ToolMatches:
         raise InvalidMessage(f"{p.tool} is called in its own name, not as {call.key}")
 
     return [
-        _door(FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", look),
-        _door(READ, "Call a tool of tier read that find_tools has named; nothing is changed.", carried, Wanted),
-        _door(USE, "Call any tool that find_tools has named.", carried, Wanted, Tier.OPERATE),
+        _meta_tool(
+            FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", look
+        ),
+        _meta_tool(READ, "Call a tool of tier read that find_tools has named; nothing is changed.", carried, ToolUse),
+        _meta_tool(USE, "Call any tool that find_tools has named.", carried, ToolUse, Tier.OPERATE),
     ]
 
 
-def _door(
+def _meta_tool(
     name: str,
     description: str,
-    run: Callable[[Call, Any], Awaitable[Shown]],
-    parameters: type[msgspec.Struct] = Words,
+    run: Callable[[Call, Any], Awaitable[ToolMatches]],
+    parameters: type[msgspec.Struct] = SearchWords,
     tier: Tier = Tier.READ,
 ) -> Tool:
     return Tool(
@@ -158,6 +160,6 @@ def _door(
         repeat=Repeat.IDEMPOTENT,
         capability="safety",
         parameters=parameters,
-        result=Shown,
+        result=ToolMatches,
         run=run,
     )

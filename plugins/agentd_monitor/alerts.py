@@ -264,21 +264,21 @@ class AlertBook:
 
     def observe_heartbeat(self, heartbeat: Heartbeat, at: datetime) -> list[Alert]:
         """Record a sign of life of an agent, or that it stops."""
-        return self._heard(heartbeat.agent_id, heartbeat.status, at)
+        return self._on_sign_of_life(heartbeat.agent_id, heartbeat.status, at)
 
     def observe_registration(self, registration: AgentRegistration, at: datetime) -> list[Alert]:
         """Record that an agent has registered, which is also a sign of life."""
-        return self._heard(registration.agent_id, registration.status, at)
+        return self._on_sign_of_life(registration.agent_id, registration.status, at)
 
     def observe_metrics(self, report: MetricReport, at: datetime) -> list[Alert]:
         """Check the readings of a report; metrics that it does not contain do not change."""
         changed: list[Alert] = []
         for name, value in report.metrics.items():
             if name in READINGS:
-                changed += self._read(*READINGS[name], report, value, at)
-        return changed + self._audit(report, at)
+                changed += self._check_reading(*READINGS[name], report, value, at)
+        return changed + self._check_audit(report, at)
 
-    def _audit(self, report: MetricReport, at: datetime) -> list[Alert]:
+    def _check_audit(self, report: MetricReport, at: datetime) -> list[Alert]:
         """Check the state of the agent's audit chain, if the report contains it."""
         broken, agent = report.metrics.get(AUDIT_BROKEN), report.agent_id
         if broken is None or (broken and len(self._firing) >= len(KINDS) * WATCHED):
@@ -289,7 +289,7 @@ class AlertBook:
                 f"agent {agent}: its audit chain is not as the agent wrote it, and the agent changes nothing: "
                 f"see its /readyz and `agentd audit verify`, then `agentd audit accept {agent} --reason TEXT`"
             )
-        return self._judge(AUDIT_BROKEN, {"agent": agent}, text, at, bad=bool(broken), good=not broken)
+        return self._decide(AUDIT_BROKEN, {"agent": agent}, text, at, bad=bool(broken), good=not broken)
 
     def observe_workflow(self, view: WorkflowView, at: datetime) -> list[Alert]:
         """Record a change of a workflow at the time `at`."""
@@ -301,17 +301,17 @@ class AlertBook:
             self._workflows[view.workflow_id] = _Workflow(view, at)
         moved = self._resolve(key, f"workflow {view.workflow_id} moves again: {view.status}", at, over=over)
         schedule = subjects.schedule_of(view.workflow_id)
-        return moved + (self._scheduled(schedule, view, at) if schedule and over else [])
+        return moved + (self._check_schedule(schedule, view, at) if schedule and over else [])
 
     def observe_dead(self, stream: str, waiting: int, text: str, at: datetime) -> list[Alert]:
         """Record the number of open dead letters of a stream."""
-        return self._judge(DEAD_LETTERS, {"stream": stream}, text, at, bad=waiting > 0, good=not waiting)
+        return self._decide(DEAD_LETTERS, {"stream": stream}, text, at, bad=waiting > 0, good=not waiting)
 
     def observe_storage(self, what: str, text: str, at: datetime, *, full: bool, eased: bool) -> list[Alert]:
         """Record how full NATS is; between `full` and `eased` nothing changes."""
-        return self._judge(NATS_STORAGE, {"what": what}, text, at, bad=full, good=eased)
+        return self._decide(NATS_STORAGE, {"what": what}, text, at, bad=full, good=eased)
 
-    def _judge(  # noqa: PLR0913 - the alert's identity, its text, and the decision
+    def _decide(  # noqa: PLR0913 - the alert's identity, its text, and the decision
         self, kind: str, labels: dict[str, str], text: str, at: datetime, *, bad: bool, good: bool
     ) -> list[Alert]:
         key = fingerprint(kind, labels)
@@ -321,11 +321,11 @@ class AlertBook:
 
     def tick(self, at: datetime) -> list[Alert]:
         """Check for agents and workflows that were silent until `at`."""
-        return self._lost(at) + self._stuck(at)
+        return self._check_lost_agents(at) + self._check_stuck_workflows(at)
 
     # -- agents and workflows -------------------------------------------------------------------------------------
 
-    def _heard(self, agent: str, status: str, at: datetime) -> list[Alert]:
+    def _on_sign_of_life(self, agent: str, status: str, at: datetime) -> list[Alert]:
         if agent not in self._agents and len(self._agents) >= WATCHED:
             return []
         drained = status == DRAINED
@@ -339,7 +339,7 @@ class AlertBook:
                 changed += self._resolve(key, f"agent {agent} stopped by itself", at)
         return changed
 
-    def _lost(self, at: datetime) -> list[Alert]:
+    def _check_lost_agents(self, at: datetime) -> list[Alert]:
         limit = timedelta(seconds=self._thresholds.offline_after)
         changed: list[Alert] = []
         for name, agent in self._agents.items():
@@ -354,7 +354,7 @@ class AlertBook:
             changed.append(self._fire(AGENT_OFFLINE, {"agent": name}, text, name, at))
         return changed
 
-    def _stuck(self, at: datetime) -> list[Alert]:
+    def _check_stuck_workflows(self, at: datetime) -> list[Alert]:
         limit = timedelta(seconds=self._thresholds.stuck_after)
         changed: list[Alert] = []
         for name, workflow in self._workflows.items():
@@ -369,7 +369,7 @@ class AlertBook:
             changed.append(self._fire(WORKFLOW_STUCK, {"workflow": name}, text, name, at))
         return changed
 
-    def _scheduled(self, schedule: str, view: WorkflowView, at: datetime) -> list[Alert]:
+    def _check_schedule(self, schedule: str, view: WorkflowView, at: datetime) -> list[Alert]:
         """Check a schedule by its last run; a run that a person cancelled does not count."""
         key = fingerprint(SCHEDULE_FAILED, {"schedule": schedule})
         if view.status in DONE:
@@ -381,7 +381,7 @@ class AlertBook:
 
     # -- values and thresholds ------------------------------------------------------------------------------------
 
-    def _read(self, kind: str, scope: str, report: MetricReport, value: float, at: datetime) -> list[Alert]:
+    def _check_reading(self, kind: str, scope: str, report: MetricReport, value: float, at: datetime) -> list[Alert]:
         source = report.tags.get("node", report.agent_id) if scope == "host" else report.agent_id
         fresh = _Level(kind, scope, source)
         key = fingerprint(kind, fresh.labels)

@@ -20,15 +20,15 @@ SAID: Final = 200
 """Maximum characters of a dead letter's reason in an alert."""
 
 
-class Survey:
+class PeriodicChecks:
     """Checks periodically; `problem` is the reason why it cannot, or ""."""
 
     def __init__(self, context: Context, book: AlertBook, tell: Callable[[list[Alert]], None]) -> None:
         """Use the bus of `context`, the alerts of `book`, and `tell` to pass alerts on."""
         self.problem = ""
         self._context = context
-        self._book = book
-        self._tell = tell
+        self._alerts = book
+        self._log_once = tell
         self._due = 0.0
         self._seen: int | None = None
         self._state: dict[str, object] = {}
@@ -43,14 +43,14 @@ class Survey:
             return
         self._due = time.monotonic() + EVERY
         try:
-            await self._letters(at)
-            await self._storage(at)
+            await self._check_dead_letters(at)
+            await self._check_storage(at)
         except AgentdError as error:
             self.problem = f"dead letters and storage cannot be looked at: {error}"
         else:
             self.problem = ""
 
-    async def _letters(self, at: datetime) -> None:
+    async def _check_dead_letters(self, at: datetime) -> None:
         state = (await self._context.bus.api(f"STREAM.INFO.{subjects.DEAD}"))["state"]
         # This also holds for an empty stream: the first check has handled the alerts from before a restart.
         if state == self._state:
@@ -61,7 +61,7 @@ class Survey:
         for stream in {*capacity.STREAMS, *(letter.stream for letter in open_)}:
             those = [letter for letter in open_ if letter.stream == stream]
             self._context.metrics.dead_letters_open.labels(stream).set(len(those))
-            self._tell(self._book.observe_dead(stream, len(those), _words(stream, those), at))
+            self._log_once(self._alerts.observe_dead(stream, len(those), _summary(stream, those), at))
         self._state = state
 
     def _count(self, found: list[dead_letters.Letter]) -> None:
@@ -75,18 +75,18 @@ class Survey:
                 self._context.metrics.dead_letters.labels(letter.stream).inc()
         self._seen = max(newest, self._seen or 0)
 
-    async def _storage(self, at: datetime) -> None:
-        rooms, sizes = await capacity.everything(self._context.bus)
+    async def _check_storage(self, at: datetime) -> None:
+        rooms, sizes = await capacity.all_limits(self._context.bus)
         for name, size in sizes.items():
             self._context.metrics.stream_bytes.labels(name).set(size)
         for room in rooms:
             self._context.metrics.storage_share.labels(room.what).set(room.share)
             text = f"{room.text}; {capacity.advice(room, sizes)}"
             full, eased = room.share >= capacity.FULL, room.share < capacity.EASED
-            self._tell(self._book.observe_storage(room.what, text, at, full=full, eased=eased))
+            self._log_once(self._alerts.observe_storage(room.what, text, at, full=full, eased=eased))
 
 
-def _words(stream: str, letters: list[dead_letters.Letter]) -> str:
+def _summary(stream: str, letters: list[dead_letters.Letter]) -> str:
     if not letters:
         return f"no dead letter of {stream} is open"
     last = letters[-1]

@@ -3,7 +3,7 @@
 Several monitors may run: all of them receive the same messages and derive the same alerts.  The monitor that first
 writes the new state of an alert to the bucket `alerts` (compare-and-set, with the alert's fingerprint as key) publishes
 it.  The other monitors find the state in the bucket and publish nothing.  A state that could not be written yet is kept
-in `_unsaid` (only the newest state of each alert) and retried at each tick.
+in `_unpublished` (only the newest state of each alert) and retried at each tick.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from agentd import (
     Heartbeat,
     InvalidMessage,
     MetricReport,
-    Seldom,
+    RateLimitedLog,
     StaleWrite,
     decode,
     now,
     subjects,
 )
 from agentd_monitor.alerts import DRAINED, DRAINING, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
-from agentd_monitor.checks import Survey
+from agentd_monitor.checks import PeriodicChecks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,32 +61,38 @@ class Monitor:
         """Declare the state; `run` sets it when it gets the context."""
         self._context: Context
         self._settings: MonitorSettings
-        self._seldom: Seldom
-        self._book: AlertBook
-        self._survey: Survey
+        self._limited_log: RateLimitedLog
+        self._alerts: AlertBook
+        self._checks: PeriodicChecks
         self._ticked: datetime
-        self._unsaid: dict[str, Alert] = {}
+        self._unpublished: dict[str, Alert] = {}
         self._unrecorded: dict[str, Alert] = {}
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def run(self, context: Context) -> None:
         """Watch until the context is stopping."""
         self._context, self._settings = context, context.settings
-        self._seldom = Seldom(context.log)
+        self._limited_log = RateLimitedLog(context.log)
         self._ticked = now()
-        self._book = AlertBook(self._settings.thresholds(), self._ticked)
+        self._alerts = AlertBook(self._settings.thresholds(), self._ticked)
         stored = (await context.bus.kv_values(subjects.ALERTS, Alert)).values()
-        self._book.restore([entry.value for entry in stored if entry.value is not None])
+        self._alerts.restore([entry.value for entry in stored if entry.value is not None])
         subscriptions = [
-            await context.bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._book.observe_heartbeat)),
             await context.bus.subscribe(
-                subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._book.observe_registration)
+                subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._alerts.observe_heartbeat)
             ),
-            await context.bus.subscribe(subjects.ALL_METRICS, self._hears(MetricReport, self._book.observe_metrics)),
-            await context.bus.subscribe(subjects.ALL_EVENTS, self._hears(WorkflowView, self._book.observe_workflow)),
+            await context.bus.subscribe(
+                subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._alerts.observe_registration)
+            ),
+            await context.bus.subscribe(
+                subjects.ALL_METRICS, self._observing_handler(MetricReport, self._alerts.observe_metrics)
+            ),
+            await context.bus.subscribe(
+                subjects.ALL_EVENTS, self._observing_handler(WorkflowView, self._alerts.observe_workflow)
+            ),
             await context.bus.subscribe(subjects.ALL_DEAD, self._on_dead),
         ]
-        self._survey = Survey(context, self._book, self._tell)
+        self._checks = PeriodicChecks(context, self._alerts, self._log_alerts)
         try:
             await self._catch_up()
             await self._watch()
@@ -97,7 +103,7 @@ class Monitor:
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
         """Apply new thresholds, also to alerts that are firing."""
         self._settings = settings
-        self._tell(self._book.adopt(settings.thresholds(), now()))
+        self._log_alerts(self._alerts.adopt(settings.thresholds(), now()))
 
     async def _catch_up(self) -> None:
         """Read the last heartbeats and workflow events from the streams.
@@ -106,9 +112,9 @@ class Monitor:
         """
         bus = self._context.bus
         for stored in await bus.last_many(subjects.METRICS, subjects.ALL_HEARTBEATS):
-            self._observe(stored.data, stored.subject, Heartbeat, self._book.observe_heartbeat, stored.time)
+            self._observe(stored.data, stored.subject, Heartbeat, self._alerts.observe_heartbeat, stored.time)
         for stored in await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS):
-            self._observe(stored.data, stored.subject, WorkflowView, self._book.observe_workflow, stored.time)
+            self._observe(stored.data, stored.subject, WorkflowView, self._alerts.observe_workflow, stored.time)
 
     async def _watch(self) -> None:
         context = self._context
@@ -116,9 +122,9 @@ class Monitor:
         try:
             while not stopping.done():
                 self._tick(now())
-                await self._survey.look(now())
-                await self._say()
-                news = asyncio.create_task(self._news.wait())
+                await self._checks.look(now())
+                await self._publish_changed()
+                news = asyncio.create_task(self._changed.wait())
                 await asyncio.wait({stopping, news}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()
         finally:
@@ -130,18 +136,18 @@ class Monitor:
             context.health.down(context.bus.problem)
             return
         if at - self._ticked > timedelta(seconds=PAUSE):
-            self._book.resume(at)
+            self._alerts.resume(at)
         self._ticked = at
-        self._tell(self._book.tick(at))
+        self._log_alerts(self._alerts.tick(at))
 
     async def _on_dead(self, _: Received) -> None:
         """Check at once when a dead letter was written or closed."""
-        self._survey.hurry()
-        self._news.set()
+        self._checks.hurry()
+        self._changed.set()
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
-    def _hears(
+    def _observing_handler(
         self, kind: type[M], observe: Callable[[M, datetime], list[Alert]]
     ) -> Callable[[Received], Awaitable[None]]:
         async def handler(received: Received) -> None:
@@ -159,29 +165,29 @@ class Monitor:
         try:
             message = decode(data, kind)
         except InvalidMessage as error:
-            self._seldom.warning("a message cannot be understood", subject=subject, reason=str(error))
+            self._limited_log.warning("a message cannot be understood", subject=subject, reason=str(error))
             return
-        self._tell(observe(message, at))
+        self._log_alerts(observe(message, at))
 
     # -- publishing -------------------------------------------------------------------------------------------------
 
-    def _tell(self, alerts: list[Alert]) -> None:
+    def _log_alerts(self, alerts: list[Alert]) -> None:
         if alerts:
-            self._unsaid.update({fingerprint_of(alert): alert for alert in alerts})
-            self._news.set()
+            self._unpublished.update({fingerprint_of(alert): alert for alert in alerts})
+            self._changed.set()
 
-    async def _say(self) -> None:
+    async def _publish_changed(self) -> None:
         """Record and publish changed alerts.
 
-        While NATS is not reachable, they stay in `_unsaid` and are retried.
+        While NATS is not reachable, they stay in `_unpublished` and are retried.
         """
         context = self._context
-        self._news.clear()
-        problem = self._survey.problem
+        self._changed.clear()
+        problem = self._checks.problem
         try:
-            for key, alert in list(self._unsaid.items()):
+            for key, alert in list(self._unpublished.items()):
                 try:
-                    await self._say_one(key, alert)
+                    await self._publish_one(key, alert)
                 except BusFull as error:
                     problem = f"alerts cannot be kept: {error}"
         except BusUnavailable as error:
@@ -192,7 +198,7 @@ class Monitor:
             context.health.up()
         self._measure()
 
-    async def _say_one(self, key: str, alert: Alert) -> None:
+    async def _publish_one(self, key: str, alert: Alert) -> None:
         """Record and publish an alert.
 
         If NATS has no space for the record, publish the alert at once and record it later.  Only in this case every
@@ -208,8 +214,8 @@ class Monitor:
         published = self._unrecorded.pop(key, None)
         if (published is None and new) or (published is not None and published.state != alert.state):
             await self._publish(alert)
-        if self._unsaid.get(key) is alert:
-            del self._unsaid[key]
+        if self._unpublished.get(key) is alert:
+            del self._unpublished[key]
 
     async def _publish(self, alert: Alert) -> None:
         await self._context.bus.publish(subjects.alert(alert.alert_type), alert)
@@ -217,10 +223,10 @@ class Monitor:
 
     def _measure(self) -> None:
         metrics = self._context.metrics
-        firing = Counter(alert.alert_type for alert in self._book.firing())
+        firing = Counter(alert.alert_type for alert in self._alerts.firing())
         for kind in KINDS:
             metrics.alerts_firing.labels(kind).set(firing[kind])
-        agents = self._book.agents()
+        agents = self._alerts.agents()
         for status in (*STATUSES, *agents):
             metrics.agents.labels(status).set(agents[status])
 

@@ -22,7 +22,7 @@ EVERY = 5.0
 """Seconds between two checks of the capacity of NATS."""
 
 
-class Room:
+class CapacityCheck:
     """Periodic check of NATS capacity; `problem` says why no request may start."""
 
     def __init__(self, bus: Bus) -> None:
@@ -37,7 +37,7 @@ class Room:
             return
         self._due = time.monotonic() + EVERY
         try:
-            rooms = await capacity.for_events(self._bus)
+            rooms = await capacity.event_limits(self._bus)
         except (BusError, Denied):
             return
         limit = capacity.EASED if self.problem else capacity.FULL

@@ -35,7 +35,7 @@ from agentd import (
     Denied,
     Heartbeat,
     InvalidMessage,
-    Seldom,
+    RateLimitedLog,
     StaleWrite,
     TaskStatus,
     Workflow,
@@ -65,7 +65,7 @@ KNOWN: Final = 200
 OFFLINE: Final = "offline"
 
 
-def names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
+def configured_names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
     """Return the external agents in the configuration."""
     return frozenset(
         {service_of(queue.name) for queue in queues if queue.external != "no"} | set(policy.external_agents)
@@ -74,7 +74,7 @@ def names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
 
 def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None:
     """Raise Denied for a task whose tier is too high for its external agent."""
-    plain = names(queues, policy)
+    plain = configured_names(queues, policy)
     for task in plan:
         agent = service_of(task.queue)
         granted = policy.tier_of_plain_agent(agent)
@@ -89,7 +89,7 @@ def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None
 # -- completions ------------------------------------------------------------------------------------------------------
 
 
-async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
+async def complete_plain(context: Context, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
     """Return workflow, task and a plain completion with missing fields filled in.
 
     Raises InvalidMessage that names the invalid field.
@@ -102,10 +102,12 @@ async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str
     state = await _state(context, workflow, name)
     queue = next((queue for queue in context.config.bus.queues if queue.name == state.spec(name).queue), None)
     _acceptable(completion, state, name, "no" if queue is None else queue.external)
-    return workflow, name, _judged(completion, state.spec(name), state.tasks[name].attempt, context.policy)
+    return workflow, name, _normalized(completion, state.spec(name), state.tasks[name].attempt, context.policy)
 
 
-async def proven(context: Context, subject: str, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
+async def verify_completion(
+    context: Context, subject: str, completion: TaskCompletion
+) -> tuple[str, str, TaskCompletion]:
     """Return workflow, task and a completion whose subject names them and its agent.
 
     Raises InvalidMessage if the message does not match its subject.
@@ -158,7 +160,7 @@ def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: s
         )
 
 
-def _judged(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Policy) -> TaskCompletion:
+def _normalized(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Policy) -> TaskCompletion:
     """Return the completion with the fields that `decide` needs.
 
     Raises InvalidMessage if the sender may not complete this task.
@@ -188,7 +190,7 @@ def _judged(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Po
 # -- presence ---------------------------------------------------------------------------------------------------------
 
 
-class PlainAgents:
+class ExternalAgents:
     """Keeps the leases of the external agents that send messages."""
 
     def __init__(self, context: Context) -> None:
@@ -196,8 +198,8 @@ class PlainAgents:
         self._context = context
         self._known: dict[str, _Known] = {}
         self._gone: set[str] = set()
-        self._news = asyncio.Event()
-        self._seldom = Seldom(context.log)
+        self._changed = asyncio.Event()
+        self._limited_log = RateLimitedLog(context.log)
 
     async def run(self) -> None:
         """Keep leases until the context is stopping.
@@ -206,16 +208,20 @@ class PlainAgents:
         """
         bus, stopping = self._context.bus, self._context.stopping
         subscriptions = [
-            await bus.subscribe(subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._registered)),
-            await bus.subscribe(subjects.SERVICE_REGISTER, self._hears(ServiceRegistration, self._offered)),
-            await bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._alive)),
+            await bus.subscribe(
+                subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._on_registration)
+            ),
+            await bus.subscribe(
+                subjects.SERVICE_REGISTER, self._observing_handler(ServiceRegistration, self._on_service)
+            ),
+            await bus.subscribe(subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._on_heartbeat)),
         ]
         try:
             request = DiscoveryRequest(self._context.agent_id, now())  # repeats what was sent before the subscription
             await bus.publish(subjects.AGENT_DISCOVERY, request)
             await bus.publish(subjects.SERVICE_DISCOVERY, request)
             while not stopping.is_set():
-                await self._news_or(stopping)
+                await self._wait_for_change(stopping)
                 await self._write()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PAUSE):
@@ -224,30 +230,30 @@ class PlainAgents:
             for subscription in subscriptions:
                 await subscription.stop()
 
-    async def _news_or(self, stopping: asyncio.Event) -> None:
+    async def _wait_for_change(self, stopping: asyncio.Event) -> None:
         """Wait until there is something to write, or `stopping` is set."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._news, stopping)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, stopping)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
-        self._news.clear()
+        self._changed.clear()
 
-    def _hears(self, kind: type[M], note: Callable[[M], None]) -> Callable[[Received], Awaitable[None]]:
+    def _observing_handler(self, kind: type[M], note: Callable[[M], None]) -> Callable[[Received], Awaitable[None]]:
         async def handler(received: Received) -> None:
             try:
                 note(received.decode(kind))
             except InvalidMessage as error:
-                self._seldom.warning("cannot be understood", subject=received.subject, reason=str(error))
+                self._limited_log.warning("cannot be understood", subject=received.subject, reason=str(error))
 
         return handler
 
-    def _registered(self, agent: AgentRegistration) -> None:
+    def _on_registration(self, agent: AgentRegistration) -> None:
         if agent.version:
             return  # an agentd daemon: it keeps its lease itself
         known = self._known.get(subjects.check_id(agent.agent_id, "AgentRegistration.agent_id"))
-        self._keep(Presence(agent, [] if known is None else known.presence.services))
+        self._note_presence(Presence(agent, [] if known is None else known.presence.services))
 
-    def _offered(self, service: ServiceRegistration) -> None:
+    def _on_service(self, service: ServiceRegistration) -> None:
         """Treat a service as its agent, if the configuration declares it with `plain`.
 
         The services of agentd daemons register on the same subject.
@@ -256,33 +262,33 @@ class PlainAgents:
         if any(queue.external != "no" and service_of(queue.name) == name for queue in self._context.config.bus.queues):
             known = self._known.get(name)
             agent = AgentRegistration(name, service.capabilities, status=service.status)
-            self._keep(Presence(agent if known is None else known.presence.agent, [service]))
+            self._note_presence(Presence(agent if known is None else known.presence.agent, [service]))
 
-    def _alive(self, beat: Heartbeat) -> None:
+    def _on_heartbeat(self, beat: Heartbeat) -> None:
         known = self._known.get(beat.agent_id)
         if known is not None:
-            self._keep(replace(known.presence, agent=replace(known.presence.agent, status=beat.status)))
+            self._note_presence(replace(known.presence, agent=replace(known.presence.agent, status=beat.status)))
 
-    def _keep(self, presence: Presence) -> None:
+    def _note_presence(self, presence: Presence) -> None:
         name, at = presence.agent.agent_id, time.monotonic()
         known = self._known.get(name)
         if presence.agent.status == OFFLINE:
             if self._known.pop(name, None) is not None:
                 self._gone.add(name)
-                self._news.set()
+                self._changed.set()
         elif known is not None:
             known.due = known.due or known.presence != presence or at - known.written > RENEW
             known.presence, known.heard = presence, at
             if known.due:
-                self._news.set()
-        elif self._room(at):
+                self._changed.set()
+        elif self._has_room(at):
             self._known[name] = _Known(presence, at)
             self._gone.discard(name)
-            self._news.set()
+            self._changed.set()
         else:
-            self._seldom.warning("too many plain agents; this one is not shown", agent=name, most=KNOWN)
+            self._limited_log.warning("too many plain agents; this one is not shown", agent=name, most=KNOWN)
 
-    def _room(self, at: float) -> bool:
+    def _has_room(self, at: float) -> bool:
         """Return whether one more agent can be kept, after removing the silent ones."""
         if len(self._known) >= KNOWN:
             self._known = {name: known for name, known in self._known.items() if at - known.heard < LEASE}
@@ -298,14 +304,14 @@ class PlainAgents:
                 await self._renew(name, known.presence)
             while self._gone:
                 name = next(iter(self._gone))
-                if await self._foreign(name) is not None:
+                if await self._lease_sequence(name) is not None:
                     await self._context.bus.kv_delete(subjects.LIVE, name)
                 self._gone.discard(name)
         except BusError as error:  # the next heartbeat repeats the write, or the lease expires
-            self._seldom.warning("the leases of plain agents cannot be kept", reason=str(error))
+            self._limited_log.warning("the leases of plain agents cannot be kept", reason=str(error))
 
     async def _renew(self, name: str, presence: Presence) -> None:
-        expect = await self._foreign(name)
+        expect = await self._lease_sequence(name)
         if expect is None:
             return
         shown = replace(presence, agent=replace(presence.agent, timestamp=now()))
@@ -313,7 +319,7 @@ class PlainAgents:
         with contextlib.suppress(StaleWrite):
             await self._context.bus.kv_put(subjects.LIVE, name, shown, ttl=LEASE, expect=expect)
 
-    async def _foreign(self, name: str) -> int | None:
+    async def _lease_sequence(self, name: str) -> int | None:
         """Return the sequence of an external agent's lease, 0 for none.
 
         None if the id belongs to an agentd daemon.
@@ -321,7 +327,7 @@ class PlainAgents:
         newest = await self._context.bus.kv_read(subjects.LIVE, name, Presence)
         presence = newest.value
         if presence is not None and presence.agent.version:
-            self._seldom.warning("a plain agent uses the id of an agentd daemon", agent=name)
+            self._limited_log.warning("a plain agent uses the id of an agentd daemon", agent=name)
             return None
         return newest.seq
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agentd.wire.messages import Freeze
 
 
-class Network:
+class FreezeRequests:
     """Answers the freeze and thaw requests of principals."""
 
     def __init__(self, context: Context) -> None:
@@ -23,21 +23,21 @@ class Network:
 
     async def listen(self) -> Subscription:
         """Subscribe to the requests and answer them."""
-        return await self._context.bus.subscribe(subjects.ALL_NETWORK, self._asked)
+        return await self._context.bus.subscribe(subjects.ALL_NETWORK, self._on_request)
 
-    async def _asked(self, received: Received) -> None:
+    async def _on_request(self, received: Received) -> None:
         """Execute a request and reply with its outcome."""
         context, principal = self._context, received.subject.rpartition(".")[2]
         try:
             request = received.decode(NetworkRequest)
-            reply = await self._carried_out(principal, request)
+            reply = await self._execute(principal, request)
         except AgentdError as error:
             context.log.warning("the network was not changed", principal=principal, reason=str(error))
-            current = context.worker.performer.brake.current
+            current = context.worker.runner.freeze_watch.current
             reply = NetworkReply(context.agent_id, done=False, message=str(error), freeze=current)
         await received.respond(reply)
 
-    async def _carried_out(self, principal: str, request: NetworkRequest) -> NetworkReply:
+    async def _execute(self, principal: str, request: NetworkRequest) -> NetworkReply:
         context = self._context
         tier = context.policy.tier_of(principal, plain=False)
 
@@ -47,7 +47,7 @@ class Network:
             )
             arguments = {"reason": request.reason, "freeze": found}
             try:
-                await context.worker.performer.ledger.write(
+                await context.worker.runner.audit_log.write(
                     principal=principal,
                     tool=request.action,
                     tier=Tier.OPERATE,

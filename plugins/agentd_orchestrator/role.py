@@ -49,15 +49,15 @@ from agentd.wire.messages import (
 )
 from agentd.wire.workflow import VERSION
 from agentd_orchestrator import external_agents, schedules
-from agentd_orchestrator.admission import Quota, Room
+from agentd_orchestrator.admission import CapacityCheck, Quota
 from agentd_orchestrator.declared.library import Library
 from agentd_orchestrator.engine.executor import BROKEN_AFTER, KEPT, Engine
-from agentd_orchestrator.engine.inputs import Begin, Due, Ended, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.outgoing import child_id, queue_of
-from agentd_orchestrator.engine.overwritten import Timers
-from agentd_orchestrator.engine.planner import Planner, proven
-from agentd_orchestrator.expressions.metering import evaluated
-from agentd_orchestrator.freeze import Network
+from agentd_orchestrator.engine.overwritten import TimerRestorer
+from agentd_orchestrator.engine.planner import Planner, is_authenticated
+from agentd_orchestrator.expressions.metering import evaluate_async
+from agentd_orchestrator.freeze import FreezeRequests
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -128,7 +128,7 @@ class Orchestrator:
         self._engine = Engine(
             context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.retention_days * 86_400
         )
-        self._engine.plain = external_agents.names(context.config.bus.queues, context.policy)
+        self._engine.plain = external_agents.configured_names(context.config.bus.queues, context.policy)
         settings: OrchestratorSettings = context.settings
         self._library = Library(settings.workflows_dir, context.known_tools, context.workflows)
         await self._read_files()
@@ -142,7 +142,7 @@ class Orchestrator:
             self._consumer(subjects.WORKFLOWS, subjects.ORCHESTRATOR, self._on_child, 64),
         ]
         self._engine.writes = await self._version()
-        network = await Network(context).listen()
+        network = await FreezeRequests(context).listen()
         context.health.up()
         try:
             await self._work(consumers)
@@ -155,11 +155,11 @@ class Orchestrator:
         drain = context.config.drain.timeout
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover(settings.discovery_interval))
-            group.create_task(self._look_at_files())
+            group.create_task(self._watch_files())
             group.create_task(self._watch(consumers, settings.max_open_workflows))
-            group.create_task(self._agree())
-            group.create_task(external_agents.PlainAgents(context).run())
-            group.create_task(Timers(context).run())
+            group.create_task(self._agree_on_version())
+            group.create_task(external_agents.ExternalAgents(context).run())
+            group.create_task(TimerRestorer(context).run())
             for consumer in consumers:
                 group.create_task(consumer.run(context.stopping, drain=drain))
 
@@ -174,7 +174,7 @@ class Orchestrator:
         The orchestrator is full when too many workflows are open.
         """
         context = self._context
-        room = Room(context.bus)
+        room = CapacityCheck(context.bus)
         while not await _stopped(context.stopping, 1.0):
             await room.look()
             refused = next((consumer.full for consumer in consumers if consumer.full), "")
@@ -193,7 +193,7 @@ class Orchestrator:
             else:
                 context.health.up()
 
-    async def _agree(self) -> None:
+    async def _agree_on_version(self) -> None:
         """Write states in a version that every orchestrator of the network supports.
 
         An older orchestrator may still be running.
@@ -209,7 +209,7 @@ class Orchestrator:
         agents = [entry.value.agent for entry in living if entry.value is not None]
         return min([VERSION, *(agent.state_version for agent in agents if self.name in agent.role)])
 
-    async def _look_at_files(self) -> None:
+    async def _watch_files(self) -> None:
         while not await _stopped(self._context.stopping, LOOK):
             await self._read_files()
 
@@ -241,19 +241,21 @@ class Orchestrator:
         tier = self._context.policy.tier_of(principal, plain=plain)
         wanted, given_id = _peek(job.data, "workflow_id"), f"req-{job.sequence}"
         try:
-            given_id = await schedules.free(self._context, wanted, principal) if wanted else given_id
+            given_id = await schedules.check_id_free(self._context, wanted, principal) if wanted else given_id
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
             # Not counted: other clients can make the server write acknowledgements to the subject of a principal.
-            begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=not wanted)
+            begin = PlannedRequest(
+                broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=not wanted
+            )
         else:
             refused = await self._over_quota(request, principal, job)
             if not refused:
                 with self._quota.beginning(principal):
                     await self._carry_on(await self._begin(request, principal, tier, job), job)
                 return
-            begin = Begin(request, [], principal, tier, refused=refused, authenticated=not plain, brief=True)
+            begin = PlannedRequest(request, [], principal, tier, refused=refused, authenticated=not plain, brief=True)
         await self._carry_on(begin, job)
 
     async def _over_quota(self, request: WorkflowRequest, principal: str, job: Job) -> str:
@@ -264,14 +266,14 @@ class Orchestrator:
         if job.delivered > 1:
             return ""
         refused = self._quota.refusal(principal, time.monotonic(), self._engine.open_of)
-        return "" if refused and await schedules.asks(self._context, request.workflow_id) else refused
+        return "" if refused and await schedules.requests_workflow(self._context, request.workflow_id) else refused
 
-    async def _carry_on(self, begin: Begin, job: Job) -> None:
+    async def _carry_on(self, begin: PlannedRequest, job: Job) -> None:
         """Feed a request to the engine; respond with a conflict if its id is in use.
 
         The id may belong to another request or to another principal.
         """
-        kept = _kept(begin)
+        kept = _for_storage(begin)
         state = await self._engine.feed(begin.request.workflow_id, kept, delivered=job.delivered)
         if state is None:
             return
@@ -281,12 +283,14 @@ class Orchestrator:
 
     async def _begin(
         self, request: WorkflowRequest, principal: str, tier: Tier, job: Job, parent: Parent | None = None
-    ) -> Begin:
+    ) -> PlannedRequest:
         """Return the request with its plan, or with the reason for its rejection."""
         context = self._context
         if secret := secrets.refusal(msgspec.to_builtins(request)):
-            return Begin(request, [], principal, tier, parent=parent, refused=f"the request: {secret}")
-        begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
+            return PlannedRequest(request, [], principal, tier, parent=parent, refused=f"the request: {secret}")
+        begin = PlannedRequest(
+            request, [], principal, tier, parent=parent, authenticated=is_authenticated(request, principal)
+        )
         waited = (context.bus.server_time() - job.stored).total_seconds()
         if waited > request.start_by and parent is None:
             text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
@@ -297,7 +301,7 @@ class Orchestrator:
         plain = job.subject == subjects.WORKFLOW_REQUEST
         await self._prepare(request.workflow_type)
         try:
-            begin = await evaluated(
+            begin = await evaluate_async(
                 partial(self._planner.begin, request, principal, tier, plain=plain, retried=retried, parent=parent)
             )
             external_agents.check(begin.plan, context.config.bus.queues, context.policy)
@@ -309,7 +313,7 @@ class Orchestrator:
             context.log.exception("a plan cannot be made", workflow=request.workflow_id, kind=request.workflow_type)
             text = f"the plan of {request.workflow_type} cannot be made: {type(error).__name__}: {error}"
             return msgspec.structs.replace(begin, refused=text, status=Status.FAILED)
-        unserved = "" if begin.refused or request.dry_run else await self._unserved(begin)
+        unserved = "" if begin.refused or request.dry_run else await self._unserved_queue(begin)
         return msgspec.structs.replace(begin, plan=[], carried={}, refused=unserved) if unserved else begin
 
     async def _prepare(self, workflow_type: str) -> None:
@@ -326,7 +330,7 @@ class Orchestrator:
         except (GiveUp, InvalidMessage) as error:
             return None, f"retry_of: {error}"
 
-    async def _unserved(self, begin: Begin) -> str:
+    async def _unserved_queue(self, begin: PlannedRequest) -> str:
         """Return why a queue of the plan cannot be used, or "".
 
         A task for a queue that does not exist would wait for ever.
@@ -361,9 +365,9 @@ class Orchestrator:
             authenticated=task.authenticated,
         )
         begin = await self._begin(request, task.principal, task.tier, job, parent)
-        await self._engine.feed(request.workflow_id, _kept(begin), delivered=job.delivered)
+        await self._engine.feed(request.workflow_id, _for_storage(begin), delivered=job.delivered)
 
-    async def _conflict(self, begin: Begin, state: Workflow) -> None:
+    async def _conflict(self, begin: PlannedRequest, state: Workflow) -> None:
         """Respond that the id belongs to another workflow; that one's response stays."""
         digest = request_digest(begin.request)
         other = "with other parameters" if state.principal == begin.principal else "of another principal"
@@ -386,12 +390,14 @@ class Orchestrator:
         try:
             completion = job.decode(TaskCompletion)
             if job.subject.count(".") == 5:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
-                workflow, task, completion = await external_agents.proven(self._context, job.subject, completion)
+                workflow, task, completion = await external_agents.verify_completion(
+                    self._context, job.subject, completion
+                )
             else:
-                workflow, task, completion = await external_agents.filled(self._context, completion)
+                workflow, task, completion = await external_agents.complete_plain(self._context, completion)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
-        await self._engine.feed(workflow, Ended(task, completion), delivered=job.delivered)
+        await self._engine.feed(workflow, AgentReport(task, completion), delivered=job.delivered)
 
     async def _on_signal(self, job: Job) -> None:
         """Execute a signal, and send the outcome to its reply subject."""
@@ -427,10 +433,10 @@ class Orchestrator:
         if await self._engine.reported(workflow):
             message = f"{workflow}: a completion is waiting to be handled"
             raise TemporaryError(message, delay=0.5)
-        await self._engine.feed(workflow, Due(due.attempt), delivered=job.delivered)
+        await self._engine.feed(workflow, TimerFired(due.attempt), delivered=job.delivered)
 
 
-def _kept(begin: Begin) -> Begin:
+def _for_storage(begin: PlannedRequest) -> PlannedRequest:
     """Return a request as its state keeps it for days.
 
     From a rejected request everything that may be a secret is removed.

@@ -43,13 +43,13 @@ async def fire(context: Context, job: Job) -> None:
     """
     try:
         schedule = job.decode(ScheduleDue)
-        again = await asyncio.to_thread(_comes_again, schedule, job)  # a time zone is a file
+        again = await asyncio.to_thread(_is_repeated, schedule, job)  # a time zone is a file
     except (InvalidMessage, ValueError) as error:
         raise GiveUp(str(error)) from error
     if again:
         context.log.info("the clock was put back: not begun again", schedule=schedule.name)
         return
-    run = await _noted(context, schedule, job)
+    run = await _record_firing(context, schedule, job)
     if run is None:
         return
     waited = (context.bus.server_time() - run.begun).total_seconds()
@@ -57,7 +57,7 @@ async def fire(context: Context, job: Job) -> None:
     await context.bus.store(subjects.request(schedule.principal), request)
 
 
-async def free(context: Context, workflow_id: str, principal: str) -> str:
+async def check_id_free(context: Context, workflow_id: str, principal: str) -> str:
     """Return `workflow_id` if `principal` may use that id, else raise InvalidMessage.
 
     The id of a schedule's next firing can be guessed: another principal that used it first would block the schedule.
@@ -73,7 +73,7 @@ async def free(context: Context, workflow_id: str, principal: str) -> str:
     return workflow_id
 
 
-async def asks(context: Context, workflow_id: str) -> bool:
+async def requests_workflow(context: Context, workflow_id: str) -> bool:
     """Return whether the last recorded firing of a schedule requests this workflow."""
     name = subjects.schedule_of(workflow_id)
     if not name:
@@ -83,7 +83,7 @@ async def asks(context: Context, workflow_id: str) -> bool:
     return run is not None and run.workflow_id == workflow_id
 
 
-def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
+def _is_repeated(schedule: ScheduleDue, job: Job) -> bool:
     """Return whether this local time is a repetition, because the clock was put back.
 
     A time zone that is not known here is left to the server.
@@ -92,10 +92,10 @@ def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
         zone = ZoneInfo(schedule.timezone)
     except ZoneInfoNotFoundError:
         return False
-    return cron.comes_again(cron.parse(schedule.cron), job.stored, zone)
+    return cron.is_repeated(cron.parse(schedule.cron), job.stored, zone)
 
 
-async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleRun | None:
+async def _record_firing(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleRun | None:
     """Record this firing; return the run whose workflow must be requested, or None."""
     bus, key = context.bus, subjects.schedule_key(schedule.name)
     newest = await bus.kv_read(subjects.CONF, key, ScheduleRun)

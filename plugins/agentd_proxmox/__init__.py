@@ -31,7 +31,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.api.schema_cache import Schemas
     from agentd_proxmox.api.tools import Api
     from agentd_proxmox.areas import AREAS
-    from agentd_proxmox.blind_token import watched
+    from agentd_proxmox.blind_token import check_empty_lists
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.settings import ToolSettings
 
@@ -40,7 +40,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
     owners = [*(area(inventory) for area in AREAS), api]
     found = [tool for owner in owners for tool in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
-    return [watched(tool, toolbox.proxmox) if isinstance(tool, Tool) else tool for tool in found]
+    return [check_empty_lists(tool, toolbox.proxmox) if isinstance(tool, Tool) else tool for tool in found]
 
 
 @hookimpl

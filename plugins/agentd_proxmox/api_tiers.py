@@ -217,7 +217,7 @@ NEW_GUESTS: Final = ("create_vm", "create_container", "clone_container")
 """Tools that create the guest: its first settings replace no existing ones."""
 
 
-def of_options(parameters: Mapping[str, Any]) -> Tier:
+def tier_of_options(parameters: Mapping[str, Any]) -> Tier:
     """Return the tier that update_guest_options needs for these options of a guest.
 
     VMs and containers are treated alike, because the kind is not known before the guest is read.
@@ -253,12 +253,12 @@ OPTIONS: Final = (
     Raise(
         Tier.DESTROY,
         "a guard or a card without the firewall among the options",
-        lambda p: of_options(p) is not Tier.OPERATE,
+        lambda p: tier_of_options(p) is not Tier.OPERATE,
     ),
     Raise(
         Tier.EXEC,
         "features, a login or a command among the options",
-        lambda p: of_options(p) is Tier.EXEC,
+        lambda p: tier_of_options(p) is Tier.EXEC,
         made=NEW_GUESTS,
     ),
 )

@@ -19,31 +19,31 @@ from agentd_proxmox.backup.prune import Pruning
 from agentd_proxmox.backup.restore import Restore
 from agentd_proxmox.cluster.ceph import Ceph
 from agentd_proxmox.cluster.inventory_tools import Cluster
-from agentd_proxmox.cluster.notification_setup import NoticeRules
-from agentd_proxmox.cluster.notifications import NoticeTools
+from agentd_proxmox.cluster.notification_setup import NotificationSetup
+from agentd_proxmox.cluster.notifications import NotificationTools
 from agentd_proxmox.cluster.pools import Pools
 from agentd_proxmox.cluster.usage import UsageTools
-from agentd_proxmox.guests.boot_check import Trial
+from agentd_proxmox.guests.boot_check import BootCheckTools
 from agentd_proxmox.guests.config import Guests
 from agentd_proxmox.guests.containers import Containers
 from agentd_proxmox.guests.create import Creation
-from agentd_proxmox.guests.delete import Removal
+from agentd_proxmox.guests.delete import DeletionTools
 from agentd_proxmox.guests.disks import Disks
 from agentd_proxmox.guests.guest_agent import Agent
-from agentd_proxmox.guests.nics import Networks
+from agentd_proxmox.guests.nics import NicTools
 from agentd_proxmox.guests.options import RawOptions
 from agentd_proxmox.guests.power import Power
 from agentd_proxmox.guests.snapshots import Snapshots
-from agentd_proxmox.guests.suspend import States
+from agentd_proxmox.guests.suspend import SuspendTools
 from agentd_proxmox.network.firewall import Firewalls
 from agentd_proxmox.network.firewall_log import FirewallLogs
 from agentd_proxmox.network.firewall_sets import FirewallSets
 from agentd_proxmox.network.sdn import SdnTools
 from agentd_proxmox.nodes.certificates import CertificateTools
-from agentd_proxmox.nodes.disks import Hardware
+from agentd_proxmox.nodes.disks import NodeDiskTools
 from agentd_proxmox.nodes.interfaces import NodeNetwork
 from agentd_proxmox.nodes.power import NodePower
-from agentd_proxmox.nodes.services import Node
+from agentd_proxmox.nodes.services import NodeTools
 from agentd_proxmox.nodes.syslog import NodeLogs
 from agentd_proxmox.storage.definitions import StorageDefinitions
 from agentd_proxmox.storage.upload import Uploads
@@ -69,23 +69,23 @@ GUESTS: Final[tuple[Area, ...]] = (
         Containers,
         Guests,
         Disks,
-        Networks,
+        NicTools,
         RawOptions,
         Power,
-        States,
+        SuspendTools,
         Migration,
         Agent,
-        Trial,
-        Removal,
+        BootCheckTools,
+        DeletionTools,
         Snapshots,
     ),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),
-    *(Replication, NoticeTools, NoticeRules, Ceph, CertificateTools, UsageTools),
+    *(Replication, NotificationTools, NotificationSetup, Ceph, CertificateTools, UsageTools),
 )
 NODES: Final[tuple[Area, ...]] = (
-    *(Node, NodeLogs, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
+    *(NodeTools, NodeLogs, NodePower, NodeDiskTools, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
 )
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access, Realms)
 AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)

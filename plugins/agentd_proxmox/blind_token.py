@@ -43,7 +43,7 @@ ALL_ARE_SHOWN: Final = frozenset({"list_roles", "list_realms"})
 """Tools that list objects that Proxmox shows to every token."""
 
 
-def watched(tool: Tool, proxmox: Proxmox) -> Tool:
+def check_empty_lists(tool: Tool, proxmox: Proxmox) -> Tool:
     """Return `tool`, wrapped if it lists objects that a token may not see.
 
     The wrapped tool raises Denied if the list is empty because the token lacks a right.
@@ -55,10 +55,10 @@ def watched(tool: Tool, proxmox: Proxmox) -> Tool:
         try:
             result = await tool.run(call, parameters)
         except Denied as error:  # Proxmox does not always say which privilege is missing
-            if "pveum" in str(error) or not (reason := await unseen(proxmox, tool.name)):
+            if "pveum" in str(error) or not (reason := await hidden_reason(proxmox, tool.name)):
                 raise
             raise Denied(f"{error}; {reason}") from error
-        if is_empty(result) and (reason := await unseen(proxmox, tool.name)):
+        if is_empty(result) and (reason := await hidden_reason(proxmox, tool.name)):
             raise Denied(reason)
         return result
 
@@ -75,10 +75,10 @@ def is_empty(result: Any) -> bool:  # noqa: ANN401
     return bool(collections) and not any(collections) and not values.get("total") and not values.get("unread")
 
 
-async def unseen(proxmox: Proxmox, tool: str) -> str:
+async def hidden_reason(proxmox: Proxmox, tool: str) -> str:
     """Return why an empty list proves nothing, "" if the token would see entries."""
     held = await proxmox.permissions()
-    if reason := blind(proxmox.user, held):
+    if reason := no_rights_error(proxmox.user, held):
         return reason
     root, privileges = SHOWN_TO[tool]
     if any(_meets(path, root) and set(privileges) & set(found) for path, found in held.items()):
@@ -89,7 +89,7 @@ async def unseen(proxmox: Proxmox, tool: str) -> str:
     )
 
 
-def blind(user: str, held: dict[str, list[str]]) -> str:
+def no_rights_error(user: str, held: dict[str, list[str]]) -> str:
     """Return an error text if the token has no rights at all, "" otherwise."""
     if any(held.values()):
         return ""

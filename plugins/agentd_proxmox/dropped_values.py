@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 
-def sent(wanted: Mapping[str, Any], now: Mapping[str, Any], off: Collection[str] = ()) -> dict[str, Any]:
+def changed_parameters(wanted: Mapping[str, Any], now: Mapping[str, Any], off: Collection[str] = ()) -> dict[str, Any]:
     """Return the parameters of a change; a value None means no change.
 
     now  the current entry as Proxmox lists it: options that it does not have are not deleted

@@ -3,8 +3,8 @@
 Proxmox lets every holder of Permissions.Modify grant any role, also to itself, so the check is made here.  There are
 many ways to give a right: grant a role, add a privilege to a granted role, add a member to a group, enable a user,
 create a token without privilege separation, add a member to a pool, or change the realm that authenticates a user.  All
-of them are checked by `Own.beyond`: it returns the privileges on a path that agentd's own token does not have on that
-path, or not on everything below it.
+of them are checked by `TokenRights.beyond`: it returns the privileges on a path that agentd's own token does not have
+on that path, or not on everything below it.
 
 The grants of agentd's own token, of its user and of the groups of that user are never changed, neither to gain nor to
 lose rights.  The check fails closed: if the token may not read the whole access list (Sys.Audit on /access), nothing
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     """Path, privilege, and whether the privilege also applies to everything below the path."""
 
 READS: Final = ("GET /access/permissions", "GET /access/acl", "GET /access/roles", "GET /access/users/{userid}")
-"""API methods that `own` calls."""
+"""API methods that `token_rights` calls."""
 ROOT: Final = "root@pam"
 SHOWN: Final = 5
 
 
 @dataclass(frozen=True)
-class Entitled:
+class AccessEntry:
     """One entry of the access list; `who` is a user, a token, or @group."""
 
     path: str
@@ -44,14 +44,14 @@ class Entitled:
 
 
 @dataclass(frozen=True)
-class Own:
+class TokenRights:
     """The identity and rights of agentd's own token, and all grants to others."""
 
     proxmox: Proxmox
     token: str
     names: frozenset[str]
     held: Held
-    entries: tuple[Entitled, ...]
+    entries: tuple[AccessEntry, ...]
     roles: dict[str, frozenset[str]]
 
     async def beyond(self, path: str, privileges: Iterable[str], *, propagate: bool) -> set[str]:
@@ -84,7 +84,7 @@ class Own:
                 found += [f"{entry.who} has role {entry.role} on {entry.path} ({_named(lacking)})"] if lacking else []
         return found
 
-    async def uncovered(self, entry: Entitled) -> list[str]:
+    async def uncovered(self, entry: AccessEntry) -> list[str]:
         """Return the roles beyond the own rights that removing `entry` would give.
 
         They are granted to the same holder on a path above; on its own path, `entry` hides them.
@@ -123,7 +123,7 @@ class Own:
         users = {name for name in who if formats.user_of(name).endswith(f"@{realm}")}
         return users | {name for name in who if formats.is_group(name) and name.endswith(f"-{realm}")}
 
-    def entries_of(self, role: str) -> list[Entitled]:
+    def entries_of(self, role: str) -> list[AccessEntry]:
         """Return the entries that grant `role`."""
         return [entry for entry in self.entries if entry.role == role]
 
@@ -139,7 +139,7 @@ class Own:
                 "an administrator does, with pveum"
             )
 
-    async def _excess(self, entry: Entitled) -> set[str]:
+    async def _excess(self, entry: AccessEntry) -> set[str]:
         return await self.beyond(entry.path, self.roles.get(entry.role, frozenset()), propagate=entry.propagate)
 
 
@@ -156,7 +156,7 @@ def refuse(tool: str, token: str, lines: list[str], what: str) -> None:
         )
 
 
-async def own(proxmox: Proxmox) -> Own:
+async def token_rights(proxmox: Proxmox) -> TokenRights:
     """Read the identity and the rights of the own token.
 
     Raises Denied if it may not read the whole access list.
@@ -168,12 +168,12 @@ async def own(proxmox: Proxmox) -> Own:
             f"it lacks Sys.Audit on /access; to grant it: {grant('/access', 'Sys.Audit', proxmox.user)}"
         )
     user = formats.user_of(proxmox.user)
-    account: Entry = await proxmox.get(f"/access/users/{formats.part(user)}") or {}
+    account: Entry = await proxmox.get(f"/access/users/{formats.path_part(user)}") or {}
     groups = account.get("groups") or []
     names = {proxmox.user, user, *(f"@{group}" for group in (groups.split(",") if isinstance(groups, str) else groups))}
     entries: list[Entry] = await proxmox.get("/access/acl") or []
     roles: list[Entry] = await proxmox.get("/access/roles") or []
-    return Own(
+    return TokenRights(
         proxmox=proxmox,
         token=proxmox.user,
         names=frozenset(names),
@@ -183,10 +183,10 @@ async def own(proxmox: Proxmox) -> Own:
     )
 
 
-def _entry(entry: Entry) -> Entitled:
+def _entry(entry: Entry) -> AccessEntry:
     who = one_line(entry["ugid"])
     who = f"@{who}" if entry.get("type") == "group" else who
-    return Entitled(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
+    return AccessEntry(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
 
 
 def _held(data: Any) -> Held:  # noqa: ANN401 - what Proxmox answers

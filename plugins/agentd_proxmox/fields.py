@@ -29,7 +29,7 @@ Disk = formats.Disk
 Mount = formats.MountPath
 Volume = formats.Volume
 Startup = formats.Startup
-Word = Annotated[str, formats.whole("[A-Za-z0-9_-]+")]
+Word = Annotated[str, formats.full_match("[A-Za-z0-9_-]+")]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
 Sockets = Annotated[int, Meta(ge=1, le=4)]
 CpuLimit = Annotated[float, Meta(ge=0, le=8192, description="CPUs' time that it may take; 0: no limit")]
@@ -45,7 +45,7 @@ class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No parameters."""
 
 
-class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NodeSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The node."""
 
     node: Node
@@ -104,7 +104,7 @@ class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):
     lock: str = ""
 
 
-def guarded(name: str, *, on: bool | None) -> None:
+def check_protection(name: str, *, on: bool | None) -> None:
     """Raise ValueError if a tool of tier operate would turn a protection off.
 
     Turning one off needs the approval of another principal.
@@ -117,7 +117,7 @@ def guarded(name: str, *, on: bool | None) -> None:
 RUNNING, STOPPED = "running", "stopped"
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GuestSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A guest, by its VMID or its unique name."""
 
     vmid: Vmid | None = None

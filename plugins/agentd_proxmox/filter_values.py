@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def known(field: str, value: object, there: Iterable[object], what: str = "") -> None:
+def check_exists(field: str, value: object, there: Iterable[object], what: str = "") -> None:
     """Raise NotFound if a filter is given and its value does not exist.
 
     The error names existing values.

@@ -16,7 +16,7 @@ from agentd import key_of, mark, one_line
 from agentd_proxmox import drives
 from agentd_proxmox.fields import Guest
 from agentd_proxmox.option_strings import boot_disk
-from agentd_proxmox.option_strings import tags as tags_of
+from agentd_proxmox.option_strings import comparable_tags as tags_of
 
 CLONING = "qmclone temporary file"
 """Description of the target of a clone until the clone is finished (proxmox.md, Guests)."""
@@ -35,13 +35,13 @@ _SIZE = re.compile(r"(?:^|,)size=(\d+(?:\.\d+)?)([KMGT]?)")
 _GIBIBYTES = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
 
 
-class Seat(Enum):
+class VmidOwner(Enum):
     """What occupies a VMID."""
 
     FREE = "nobody"
     OURS = "a guest that bears our mark"
     UNDECIDED = "a guest that is being made, by nobody knows whom"
-    STRANGER = "a guest without our mark"
+    FOREIGN = "a guest without our mark"
 
 
 def describe(text: str, key: str) -> str:
@@ -49,7 +49,7 @@ def describe(text: str, key: str) -> str:
     return f"{text.strip()}\n\n{mark(key)}".strip()
 
 
-def internal(line: str) -> bool:
+def is_internal(line: str) -> bool:
     """Return whether Proxmox itself wrote this line of a description.
 
     vzdump notes there where each drive was.
@@ -64,7 +64,7 @@ def marks(description: str) -> list[str]:
 
 def text_of(description: str) -> str:
     """Return `description` as a person wrote it: no marks, no control characters."""
-    lines = [one_line(line) for line in description.splitlines() if not key_of(line) and not internal(line)]
+    lines = [one_line(line) for line in description.splitlines() if not key_of(line) and not is_internal(line)]
     return "\n".join(lines).strip()
 
 
@@ -73,23 +73,23 @@ def redescribe(old: str, text: str) -> str:
     return "\n\n".join(part for part in (text.strip(), "\n".join(marks(old))) if part)
 
 
-def judge(config: Config | None, key: str) -> Seat:
+def owner_of(config: Config | None, key: str) -> VmidOwner:
     """Return what occupies a VMID, from the configuration of its guest.
 
     config  None: there is no guest
     """
     if config is None:
-        return Seat.FREE
+        return VmidOwner.FREE
     description = str(config.get("description") or "")
     if mark(key) in marks(description):
-        return Seat.OURS
+        return VmidOwner.OURS
     if config.get("lock") in MAKING and description.strip() in {"", CLONING}:
-        return Seat.UNDECIDED
-    return Seat.STRANGER
+        return VmidOwner.UNDECIDED
+    return VmidOwner.FOREIGN
 
 
 def split_tags(tags: object) -> list[str]:
-    """Return the tags in `tags`.
+    """Return the tags in `comparable_tags`.
 
     Proxmox separates them with semicolons; people also use commas and spaces.
     """
@@ -184,12 +184,12 @@ def state(status: Config) -> str:
         return "suspended"
     if plain != "running":
         return plain
-    if prelaunched(status):
+    if is_prelaunched(status):
         return "stopped"
     return one_line(status.get("qmpstatus") or plain)
 
 
-def prelaunched(status: Config) -> bool:
+def is_prelaunched(status: Config) -> bool:
     """Return whether a backup has started the process of the VM.
 
     A later start of the VM continues that process.
@@ -197,12 +197,12 @@ def prelaunched(status: Config) -> bool:
     return status.get("qmpstatus") == "prelaunch" and status.get("lock") == "backup"
 
 
-def runs(status: Config) -> bool:
+def is_powered_on(status: Config) -> bool:
     """Return whether a guest is powered on.
 
     A paused VM is: its process uses its memory and its disks.
     """
-    return status.get("status") == "running" and not prelaunched(status)
+    return status.get("status") == "running" and not is_prelaunched(status)
 
 
 def sshkeys(text: str) -> str:

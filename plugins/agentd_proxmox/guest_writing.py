@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from agentd import Call, Found
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
 
 TRIES = 3
 """Attempts to change a configuration that another client changes at the same time."""
@@ -41,7 +41,11 @@ _HOTPLUG = "hotplug problem"
 
 
 async def change(
-    inventory: Inventory, call: Call, at: Place, digest: str, wanted: Callable[[guest_model.Config], guest_model.Config]
+    inventory: Inventory,
+    call: Call,
+    at: GuestLocation,
+    digest: str,
+    wanted: Callable[[guest_model.Config], guest_model.Config],
 ) -> str | None:
     """Change the current configuration, and return the task or None.
 
@@ -56,7 +60,7 @@ async def change(
         changed = guest_model.changes(config, wanted(config))
         if not changed:
             return None
-        unchanged(at, config, digest)
+        check_unchanged(at, config, digest)
         try:
             return await send(inventory, call, at, config, changed)
         except ConfigChanged:
@@ -66,7 +70,7 @@ async def change(
 
 
 async def send(
-    inventory: Inventory, call: Call, at: Place, config: guest_model.Config, changed: guest_model.Config
+    inventory: Inventory, call: Call, at: GuestLocation, config: guest_model.Config, changed: guest_model.Config
 ) -> str | None:
     """Send a change of `config`, and return its task."""
     write = inventory.proxmox.post if at.kind == "qemu" else inventory.proxmox.put
@@ -75,11 +79,11 @@ async def send(
     except ConfigChanged:
         raise
     except PermanentError as error:
-        left = await _left(inventory, call, at, str(error), keys_of(changed))
+        left = await _revert_pending(inventory, call, at, str(error), keys_of(changed))
         raise type(error)(f"{error}{left}") if left else error from error
 
 
-async def finish(inventory: Inventory, call: Call, at: Place, found: Found, keys: Iterable[str]) -> None:
+async def finish(inventory: Inventory, call: Call, at: GuestLocation, found: Found, keys: Iterable[str]) -> None:
     """Wait for the task of a change of the options `keys`.
 
     If the task fails, the values that it left pending are reverted.
@@ -87,11 +91,11 @@ async def finish(inventory: Inventory, call: Call, at: Place, found: Found, keys
     try:
         await inventory.finish(call, found)
     except TaskFailed as error:
-        left = await _left(inventory, call, at, " ".join([str(error), *error.log]), list(keys))
+        left = await _revert_pending(inventory, call, at, " ".join([str(error), *error.log]), list(keys))
         raise TaskFailed(f"{error}{left}", log=error.log) from error
 
 
-async def _left(inventory: Inventory, call: Call, at: Place, fault: str, keys: list[str]) -> str:
+async def _revert_pending(inventory: Inventory, call: Call, at: GuestLocation, fault: str, keys: list[str]) -> str:
     """Revert what a failed change left pending; return the result as a text, or ""."""
     try:
         waiting = [key for key in await pending(inventory, at) if key in keys]
@@ -114,23 +118,23 @@ async def _left(inventory: Inventory, call: Call, at: Place, fault: str, keys: l
     return f"; {names} of {at.title} is as before: what Proxmox had kept for its next start was reverted"
 
 
-async def pending(inventory: Inventory, at: Place) -> dict[str, str]:
+async def pending(inventory: Inventory, at: GuestLocation) -> dict[str, str]:
     """Return the options that change at the next start, with their live values."""
     entries = await inventory.proxmox.get(f"{at.path}/pending") or []
     return {str(e["key"]): str(e.get("value", "")) for e in entries if "pending" in e or e.get("delete")}
 
 
-async def live(inventory: Inventory, at: Place) -> guest_model.Config:
+async def running_config(inventory: Inventory, at: GuestLocation) -> guest_model.Config:
     """Return the configuration that a guest runs with, without pending changes."""
     return dict(await inventory.proxmox.get(f"{at.path}/config", current=True))
 
 
-async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[str]) -> None:
+async def record_undo(inventory: Inventory, call: Call, at: GuestLocation, keys: Iterable[str]) -> None:
     """Record how these options are restored, before they are changed.
 
     Warns if they cannot be restored.
     """
-    config, now = await asyncio.gather(inventory.config(at), live(inventory, at))
+    config, now = await asyncio.gather(inventory.config(at), running_config(inventory, at))
     was: dict[str, str] = {}
     gone: list[str] = []
     against: list[str] = []
@@ -141,7 +145,7 @@ async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[st
             value = guest_model.text_of(str(value)) or None
         if value is None:
             gone.append(key)
-        elif reason := option_strings.unwritable(at.kind, key, value):
+        elif reason := option_strings.unwritable_reason(at.kind, key, value):
             against.append(reason)
         else:
             was[key] = str(value)
@@ -151,12 +155,12 @@ async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[st
         call.inverse(RESTORES, {"vmid": at.vmid, "options": was, "remove": gone})
 
 
-def _before(call: Call, at: Place, key: str, config: guest_model.Config, now: guest_model.Config) -> object:
+def _before(call: Call, at: GuestLocation, key: str, config: guest_model.Config, now: guest_model.Config) -> object:
     """Return the value of an option to restore.
 
     For a card or a disk it is the live value, because it is changed at once.
     """
-    if option_strings.same(key, config.get(key), now.get(key)):
+    if option_strings.same_value(key, config.get(key), now.get(key)):
         return config.get(key)
     if option_strings.NET.match(key) or option_strings.DRIVE.match(key):
         call.warn(
@@ -179,7 +183,7 @@ def without(config: guest_model.Config, keys: Iterable[str]) -> list[str]:
     A deleted device is also removed from the boot order.
     """
     found = list(keys)
-    return [*found, *(["boot"] if set(found) & set(option_strings.order(config)) else [])]
+    return [*found, *(["boot"] if set(found) & set(option_strings.boot_order(config)) else [])]
 
 
 async def bridge(inventory: Inventory, node: str, name: str | None) -> None:
@@ -198,7 +202,7 @@ async def bridge(inventory: Inventory, node: str, name: str | None) -> None:
         )
 
 
-def unchanged(at: Place, config: guest_model.Config, digest: str) -> None:
+def check_unchanged(at: GuestLocation, config: guest_model.Config, digest: str) -> None:
     """Raise ConfigChanged if the configuration changed since the caller read it.
 
     Call it only if there is something to change: if the guest is already as wanted, our own change, whose answer was
@@ -208,7 +212,7 @@ def unchanged(at: Place, config: guest_model.Config, digest: str) -> None:
         raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
 
 
-async def waits(inventory: Inventory, at: Place, keys: Iterable[str]) -> list[str]:
+async def waiting_options(inventory: Inventory, at: GuestLocation, keys: Iterable[str]) -> list[str]:
     """Return which of these options a running guest applies only at its next start."""
     if (await inventory.status(at)).get("status") != RUNNING:
         return []

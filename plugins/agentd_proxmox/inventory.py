@@ -36,7 +36,7 @@ MARGIN = 5.0
 
 
 @dataclass(frozen=True)
-class Place:
+class GuestLocation:
     """The location of a guest, and its data in /cluster/resources.
 
     The data is up to 10 s old, except for the node.
@@ -77,9 +77,9 @@ class Place:
         )
 
 
-def place(entry: Entry) -> Place:
+def location_of(entry: Entry) -> GuestLocation:
     """Return the place of a guest, from its entry in /cluster/resources."""
-    return Place(
+    return GuestLocation(
         vmid=int(entry["vmid"]),
         node=one_line(entry["node"]),
         kind=str(entry.get("type") or "qemu"),
@@ -114,13 +114,13 @@ class Inventory:
             )
         return entries
 
-    async def places(self) -> list[Place]:
+    async def places(self) -> list[GuestLocation]:
         """Return every guest that the token may see, sorted by VMID.
 
         The name of a guest is "" while it is not known.
         """
         entries = await self.completed(await self.resources("vm"))
-        return sorted(map(place, entries), key=lambda guest: guest.vmid)
+        return sorted(map(location_of, entries), key=lambda guest: guest.vmid)
 
     async def completed(self, entries: list[Entry]) -> list[Entry]:
         """Add the data of guests that the cluster's list lacks for up to 10 s.
@@ -149,7 +149,7 @@ class Inventory:
         except (ProxmoxUnavailable, NotFound, Denied):
             return []
 
-    async def now(self, places: Iterable[Place]) -> list[Place]:
+    async def now(self, places: Iterable[GuestLocation]) -> list[GuestLocation]:
         """Return places with the current status of the guests.
 
         The cluster's list shows a stopped VM as running while it is backed up.
@@ -160,7 +160,7 @@ class Inventory:
         changed = {at.vmid: state for at, state in zip(asked, states, strict=True)}
         return [replace(at, status=changed.get(at.vmid, at.status)) for at in found]
 
-    async def _state(self, at: Place) -> str:
+    async def _state(self, at: GuestLocation) -> str:
         try:
             return guest_model.state(await self.status(at))
         except (ProxmoxUnavailable, NotFound, Denied):
@@ -170,11 +170,11 @@ class Inventory:
         """Return the names of the nodes of the cluster."""
         return {str(entry["node"]) for entry in await self.proxmox.get("/nodes") or []}
 
-    async def at(self, vmid: int) -> Place | None:
+    async def at(self, vmid: int) -> GuestLocation | None:
         """Return the place of the guest `vmid`, or None."""
         return next((guest for guest in await self.places() if guest.vmid == vmid), None)
 
-    async def find(self, vmid: int | None, name: str = "", *, vm: bool = False, away: bool = False) -> Place:
+    async def find(self, vmid: int | None, name: str = "", *, vm: bool = False, away: bool = False) -> GuestLocation:
         """Return the place of a guest, given by its VMID or its name.
 
         Raises NotFound; Rejected if the name is not unique, or if `vm` is set and it is not a VM; NodeOffline if its
@@ -185,7 +185,7 @@ class Inventory:
         places = await self.places()
         found = [guest for guest in places if (guest.vmid == vmid if vmid is not None else guest.name == name)]
         if name and (nameless := [at for at in places if not at.name]):
-            self._perhaps(name, found, nameless)
+            self._check_nameless(name, found, nameless)
         if not found:
             raise NotFound(f"there is no guest {vmid or name!r}, or {self.proxmox.user} may not see it (VM.Audit)")
         if len(found) > 1:
@@ -199,7 +199,7 @@ class Inventory:
         return found[0]
 
     @staticmethod
-    def _perhaps(name: str, found: list[Place], nameless: list[Place]) -> None:
+    def _check_nameless(name: str, found: list[GuestLocation], nameless: list[GuestLocation]) -> None:
         """Raise an error if a guest whose name is not known may have the name `name`."""
         titles = ", ".join(at.title for at in nameless)
         text = f"whether a guest is called {name!r} is not known: the names of {titles} are not known now"
@@ -208,15 +208,15 @@ class Inventory:
         if not found:
             raise NodeOffline(f"{text}, for their node is offline; name it by its vmid", delay=3.0)
 
-    async def config(self, at: Place) -> guest_model.Config:
+    async def config(self, at: GuestLocation) -> guest_model.Config:
         """Return the guest's configuration, including pending changes."""
         return dict(await self.proxmox.get(f"{at.path}/config"))
 
-    async def status(self, at: Place) -> Entry:
+    async def status(self, at: GuestLocation) -> Entry:
         """Return the current status of the guest."""
         return dict(await self.proxmox.get(f"{at.path}/status/current"))
 
-    async def read(self, at: Place) -> Guest:
+    async def read(self, at: GuestLocation) -> Guest:
         """Return the guest with its current configuration and status."""
         config, status = await asyncio.gather(self.config(at), self.status(at))
         return guest_model.guest(at.vmid, at.node, at.kind, config, status)
@@ -238,7 +238,7 @@ class Inventory:
             found += [Upid.parse(task["upid"]) for task in await self.proxmox.tasks(node, source="active", limit=500)]
         return found
 
-    async def unlocked(self, call: Call, at: Place, *, besides: str = "") -> Entry:
+    async def unlocked(self, call: Call, at: GuestLocation, *, besides: str = "") -> Entry:
         """Wait until the guest is not locked, and return its status.
 
         Raises GuestLocked after the waiting time.  Call it before a task is started: Proxmox accepts power, resize and
@@ -251,7 +251,7 @@ class Inventory:
         while True:
             status = await self.status(at)
             lock = one_line(status.get("lock") or "")
-            if lock in {"", besides} or (besides and guest_model.prelaunched(status)):
+            if lock in {"", besides} or (besides and guest_model.is_prelaunched(status)):
                 return status
             call.progress(f"waiting: {at.title} is locked ({lock})")
             if time.monotonic() >= until:
@@ -259,7 +259,7 @@ class Inventory:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LOCK_PAUSE * 4)
 
-    async def _holder(self, at: Place) -> str:
+    async def _holder(self, at: GuestLocation) -> str:
         held = [task for task in await self.active([at.node]) if task.id in {str(at.vmid), ""}]
         if not held:
             return " and no task that runs here names it: an older one may have left the lock behind"

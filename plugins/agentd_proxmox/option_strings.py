@@ -83,7 +83,7 @@ def volume(value: object) -> str:
     return drive(value).get("volume", "")
 
 
-def same(key: str, one: object, other: object) -> bool:
+def same_value(key: str, one: object, other: object) -> bool:
     """Return whether two values of an option mean the same to Proxmox.
 
     None means that the option is not set.
@@ -91,7 +91,7 @@ def same(key: str, one: object, other: object) -> bool:
     if one is None or other is None:
         return one is other
     if key == "tags":
-        return tags(one) == tags(other)
+        return comparable_tags(one) == comparable_tags(other)
     if NET.match(key):
         return _even(card(one)) == _even(card(other))
     if DRIVE.match(key) or MOUNT.match(key):
@@ -99,7 +99,7 @@ def same(key: str, one: object, other: object) -> bool:
     return str(one).strip() == str(other).strip()
 
 
-def tags(value: object) -> list[str]:
+def comparable_tags(value: object) -> list[str]:
     """Return tags in a form to compare: without case and order."""
     return sorted({tag.casefold() for tag in re.split(r"[;,\s]+", str(value or "")) if tag})
 
@@ -112,15 +112,15 @@ def _even(found: Parts, *besides: str) -> Parts:
     }
 
 
-def known(kind: str, key: str) -> bool:
+def is_known_option(kind: str, key: str) -> bool:
     """Return whether tools of tier `operate` write this option of a kind of guest."""
     return key in _PLAIN or _OWN[kind].match(key) is not None
 
 
-def unwritable(kind: str, key: str, value: object) -> str:
+def unwritable_reason(kind: str, key: str, value: object) -> str:
     """Return why a token cannot write back this value of an option, "" if it can."""
     text = one_line(value)
-    if not known(kind, key):
+    if not is_known_option(kind, key):
         return f"{key} is not an option that these tools write"
     if NET.match(key):
         mac = card(value).get("macaddr" if kind == "qemu" else "hwaddr")
@@ -139,7 +139,7 @@ def _unwritable_disk(key: str, value: object) -> str:
     return ""
 
 
-def order(config: Config) -> list[str]:
+def boot_order(config: Config) -> list[str]:
     """Return the devices that a VM boots from, in order.
 
     It is [] if the configuration has no boot order, or has it in the old format.
@@ -167,5 +167,5 @@ def boot_disk(config: Config) -> str:
     if "rootfs" in config:
         return "rootfs"
     disks = [key for key, value in config.items() if is_disk(key, value)]
-    candidates = [*order(config), str(config.get("bootdisk") or "")]
+    candidates = [*boot_order(config), str(config.get("bootdisk") or "")]
     return next((key for key in candidates if key in disks), disks[0] if len(disks) == 1 else "")

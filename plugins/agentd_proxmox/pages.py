@@ -68,7 +68,7 @@ def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], ask
     left = TOKENS * 4 - ENVELOPE - cost(empty)
     shown: list[L] = []
     for full in rest if asked.limit is None else rest[: asked.limit]:
-        line = only(full, asked.show)
+        line = select_fields(full, asked.show)
         left -= cost(line)
         if asked.limit is None and shown and left < 0:
             break
@@ -101,7 +101,7 @@ def newest_first(time: int, name: str) -> str:
     return f"{max(0, 9_999_999_999 - time):010d} {name}"
 
 
-def only(line: S, wanted: Sequence[str]) -> S:
+def select_fields(line: S, wanted: Sequence[str]) -> S:
     """Return `line` without the optional fields that are not in `wanted`."""
     if not wanted:
         return line

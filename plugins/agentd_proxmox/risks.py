@@ -10,11 +10,11 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd import AgentdError, is_looking, one_line
+from agentd import AgentdError, is_dry_run, one_line
 from agentd_proxmox import guest_model
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
 
 DAY: Final = 86_400
 LONG: Final = 7 * DAY
@@ -23,15 +23,17 @@ _PRECIOUS = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?
 """Tags that suggest that a guest must be kept, even if [policy] protected does not name them."""
 
 
-async def of(inventory: Inventory, at: Place, config: guest_model.Config, status: dict[str, Any]) -> list[str]:
+async def risks_of(
+    inventory: Inventory, at: GuestLocation, config: guest_model.Config, status: dict[str, Any]
+) -> list[str]:
     """Return the risks of changing the guest; [] unless this is a dry run."""
-    if not is_looking():
+    if not is_dry_run():
         return []
-    found = _seen(config, status)
+    found = _visible_risks(config, status)
     return [*found, await _backup(inventory, at)]
 
 
-def _seen(config: guest_model.Config, status: dict[str, Any]) -> list[str]:
+def _visible_risks(config: guest_model.Config, status: dict[str, Any]) -> list[str]:
     found = []
     if status.get("status") == "running":
         uptime = int(status.get("uptime") or 0)
@@ -47,7 +49,7 @@ def _seen(config: guest_model.Config, status: dict[str, Any]) -> list[str]:
     return found
 
 
-async def _backup(inventory: Inventory, at: Place) -> str:
+async def _backup(inventory: Inventory, at: GuestLocation) -> str:
     """Return the age of the newest backup that this token can see, as a text."""
     try:
         entries = await inventory.resources("storage")
@@ -71,7 +73,7 @@ async def _backup(inventory: Inventory, at: Place) -> str:
     return f"its last backup is {old} old{more}"
 
 
-async def _newest(inventory: Inventory, at: Place, storage: str) -> int | None:
+async def _newest(inventory: Inventory, at: GuestLocation, storage: str) -> int | None:
     """Return the time of the newest backup on a storage.
 
     It is 0 if there is none, None if the storage cannot be read.

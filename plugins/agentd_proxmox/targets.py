@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from agentd import Call, Upid
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
 
     Entry = dict[str, Any]
 
 PAUSE = 0.5
 
 
-def named(at: Place, name: str) -> None:
+def check_name(at: GuestLocation, name: str) -> None:
     """Raise Rejected if the guest does not have the name that the caller expects.
 
     VMIDs are reused: over time, the same VMID may belong to another guest.
@@ -37,7 +37,7 @@ def named(at: Place, name: str) -> None:
         raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
 
 
-async def guest(inventory: Inventory, at: Place, *loses: str, volumes: bool = False) -> Target:
+async def guest_target(inventory: Inventory, at: GuestLocation, *loses: str, volumes: bool = False) -> Target:
     """Return the guest as the target of a change, with its current state.
 
     loses    what is lost with it
@@ -57,11 +57,11 @@ async def guest(inventory: Inventory, at: Place, *loses: str, volumes: bool = Fa
         },
         labels=[*at.target().labels, *storages],
         loses=list(loses),
-        risks=await risks.of(inventory, at, config, status),
+        risks=await risks.risks_of(inventory, at, config, status),
     )
 
 
-def back(call: Call, tool: str, kind: type[msgspec.Struct], said: Entry) -> None:
+def set_undo(call: Call, tool: str, kind: type[msgspec.Struct], said: Entry) -> None:
     """Record `tool` as the undo of this call, if its parameters can express `said`.
 
     kind  the Struct of the tool's parameters
@@ -71,7 +71,7 @@ def back(call: Call, tool: str, kind: type[msgspec.Struct], said: Entry) -> None
         call.inverse(tool, said)
 
 
-def keyed(call: Call, tool: str) -> str:
+def derived_name(call: Call, tool: str) -> str:
     """Return a name that is unique to this call.
 
     Raises Rejected for a call without an invocation key.
@@ -82,7 +82,7 @@ def keyed(call: Call, tool: str) -> str:
 
 
 @contextlib.contextmanager
-def taken_unless_ours() -> Iterator[None]:
+def not_ours_as_taken() -> Iterator[None]:
     """Turn NotOurs into VmidTaken, so that the workflow can draw another VMID."""
     try:
         yield
@@ -90,14 +90,14 @@ def taken_unless_ours() -> Iterator[None]:
         raise VmidTaken(f"the VMID is taken: {error}") from error
 
 
-def holds(entry: Entry, content: str) -> bool:
+def may_contain(entry: Entry, content: str) -> bool:
     """Return whether a storage, an entry of the cluster's list, may contain `content`."""
     return content in str(entry.get("content") or "").split(",")
 
 
-async def node_known(inventory: Inventory, node: str | None) -> None:
+async def check_node(inventory: Inventory, node: str | None) -> None:
     """Raise NotFound if the cluster has no such node; None and "" mean no node."""
-    filter_values.known("node", node, [entry.get("node") for entry in await inventory.resources("node")])
+    filter_values.check_exists("node", node, [entry.get("node") for entry in await inventory.resources("node")])
 
 
 async def storage(inventory: Inventory, node: str, name: str | None, content: str) -> Entry:
@@ -108,9 +108,9 @@ async def storage(inventory: Inventory, node: str, name: str | None, content: st
     """
     entries = {e["storage"]: e for e in await inventory.resources("storage") if e.get("node") == node}
     if not entries:
-        await node_known(inventory, node)
+        await check_node(inventory, node)
     if name is None:
-        fit = sorted(key for key in entries if holds(entries[key], content))
+        fit = sorted(key for key in entries if may_contain(entries[key], content))
         if len(fit) != 1:
             raise Rejected(
                 f"name the storage: {len(fit)} of {node} hold {content}" + (f" ({', '.join(fit)})" if fit else "")
@@ -118,20 +118,20 @@ async def storage(inventory: Inventory, node: str, name: str | None, content: st
         name = fit[0]
     if name not in entries:
         raise NotFound(f"there is no storage {name!r} on {node}; there are {', '.join(sorted(entries)) or 'none'}")
-    if content and not holds(entries[name], content):
+    if content and not may_contain(entries[name], content):
         raise Rejected(f"storage {name} of {node} does not hold {content}, but {entries[name].get('content')}")
     if entries[name].get("status") != "available":
         raise ProxmoxUnavailable(f"storage {name} is not online on {node} ({entries[name].get('status')})", delay=10.0)
     return entries[name]
 
 
-async def running(inventory: Inventory, node: str, kinds: Collection[str], ident: str) -> list[Upid]:
+async def running_tasks(inventory: Inventory, node: str, kinds: Collection[str], ident: str) -> list[Upid]:
     """Return the running tasks of our token on `node`, of these types and this id."""
     active = await inventory.active([node])
     return [e for e in active if e.type in kinds and e.id == ident and e.user == inventory.proxmox.user]
 
 
-async def pause(call: Call, text: str) -> None:
+async def wait_a_moment(call: Call, text: str) -> None:
     """Report progress and wait for a moment.
 
     Raises GuestLocked when the deadline is near.
@@ -142,7 +142,7 @@ async def pause(call: Call, text: str) -> None:
     await asyncio.sleep(PAUSE)
 
 
-def held(permissions: dict[str, list[str]], path: str) -> set[str]:
+def privileges_on(permissions: dict[str, list[str]], path: str) -> set[str]:
     """Return the privileges on `path`.
 
     They are those of `path` itself or of its nearest parent in the token's list.
@@ -152,7 +152,7 @@ def held(permissions: dict[str, list[str]], path: str) -> set[str]:
     return set(next((permissions[parent] for parent in above if parent in permissions), []))
 
 
-async def blind(inventory: Inventory, storage: str) -> str:
+async def hidden_reason(inventory: Inventory, storage: str) -> str:
     """Return why an empty list of a storage proves nothing, or "".
 
     It is "" if the token may see everything on the storage.
@@ -160,7 +160,7 @@ async def blind(inventory: Inventory, storage: str) -> str:
     which Datastore.Audit is not enough.
     """
     path, user = f"/storage/{storage}", inventory.proxmox.user
-    if held(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
+    if privileges_on(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
         return ""
     return (
         f"{user} lacks Datastore.AllocateSpace on {path}, so Proxmox may hide what lies there; to let it look: "

@@ -27,7 +27,7 @@ _DISK = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 _BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
 
 
-class VmWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class VmRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The requested VM; only the name is required.
 
     template   VMID or name of the template to clone; without it, the VM is new and empty

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentd_specialist.model import GIB, MIB, Cluster, NodeView, Rules, StorageView, TemplateView, VmWish, names_of
+from agentd_specialist.model import GIB, MIB, Cluster, NodeView, Rules, StorageView, TemplateView, VmRequest, names_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Against:
 class Placement:
     """Checks the needs of one request against the nodes of one cluster."""
 
-    def __init__(self, wish: VmWish, cluster: Cluster, rules: Rules, need: Need) -> None:
+    def __init__(self, wish: VmRequest, cluster: Cluster, rules: Rules, need: Need) -> None:
         """Use the request `wish` and the current `cluster`."""
         self.wish = wish
         self.cluster = cluster
@@ -58,7 +58,7 @@ class Placement:
         problems += self._known_storage()
         if problems:
             return problems
-        judged = {node.node: self._judge(node) for node in nodes}
+        judged = {node.node: self._offer_of(node) for node in nodes}
         offers = [found for found in judged.values() if isinstance(found, Offer)]
         if offers:
             return min(offers, key=_rank)
@@ -76,7 +76,7 @@ class Placement:
         """
         if self.wish.node is not None:
             return [node.node for node in self._nodes()[0] if node.status == "online"]
-        judged = [self._judge(node, ask_bridges=False) for node in self._nodes()[0]]
+        judged = [self._offer_of(node, ask_bridges=False) for node in self._nodes()[0]]
         return [offer.node.node for offer in sorted((found for found in judged if isinstance(found, Offer)), key=_rank)]
 
     def _nodes(self) -> tuple[list[NodeView], list[str]]:
@@ -98,7 +98,7 @@ class Placement:
         what = f"{wanted!r} does not hold disks (content images)" if exists else f"there is no storage {wanted!r}"
         return [f"storage: {what}; there are {names_of(names)}"]
 
-    def _judge(self, node: NodeView, *, ask_bridges: bool = True) -> Offer | list[str]:
+    def _offer_of(self, node: NodeView, *, ask_bridges: bool = True) -> Offer | list[str]:
         """Return the offer of `node`, or all reasons against it.
 
         Bridges that were not queried are a reason only if there is no other one.

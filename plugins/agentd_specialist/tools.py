@@ -14,7 +14,7 @@ import msgspec
 
 from agentd import Call, ProxmoxUnavailable, Rejected, Repeat, Tier, tool
 from agentd_specialist import vm
-from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
+from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmRequest
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Domain:
         self.rules = settings.rules() if of is None else settings.rules(of.vmid_min, of.vmid_max)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_validation")
-    async def validate_vm_parameters(self, call: Call, p: VmWish) -> ValidatedVm:
+    async def validate_vm_parameters(self, call: Call, p: VmRequest) -> ValidatedVm:
         """Check a request for a VM against the cluster; fill in what it leaves out.
 
         The result contains the parameters for create_vm and configure_vm, and a reason for each decision.
@@ -233,7 +233,7 @@ class Domain:
                 raise Rejected(f"node: there is no node {p.node!r}")
         return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
 
-    async def _look(self, call: Call, wish: VmWish) -> Cluster:
+    async def _look(self, call: Call, wish: VmRequest) -> Cluster:
         """Read the cluster, without the bridges."""
         call.progress("looking at the cluster")
         nodes = await self._pages(call, "list_nodes", NodeList, {})

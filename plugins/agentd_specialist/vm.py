@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from agentd import formats
-from agentd_specialist.model import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmWish, names_of
+from agentd_specialist.model import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmRequest, names_of
 from agentd_specialist.placement import Need, Offer, Placement
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _CLOUD_INIT = ("ciuser", "sshkeys", "ipconfig0", "nameserver")
 _UPDATES = ("cores", "memory", "tags")
 
 
-def find_template(wish: VmWish, cluster: Cluster) -> GuestView | str | None:
+def find_template(wish: VmRequest, cluster: Cluster) -> GuestView | str | None:
     """Return the template that the request names, or None if it names none.
 
     Return the problem as a text if there is not exactly one such template.
@@ -52,17 +52,17 @@ def find_template(wish: VmWish, cluster: Cluster) -> GuestView | str | None:
     return f"template: there is no template {wanted!r}; there are {there_are}"
 
 
-def shortlist(wish: VmWish, cluster: Cluster, rules: Rules) -> list[str]:
+def shortlist(wish: VmRequest, cluster: Cluster, rules: Rules) -> list[str]:
     """Return the nodes that could take the VM, best first; bridges are ignored."""
-    return _Judge(wish, cluster, rules).placement().shortlist()
+    return _VmValidation(wish, cluster, rules).placement().shortlist()
 
 
-def choose(wish: VmWish, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
+def choose(wish: VmRequest, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
     """Return the validated VM, or the list of all problems.
 
     draw  random number from 0 up to 1 that selects the VMID
     """
-    checks = _Judge(wish, cluster, rules)
+    checks = _VmValidation(wish, cluster, rules)
     checks.check()
     vmid = checks.vmid(draw)
     offer = checks.place()
@@ -89,10 +89,10 @@ def free_vmid(taken: Iterable[int], low: int, high: int, draw: float) -> int | N
     return vmid
 
 
-class _Judge:
+class _VmValidation:
     """Checks one request against one cluster."""
 
-    def __init__(self, wish: VmWish, cluster: Cluster, rules: Rules) -> None:
+    def __init__(self, wish: VmRequest, cluster: Cluster, rules: Rules) -> None:
         self.wish = wish
         self.cluster = cluster
         self.rules = rules
@@ -254,5 +254,5 @@ class _Judge:
         return ValidatedVm(vmid, offer.node.node, create, configure, self.reasons, self.warnings)
 
 
-def _given(wish: VmWish, *names: str) -> dict[str, Any]:
+def _given(wish: VmRequest, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(wish, name))}

@@ -75,7 +75,7 @@ class Steps:
     async def operate(self, call: Call, p: Wish) -> Done:
         """Do nothing, once: with a claim, two audit lines and an effect record."""
         del p
-        await call.once(_nothing_there, _nothing)
+        await call.ensure(_nothing_there, _nothing)
         return Done("operate")
 
 

@@ -39,9 +39,9 @@ class Case:
         now = Target(GUEST.name, GUEST.title, {"status": self.status}, GUEST.labels)
         try:
             policy.allow("a_tool", self.needed, self.granted, principal="alice", plain=self.plain)
-            policy.consented("a_tool", self.needed, "alice", consent, asked="c1")
+            policy.check_approval("a_tool", self.needed, "alice", consent, asked="c1")
             if self.needed is not Tier.READ:
-                policy.touch("a_tool", self.needed, [now] if self.targets else [], consent)
+                policy.check_targets("a_tool", self.needed, [now] if self.targets else [], consent)
         except AgentdError as error:
             return error.code
         return ""

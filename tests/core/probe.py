@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.safety.audit_log import Ledger
+from agentd.safety.audit_log import AuditLog
 from agentd.safety.policy import Policy
 from agentd.safety.signing import Signer
 from agentd.telemetry.metrics import Metrics
@@ -86,20 +86,20 @@ class Probe:
             raise
 
     async def _once(self, call: Call, *, blind: bool = False, target: bool = False) -> Done:
-        async def look() -> Found | None:
+        async def check() -> Found | None:
             self.told.append("look")
             await self.on_look(call)
             if target:
                 call.target(Target("thing/1", "the thing", {"looks": self.looks_like}, ["tag/old"], ["all of it"]))
             return None if blind or call.key not in self.world else Found(self.world[call.key])
 
-        async def act() -> str:
+        async def apply() -> str:
             self.told.append("act")
             self.world[call.key] = f"UPID:{call.key}:{self.acts}"
             await self.on_act(call)
             return self.world[call.key]
 
-        found = await call.once(look, act)
+        found = await call.ensure(check, apply)
         self.used.append(found.upid)
         await self.afterwards(call)
         return Done(found.upid)
@@ -159,7 +159,7 @@ def a_worker(bus: Bus, probe: Probe, name: str = "a", log: Lines | None = None, 
         name,
         probe.tools(),
         policy=policy or Policy(default_tier=Tier.EXEC),
-        ledger=Ledger(bus, name, signer=SIGNER),
+        audit_log=AuditLog(bus, name, signer=SIGNER),
         metrics=Metrics("test"),
         log=log or Lines(),  # type: ignore[arg-type]
         slots=8,

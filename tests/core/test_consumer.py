@@ -12,7 +12,7 @@ from agentd.bus.consumer import Consumer
 from agentd.errors import BusUnavailable, GiveUp, TemporaryError
 from agentd.wire import subjects
 from core.jetstream import Lines, Seen, all_acked, connected, consumer_info, make_consumer
-from core.working import Slow, put, working
+from core.running_consumer import Slow, put, running_consumer
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ async def test_each_message_once(work: Bus) -> None:
     """A thousand messages are handled once each, and the job says what the server knows of it."""
     seen = Seen()
     bodies = await put(work, 1000)
-    async with working(work, seen, slots=16):
+    async with running_consumer(work, seen, slots=16):
         await all_acked(work, "WORK", "w")
 
     assert sorted(seen.bodies) == sorted(bodies)
@@ -40,7 +40,7 @@ async def test_never_more_than_slots(work: Bus) -> None:
     """At most `slots` handlers run, and no message is taken that has no slot: another worker could have it."""
     slow = Slow()
     await put(work, 30)
-    async with working(work, slow, slots=3) as loop:
+    async with running_consumer(work, slow, slots=3) as loop:
         await slow.reach(3)
         info = await consumer_info(work, "WORK", "w")
         active = loop.active
@@ -63,7 +63,7 @@ async def test_a_slow_handler_blocks_no_other(work: Bus) -> None:
         await seen(job)
 
     await put(work, 10)
-    async with working(work, handle, slots=2, drain=5):
+    async with running_consumer(work, handle, slots=2, drain=5):
 
         async def others() -> bool:
             return len(seen.bodies) == 9
@@ -83,7 +83,7 @@ async def test_what_keeps_nats_away_uses_up_no_deliveries(work: Bus) -> None:
             raise BusUnavailable("JetStream is electing a leader", delay=0.01)
 
     await put(work, 1)
-    async with working(work, handle):
+    async with running_consumer(work, handle):
         await all_acked(work, "WORK", "w")
 
     assert len(seen.jobs) == 13
@@ -100,7 +100,7 @@ async def test_an_exception_is_told_and_tried_again(work: Bus) -> None:
             raise ZeroDivisionError
 
     await put(work, 1)
-    async with working(work, handle, log=lines):
+    async with running_consumer(work, handle, log=lines):
         await all_acked(work, "WORK", "w")
 
     assert lines.events("exception") == ["a message was not handled"] * 2
@@ -118,7 +118,7 @@ async def test_temporary_error(work: Bus) -> None:
             raise TemporaryError("not yet", delay=0.5)
 
     await put(work, 1)
-    async with working(work, handle, log=lines):
+    async with running_consumer(work, handle, log=lines):
         await all_acked(work, "WORK", "w")
 
     assert 0.4 < at[1] - at[0] < 5
@@ -160,9 +160,9 @@ async def test_a_long_job_keeps_its_message(
     await make_consumer(work, "WORK", "w", ack_wait=2, max_ack_pending=10_000)
     slow, other = Slow(), Seen()
     await put(work, 1)
-    async with working(work, slow, drain=5), connected(nats_server.url, agent="other") as second:
+    async with running_consumer(work, slow, drain=5), connected(nats_server.url, agent="other") as second:
         await slow.reach(1)
-        async with working(second, other):
+        async with running_consumer(second, other):
             with contextlib.suppress(AssertionError):
                 await eventually(other.at_least(1), "the other one gets it", 6)
             slow.release.set()
@@ -186,7 +186,7 @@ async def test_after_its_deadline_it_is_not_kept(work: Bus, monkeypatch: pytest.
         await asyncio.Event().wait()
 
     await put(work, 1)
-    async with working(work, hang), asyncio.timeout(15):
+    async with running_consumer(work, hang), asyncio.timeout(15):
         await again.wait()
 
 
@@ -194,10 +194,10 @@ async def test_drain_hands_back(nats_server: NatsServer, work: Bus) -> None:
     """What is not done when the time to stop is over goes to another worker at once, not after ack_wait."""
     slow, other = Slow(), Seen()
     await put(work, 3)
-    async with working(work, slow, slots=2, drain=0.2):
+    async with running_consumer(work, slow, slots=2, drain=0.2):
         await slow.reach(2)
     stopped = time.monotonic()
-    async with connected(nats_server.url, agent="other") as second, working(second, other):
+    async with connected(nats_server.url, agent="other") as second, running_consumer(second, other):
         await all_acked(second, "WORK", "w")
     took = time.monotonic() - stopped
 
@@ -210,7 +210,7 @@ async def test_drain_finishes(work: Bus) -> None:
     """What is done within the time to stop is acknowledged; nothing new is begun."""
     slow = Slow()
     await put(work, 5)
-    async with working(work, slow, slots=1, drain=10):
+    async with running_consumer(work, slow, slots=1, drain=10):
         await slow.reach(1)
         asyncio.get_running_loop().call_later(0.5, slow.release.set)
 
@@ -226,9 +226,9 @@ async def test_nothing_is_pulled_into_a_stopped_worker(nats_server: NatsServer, 
     """Trap 9: after a stop no open pull swallows a message."""
     seen = Seen()
     for _ in range(5):
-        async with working(work, seen):
+        async with running_consumer(work, seen):
             await put(work, 1)
-    async with connected(nats_server.url, agent="other") as second, working(second, seen):
+    async with connected(nats_server.url, agent="other") as second, running_consumer(second, seen):
         begun = time.monotonic()
         await put(work, 20)
         await all_acked(work, "WORK", "w")
@@ -240,7 +240,7 @@ async def test_nothing_is_pulled_into_a_stopped_worker(nats_server: NatsServer, 
 async def test_pause(work: Bus) -> None:
     """A paused consumer takes nothing more, and goes on when it is resumed."""
     seen = Seen()
-    async with working(work, seen, slots=1) as loop:
+    async with running_consumer(work, seen, slots=1) as loop:
         await put(work, 1)
         await all_acked(work, "WORK", "w")
         await loop.pause()

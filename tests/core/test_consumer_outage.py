@@ -12,7 +12,7 @@ from agentd.bus.provision import provision
 from agentd.errors import StaleWrite
 from agentd.wire import subjects
 from core.jetstream import Lines, Seen, all_acked, answers, connected, consumer_info, make_consumer, make_stream
-from core.working import Slow, put, working
+from core.running_consumer import Slow, put, running_consumer
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 async def test_slots_over_a_lost_connection(work: Bus) -> None:
     """A connection that broke and came back does not let the same worker take twice its slots."""
     slow = Slow()
-    async with working(work, slow, slots=4):
+    async with running_consumer(work, slow, slots=4):
 
         async def waiting() -> bool:
             return bool((await consumer_info(work, "WORK", "w"))["num_waiting"])
@@ -117,7 +117,7 @@ async def test_a_killed_server_loses_and_doubles_nothing(nats_server: NatsServer
 
     async with connected(nats_server.url, agent="other") as second:
         bodies = await put(work, 600)
-        async with working(work, handle, slots=2, drain=5), working(second, handle, slots=2, drain=5):
+        async with running_consumer(work, handle, slots=2, drain=5), running_consumer(second, handle, slots=2, drain=5):
             for enough in (100, 300):
                 await eventually(seen.at_least(enough), f"{enough} messages are handled")
                 nats_server.kill()

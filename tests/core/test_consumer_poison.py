@@ -9,7 +9,7 @@ from agentd.bus import consumer, dead_letters
 from agentd.bus.provision import provision
 from agentd.errors import TemporaryError
 from core.jetstream import all_acked, consumer_info
-from core.working import working
+from core.running_consumer import running_consumer
 
 if TYPE_CHECKING:
     import pytest
@@ -38,7 +38,7 @@ class Process:
     async def life(self, bus: Bus) -> bool:
         """Work until the poison kills; tell whether it did."""
         self.died.clear()
-        async with working(bus, self, slots=4):
+        async with running_consumer(bus, self, slots=4):
             ended = asyncio.create_task(_all_done(bus))
             died = asyncio.create_task(self.died.wait())
             await asyncio.wait([ended, died], return_when=asyncio.FIRST_COMPLETED)
@@ -66,7 +66,7 @@ async def test_what_is_handed_back_is_no_poison(work: Bus) -> None:
 
     await provision(work)
     await work.store("work.a", b"1")
-    async with working(work, handle):
+    async with running_consumer(work, handle):
         await all_acked(work, "WORK", "w")
 
     assert deliveries == list(range(1, consumer.SUSPECT + consumer.BEGINS + 6))
@@ -77,13 +77,13 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
     """However often it kills, those beside it are done once each; it is given up after BEGINS begins, and kept."""
     await provision(work)
     process = Process()
-    survived = consumer.Consumer._survived  # noqa: SLF001
+    survived = consumer.Consumer._clear_start  # noqa: SLF001
 
     def unless_dead(self: consumer.Consumer, job: Job, *, done: bool) -> None:
         if not process.died.is_set():  # the dead write nothing
             survived(self, job, done=done)
 
-    monkeypatch.setattr(consumer.Consumer, "_survived", unless_dead)
+    monkeypatch.setattr(consumer.Consumer, "_clear_start", unless_dead)
     for body in (b"1", b"poison", b"2", b"3"):
         await work.store("work.a", body)
     async with asyncio.timeout(60):
@@ -105,7 +105,7 @@ async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(consumer, "SUSPECT", 1)
     deaths = 0
     died = asyncio.Event()
-    survived = consumer.Consumer._survived  # noqa: SLF001
+    survived = consumer.Consumer._clear_start  # noqa: SLF001
 
     def unless_dead(self: consumer.Consumer, job: Job, *, done: bool) -> None:
         if not died.is_set():  # the dead write nothing
@@ -119,13 +119,13 @@ async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPa
         died.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(consumer.Consumer, "_survived", unless_dead)
+    monkeypatch.setattr(consumer.Consumer, "_clear_start", unless_dead)
     await work.store("work.a", b"poison")
     async with asyncio.timeout(60):
         while not await dead_letters.letters(work):
             assert deaths < 20
             died.clear()
-            async with working(work, handle):
+            async with running_consumer(work, handle):
                 ended = asyncio.create_task(_all_done(work))
                 dying = asyncio.create_task(died.wait())
                 await asyncio.wait([ended, dying], return_when=asyncio.FIRST_COMPLETED)

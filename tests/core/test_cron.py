@@ -22,7 +22,7 @@ def nexts(text: str, start: str, zone: ZoneInfo, count: int) -> list[str]:
     """Return the next firings on the clock of the zone."""
     parsed, moment, found = cron.parse(text), at(start), []
     for _ in range(count):
-        following = cron.following(parsed, moment, zone)
+        following = cron.next_after(parsed, moment, zone)
         assert following is not None
         moment = following
         found.append(f"{moment.astimezone(zone):%m-%d %H:%M:%S %Z}")
@@ -89,9 +89,9 @@ def test_when_clocks_go_back() -> None:
         "10-25 02:30:00 CEST",
         "10-25 02:30:00 CET",
     ]
-    assert cron.comes_again(cron.parse("30 2 * * *"), at("2026-10-25T01:30:00"), BERLIN)
-    assert not cron.comes_again(cron.parse("30 2 * * *"), at("2026-10-25T00:30:00"), BERLIN)
-    assert not cron.comes_again(cron.parse("30 */2 * * *"), at("2026-10-25T01:30:00"), BERLIN)
+    assert cron.is_repeated(cron.parse("30 2 * * *"), at("2026-10-25T01:30:00"), BERLIN)
+    assert not cron.is_repeated(cron.parse("30 2 * * *"), at("2026-10-25T00:30:00"), BERLIN)
+    assert not cron.is_repeated(cron.parse("30 */2 * * *"), at("2026-10-25T01:30:00"), BERLIN)
 
 
 def test_days() -> None:
@@ -109,7 +109,7 @@ def test_days() -> None:
         "12-01 00:00:00 UTC",
     ]
     assert nexts("0 0 29 2 *", "2026-11-01T00:00", utc, 1) == ["02-29 00:00:00 UTC"]
-    assert cron.following(cron.parse("0 0 30 2 *"), at("2026-11-01T00:00"), utc) is None
+    assert cron.next_after(cron.parse("0 0 30 2 *"), at("2026-11-01T00:00"), utc) is None
 
 
 def test_every_second_goes_on_over_the_change() -> None:
@@ -118,7 +118,7 @@ def test_every_second_goes_on_over_the_change() -> None:
     for moment in ("2026-10-25T00:59:58", "2026-10-25T01:59:58", "2027-03-28T00:59:58", "2026-12-31T22:59:58"):
         now = at(moment)
         for _ in range(4):
-            following = cron.following(parsed, now, BERLIN)
+            following = cron.next_after(parsed, now, BERLIN)
 
             assert following == now + timedelta(seconds=1)
             now = following

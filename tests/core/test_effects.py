@@ -11,7 +11,18 @@ import pytest
 from agentd.bus.provision import provision
 from agentd.errors import BusUnavailable, Fenced, PermanentError
 from agentd.tools import effects
-from agentd.tools.effects import CANCELLED, CLAIMED, DONE, FAILED, Claim, Verdict, Wanted, claim, entomb, judge
+from agentd.tools.effects import (
+    CANCELLED,
+    CLAIMED,
+    DONE,
+    FAILED,
+    Claim,
+    ClaimDecision,
+    ClaimRequest,
+    claim,
+    decide,
+    write_tombstone,
+)
 from agentd.wire import subjects
 from agentd.wire.codec import now
 from agentd.wire.messages import EffectRecord, TaskError
@@ -22,7 +33,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
-WANTED = Wanted("mcp-proxmox", "w.t", "create_vm", "d1", attempt=2, owner="me", takeover=False)
+WANTED = ClaimRequest("mcp-proxmox", "w.t", "create_vm", "d1", attempt=2, owner="me", takeover=False)
 SUBJECT = subjects.effect("mcp-proxmox", "w.t")
 RETRY = TaskError("deadline", "too late", retry=True)
 FINAL = TaskError("rejected", "no")
@@ -34,37 +45,37 @@ def record(phase: str, **more: Any) -> EffectRecord:
     return msgspec.structs.replace(plain, **more)
 
 
-def wanted(**more: Any) -> Wanted:
+def wanted(**more: Any) -> ClaimRequest:
     """Return what we want, changed."""
-    return Wanted(**{name: getattr(WANTED, name) for name in WANTED.__dataclass_fields__} | more)
+    return ClaimRequest(**{name: getattr(WANTED, name) for name in WANTED.__dataclass_fields__} | more)
 
 
 @pytest.mark.parametrize(
-    ("found", "want", "age", "verdict"),
+    ("found", "want", "age", "decision"),
     [
-        (None, WANTED, 0, Verdict.TAKE),
-        (record(CLAIMED), WANTED, 1, Verdict.BUSY),
-        (record(CLAIMED), WANTED, ACK_WAIT - 1, Verdict.BUSY),
-        (record(CLAIMED), WANTED, ACK_WAIT + 1, Verdict.TAKE),
-        (record(CLAIMED, owner="me"), WANTED, 1, Verdict.TAKE),
-        (record(CLAIMED), wanted(takeover=True), 1, Verdict.TAKE),
-        (record(DONE), WANTED, 1, Verdict.DONE),
-        (record(DONE), wanted(takeover=True), 9999, Verdict.DONE),
-        (record(DONE, digest="d2"), WANTED, 1, Verdict.CONFLICT),
-        (record(DONE, digest="d2"), wanted(takeover=True), 1, Verdict.CONFLICT),
-        (record(CANCELLED), WANTED, 9999, Verdict.CANCELLED),
-        (record(CANCELLED, digest=""), wanted(takeover=True), 1, Verdict.CANCELLED),
-        (record(FAILED, attempt=1), WANTED, 1, Verdict.TAKE),
-        (record(FAILED, attempt=1, digest="d2"), WANTED, 1, Verdict.TAKE),
-        (record(FAILED, attempt=2), WANTED, 1, Verdict.DONE),
-        (record(FAILED, attempt=2), wanted(takeover=True), 9999, Verdict.DONE),
-        (record(FAILED, attempt=3), WANTED, 1, Verdict.DONE),
-        (record(FAILED, attempt=2, digest="d2"), WANTED, 1, Verdict.CONFLICT),
+        (None, WANTED, 0, ClaimDecision.TAKE),
+        (record(CLAIMED), WANTED, 1, ClaimDecision.BUSY),
+        (record(CLAIMED), WANTED, ACK_WAIT - 1, ClaimDecision.BUSY),
+        (record(CLAIMED), WANTED, ACK_WAIT + 1, ClaimDecision.TAKE),
+        (record(CLAIMED, owner="me"), WANTED, 1, ClaimDecision.TAKE),
+        (record(CLAIMED), wanted(takeover=True), 1, ClaimDecision.TAKE),
+        (record(DONE), WANTED, 1, ClaimDecision.DONE),
+        (record(DONE), wanted(takeover=True), 9999, ClaimDecision.DONE),
+        (record(DONE, digest="d2"), WANTED, 1, ClaimDecision.CONFLICT),
+        (record(DONE, digest="d2"), wanted(takeover=True), 1, ClaimDecision.CONFLICT),
+        (record(CANCELLED), WANTED, 9999, ClaimDecision.CANCELLED),
+        (record(CANCELLED, digest=""), wanted(takeover=True), 1, ClaimDecision.CANCELLED),
+        (record(FAILED, attempt=1), WANTED, 1, ClaimDecision.TAKE),
+        (record(FAILED, attempt=1, digest="d2"), WANTED, 1, ClaimDecision.TAKE),
+        (record(FAILED, attempt=2), WANTED, 1, ClaimDecision.DONE),
+        (record(FAILED, attempt=2), wanted(takeover=True), 9999, ClaimDecision.DONE),
+        (record(FAILED, attempt=3), WANTED, 1, ClaimDecision.DONE),
+        (record(FAILED, attempt=2, digest="d2"), WANTED, 1, ClaimDecision.CONFLICT),
     ],
 )
-def test_judge(found: EffectRecord | None, want: Wanted, age: float, verdict: Verdict) -> None:
+def test_judge(found: EffectRecord | None, want: ClaimRequest, age: float, decision: ClaimDecision) -> None:
     """Each state of a record means one thing for whoever wants the effect."""
-    assert judge(found, want, age=age) is verdict
+    assert decide(found, want, age=age) is decision
 
 
 async def take(bus: Bus, **more: Any) -> Claim:
@@ -175,12 +186,12 @@ async def test_failed(bus: Bus, error: TaskError, upid: str, acting: bool) -> No
 
 async def test_tombstone(bus: Bus) -> None:
     """What was cancelled before it began is begun by nobody; what has begun cannot be entombed."""
-    assert await entomb(bus, "mcp-proxmox", "w.t", "orchestrator", now())
+    assert await write_tombstone(bus, "mcp-proxmox", "w.t", "orchestrator", now())
     assert (await refused(bus, takeover=True)).phase == CANCELLED
 
     other = wanted(key="w.u")
     assert isinstance(await claim(bus, other, now()), Claim)
-    assert not await entomb(bus, "mcp-proxmox", "w.u", "orchestrator", now())
+    assert not await write_tombstone(bus, "mcp-proxmox", "w.u", "orchestrator", now())
 
 
 async def test_freshness(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

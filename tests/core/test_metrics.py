@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from agentd.telemetry import metrics as module
-from agentd.telemetry.metrics import Machine, Metrics
+from agentd.telemetry.metrics import HostMetrics, Metrics
 
 if TYPE_CHECKING:
     import pytest
@@ -192,7 +192,7 @@ def test_cpu_is_measured_since_the_last_time(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
     monkeypatch.setattr(time, "process_time", lambda: clock["used"])
     monkeypatch.setattr(module, "_cpu", lambda: next(ticks))
-    machine = Machine()
+    machine = HostMetrics()
     clock |= {"now": 102.0, "used": 5.5}
     first = machine.figures()
     clock |= {"now": 102.5, "used": 5.9}

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected
-from agentd.proxmox.read_only import looking, no_writing
+from agentd.proxmox.read_only import dry_run_context, refuse_write
 from agentd.safety import budget
-from agentd.safety.policy import Policy, unchanged
+from agentd.safety.policy import Policy, check_unchanged
 from agentd.wire import subjects
 from agentd.wire.codec import digest, plain
 from agentd.wire.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall
@@ -82,10 +82,13 @@ async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Pro
 
 def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
     """A tool that writes outside `once` is stopped before anything is sent; outside a dry run it is not."""
-    with looking(), pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"):
-        no_writing("POST /x")
+    with (
+        dry_run_context(),
+        pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"),
+    ):
+        refuse_write("POST /x")
 
-    no_writing("POST /x")
+    refuse_write("POST /x")
 
 
 # -- consents ---------------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ async def test_what_has_changed_since_is_left_alone(bus: Bus, probe: Probe) -> N
 def test_a_consent_is_for_exactly_these(now: list[Target], line: str) -> None:
     """Neither more nor less nor other than what was approved."""
     with pytest.raises(Rejected) as caught:
-        unchanged(now, GIVEN)
+        check_unchanged(now, GIVEN)
 
     assert line in str(caught.value)
 

@@ -15,7 +15,7 @@ import pytest
 from agentd import hookimpl
 from agentd.errors import ConfigError
 from agentd.plugins import manager
-from agentd.plugins.manager import Plugins, wanted
+from agentd.plugins.manager import Plugins, needed_plugins
 from agentd.plugins.role import Settings
 from agentd.tools.definition import BrokenTool, Repeat, Tool
 from agentd.wire.messages import Tier
@@ -211,14 +211,14 @@ def test_settings(tmp_path: Path, install: Callable[..., None]) -> None:
 def test_wanted(tmp_path: Path) -> None:
     """An instance wants its roles, the Proxmox tools with the bridge, and what the configuration enables."""
     net = Net(tmp_path, "nats://127.0.0.1:1")
-    assert wanted(net.config(), ["monitor"]) == {"monitor"}
-    assert wanted(net.config(), ["mcp-bridge"]) == {"mcp-bridge"}
+    assert needed_plugins(net.config(), ["monitor"]) == {"monitor"}
+    assert needed_plugins(net.config(), ["mcp-bridge"]) == {"mcp-bridge"}
 
     secret = tmp_path / "token"
     secret.write_text("x")
     net.settings["proxmox"] = {"url": "https://pve1:8006", "token_file": str(secret)}
     net.settings["specialist"] = {"enabled": True}
-    assert wanted(net.config(), ["mcp-bridge"]) == {"mcp-bridge", "mcp-proxmox", "specialist"}
+    assert needed_plugins(net.config(), ["mcp-bridge"]) == {"mcp-bridge", "mcp-proxmox", "specialist"}
 
 
 SCRIPT = """

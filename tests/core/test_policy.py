@@ -98,7 +98,7 @@ def test_refusal_says_how_it_is_granted(principal: str, plain: bool, line: str) 
 def test_nobody_destroys_alone(tier: Tier) -> None:
     """A tool that destroys or executes needs somebody else's consent, even for who holds every tier."""
     with pytest.raises(NeedsPlan) as caught:
-        Policy().consented("destroy_vm", tier, "root", None)
+        Policy().check_approval("destroy_vm", tier, "root", None)
 
     assert str(caught.value) == (
         f"destroy_vm is of tier {tier}: somebody else has to approve it; `agentd call destroy_vm …` asks"

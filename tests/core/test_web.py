@@ -104,7 +104,7 @@ async def test_every_workflow_state_can_be_shown(state: str) -> None:
     async with serving(quiet) as get:
         pages = [await get.page("/"), await get.page("/workflows/w1"), await get("/"), await get("/workflows/w1")]
 
-    word = status.look(status.WORKFLOW, state).word
+    word = status.style_of(status.WORKFLOW, state).word
     assert all(got.code == 200 and word in got.text for got in pages)
 
 

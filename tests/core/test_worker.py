@@ -57,7 +57,7 @@ def _spy(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _other_takes(bus: Bus, **settled: Any) -> effects.Claim:
     """Let another process claim the effect of `w.t`, as one does that got the assignment again."""
-    wanted = effects.Wanted(SERVICE, "w.t", "marked", digest({}), attempt=1, owner="other/1", takeover=True)
+    wanted = effects.ClaimRequest(SERVICE, "w.t", "marked", digest({}), attempt=1, owner="other/1", takeover=True)
     claim = await effects.claim(bus, wanted, now())
     assert isinstance(claim, effects.Claim)
     if settled:
@@ -341,7 +341,7 @@ async def test_a_renewal_meets_a_upid(bus: Bus, monkeypatch: pytest.MonkeyPatch)
 
 async def test_cancelled_before_it_began(bus: Bus, probe: Probe) -> None:
     """A task with a tombstone is not begun; the orchestrator is told that it was cancelled."""
-    assert await effects.entomb(bus, SERVICE, "w.t", "orchestrator", now())
+    assert await effects.write_tombstone(bus, SERVICE, "w.t", "orchestrator", now())
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
         told = await completion(bus)

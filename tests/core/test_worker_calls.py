@@ -20,7 +20,7 @@ from agentd.wire import subjects
 from agentd.wire.messages import Outcome, Tier, ToolCall, ToolReply
 from core.jetstream import Lines, all_acked, connected, make_consumer
 from core.probe import SERVICE, Done, Probe, a_worker, assign, audit, completion, raising, record, serving
-from core.working import Slow, put, working
+from core.running_consumer import Slow, put, running_consumer
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
@@ -311,10 +311,13 @@ async def test_a_stale_delivery_is_not_handed_back(nats_server: NatsServer, work
         raise BusUnavailable("it comes again", delay=0.0)
 
     await put(work, 1)
-    async with connected(nats_server.url, agent="other") as second, working(work, sleep, slots=1, log=lines) as first:
+    async with (
+        connected(nats_server.url, agent="other") as second,
+        running_consumer(work, sleep, slots=1, log=lines) as first,
+    ):
         await slow.reach(1)
         first.paused = True
-        async with working(second, other, slots=4, drain=5):
+        async with running_consumer(second, other, slots=4, drain=5):
             await other.reach(1)
             slow.release.set()
             await eventually(_no_more(first), "the first one's end")

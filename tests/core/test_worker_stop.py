@@ -37,14 +37,14 @@ def halting(worker: Worker, halted: list[str]) -> Worker:
 
 async def stop(bus: Bus) -> bool:
     """Let an orchestrator end the task `w.t`; tell whether nobody had begun it."""
-    return await effects.entomb(bus, SERVICE, "w.t", "o1", now(), stop=True)
+    return await effects.write_tombstone(bus, SERVICE, "w.t", "o1", now(), stop=True)
 
 
 async def heard(worker: Worker) -> None:
     """Wait until the worker has heard that what it runs is to end."""
 
     async def told() -> bool:
-        return any(claim.stop.is_set() for claim in worker.performer._claims.values())  # noqa: SLF001
+        return any(claim.stop.is_set() for claim in worker.runner._claims.values())  # noqa: SLF001
 
     await eventually(told, "the stop is heard")
 
@@ -59,7 +59,7 @@ async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> N
         async with asyncio.timeout(5):
             begun_before = not await stop(bus)
             told = await completion(bus)
-    again = effects.Wanted(SERVICE, "w.t", "marked", "", attempt=1, owner="b/2", takeover=True)
+    again = effects.ClaimRequest(SERVICE, "w.t", "marked", "", attempt=1, owner="b/2", takeover=True)
 
     assert begun_before
     assert told.status is Outcome.CANCELLED
@@ -68,7 +68,7 @@ async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> N
     assert halted == ["UPID:w.t:1"]
     assert probe.told == ["look", "act", "cancelled"]
     assert (await record(bus)).phase == effects.CANCELLED
-    assert effects.judge(await record(bus), again, age=0.0) is effects.Verdict.CANCELLED
+    assert effects.decide(await record(bus), again, age=0.0) is effects.ClaimDecision.CANCELLED
     assert [(each.phase, each.outcome) for each in await audit(bus)] == [("before", ""), ("after", "cancelled")]
 
 
@@ -99,7 +99,7 @@ async def test_a_stop_breaks_what_leaves_nothing(bus: Bus, probe: Probe) -> None
     """What a write does for long and without a trace, as sending a file, is ended at once, though its tool is not."""
 
     async def act(call: Call) -> None:
-        with call.breakable():
+        with call.allow_stop():
             await probe.hang(call)
 
     probe.on_act = act

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.proxmox.responses import absent, source_of
+from agentd.proxmox.responses import not_found_error, object_of_path
 from proxmox_access import connect
 from tool_bench import CONTAINER, NEW, Bench, MemoryCall
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(("tool", "wanted"), [("create_vm", NEW), ("create_container", CONTAINER)])
 async def test_pool(tools: Bench, tool: str, wanted: dict[str, Any]) -> None:
     """A guest for a pool that does not exist is refused with that reason, and without advice to grant anything."""
-    await tools.once("create_pool", MemoryCall("wf.p"), pool="core")
+    await tools.call("create_pool", MemoryCall("wf.p"), pool="core")
     with pytest.raises(errors.NotFound, match=r"no pool 'nope' that this token may see; there are core") as found:
-        await tools.once(tool, **wanted, pool="nope")
+        await tools.call(tool, **wanted, pool="nope")
 
     assert "to grant it" not in str(found.value)
 
@@ -29,7 +29,7 @@ async def test_denied(lab: FakePve) -> None:
     """What exists and is denied stays denied."""
     proxmox = connect(lab, "audit")
     with pytest.raises(errors.Denied, match="to grant it"):
-        await Bench(proxmox).once("create_vm", **NEW)
+        await Bench(proxmox).call("create_vm", **NEW)
     await proxmox.close()
 
 
@@ -46,18 +46,18 @@ async def test_denied(lab: FakePve) -> None:
 def test_kinds(path: str, kind: str, name: str) -> None:
     """Each kind of thing that a right is held on is looked up in its list."""
     text = f"POST /x: t lacks A or B on {path}; to grant it: pveum acl modify {path} --roles C"
-    source = source_of(text)
+    source = object_of_path(text)
     assert source is not None
     assert (source[0], source[3]) == (kind, name)
-    error = absent(source, [{source[2]: "Nope"}, {source[2]: "other"}], text)
+    error = not_found_error(source, [{source[2]: "Nope"}, {source[2]: "other"}], text)
     assert f"there is no {kind} 'nope'" in str(error)
     assert "there are Nope, other" in str(error)
-    assert absent(source, [{source[2]: "nope"}], text) is None
+    assert not_found_error(source, [{source[2]: "nope"}], text) is None
 
 
 def test_in_words() -> None:
     """A refusal that names the thing in words is looked up too."""
-    assert source_of("POST /x: Permission check failed (pool 'nope' does not exist)") == (
+    assert object_of_path("POST /x: Permission check failed (pool 'nope' does not exist)") == (
         "pool",
         "/pools",
         "poolid",
@@ -67,8 +67,8 @@ def test_in_words() -> None:
 
 def test_nothing_to_look_up() -> None:
     """A path that names nothing of its own is not looked up."""
-    assert source_of("t lacks Sys.Audit on /; to grant it: x") is None
-    assert source_of("t lacks VM.Audit on /vms/100; to grant it: x") is None
+    assert object_of_path("t lacks Sys.Audit on /; to grant it: x") is None
+    assert object_of_path("t lacks VM.Audit on /vms/100; to grant it: x") is None
 
 
 PLACE = {"storage": "local", "node": "nope9"}
@@ -105,7 +105,7 @@ async def test_named(tools: Bench, tool: str, parameters: dict[str, Any], says: 
     """Whatever a parameter names and is not there is named with its kind, and no right is advised for it."""
     given = {name: value for name, value in parameters.items() if value is not None}
     with pytest.raises(errors.AgentdError) as found:
-        await tools.once(tool, **given)
+        await tools.call(tool, **given)
 
     assert says in str(found.value)
     assert not isinstance(found.value, errors.Denied)
@@ -114,6 +114,6 @@ async def test_named(tools: Bench, tool: str, parameters: dict[str, Any], says: 
 
 async def test_a_member_that_is_not_there(tools: Bench) -> None:
     """A pool gets no storage that does not exist: Proxmox takes the name, and nothing is in the pool."""
-    await tools.once("create_pool", MemoryCall("wf.p"), pool="core")
+    await tools.call("create_pool", MemoryCall("wf.p"), pool="core")
     with pytest.raises(errors.NotFound, match="storages: there is no storage 'nope9'"):
-        await tools.once("update_pool", pool="core", storages=["nope9"])
+        await tools.call("update_pool", pool="core", storages=["nope9"])

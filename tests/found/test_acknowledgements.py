@@ -15,7 +15,7 @@ import nats
 import pytest
 import pytest_asyncio
 
-from agentd.safety.audit_log import Ledger
+from agentd.safety.audit_log import AuditLog
 from agentd.safety.signing import Signer
 from agentd.wire import subjects
 from agentd.wire.messages import AuditRecord, Outcome, Tier
@@ -57,19 +57,19 @@ async def _stored(bus: Bus, stream: str, subject: str, number: int) -> None:
 async def test_a_chain_goes_on(probing: Bus, acknowledge: Acknowledge, *, restarted: bool) -> None:
     """An acknowledgement among the lines of a chain raises no alarm, at once or after a restart; the chain goes on."""
     signer = await asyncio.to_thread(Signer.new)
-    ledger = Ledger(probing, "a", signer=signer)
+    audit_log = AuditLog(probing, "a", signer=signer)
     for number in range(3):
-        await ledger.write(**LINE, key=f"w.t{number}")
+        await audit_log.write(**LINE, key=f"w.t{number}")
         for _ in range(2):
             await acknowledge(subjects.audit("a"))
         await _stored(probing, subjects.AUDIT, subjects.audit("a"), 3 * (number + 1))
         if restarted:
-            ledger = Ledger(probing, "a", signer=signer)
-        await ledger.look()
-    await ledger.write(**LINE, key="w.last")
+            audit_log = AuditLog(probing, "a", signer=signer)
+        await audit_log.look()
+    await audit_log.write(**LINE, key="w.last")
     lines = probing.readable(await probing.every(subjects.AUDIT, subjects.audit("a")), AuditRecord)
 
-    assert ledger.alarm == ""
+    assert audit_log.alarm == ""
     assert [line.seq for line in lines] == [1, 2, 3, 4]
     assert [line.previous for line in lines[1:]] == [line.hash for line in lines[:-1]]
 
@@ -78,10 +78,10 @@ async def test_a_chain_that_has_not_begun(probing: Bus, acknowledge: Acknowledge
     """An acknowledgement before the first line is no line: the chain begins with 1."""
     await acknowledge(subjects.audit("a"))
     await _stored(probing, subjects.AUDIT, subjects.audit("a"), 1)
-    ledger = Ledger(probing, "a", signer=await asyncio.to_thread(Signer.new))
-    await ledger.write(**LINE, key="w.t")
+    audit_log = AuditLog(probing, "a", signer=await asyncio.to_thread(Signer.new))
+    await audit_log.write(**LINE, key="w.t")
 
-    assert ledger.alarm == ""
+    assert audit_log.alarm == ""
     assert probing.readable(await probing.every(subjects.AUDIT, subjects.audit("a")), AuditRecord)[0].seq == 1
 
 

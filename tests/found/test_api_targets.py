@@ -110,7 +110,7 @@ async def test_protected_holds(
     call = await seen(tools, "api_destroy", method, path, parameters)
 
     with pytest.raises(errors.Denied, match="protected"):
-        Policy(protected=[protected]).touch("api_destroy", Tier.DESTROY, call.targets)
+        Policy(protected=[protected]).check_targets("api_destroy", Tier.DESTROY, call.targets)
 
 
 async def test_renamed_meanwhile(tools: Bench, steered: Steer) -> None:
@@ -122,7 +122,7 @@ async def test_renamed_meanwhile(tools: Bench, steered: Steer) -> None:
     after = await seen(tools, "api_destroy", "POST", path, parameters)
 
     with pytest.raises(errors.Rejected, match="not as it was"):
-        Policy().touch("api_destroy", Tier.DESTROY, after.targets, Consent("bob", "", list(before.targets)))
+        Policy().check_targets("api_destroy", Tier.DESTROY, after.targets, Consent("bob", "", list(before.targets)))
 
 
 async def test_everything_is_shown(tools: Bench) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from agentd.client import queries, requests
 from agentd.errors import Rejected, UsageError
 from agentd.safety import tokens
-from agentd.safety.policy import Policy, unchanged
+from agentd.safety.policy import Policy, check_unchanged
 from agentd.wire.codec import digest
 from agentd.wire.messages import Consent, Inverse, Outcome, Target, TaskError, Tier, WorkflowSignal
 from agentd.wire.workflow import Workflow, template
@@ -21,7 +21,7 @@ from agentd_orchestrator.engine import outgoing
 from agentd_proxmox.guests import guest_output
 from core.probe import Probe, a_worker, assign, completion, serving
 from plugins.flow import LATER, ended, fold, step
-from plugins.test_consents import approve, asked, begun, drop, seen
+from plugins.test_plan_approvals import approve, asked, begun, drop, seen
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
@@ -167,8 +167,8 @@ def test_each_item_carries_its_own_call() -> None:
 def test_the_whole_target_is_compared(now: Target, what: str) -> None:
     """Its name, title, state, labels and losses; the risks change by themselves."""
     with pytest.raises(Rejected, match=rf"is not as it was when bob approved it \({what}: .* ask anew"):
-        unchanged([now], Consent("bob", "", [THING]))
-    unchanged([replace(THING, risks=["it runs for 13 days"])], Consent("bob", "", [THING]))
+        check_unchanged([now], Consent("bob", "", [THING]))
+    check_unchanged([replace(THING, risks=["it runs for 13 days"])], Consent("bob", "", [THING]))
 
 
 @pytest.mark.parametrize("call", [digest(["wipe", {"number": 8}]), digest(["shell", {"number": 7}]), "0" * 64, ""])
@@ -259,9 +259,9 @@ async def test_deciding_with_a_digest_that_is_not_shown(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         other = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve", digest="0" * 64))
-        name, approval = await requests.waits(bus, plan.workflow_id, "")
+        name, approval = await requests.waiting_approval(bus, plan.workflow_id, "")
         with pytest.raises(UsageError):
-            await requests.waits(bus, plan.workflow_id, "other")
+            await requests.waiting_approval(bus, plan.workflow_id, "other")
 
     assert not other.done
     assert "is not what was shown any more" in other.message

@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 
 from agentd.bus.provision import provision, streams
-from agentd.cli.audit import Export, Network, Verdict, judge
+from agentd.cli.audit import Export, Network, Verdict, verify_chains
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AuditBroken, Rejected
 from agentd.safety.anchors import Anchors
 from agentd.safety.audit_chain import AuditChain, hash_of
-from agentd.safety.audit_log import Ledger
+from agentd.safety.audit_log import AuditLog
 from agentd.safety.policy import Policy
 from agentd.safety.signing import Memory, Signer
 from agentd.wire import subjects
@@ -45,16 +45,16 @@ class Scene:
     bus: Bus
     directory: Path
     signer: Signer
-    a: Ledger
-    b: Ledger
+    a: AuditLog
+    b: AuditLog
     anchors: list[Anchors]
 
-    async def again(self) -> Ledger:
+    async def again(self) -> AuditLog:
         """Return the ledger of the agent `a` in a new process, opened."""
         memory = await asyncio.to_thread(Memory, self.directory / "a.head")
-        ledger = Ledger(self.bus, "a", signer=self.signer, memory=memory)
-        await ledger.open()
-        return ledger
+        audit_log = AuditLog(self.bus, "a", signer=self.signer, memory=memory)
+        await audit_log.open()
+        return audit_log
 
     async def lines(self) -> list[AuditRecord]:
         """Return the lines of `a`."""
@@ -62,7 +62,7 @@ class Scene:
 
     async def verdict(self, agent: str = "a") -> Verdict:
         """Return what `agentd audit verify` says of an agent."""
-        (found,) = await judge(await Network.of(self.bus), agent, {})
+        (found,) = await verify_chains(await Network.of(self.bus), agent, {})
         return found
 
     async def replace(self, data: list[bytes]) -> None:
@@ -83,12 +83,12 @@ async def scene(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Scene]
         await provision(bus, [(SERVICE, 16)])
         signer, other = await asyncio.to_thread(lambda: (Signer.new(), Signer.new()))
         memory = await asyncio.to_thread(Memory, tmp_path / "a.head")
-        a, b = Ledger(bus, "a", signer=signer, memory=memory), Ledger(bus, "b", signer=other)
+        a, b = AuditLog(bus, "a", signer=signer, memory=memory), AuditLog(bus, "b", signer=other)
         policy = Policy(principals={"olga": Tier.DESTROY})
         anchors = [Anchors(bus, name, each, policy, Lines()) for name, each in (("a", a), ("b", b))]  # type: ignore[arg-type]
         for number in range(6):
-            for ledger in (a, b):
-                await ledger.write(**LINE, key=f"w{number}.t", arguments={"vmid": 100 + number})
+            for audit_log in (a, b):
+                await audit_log.write(**LINE, key=f"w{number}.t", arguments={"vmid": 100 + number})
         for name in "ab":
             live = {"agent": {"agent_id": name, "version": "1"}}
             await bus.kv_put(subjects.LIVE, name, live, ttl=600)
@@ -166,14 +166,14 @@ def _named(lines: list[AuditRecord]) -> bytes:
 
 async def test_nothing_was_done(scene: Scene) -> None:
     """A chain that nobody has touched is whole, over restarts, and its heads stand in the other's chain."""
-    ledger = await scene.again()
-    await ledger.write(**LINE, key="x.y")
+    audit_log = await scene.again()
+    await audit_log.write(**LINE, key="x.y")
     for agent in "ab":
         found = await scene.verdict(agent)
         assert (found.fault, found.faults, found.keys) == ("", [], "the bucket audit")
     notes = [each for each in await scene.lines() if each.tool == "audit anchor"]
     assert [each["agent"] for each in notes[0].arguments["heads"]] == ["b"]
-    assert ledger.alarm == ""
+    assert audit_log.alarm == ""
 
 
 async def test_nothing_to_note_is_not_noted(scene: Scene) -> None:
@@ -214,9 +214,9 @@ async def test_found_at_the_start(scene: Scene, name: str) -> None:
 async def test_found_without_a_memory(scene: Scene) -> None:
     """An agent that has lost its disk but the key knows from the bucket that its chain was longer."""
     await scene.replace([encode(each) for each in (await scene.lines())[:2]])
-    ledger = Ledger(scene.bus, "a", signer=scene.signer)
-    await ledger.open()
-    assert "the end was cut off" in ledger.alarm
+    audit_log = AuditLog(scene.bus, "a", signer=scene.signer)
+    await audit_log.open()
+    assert "the end was cut off" in audit_log.alarm
 
 
 async def test_rewritten_with_a_new_pin(scene: Scene) -> None:
@@ -228,7 +228,7 @@ async def test_rewritten_with_a_new_pin(scene: Scene) -> None:
     await scene.bus.kv_put(subjects.CHAINS, subjects.audit_key("a"), pin)
     await scene.bus.kv_delete(subjects.CHAINS, subjects.audit_head("a"))
     found = await scene.verdict()
-    kept = await judge(await Network.of(scene.bus), "a", {"a": [AuditKey(scene.signer.public, 1)]})
+    kept = await verify_chains(await Network.of(scene.bus), "a", {"a": [AuditKey(scene.signer.public, 1)]})
 
     assert "line 6 is not the one that b has seen" in found.fault
     assert "is signed with another key" in kept[0].fault
@@ -246,7 +246,7 @@ async def test_a_pin_that_was_deleted(scene: Scene) -> None:
 async def test_a_second_process(scene: Scene, same: bool) -> None:  # noqa: FBT001 - a case
     """Two processes that write one chain are found by both of them, and by who verifies."""
     signer = scene.signer if same else await asyncio.to_thread(Signer.new)
-    second = Ledger(scene.bus, "a", signer=signer)
+    second = AuditLog(scene.bus, "a", signer=signer)
     await second.write(**LINE, key="second")
     await scene.a.write(**LINE, key="first")
     found = await scene.verdict()
@@ -265,7 +265,7 @@ async def test_refused_until_accepted(scene: Scene) -> None:
 
     await scene.bus.subscribe("ai.critical_errors.*", on_error)
     worker = a_worker(scene.bus, probe)
-    worker.performer.ledger = scene.a
+    worker.runner.audit_log = scene.a
     lines = await scene.lines()
     await scene.bus.store(subjects.audit("a"), forged(following(lines)))
     async with serving(worker):
@@ -312,7 +312,7 @@ async def test_an_export_says_the_same(scene: Scene, tmp_path: Path) -> None:
     async def said(mine: list[bytes]) -> Verdict:
         file = tmp_path / "export"
         file.write_bytes(b"\n".join([top, *mine, *others]) + b"\n")
-        return (await judge(await asyncio.to_thread(Export, file), "a", {}))[0]
+        return (await verify_chains(await asyncio.to_thread(Export, file), "a", {}))[0]
 
     whole = await said([encode(each) for each in lines])
     assert whole.fault == ""

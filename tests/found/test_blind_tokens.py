@@ -46,7 +46,7 @@ async def blind(lab: FakePve) -> AsyncIterator[Bench]:
 async def test_a_blind_token_is_called_blind(blind: Bench, tool: str, wish: dict[str, Any]) -> None:
     """Every tool that lists says that the token may not see it, and how that is changed."""
     with pytest.raises(errors.Denied, match="pveum acl modify"):
-        await blind.once(tool, **wish)
+        await blind.call(tool, **wish)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str)
     await full.put("/access/acl", path="/vms", tokens="agentd@pve!blind", roles="Half")
     proxmox = connect(lab, "blind")
     tools = Bench(proxmox, ToolSettings())
-    guests = await tools.once("list_guests")
+    guests = await tools.call("list_guests")
     with pytest.raises(errors.Denied, match=f"lacks {privilege} on "):
-        await tools.once(tool)
+        await tools.call(tool)
     await proxmox.close()
     await full.close()
 
@@ -70,8 +70,8 @@ async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str)
 
 async def test_an_empty_list_is_empty_for_who_sees(tools: Bench) -> None:
     """What is really empty is told as such."""
-    assert (await tools.once("list_replications")).total == 0
-    assert (await tools.once("list_guests", tag="nothing-has-this")).total == 0
+    assert (await tools.call("list_replications")).total == 0
+    assert (await tools.call("list_guests", tag="nothing-has-this")).total == 0
 
 
 def test_every_list_is_watched() -> None:

@@ -43,8 +43,8 @@ async def test_grown(tools: Bench, steered: Steer) -> None:
     config = {"virtio0": ROOT, "scsi0": DATA, "boot": "order=virtio0"}
     await steered.guest(vmid=300, node="pve1", name="odd", config=config)
     await steered.guest(vmid=301, node="pve1", name="old", config={"virtio0": ROOT, "scsi0": DATA})
-    done = await tools.once("resize_disk", vmid=300, size=40)
+    done = await tools.call("resize_disk", vmid=300, size=40)
 
     assert (done.boot_disk, done.disks) == ("virtio0", {"virtio0": 40.0, "scsi0": 10.0})
     with pytest.raises(errors.Rejected, match=r"disk: VM 301 .*name one of scsi0, virtio0"):
-        await tools.once("resize_disk", vmid=301, size=40)
+        await tools.call("resize_disk", vmid=301, size=40)

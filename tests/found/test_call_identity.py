@@ -19,7 +19,7 @@ from agentd.safety import marks
 from agentd.safety.policy import Policy
 from agentd.tools import effects
 from agentd.tools.definition import Call, Repeat, Tool, by_name, collect, tool
-from agentd.tools.effects import Verdict, Wanted, judge
+from agentd.tools.effects import ClaimDecision, ClaimRequest, decide
 from agentd.wire import subjects
 from agentd.wire.codec import now
 from agentd.wire.messages import EffectRecord, Outcome, Tier, ToolCall, ToolReply
@@ -293,18 +293,20 @@ def _record(phase: str, tool_name: str = "marked", digest: str = "d", attempt: i
 @pytest.mark.parametrize("takeover", [True, False])
 def test_a_record_of_another_tool(phase: str, age: float, attempt: int, takeover: bool) -> None:  # noqa: FBT001
     """A record of another tool is a conflict in every phase, at every age and for every attempt."""
-    wanted = Wanted(SERVICE, "w.t", "marked", "d", attempt, "me/1", takeover)
+    wanted = ClaimRequest(SERVICE, "w.t", "marked", "d", attempt, "me/1", takeover)
 
-    assert judge(_record(phase, "probed"), wanted, age=age) is Verdict.CONFLICT
+    assert decide(_record(phase, "probed"), wanted, age=age) is ClaimDecision.CONFLICT
     later = phase == effects.FAILED and attempt == 2
-    assert judge(_record(phase, digest="e"), wanted, age=age) is (Verdict.TAKE if later else Verdict.CONFLICT)
-    assert judge(_record(phase), wanted, age=age) is not Verdict.CONFLICT
+    assert decide(_record(phase, digest="e"), wanted, age=age) is (
+        ClaimDecision.TAKE if later else ClaimDecision.CONFLICT
+    )
+    assert decide(_record(phase), wanted, age=age) is not ClaimDecision.CONFLICT
 
 
 def test_a_tombstone_is_of_no_tool() -> None:
     """A cancelled task is not begun, whatever tool it names."""
-    assert judge(_record(effects.CANCELLED, ""), Wanted(SERVICE, "w.t", "x", "e", 2, "me/1", True), age=0.0) is (  # noqa: FBT003
-        Verdict.CANCELLED
+    assert decide(_record(effects.CANCELLED, ""), ClaimRequest(SERVICE, "w.t", "x", "e", 2, "me/1", True), age=0.0) is (  # noqa: FBT003
+        ClaimDecision.CANCELLED
     )
 
 

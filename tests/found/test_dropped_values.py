@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 async def test_ha_rule_off_and_on(tools: Bench) -> None:
     """An HA rule that was switched off is switched on again, by its tool and by undo."""
-    await tools.once("create_ha_resource", MemoryCall("wf.ha"), vmid=100)
+    await tools.call("create_ha_resource", MemoryCall("wf.ha"), vmid=100)
     rule: dict[str, Any] = {"name": "web", "type": "node-affinity", "guests": [100], "nodes": {"pve1": 1}}
-    await tools.once("create_ha_rule", MemoryCall("wf.rule"), **rule, strict=True)
-    off = await tools.once("update_ha_rule", call := MemoryCall("wf.off"), name="web", enabled=False)
+    await tools.call("create_ha_rule", MemoryCall("wf.rule"), **rule, strict=True)
+    off = await tools.call("update_ha_rule", call := MemoryCall("wf.off"), name="web", enabled=False)
     assert call.undo is not None
-    back = await tools.once(call.undo[0], MemoryCall("wf.undo"), **call.undo[1])
-    again = await tools.once("update_ha_rule", MemoryCall("wf.again"), name="web", enabled=False)
-    on = await tools.once("update_ha_rule", MemoryCall("wf.on"), name="web", enabled=True, strict=False, comment="")
+    back = await tools.call(call.undo[0], MemoryCall("wf.undo"), **call.undo[1])
+    again = await tools.call("update_ha_rule", MemoryCall("wf.again"), name="web", enabled=False)
+    on = await tools.call("update_ha_rule", MemoryCall("wf.on"), name="web", enabled=True, strict=False, comment="")
 
     assert [rule.enabled for rule in (off, back, again, on)] == [False, True, False, True]
     assert on.strict is False
@@ -30,11 +30,11 @@ async def test_ha_rule_off_and_on(tools: Bench) -> None:
 
 async def test_the_others(tools: Bench, steered: Steer) -> None:
     """Storages and matchers are switched on again by `delete`, not by a 0 that could be dropped."""
-    await tools.once("update_storage", MemoryCall("wf.off"), storage="shared", enabled=False)
-    on = await tools.once("update_storage", MemoryCall("wf.on"), storage="shared", enabled=True)
+    await tools.call("update_storage", MemoryCall("wf.off"), storage="shared", enabled=False)
+    on = await tools.call("update_storage", MemoryCall("wf.on"), storage="shared", enabled=True)
     matcher: dict[str, Any] = {"name": "nights", "targets": ["mail-to-root"]}
-    await tools.once("set_notification_matcher", MemoryCall("wf.m"), **matcher, enabled=False)
-    matched = await tools.once("set_notification_matcher", MemoryCall("wf.n"), **matcher, enabled=True)
+    await tools.call("set_notification_matcher", MemoryCall("wf.m"), **matcher, enabled=False)
+    matched = await tools.call("set_notification_matcher", MemoryCall("wf.n"), **matcher, enabled=True)
     sent = [entry["params"] for entry in await steered.log("PUT", "/storage/shared$|/matchers/nights$")]
 
     assert on.enabled
@@ -54,4 +54,4 @@ async def test_the_others(tools: Bench, steered: Steer) -> None:
 )
 def test_sent(wanted: dict[str, Any], sent: dict[str, Any]) -> None:
     """What is false by default and what is empty is deleted; a switch that is on by default is sent as it is."""
-    assert dropped_values.sent(wanted, wanted, {"disable"}) == sent
+    assert dropped_values.changed_parameters(wanted, wanted, {"disable"}) == sent

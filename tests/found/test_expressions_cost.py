@@ -21,7 +21,7 @@ from agentd.wire.messages import TaskAssignment
 from agentd.wire.workflow import template
 from agentd_orchestrator.expressions import evaluate
 from agentd_orchestrator.expressions.filters import FILTERS, TESTS
-from agentd_orchestrator.expressions.metering import evaluated, in_thread
+from agentd_orchestrator.expressions.metering import evaluate_async, in_thread
 from fake_agent import begin, engine, task
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ async def longest_gap(work: Callable[[], Any]) -> float:
 
     async def doing() -> None:
         with contextlib.suppress(BadExpression):
-            await evaluated(work)
+            await evaluate_async(work)
 
     return await longest_gap_of(doing)
 
@@ -185,7 +185,7 @@ def test_whatever_is_evaluated(expression: str, condition: bool) -> None:  # noq
     evaluate.evaluate("{{ 1 }}", {})  # jinja2 is loaded
     names = {"parameters": LARGE}
     if condition:
-        gap = asyncio.run(longest_gap(partial(evaluate.holds, expression, names)))
+        gap = asyncio.run(longest_gap(partial(evaluate.is_true, expression, names)))
     else:
         gap = asyncio.run(longest_gap(partial(evaluate.evaluate, f"{{{{ {expression} }}}}", names)))
 
@@ -210,7 +210,7 @@ async def test_many_together(blockbuster: object) -> None:
 
     gap = await longest_gap(work)
     with pytest.raises(BadExpression, match="the expressions of this workflow work on too much at once"):
-        await evaluated(work)
+        await evaluate_async(work)
 
     assert gap < GAP
     assert 4 <= done < 200
@@ -220,9 +220,9 @@ async def test_little_is_done_at_once() -> None:
     """What costs little does not wait for what is done in the thread."""
     heavy = asyncio.create_task(in_thread(partial(time.sleep, 0.5)))
     await asyncio.sleep(0)
-    where = await evaluated(threading.current_thread)
+    where = await evaluate_async(threading.current_thread)
     evaluate.evaluate("{{ 1 }}", {})
-    found = await evaluated(partial(evaluate.evaluate, "{{ [3, 1] | sort | first }}", {}))
+    found = await evaluate_async(partial(evaluate.evaluate, "{{ [3, 1] | sort | first }}", {}))
 
     assert (where, found, heavy.done()) == (threading.main_thread(), 1, False)
     await heavy

@@ -131,13 +131,13 @@ def test_a_secret_that_every_user_can_read(file: Path) -> None:
     """It is refused where the directories let every user come to it; a configuration file is no secret."""
     file.chmod(0o644)
     _read_config(file)
-    if files.reachable(file):
+    if files.is_reachable_by_all(file):
         with pytest.raises(ConfigError, match="chmod o-r"):
             _read_secret(file)
     else:  # the directory of this test lets nobody else in
         _read_secret(file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "reachable", lambda _: True)
+        patch.setattr(files, "is_reachable_by_all", lambda _: True)
         with pytest.raises(ConfigError, match=f"bus.nkey_file: .*every user can read .*chmod o-r {file}"):
             _read_secret(file)
 

@@ -34,7 +34,7 @@ from tool_bench import Bench, MemoryCall
 async def test_unknown(tools: Bench, tool: str, given: dict[str, Any], text: str) -> None:
     """Each filter of each list names what there is."""
     with pytest.raises(errors.PermanentError) as found:
-        await tools.once(tool, **given)
+        await tools.call(tool, **given)
 
     assert text in str(found.value)
     assert not isinstance(found.value, errors.TemporaryError)
@@ -48,13 +48,13 @@ async def test_known(tools: Bench) -> None:
         ("list_templates", {"node": "pve3"}),
     )
     for tool, given in calls:
-        assert (await tools.once(tool, **given)).total >= 0
+        assert (await tools.call(tool, **given)).total >= 0
 
 
 async def test_tags(tools: Bench) -> None:
     """A tag is no error, for anybody may give one to a guest later; that nothing has it is a warning."""
     call = MemoryCall()
-    found = await tools.once("list_guests", call, tag="pord")
+    found = await tools.call("list_guests", call, tag="pord")
 
     assert found.total == 0
     assert call.warnings[0].startswith("tag: no guest has the tag 'pord'; there are prod, ")

@@ -22,7 +22,7 @@ from agentd.bus.jetstream import SCHEDULE, SCHEDULE_TARGET
 from agentd.client import queries, requests
 from agentd.errors import Denied, Frozen, InvalidMessage, PermanentError
 from agentd.safety import budget, freeze
-from agentd.safety.audit_log import Ledger
+from agentd.safety.audit_log import AuditLog
 from agentd.safety.lease import Lease
 from agentd.safety.signing import Signer
 from agentd.schedules import schedules
@@ -39,7 +39,7 @@ from agentd.wire.messages import (
     Tier,
     WorkflowRequest,
 )
-from agentd_orchestrator.engine.overwritten import Timers
+from agentd_orchestrator.engine.overwritten import TimerRestorer
 from core.jetstream import Lines
 from core.probe import SERVICE
 from core.test_presence import WE
@@ -125,13 +125,13 @@ async def test_nobody_thaws_by_it(bus: Bus, forger: Forger) -> None:
     await _change(bus, "freeze")
     await forger.acknowledge(FREEZE, FLOOD)
     await forger.api("INFO", {}, FREEZE)
-    brake = freeze.Brake(bus)
+    freeze_watch = freeze.FreezeWatch(bus)
 
     with pytest.raises(Frozen, match="frozen by alice"):
-        await brake.act("create_vm")
+        await freeze_watch.act("create_vm")
     assert bus.unreadable.count >= FLOOD
     assert (await _change(bus, "thaw")).done
-    await brake.act("create_vm")
+    await freeze_watch.act("create_vm")
 
 
 async def test_a_freeze_that_ends_by_itself_ends(bus: Bus, forger: Forger) -> None:
@@ -194,10 +194,10 @@ async def test_no_other_key_signs_a_chain(bus: Bus, forger: Forger) -> None:
         "key": "w.t",
     }
     signer, other = await asyncio.to_thread(Signer.new), await asyncio.to_thread(Signer.new)
-    await Ledger(bus, "a", signer=signer).write(**line)
+    await AuditLog(bus, "a", signer=signer).write(**line)
     for key in (subjects.audit_key("a"), subjects.audit_head("a")):
         await forger.acknowledge(_key(subjects.CHAINS, key), FLOOD)
-    same, stranger = Ledger(bus, "a", signer=signer), Ledger(bus, "a", signer=other)
+    same, stranger = AuditLog(bus, "a", signer=signer), AuditLog(bus, "a", signer=other)
     await same.open()
     await stranger.open()
     pinned = await bus.kv_read(subjects.CHAINS, subjects.audit_key("a"), AuditKeys)
@@ -210,11 +210,11 @@ async def test_no_other_key_signs_a_chain(bus: Bus, forger: Forger) -> None:
 async def test_keys_that_were_not_pinned_yet(bus: Bus, forger: Forger) -> None:
     """An answer where the keys of an agent will be pinned keeps it from nothing."""
     await forger.acknowledge(_key(subjects.CHAINS, subjects.audit_key("a")), FLOOD)
-    ledger = Ledger(bus, "a", signer=await asyncio.to_thread(Signer.new))
-    await ledger.open()
+    audit_log = AuditLog(bus, "a", signer=await asyncio.to_thread(Signer.new))
+    await audit_log.open()
     pinned = await bus.kv_read(subjects.CHAINS, subjects.audit_key("a"), AuditKeys)
 
-    assert ledger.alarm == ""
+    assert audit_log.alarm == ""
     assert pinned.value is not None
 
 
@@ -286,7 +286,7 @@ async def test_a_dead_letter_is_kept_and_replayed_once(bus: Bus, forger: Forger)
     letter = DeadLetter(subjects.INPUT, 7, subjects.signal("rita", "nothing"), "because", "a", the_time())
     await forger.acknowledge(subjects.dead("given-up", "orch", f"7-{round(letter.stored.timestamp() * 1000)}"), 2)
     for _ in range(2):
-        await dead_letters.bury(bus, dead_letters.GIVEN_UP, "orch", letter, b"{}")
+        await dead_letters.store_dead_letter(bus, dead_letters.GIVEN_UP, "orch", letter, b"{}")
     (kept,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
     await dead_letters.close(bus, kept, "alice")
     await forger.acknowledge(subjects.dead_mark(kept.number), FLOOD)
@@ -303,8 +303,8 @@ async def test_a_timer_is_put_back_though_the_stream_is_late(bus: Bus, forger: F
     at = the_time() + timedelta(hours=1)
     schedule = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}", SCHEDULE_TARGET: subjects.due("w1", "a", "1")}
     first = await bus.store(subject, b"{}", headers=schedule)
-    timers = Timers(silent)  # type: ignore[arg-type]
-    await timers._heard(Received(subject, b"", "", bus))  # noqa: SLF001 - as the subscription calls it
+    timers = TimerRestorer(silent)  # type: ignore[arg-type]
+    await timers._on_message(Received(subject, b"", "", bus))  # noqa: SLF001 - as the subscription calls it
     await asyncio.sleep(0.1)  # the first check has found nothing
     await forger.acknowledge(subject)
 

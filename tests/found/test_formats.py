@@ -49,12 +49,12 @@ def test_tag(tools: Bench, tag: str) -> None:
 async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> None:
     """A user may have `@` and `!` in the name: it is none of the tokens, and all tools find it."""
     name = "x!y@corp@pve"
-    await tools.once("create_user", id=name)
-    await tools.once("grant_role", who=name, role="PVEAuditor", path="/vms/101")
-    grants = await tools.once("list_grants", who=name)
+    await tools.call("create_user", id=name)
+    await tools.call("grant_role", who=name, role="PVEAuditor", path="/vms/101")
+    grants = await tools.call("list_grants", who=name)
 
-    assert (await tools.once("get_user", id=name)).id == name
-    assert (await tools.once("list_tokens", id=name)).tokens == []
+    assert (await tools.call("get_user", id=name)).id == name
+    assert (await tools.call("list_tokens", id=name)).tokens == []
     assert [each.who for each in grants.grants] == [name]
     assert [entry["params"].get("users") for entry in await steered.log("PUT", "/access/acl$")] == [name]
 
@@ -62,12 +62,12 @@ async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> No
 @pytest.mark.parametrize("name", ["a%41@pve", "a?b@pve", "a#b@pve", "jörg@pve"])
 async def test_a_name_is_one_part_of_a_path(tools: Bench, name: str) -> None:
     """What means something else in the path of a request is encoded: no other user is meant."""
-    await tools.once("create_user", id="aA@pve")
-    await tools.once("create_user", id=name, email="other@example.com")
+    await tools.call("create_user", id="aA@pve")
+    await tools.call("create_user", id=name, email="other@example.com")
 
-    assert (await tools.once("get_user", id=name)).email == "other@example.com"
-    await tools.once("delete_user", id=name)
-    assert (await tools.once("get_user", id="aA@pve")).id == "aA@pve"
+    assert (await tools.call("get_user", id=name)).email == "other@example.com"
+    await tools.call("delete_user", id=name)
+    assert (await tools.call("get_user", id="aA@pve")).id == "aA@pve"
 
 
 @pytest.mark.parametrize("text", ["101\n", "web\n"])

@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from agentd.bus.provision import provision
-from agentd.cli.freeze import seconds_of
+from agentd.cli.freeze import parse_duration
 from agentd.client.requests import state_of, submit
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AgentdError, BusError, Frozen, UsageError
@@ -25,7 +25,7 @@ from agentd.safety import freeze, tokens
 from agentd.tools import effects
 from agentd.wire import subjects
 from agentd.wire.messages import Freeze, NetworkRequest, TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
-from agentd_orchestrator.engine.inputs import Ended
+from agentd_orchestrator.engine.inputs import AgentReport
 from core.jetstream import connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, record, serving
 from fake_agent import engine
@@ -91,7 +91,7 @@ async def test_no_window_between_the_look_and_the_act(there: Bus) -> None:
 
     probe.on_look = freeze_now
     async with serving(a_worker(there, probe)) as worker:
-        worker.performer.brake._last = None  # noqa: SLF001 - it has heard nothing
+        worker.runner.freeze_watch._last = None  # noqa: SLF001 - it has heard nothing
         await assign(there, "probed")
         told = await completion(there)
 
@@ -174,7 +174,7 @@ async def test_plain_agents_get_nothing(there: Bus) -> None:
     held = await there.last(subjects.INPUT, "ai.tasks.complete.>")
     assert held is not None
     told = held.decode(TaskCompletion)
-    waits = await only.feed("w", Ended("write", told))
+    waits = await only.feed("w", AgentReport("write", told))
 
     assert [each.subject for each in given] == [subjects.assign("svc", "w", "read", 1)]
     assert isinstance(told.error, TaskError)
@@ -210,7 +210,7 @@ WRONG = [
 def test_who_may_not(request_: NetworkRequest, principal: str, tier: Tier, found: Freeze | None, text: str) -> None:
     """A request that may not be, or cannot be understood, is refused with what is wrong."""
     with pytest.raises(AgentdError, match=text):
-        freeze.check(request_, principal, tier, found)
+        freeze.check_request(request_, principal, tier, found)
 
 
 async def test_who_may_thaw(there: Bus) -> None:
@@ -232,14 +232,14 @@ async def test_who_may_thaw(there: Bus) -> None:
 )
 def test_times(text: str, seconds: float) -> None:
     """Times are written as people write them."""
-    assert seconds_of(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "4", "-1h", "0s", "31d", "1.5h", "4 h", "h", "٤h"])
 def test_no_times(text: str) -> None:
     """What is no time is refused, and the option is named."""
     with pytest.raises(UsageError, match="--for"):
-        seconds_of(text)
+        parse_duration(text)
 
 
 async def agentd(net: Net, *arguments: str) -> tuple[int, str, str]:

@@ -12,20 +12,20 @@ from tool_bench import Bench, MemoryCall
 
 async def _losses(tools: Bench, **which: Any) -> list[str]:
     call = MemoryCall("wf.delete")
-    await tools.once("delete_firewall_set", call, **which)
+    await tools.call("delete_firewall_set", call, **which)
     return call.targets[0].loses
 
 
 async def test_alias(tools: Bench) -> None:
     """All rules and ipsets that use an alias are named: those of the cluster, a node, a guest and a group."""
-    await tools.once("set_firewall_alias", MemoryCall("wf.a"), name="office", cidr="192.0.2.0/24")
-    await tools.once("create_firewall_group", MemoryCall("wf.g"), name="web")
+    await tools.call("set_firewall_alias", MemoryCall("wf.a"), name="office", cidr="192.0.2.0/24")
+    await tools.call("create_firewall_group", MemoryCall("wf.g"), name="web")
     everywhere: tuple[dict[str, Any], ...] = ({}, {"node": "pve2"}, {"vmid": 100}, {"group": "web"})
     for number, whose in enumerate(everywhere):
-        await tools.once("create_firewall_rule", MemoryCall(f"wf.r{number}"), **whose, source="dc/office")
-    await tools.once("set_firewall_ipset", MemoryCall("wf.s"), name="admins", entries=["dc/office"])
+        await tools.call("create_firewall_rule", MemoryCall(f"wf.r{number}"), **whose, source="dc/office")
+    await tools.call("set_firewall_ipset", MemoryCall("wf.s"), name="admins", entries=["dc/office"])
     loses = await _losses(tools, kind="alias", name="office")
-    shown = await tools.once("list_firewall")
+    shown = await tools.call("list_firewall")
 
     text = "\n".join(loses)
     for title in ("of the cluster", "of the node pve2", "VM 100 'web-01'", "security group web", "ipset admins"):
@@ -36,11 +36,11 @@ async def test_alias(tools: Bench) -> None:
 
 async def test_ipset_and_group(tools: Bench) -> None:
     """The rules that use an ipset or a group are named; what nothing uses has no such line."""
-    await tools.once("set_firewall_ipset", MemoryCall("wf.s"), name="admins", entries=["192.0.2.1"])
-    await tools.once("set_firewall_ipset", MemoryCall("wf.t"), name="free", entries=["192.0.2.2"])
-    await tools.once("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+dc/admins")
-    await tools.once("create_firewall_group", MemoryCall("wf.g"), name="web")
-    await tools.once("create_firewall_rule", MemoryCall("wf.u"), vmid=102, uses="web")
+    await tools.call("set_firewall_ipset", MemoryCall("wf.s"), name="admins", entries=["192.0.2.1"])
+    await tools.call("set_firewall_ipset", MemoryCall("wf.t"), name="free", entries=["192.0.2.2"])
+    await tools.call("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+dc/admins")
+    await tools.call("create_firewall_group", MemoryCall("wf.g"), name="web")
+    await tools.call("create_firewall_rule", MemoryCall("wf.u"), vmid=102, uses="web")
 
     assert "rule 0 of the firewall of VM 100" in (await _losses(tools, kind="ipset", name="admins"))[1]
     assert len(await _losses(tools, kind="ipset", name="free")) == 1
@@ -55,10 +55,10 @@ async def test_what_changes_with_it(tools: Bench, tool: str, new: dict[str, Any]
     """The rules that change with an alias or a set are named before it becomes another; a new one has none."""
     old = {"cidr": "192.0.2.0/24"} if "cidr" in new else {"entries": ["192.0.2.1"]}
     made, changed = MemoryCall("wf.a"), MemoryCall("wf.b")
-    await tools.once(tool, made, name="office", **old)
+    await tools.call(tool, made, name="office", **old)
     sign = "" if "cidr" in new else "+"
-    await tools.once("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source=f"{sign}dc/office")
-    await tools.once(tool, changed, name="office", **new)
+    await tools.call("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source=f"{sign}dc/office")
+    await tools.call(tool, changed, name="office", **new)
 
     assert len(made.targets[0].loses) == 1
     assert "rule 0 of the firewall of VM 100" in changed.targets[0].loses[1]
@@ -67,8 +67,8 @@ async def test_what_changes_with_it(tools: Bench, tool: str, new: dict[str, Any]
 
 async def test_of_a_guest(tools: Bench) -> None:
     """A guest's own ipset is looked for in that guest's rules."""
-    await tools.once("set_firewall_ipset", MemoryCall("wf.s"), vmid=100, name="mine", entries=["192.0.2.1"])
-    await tools.once("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+guest/mine")
+    await tools.call("set_firewall_ipset", MemoryCall("wf.s"), vmid=100, name="mine", entries=["192.0.2.1"])
+    await tools.call("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+guest/mine")
 
     assert "rule 0 of the firewall of VM 100" in (await _losses(tools, kind="ipset", name="mine", vmid=100))[1]
 
@@ -90,5 +90,5 @@ async def test_of_a_guest(tools: Bench) -> None:
 )
 def test_names_it(entry: dict[str, str], kind: str, name: str, vmid: int | None, *, uses: bool) -> None:
     """A rule names a set in each of the ways that Proxmox knows."""
-    wanted = firewall_uses.names(kind, name, vmid)
-    assert firewall_uses.names_it(entry, wanted, group=kind == "group") is uses
+    wanted = firewall_uses.spellings(kind, name, vmid)
+    assert firewall_uses.uses_name(entry, wanted, group=kind == "group") is uses

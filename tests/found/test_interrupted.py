@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 async def test_restart_of_the_api(tools: Bench, service: str) -> None:
     """A restart of the API's own service ends its own task, and is done with a warning."""
     call = MemoryCall()
-    line = await tools.once("restart_service", call, node="pve1", service=service)
+    line = await tools.call("restart_service", call, node="pve1", service=service)
 
     assert line.state == "running"
     assert "received interrupt" in call.warnings[0]
@@ -27,11 +27,11 @@ async def test_other_services(tools: Bench, steered: Steer) -> None:
     """A restart of another service whose task fails has failed."""
     await steered.rule("POST", "/services/pvestatd/restart$", {"task_exit": "received interrupt"}, 1)
     with pytest.raises(errors.TaskFailed, match="received interrupt"):
-        await tools.once("restart_service", node="pve1", service="pvestatd")
+        await tools.call("restart_service", node="pve1", service="pvestatd")
 
 
 async def test_another_end(tools: Bench, steered: Steer) -> None:
     """A restart of the API's service that fails for another reason has failed."""
     await steered.rule("POST", "/services/pveproxy/restart$", {"task_exit": "command 'systemctl' failed"}, 1)
     with pytest.raises(errors.TaskFailed, match="systemctl"):
-        await tools.once("restart_service", node="pve1", service="pveproxy")
+        await tools.call("restart_service", node="pve1", service="pveproxy")

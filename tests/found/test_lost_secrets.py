@@ -25,7 +25,7 @@ async def test_answer_lost(lab: FakePve, steered: Steer, tmp_path: Path) -> None
     call = MemoryCall()
     made = await tools.until_done("create_token", call, user="agentd@pve", name="ci")
     with pytest.raises(errors.Rejected, match="there is a token agentd@pve!ci already"):
-        await tools.once("create_token", MemoryCall("wf.other"), user="agentd@pve", name="ci")
+        await tools.call("create_token", MemoryCall("wf.other"), user="agentd@pve", name="ci")
 
     assert (tmp_path / "secrets" / "agentd@pve!ci").read_text().strip()
     assert made.secret_file == str(tmp_path / "secrets" / "agentd@pve!ci")

@@ -134,7 +134,7 @@ async def test_everything_goes_on(net: Net) -> None:
                 return len(daemon.identity().unreadable) > 0
 
             await eventually(counted, "what cannot be read is shown")
-            alarm = daemon.ledger.alarm
+            alarm = daemon.audit_log.alarm
 
     assert spoilt > 15 * len(MALFORMED)
     assert answer.status == "completed"

@@ -17,9 +17,9 @@ async def test_unlimited(tools: Bench, steered: Steer) -> None:
     """A container without `cores` has no limit: it is shown so, a limit of one core is sent, and 0 removes it."""
     config = {"rootfs": "local-lvm:vm-200-disk-0,size=8G"}
     await steered.guest(vmid=310, node="pve1", name="free", type="lxc", config=config)
-    before = await tools.once("get_guest", vmid=310)
-    one = await tools.once("update_container", vmid=310, cores=1)
-    again = await tools.once("update_container", vmid=310, cores=0)
+    before = await tools.call("get_guest", vmid=310)
+    one = await tools.call("update_container", vmid=310, cores=1)
+    again = await tools.call("update_container", vmid=310, cores=0)
 
     assert (before.cores, one.cores, again.cores) == (None, 1, None)
     assert len(await steered.log("PUT", "/lxc/310/config$")) == 2
@@ -28,9 +28,9 @@ async def test_unlimited(tools: Bench, steered: Steer) -> None:
 async def test_sockets(tools: Bench, steered: Steer) -> None:
     """Cores are those of each socket; what get_guest shows and update_vm is given back changes nothing."""
     await steered.guest(vmid=311, node="pve1", name="two", config={"sockets": 2, "cores": 2, "memory": "512"})
-    seen = await tools.once("get_guest", vmid=311)
-    same = await tools.once("update_vm", vmid=311, cores=seen.cores, sockets=seen.sockets, memory=seen.memory)
-    more = await tools.once("update_vm", vmid=311, cores=4)
+    seen = await tools.call("get_guest", vmid=311)
+    same = await tools.call("update_vm", vmid=311, cores=seen.cores, sockets=seen.sockets, memory=seen.memory)
+    more = await tools.call("update_vm", vmid=311, cores=4)
 
     assert (seen.cores, seen.sockets, seen.cpus) == (2, 2, 4)
     assert (same.cores, same.sockets) == (2, 2)
@@ -43,9 +43,9 @@ async def test_defaults(tools: Bench, steered: Steer) -> None:
     await steered.guest(vmid=312, node="pve1", name="bare", config={})
     rootfs = {"rootfs": "local-lvm:vm-200-disk-0,size=8G"}
     await steered.guest(vmid=313, node="pve1", name="ct", type="lxc", config=rootfs)
-    await tools.once("update_vm", vmid=312, cores=1, sockets=1, onboot=False)
-    await tools.once("update_container", vmid=313, swap=512)
-    await tools.once("update_container", vmid=313, swap=0)
+    await tools.call("update_vm", vmid=312, cores=1, sockets=1, onboot=False)
+    await tools.call("update_container", vmid=313, swap=512)
+    await tools.call("update_container", vmid=313, swap=0)
 
     assert await steered.log("POST", "/config$") == []
     assert [entry["params"]["swap"] for entry in await steered.log("PUT", "/config$")] == ["0"]
@@ -68,9 +68,9 @@ async def test_read_and_written_back(
 ) -> None:
     """Each number is shown as it is meant, unlimited as null; written back as it is shown it changes nothing."""
     await steered.guest(vmid=314, node="pve1", name="n", type=kind, config=config)
-    seen = await tools.once("get_guest", vmid=314)
+    seen = await tools.call("get_guest", vmid=314)
     back = {key: value for key, value in shown.items() if value is not None}
-    again = await tools.once("update_vm" if kind == "qemu" else "update_container", vmid=314, **back)
+    again = await tools.call("update_vm" if kind == "qemu" else "update_container", vmid=314, **back)
 
     assert {key: getattr(seen, key) for key in shown} == shown
     assert again == seen
@@ -93,8 +93,8 @@ async def test_written_and_read(
     """A number that is written is read as it was written; 0 takes a limit away, and unlimited is shown as null."""
     await steered.guest(vmid=315, node="pve1", name="n", type=kind, config=ROOTFS if kind == "lxc" else {})
     tool = "update_vm" if kind == "qemu" else "update_container"
-    changed = await tools.once(tool, vmid=315, **change)
-    free = await tools.once(tool, vmid=315, cpulimit=0)
+    changed = await tools.call(tool, vmid=315, **change)
+    free = await tools.call(tool, vmid=315, cpulimit=0)
     first = (await steered.log("POST" if kind == "qemu" else "PUT", "/config$"))[0]["params"]
 
     assert {key: getattr(changed, key) for key in shown} == shown
@@ -108,7 +108,7 @@ async def test_balloon_and_memory(tools: Bench, steered: Steer) -> None:
     changes: list[dict[str, Any]] = [{"balloon": 1024}, {"memory": 128}]
     for change in changes:
         with pytest.raises(errors.Rejected, match=r"balloon: .* more than the memory"):
-            await tools.once("update_vm", vmid=316, **change)
+            await tools.call("update_vm", vmid=316, **change)
 
     assert await steered.log("POST", "/config$") == []
 
@@ -117,7 +117,7 @@ async def test_balloon_and_memory(tools: Bench, steered: Steer) -> None:
 async def test_clamped(tools: Bench, units: int) -> None:
     """A share that Proxmox would store as another one is refused."""
     with pytest.raises(errors.InvalidMessage, match="cpuunits"):
-        await tools.once("update_vm", vmid=101, cpuunits=units)
+        await tools.call("update_vm", vmid=101, cpuunits=units)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ async def test_of_a_guest(tools: Bench, steered: Steer, tool: str, given: dict[s
     await steered.node("pve3", online=False, delay=22)
     begun = time.monotonic()
     with pytest.raises(errors.NodeOffline, match=GUEST):
-        await tools.once(tool, **given)
+        await tools.call(tool, **given)
 
     assert time.monotonic() - begun < 5
     assert await steered.log("GET", "^/nodes/pve3/") == []
@@ -47,7 +47,7 @@ async def test_of_a_node(tools: Bench, steered: Steer, tool: str) -> None:
     """A tool that reads from an offline node says so after one call."""
     await steered.node("pve3", online=False, delay=0.1)
     with pytest.raises(errors.NodeOffline, match="the node pve3 is offline"):
-        await tools.once(tool, node="pve3")
+        await tools.call(tool, node="pve3")
 
     assert len(await steered.log("GET", "^/nodes/pve3/")) == 1
 
@@ -55,8 +55,8 @@ async def test_of_a_node(tools: Bench, steered: Steer, tool: str) -> None:
 async def test_lists_go_on(tools: Bench, steered: Steer) -> None:
     """Lists show the guests of an offline node as unknown, and HA knows them."""
     await steered.node("pve3", online=False, delay=0.1)
-    states = {guest.vmid: guest.status for guest in (await tools.once("list_guests")).guests}
-    await tools.once("create_ha_resource", MemoryCall("wf.ha"), vmid=104)
+    states = {guest.vmid: guest.status for guest in (await tools.call("list_guests")).guests}
+    await tools.call("create_ha_resource", MemoryCall("wf.ha"), vmid=104)
 
     assert states[104] == "unknown"
 

@@ -13,7 +13,7 @@ from agentd.bus.provision import provision
 from agentd.client.tool_calls import call_tool
 from agentd.errors import BusUnavailable, ConfigError, Superseded
 from agentd.safety import lease as leases
-from agentd.safety.lease import Lease, Process, gone
+from agentd.safety.lease import Lease, Process, has_ended
 from agentd.wire import subjects
 from agentd.wire.messages import AgentRegistration, Presence, ToolCall
 from core.jetstream import Lines, connected
@@ -60,13 +60,13 @@ def test_which_process_is_gone() -> None:
     mine = Process().name
     boot, space, pid, started, _ = mine.split("/")
 
-    assert gone(mine, mine) is False
-    assert gone(f"{boot}/{space}/{pid}/1/x", mine) is True  # its number is another's now
-    assert gone(f"{boot}/{space}/4194399/{started}/x", mine) is True
-    assert gone(f"{boot}/0/{pid}/{started}/x", mine) is None  # another container
-    assert gone(f"other/{space}/{pid}/{started}/x", mine) is None
-    assert gone("", mine) is None
-    assert gone("a/b", mine) is None
+    assert has_ended(mine, mine) is False
+    assert has_ended(f"{boot}/{space}/{pid}/1/x", mine) is True  # its number is another's now
+    assert has_ended(f"{boot}/{space}/4194399/{started}/x", mine) is True
+    assert has_ended(f"{boot}/0/{pid}/{started}/x", mine) is None  # another container
+    assert has_ended(f"other/{space}/{pid}/{started}/x", mine) is None
+    assert has_ended("", mine) is None
+    assert has_ended("a/b", mine) is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -111,7 +111,7 @@ async def test_the_one_that_has_lost_it_changes_nothing(there: Bus) -> None:
     probe, first = Probe(), a_lease(there, ELSEWHERE)
     await take(first)
     worker = a_worker(there, probe)
-    worker.performer.lease = first
+    worker.runner.lease = first
     async with serving(worker):
         done = await call_tool(there, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.1"), seconds=5)
         stolen = replace(WE, process=MINE)

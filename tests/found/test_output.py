@@ -15,9 +15,9 @@ from agentd.bus.dead_letters import Letter
 from agentd.cli import audit, doctor, tables
 from agentd.client.plan_view import PlannedTask
 from agentd.client.views import Identity, WorkflowDetail, WorkflowSummary
-from agentd.plugins.workflow_files import Listed
+from agentd.plugins.workflow_files import ListedWorkflow
 from agentd.telemetry import logs
-from agentd.tools.invocation import Performance
+from agentd.tools.invocation import Invocation
 from agentd.web import plain_text
 from agentd.web.page import Pages
 from agentd.wire import messages
@@ -69,7 +69,7 @@ def _answer() -> SimpleNamespace:
 SHOWN: dict[str, Callable[[], Any]] = {
     "workflows": lambda: [made(WorkflowSummary)],
     "workflow": lambda: made(WorkflowDetail),
-    "definitions": lambda: [made(Listed), Listed(T, T, T)],
+    "definitions": lambda: [made(ListedWorkflow), ListedWorkflow(T, T, T)],
     "plan": lambda: [made(PlannedTask)],
     "agents": lambda: [_agent()],
     "tools": lambda: [_agent()],
@@ -184,9 +184,9 @@ def test_mcp() -> None:
 
 def test_what_is_approved() -> None:
     """A guest whose name holds bidirectional controls is shown without them in the question."""
-    call = Performance.__new__(Performance)
+    call = Invocation.__new__(Invocation)
     call.targets = []
-    Performance.target(call, messages.Target("guest/1", "VM 1 'db\u202e10'", {}, loses=["its disk \u2066x\u200b"]))
+    Invocation.target(call, messages.Target("guest/1", "VM 1 'db\u202e10'", {}, loses=["its disk \u2066x\u200b"]))
 
     assert call.targets[0].title == "VM 1 'db\ufffd10'"
     assert call.targets[0].loses == ["its disk \ufffdx\ufffd"]

@@ -203,9 +203,9 @@ async def test_no_budget_no_discarding(net: Net) -> None:
 
 def test_a_declared_workflow_may_not_call_it(known: dict[str, Tool]) -> None:
     """As an ordinary task it is a fault of the file; as an undo it is none."""
-    good = check.read(DISCARDED.lstrip().encode(), "x.yaml", "x", check.Known(known, {}))[1]
+    good = check.read(DISCARDED.lstrip().encode(), "x.yaml", "x", check.KnownNames(known, {}))[1]
     task = "  - name: gone\n    tool: discard_guest\n    with: {vmid: 101}\n"
-    bad = check.read((DISCARDED.lstrip() + task).encode(), "x.yaml", "x", check.Known(known, {}))[1]
+    bad = check.read((DISCARDED.lstrip() + task).encode(), "x.yaml", "x", check.KnownNames(known, {}))[1]
 
     assert not good.faults
     assert any("only undoes a task" in str(fault) for fault in bad.faults)

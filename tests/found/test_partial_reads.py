@@ -23,10 +23,10 @@ async def _talker(steered: Steer, **agent: Any) -> None:
 @pytest.mark.parametrize("kind", ["zfs", "lvm", "lvmthin", "directory"])
 async def test_local_storage(tools: Bench, steered: Steer, kind: str) -> None:
     """A node that cannot list one kind of storage, such as ZFS without its programs, shows the others all the same."""
-    whole = await tools.once("list_local_storage", node="pve1")
+    whole = await tools.call("list_local_storage", node="pve1")
     await steered.rule("GET", f"/disks/{kind}$", {"status": 500, "reason": f"{kind} not installed"})
     call = MemoryCall()
-    found = await tools.once("list_local_storage", call, node="pve1")
+    found = await tools.call("list_local_storage", call, node="pve1")
 
     assert set(found.unread) == {kind}
     assert "not installed" in found.unread[kind]
@@ -38,12 +38,12 @@ async def test_no_local_storage(tools: Bench, steered: Steer) -> None:
     """Where no kind can be listed, there is no list: the call fails with the reason."""
     await steered.rule("GET", "/disks/[a-z]+$", {"status": 500, "reason": "not installed"})
     with pytest.raises(errors.PermanentError, match="not installed"):
-        await tools.once("list_local_storage", node="pve1")
+        await tools.call("list_local_storage", node="pve1")
 
 
 async def test_firewall_log(tools: Bench) -> None:
     """A log that does not exist has no lines; what Proxmox says about that is no line of it."""
-    found = await tools.once("get_firewall_log", node="pve3")
+    found = await tools.call("get_firewall_log", node="pve3")
 
     assert (found.lines, found.looked_at) == ([], 0)
 
@@ -52,7 +52,7 @@ async def test_empty_answer(tools: Bench, steered: Steer) -> None:
     """An empty answer of 200 is an error at once: a second try would have the same answer."""
     await steered.rule("GET", "/journal$", {"status": 200, "empty": True})
     with pytest.raises(errors.PermanentError, match="it is empty") as found:
-        await tools.once("get_node_log", node="pve1")
+        await tools.call("get_node_log", node="pve1")
 
     assert not isinstance(found.value, errors.TemporaryError)
     assert len(await steered.log("GET", "/journal$")) == 1
@@ -62,7 +62,7 @@ async def test_empty_answer(tools: Bench, steered: Steer) -> None:
 async def test_agent_info(tools: Bench, steered: Steer, command: str) -> None:
     """A command that an old guest agent does not know is named as not read."""
     await _talker(steered, lacks=[command])
-    found = await tools.once("get_guest_agent_info", vmid=400)
+    found = await tools.call("get_guest_agent_info", vmid=400)
 
     assert set(found.unread) == {command}
     assert "CommandNotFound" in found.unread[command]
@@ -71,7 +71,7 @@ async def test_agent_info(tools: Bench, steered: Steer, command: str) -> None:
 async def test_agent_ping(tools: Bench, steered: Steer) -> None:
     """An agent that answers with an error does not answer the question."""
     await _talker(steered, lacks=["info"])
-    found = await tools.once("ping_guest_agent", vmid=400)
+    found = await tools.call("ping_guest_agent", vmid=400)
 
     assert (found.answers, "CommandNotFound" in found.reason) == (False, True)
 
@@ -88,4 +88,4 @@ async def test_agent_acts(tools: Bench, steered: Steer, tool: str, command: str,
     """What the agent refuses with an answer of 200 has failed."""
     await _talker(steered, lacks=[command])
     with pytest.raises(errors.PermanentError, match=f"does not do {command}"):
-        await tools.once(tool, vmid=400, guest="talker", **more)
+        await tools.call(tool, vmid=400, guest="talker", **more)

@@ -137,7 +137,7 @@ FORMATS: Final = {
     "group": Format(formats.Group, "[A-Za-z0-9._-]+", ["", "a b", "@a", "a/b"], "*_group.id update_user.groups"),
     "role": Format(formats.Role, "[A-Za-z0-9._-]+", ["", "a b", "a/b"], "*_role.id *_role.role"),
     "whom": Format(
-        formats.Whom,
+        formats.UserOrGroup,
         rf"@[A-Za-z0-9._-]+|[a-z@!]+@{REALM}(!{REALM})?",
         ["", "@", "a", "a@", "a@pve!", "a@pve!t!", "@a b"],
         "*_role.who get_permissions.who",
@@ -351,8 +351,8 @@ def test_schemas() -> None:
 )
 def test_exact(said: str, pattern: str) -> None:
     """The `$` of a workflow's parameter is the very end, and it is shown as it was written."""
-    assert formats.exact(said) == pattern
-    assert formats.shown(pattern) == said
+    assert formats.python_pattern(said) == pattern
+    assert formats.readable_pattern(pattern) == said
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ async def test_reverted(tools: Bench, steered: Steer, proxmox: Proxmox) -> None:
     net = f"virtio={MAC},bridge=vmbr9"
     await steered.guest(vmid=300, node="pve1", name="odd", status="running", config={"net0": net})
     with pytest.raises(errors.TaskFailed, match=r"hotplug problem.*net0 of VM 300 .* is as before"):
-        await tools.once("set_guest_network", vmid=300, tag=5)
+        await tools.call("set_guest_network", vmid=300, tag=5)
 
     entries = await proxmox.get("/nodes/pve1/qemu/300/pending")
     assert [entry for entry in entries if "pending" in entry] == []
@@ -46,7 +46,7 @@ async def test_inverse_is_what_is_live(tools: Bench, proxmox: Proxmox) -> None:
     with pytest.raises(errors.AgentdError):
         await proxmox.put("/nodes/pve1/qemu/100/config", net0=was.replace("vmbr0", "vmbr9"))
     call = MemoryCall()
-    await tools.once("set_guest_network", call, vmid=100, bridge="vmbr0", tag=5)
+    await tools.call("set_guest_network", call, vmid=100, bridge="vmbr0", tag=5)
 
     assert call.undo is not None
     assert call.undo[1]["options"] == {"net0": was}
@@ -56,13 +56,13 @@ async def test_inverse_is_what_is_live(tools: Bench, proxmox: Proxmox) -> None:
 async def test_interfaces_of_a_node(tools: Bench, steered: Steer) -> None:
     """Proxmox keeps its file of changes after a change was taken back: it is dropped, unless it says something else."""
     made = MemoryCall("wf.make")
-    before = await tools.once("list_interfaces", node="pve1")
-    await tools.once("set_interface", made, node="pve1", iface="vmbr7", type="bridge")
+    before = await tools.call("list_interfaces", node="pve1")
+    await tools.call("set_interface", made, node="pve1", iface="vmbr7", type="bridge")
     assert made.undo is not None
-    after = await tools.once(made.undo[0], MemoryCall("wf.undo"), **made.undo[1])
-    await tools.once("set_interface", MemoryCall("wf.other"), node="pve1", iface="vmbr8", type="bridge")
-    await tools.once("set_interface", MemoryCall("wf.again"), node="pve1", iface="vmbr7", type="bridge")
-    other = await tools.once(made.undo[0], MemoryCall("wf.undone"), **made.undo[1])
+    after = await tools.call(made.undo[0], MemoryCall("wf.undo"), **made.undo[1])
+    await tools.call("set_interface", MemoryCall("wf.other"), node="pve1", iface="vmbr8", type="bridge")
+    await tools.call("set_interface", MemoryCall("wf.again"), node="pve1", iface="vmbr7", type="bridge")
+    other = await tools.call(made.undo[0], MemoryCall("wf.undone"), **made.undo[1])
 
     assert (after.pending, after.digest, after.interfaces) == ([], "", before.interfaces)
     assert any("vmbr8" in line for line in other.pending)
@@ -82,6 +82,6 @@ async def test_interfaces_of_a_node(tools: Bench, steered: Steer) -> None:
 async def test_bridge(tools: Bench, steered: Steer, tool: str, parameters: dict[str, Any]) -> None:
     """A bridge that the node does not have is refused by its name, with those that there are; nothing is sent."""
     with pytest.raises(errors.Rejected, match=r"bridge: there is no bridge 'vmbr9' on pve\d.*it has vmbr0"):
-        await tools.once(tool, **parameters)
+        await tools.call(tool, **parameters)
 
     assert await steered.log("POST") == await steered.log("PUT") == []

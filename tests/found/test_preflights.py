@@ -8,10 +8,10 @@ import pytest
 
 from agentd import errors
 from agentd_proxmox import drives
-from agentd_proxmox.availability.preflight import Facts, Wish, findings
-from agentd_proxmox.inventory import Place
+from agentd_proxmox.availability.preflight import Facts, MigrationRequest, findings
+from agentd_proxmox.inventory import GuestLocation
 from agentd_specialist import vm
-from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
+from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmRequest
 from agentd_specialist.settings import SpecialistSettings
 from plugins.test_preflight import FREE, NODES, STORAGES, found
 from tool_bench import Bench, MemoryCall
@@ -52,7 +52,7 @@ async def test_a_clone_on_another_node_needs_shared_drives(
     """Every drive counts: the refusal comes in the look, so a dry run says it too, and nothing is sent."""
     await steered.guest(**MIXED | {"config": MIXED["config"] | drive})
     with pytest.raises(errors.Rejected, match=line):
-        await tools.once("create_vm", MemoryCall("wf.clone"), **CLONE)
+        await tools.call("create_vm", MemoryCall("wf.clone"), **CLONE)
 
     assert await steered.log("POST") == []
 
@@ -61,7 +61,7 @@ async def test_a_clone_on_another_node_needs_a_shared_target(tools: Bench, steer
     """A shared template with a local storage as the target can be cloned on its own node alone."""
     wish = {"vmid": 311, "name": "copy", "template": 9000, "storage": "local-lvm"}
     with pytest.raises(errors.Rejected, match="local-lvm is not shared"):
-        await tools.once("create_vm", MemoryCall("wf.clone"), **wish, node="pve2")
+        await tools.call("create_vm", MemoryCall("wf.clone"), **wish, node="pve2")
 
     assert await steered.log("POST") == []
 
@@ -70,7 +70,7 @@ async def test_a_container_likewise(tools: Bench, steered: Steer) -> None:
     """A container on local storage is cloned on its node, one with a folder of the node nowhere."""
     wish = {"vmid": 312, "name": "copy", "source": 201}
     with pytest.raises(errors.Rejected, match="rootfs on local-lvm"):
-        await tools.once("clone_container", MemoryCall("wf.clone"), **wish, node="pve1")
+        await tools.call("clone_container", MemoryCall("wf.clone"), **wish, node="pve1")
     await steered.guest(
         type="lxc",
         vmid=210,
@@ -79,7 +79,7 @@ async def test_a_container_likewise(tools: Bench, steered: Steer) -> None:
         config={"rootfs": "local-lvm:vm-210-disk-0,size=8G", "mp0": "/srv/data,mp=/data", "hostname": "bound"},
     )
     with pytest.raises(errors.Rejected, match="mp0 is a folder or device of the node"):
-        await tools.once("clone_container", MemoryCall("wf.bound"), **wish | {"source": 210}, node="pve1")
+        await tools.call("clone_container", MemoryCall("wf.bound"), **wish | {"source": 210}, node="pve1")
 
     assert await steered.log("POST") == []
 
@@ -116,7 +116,7 @@ def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: s
     template = TemplateView(
         9000, "base", "pve1", memory=1024, disks={"scsi0": 3.0}, storages=["shared"], all_storages=more
     )
-    wish = VmWish(name="web1", template=9000, storage=storage)
+    wish = VmRequest(name="web1", template=9000, storage=storage)
     chosen = vm.choose(wish, cluster(template), SpecialistSettings().rules(), 0.5)
 
     assert isinstance(chosen, ValidatedVm), chosen
@@ -179,11 +179,11 @@ def test_snapshots_replication_and_mappings_count() -> None:
 @pytest.mark.parametrize("value", ["/srv/data,mp=/data", "/dev/sdb1,mp=/data"])
 def test_mount_points_of_the_node_block(value: str) -> None:
     """A folder or a device of the node keeps a container there, unless it is marked as shared."""
-    at = Place(200, "pve1", "lxc", "dns", "stopped", template=False)
+    at = GuestLocation(200, "pve1", "lxc", "dns", "stopped", template=False)
     facts: dict[str, Any] = {"at": at, "status": {"status": "stopped"}, "nodes": NODES, "storages": STORAGES}
     facts |= {"conditions": None, "bridges": frozenset()}
-    blocked = findings(Facts(config={"mp0": value}, **facts), Wish(vmid=200, target="pve2"))
-    free = findings(Facts(config={"mp0": f"{value},shared=1"}, **facts), Wish(vmid=200, target="pve2"))
+    blocked = findings(Facts(config={"mp0": value}, **facts), MigrationRequest(vmid=200, target="pve2"))
+    free = findings(Facts(config={"mp0": f"{value},shared=1"}, **facts), MigrationRequest(vmid=200, target="pve2"))
 
     assert any(each.blocks and "mp0 is a folder or device of pve1" in each.text for each in blocked)
     assert not any(each.blocks for each in free)

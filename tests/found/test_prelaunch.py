@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def _backup(tools: Bench, steered: Steer, vmid: int = 101) -> asyncio.Task[object]:
     """Begin a backup of a stopped VM and return when Proxmox lists the VM as running."""
     await steered.durations(vzdump=3)
-    backup = asyncio.ensure_future(tools.once("create_backup", MemoryCall("wf.backup"), vmid=vmid, storage="local"))
+    backup = asyncio.ensure_future(tools.call("create_backup", MemoryCall("wf.backup"), vmid=vmid, storage="local"))
 
     async def begun() -> bool:
         return bool((await steered.found(vmid))["status"] == "running")
@@ -30,11 +30,11 @@ async def _backup(tools: Bench, steered: Steer, vmid: int = 101) -> asyncio.Task
 async def test_it_is_not_running(tools: Bench, steered: Steer) -> None:
     """A stopped VM stays stopped for every tool while it is backed up, and its lock says why."""
     backup = await _backup(tools, steered)
-    shown = await tools.once("get_guest", vmid=101)
-    listed = {guest.vmid: guest for guest in (await tools.once("list_guests")).guests}
-    running = await tools.once("list_guests", status="running")
-    report = await tools.once("check_migration", vmid=101, target="pve2")
-    usage = await tools.once("list_guests", status="stopped", node="pve1")
+    shown = await tools.call("get_guest", vmid=101)
+    listed = {guest.vmid: guest for guest in (await tools.call("list_guests")).guests}
+    running = await tools.call("list_guests", status="running")
+    report = await tools.call("check_migration", vmid=101, target="pve2")
+    usage = await tools.call("list_guests", status="stopped", node="pve1")
 
     assert (shown.status, shown.lock) == ("stopped", "backup")
     assert (listed[101].status, listed[101].lock) == ("stopped", "backup")
@@ -48,11 +48,11 @@ async def test_start_is_sent(tools: Bench, steered: Steer) -> None:
     """A start during the backup of a stopped VM is sent, and the VM still runs after the backup."""
     backup = await _backup(tools, steered)
     call = MemoryCall("wf.start")
-    started = await tools.once("start_guest", call, vmid=101)
+    started = await tools.call("start_guest", call, vmid=101)
     await backup
 
     assert (started.status, call.acted, call.undo) == ("running", 1, ("shutdown_guest", {"vmid": 101}))
-    assert (await tools.once("get_guest", vmid=101)).status == "running"
+    assert (await tools.call("get_guest", vmid=101)).status == "running"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_only_a_running_guest(tools: Bench, steered: Steer, tool: str, tex
     """What only a running guest can do is refused once the backup is over, and nothing is sent."""
     backup = await _backup(tools, steered)
     with pytest.raises((errors.Rejected, errors.GuestLocked), match=f"{text}|locked"):
-        await tools.once(tool, MemoryCall("wf.other"), vmid=101)
+        await tools.call(tool, MemoryCall("wf.other"), vmid=101)
     await backup
 
     assert [entry for entry in await steered.log("POST") if "/status/" in entry["path"]] == []
@@ -77,7 +77,7 @@ async def test_stop_and_shutdown(tools: Bench, steered: Steer) -> None:
     """A VM that is off needs no stop: the process that the backup has started is left to the backup."""
     backup = await _backup(tools, steered)
     for tool in ("stop_guest", "shutdown_guest"):
-        assert (await tools.once(tool, MemoryCall(f"wf.{tool}"), vmid=101)).status == "stopped"
+        assert (await tools.call(tool, MemoryCall(f"wf.{tool}"), vmid=101)).status == "stopped"
     await backup
 
     assert [entry for entry in await steered.log("POST") if "/status/" in entry["path"]] == []
@@ -86,11 +86,11 @@ async def test_stop_and_shutdown(tools: Bench, steered: Steer) -> None:
 async def test_a_running_guest_in_a_backup_runs(tools: Bench, steered: Steer) -> None:
     """A running VM is listed as running while it is backed up."""
     await steered.durations(vzdump=2)
-    backup = asyncio.ensure_future(tools.once("create_backup", vmid=100, storage="local"))
+    backup = asyncio.ensure_future(tools.call("create_backup", vmid=100, storage="local"))
     await until(lambda: _locked(steered))
-    listed = {guest.vmid: guest.status for guest in (await tools.once("list_guests")).guests}
+    listed = {guest.vmid: guest.status for guest in (await tools.call("list_guests")).guests}
 
-    assert ((await tools.once("get_guest", vmid=100)).status, listed[100]) == ("running", "running")
+    assert ((await tools.call("get_guest", vmid=100)).status, listed[100]) == ("running", "running")
     await backup
 
 
@@ -100,11 +100,11 @@ async def _locked(steered: Steer) -> bool:
 
 async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:
     """A paused VM does not run: start_guest names resume_vm and does not claim that it runs."""
-    await tools.once("suspend_vm", MemoryCall("wf.pause"), vmid=100)
+    await tools.call("suspend_vm", MemoryCall("wf.pause"), vmid=100)
     with pytest.raises(errors.Rejected, match="paused: resume_vm"):
-        await tools.once("start_guest", MemoryCall("wf.start"), vmid=100)
+        await tools.call("start_guest", MemoryCall("wf.start"), vmid=100)
 
-    assert (await tools.once("get_guest", vmid=100)).status == "paused"
+    assert (await tools.call("get_guest", vmid=100)).status == "paused"
     assert len(await steered.log("POST")) == 1
 
 
@@ -125,4 +125,4 @@ async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:
 )
 def test_state(status: dict[str, str], state: str, *, runs: bool) -> None:
     """One function says what a guest does, from its status, its qmpstatus and its lock."""
-    assert (guest_model.state(status), guest_model.runs(status)) == (state, runs)
+    assert (guest_model.state(status), guest_model.is_powered_on(status)) == (state, runs)

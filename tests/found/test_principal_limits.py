@@ -29,7 +29,7 @@ from agentd_orchestrator.admission import PRINCIPALS, Quota
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import executor
 from agentd_orchestrator.engine.executor import BRIEF
-from agentd_orchestrator.engine.open_workflows import Opened
+from agentd_orchestrator.engine.open_workflows import OpenWorkflows
 from core import web_client
 from core.web_view import busy_network
 from fake_agent import Agent, begin, orchestrators, task
@@ -76,7 +76,7 @@ def test_open_workflows_are_counted() -> None:
         assert made is not None
         return replace(made, principal=principal, status=status)
 
-    opened = Opened(3)
+    opened = OpenWorkflows(3)
     opened.keep(state("a1", "alice"), 1)
     opened.keep(state("a1", "alice"), 2)
     opened.keep(state("b1", "bob"), 1)

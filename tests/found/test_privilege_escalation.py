@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from agentd import errors
-from agentd_proxmox.api.access_guard import JUDGES
+from agentd_proxmox.api.access_guard import EXCESS_CHECKS
 from agentd_proxmox.api_tiers import TABLE
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
@@ -111,7 +111,7 @@ async def test_more_than_the_own_token_has_is_refused(
     before = await full.get("/access/acl")
     seen = max(entry["n"] for entry in await steered.log())
     with pytest.raises(errors.Rejected, match=line):
-        await limited.once(tool, **wish)
+        await limited.call(tool, **wish)
 
     assert await full.get("/access/acl") == before
     assert [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"] == []
@@ -121,8 +121,8 @@ async def test_no_more_on_a_part_than_the_own_token_has_there(full: Proxmox, lim
     """A role that reaches down to where the own token has less is refused; beside it, it is granted."""
     await full.put("/access/acl", path="/vms/100", tokens=OURS, roles="NoAccess")
     with pytest.raises(errors.Rejected, match=r"role Operator on /vms gives more rights than"):
-        await limited.once("grant_role", role="Operator", who="eve@pve", path="/vms")
-    granted = await limited.once("grant_role", role="Small", who="eve@pve", path="/vms/101")
+        await limited.call("grant_role", role="Operator", who="eve@pve", path="/vms")
+    granted = await limited.call("grant_role", role="Small", who="eve@pve", path="/vms/101")
 
     assert granted.path == "/vms/101"
 
@@ -131,7 +131,7 @@ async def test_what_lets_an_older_role_through_is_kept(full: Proxmox, limited: B
     """An entry that keeps a larger role from a part is not taken away: its holder would gain by it."""
     await full.put("/access/acl", path="/vms/100", users="boss@pve", roles="NoAccess")
     with pytest.raises(errors.Rejected, match="role Administrator of boss@pve reaches /vms/100"):
-        await limited.once("revoke_role", role="NoAccess", who="boss@pve", path="/vms/100")
+        await limited.call("revoke_role", role="NoAccess", who="boss@pve", path="/vms/100")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ async def test_what_lets_an_older_role_through_is_kept(full: Proxmox, limited: B
 async def test_what_the_own_token_has_may_be_given(limited: Bench, tool: str, wish: dict[str, Any]) -> None:
     """Rights within those of the own token are given as before."""
     call = MemoryCall()
-    await limited.once(tool, call, **wish)
+    await limited.call(tool, call, **wish)
 
     assert call.acted == 1
 
@@ -157,7 +157,7 @@ async def test_no_way_back_is_promised_that_would_be_refused(full: Proxmox, limi
     """Taking a larger role away is done, and no undo is promised: granting it again would be refused."""
     await full.put("/access/acl", path="/vms/101", users="eve@pve", roles="PVEVMAdmin")
     call = MemoryCall()
-    await limited.once("revoke_role", call, role="PVEVMAdmin", who="eve@pve", path="/vms/101")
+    await limited.call("revoke_role", call, role="PVEVMAdmin", who="eve@pve", path="/vms/101")
 
     assert (call.acted, call.undo) == (1, None)
 
@@ -167,7 +167,7 @@ async def test_an_unreadable_access_list_grants_nothing(full: Proxmox, limited: 
     privileges = [each for each in OPERATOR.split() if each != "Sys.Audit"]
     await full.put("/access/roles/Operator", privs=",".join(privileges))
     with pytest.raises(errors.Denied, match=r"lacks Sys\.Audit on /access"):
-        await limited.once("grant_role", role="Small", who="eve@pve", path="/vms/101")
+        await limited.call("grant_role", role="Small", who="eve@pve", path="/vms/101")
 
 
 def api(method: str, path: str, /, **parameters: Any) -> tuple[str, str, dict[str, Any]]:
@@ -218,7 +218,7 @@ async def test_the_api_tools_widen_no_rights_either(
     said = []
     for tool in ("api_call", "api_destroy", "api_exec"):
         with pytest.raises(errors.AgentdError) as caught:
-            await limited.once(tool, path=path, method=method, parameters=parameters)
+            await limited.call(tool, path=path, method=method, parameters=parameters)
         said.append(str(caught.value))
     judged = [text for text in said if "is the tool for it" not in text]
 
@@ -231,8 +231,8 @@ async def test_the_api_tools_widen_no_rights_either(
 async def test_the_api_tools_give_what_the_own_token_has(full: Proxmox, limited: Bench) -> None:
     """What gives nothing beyond the own rights is done."""
     acl = {"path": "/vms/100", "roles": "Small", "users": "eve@pve"}
-    await limited.once("api_exec", path="/access/acl", method="PUT", parameters=acl)
-    await limited.once("api_destroy", path="/access/users/eve@pve", method="PUT", parameters={"comment": "x"})
+    await limited.call("api_exec", path="/access/acl", method="PUT", parameters=acl)
+    await limited.call("api_destroy", path="/access/users/eve@pve", method="PUT", parameters={"comment": "x"})
 
     assert {
         (entry["path"], entry["roleid"]) for entry in await full.get("/access/acl") if entry["ugid"] == "eve@pve"
@@ -244,7 +244,7 @@ async def test_every_method_that_gives_rights_is_judged() -> None:
     unjudged = {
         key
         for key, row in TABLE.items()
-        if not key.startswith("GET") and " /access/" in key and key not in JUDGES and row["tier"] != "refused"
+        if not key.startswith("GET") and " /access/" in key and key not in EXCESS_CHECKS and row["tier"] != "refused"
     }
 
     assert unjudged == set()

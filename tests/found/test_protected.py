@@ -128,10 +128,10 @@ async def test_a_protected_storage(tools: Bench, steered: Steer, tool: str, para
     """A guest whose disks lie on a protected storage is not deleted, rolled back or converted."""
     await steered.guest(vmid=300, node="pve1", name="app", status="stopped", config=DISK)
     if "before" in str(parameters):
-        await tools.once("create_snapshot", MemoryCall("w.snap"), vmid=300, name="before")
+        await tools.call("create_snapshot", MemoryCall("w.snap"), vmid=300, name="before")
     call = MemoryCall()
     with contextlib.suppress(AgentdError):
-        await tools.once(tool, call, **parameters)
+        await tools.call(tool, call, **parameters)
 
     policy = Policy(Tier.DESTROY, protected=("storage/local-lvm",))
     assert [policy.protecting(target) for target in call.targets if target.name == "guest/300"] == ["storage/local-lvm"]

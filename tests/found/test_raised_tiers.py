@@ -101,7 +101,7 @@ async def test_a_workflow_may_give_its_own_guest_a_login(net: Net) -> None:
 def test_what_is_only_read_is_not_left_behind(known: dict[str, Tool]) -> None:
     """A task that has only read is not listed as left behind, though its tool needs the tier operate."""
     (call_of, _) = tool_call.definitions(lambda: known)
-    (reads,) = call_of.plan(tool_call.ToolCallWish("inspect_backup", {"volid": "local:backup/x", "node": "pve1"}))
+    (reads,) = call_of.plan(tool_call.ToolCallParameters("inspect_backup", {"volid": "local:backup/x", "node": "pve1"}))
     state = started(
         replace(spec("inspect"), tier=reads.tier, reads=reads.reads), spec("make", "inspect"), spec("check", "make")
     )
@@ -110,4 +110,4 @@ def test_what_is_only_read_is_not_left_behind(known: dict[str, Tool]) -> None:
     over = step(state, ended(state, "check", "no"))
 
     assert reads.tier is Tier.OPERATE
-    assert outgoing.left_behind(over) == ["make: done"]
+    assert outgoing.remaining_changes(over) == ["make: done"]

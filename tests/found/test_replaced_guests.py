@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agentd.client.tool_calls import call_tool
 from agentd.errors import Rejected
-from agentd.safety.policy import guests, same_guests
+from agentd.safety.policy import check_same_guests, guests
 from agentd.wire import subjects
 from agentd.wire.messages import Inverse, Target, ToolCall
 from core.probe import SERVICE, Probe, a_worker, record, serving
@@ -34,15 +34,15 @@ POOL = Target("pool/core", "pool core", labels=["guest/web"])
 def test_another_guest(target: Target) -> None:
     """A guest of another name, or of which the name is not known, is not the one that was changed."""
     with pytest.raises(Rejected, match="was called 'web' when that was done which this takes back"):
-        same_guests("stop_guest", [target], {"guest/105": "web"})
+        check_same_guests("stop_guest", [target], {"guest/105": "web"})
 
 
 def test_the_same_guest() -> None:
     """The guest itself may be changed, and so may what was not named: a guest of which the name was not known."""
     assert guests([WEB, POOL]) == {"guest/105": "web"}
     assert guests([NAMELESS]) == {}
-    same_guests("stop_guest", [WEB, POOL], {"guest/105": "web"})
-    same_guests("stop_guest", [NAMELESS], {})
+    check_same_guests("stop_guest", [WEB, POOL], {"guest/105": "web"})
+    check_same_guests("stop_guest", [NAMELESS], {})
 
 
 @pytest.mark.parametrize(

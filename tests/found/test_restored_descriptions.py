@@ -16,9 +16,9 @@ NOTE = "qmdump#map:scsi0:drive-scsi0:local-lvm:raw:"
 
 async def test_restore(tools: Bench, steered: Steer) -> None:
     """A restored VM has its description, and none of the lines about its drives."""
-    await tools.once("update_vm", MemoryCall("wf.text"), vmid=101, description="the database")
-    backup = await tools.once("create_backup", MemoryCall("wf.b"), vmid=101, storage="local")
-    restored = await tools.once("restore_backup", MemoryCall("wf.r"), volid=backup.volid, node="pve1", vmid=300)
+    await tools.call("update_vm", MemoryCall("wf.text"), vmid=101, description="the database")
+    backup = await tools.call("create_backup", MemoryCall("wf.b"), vmid=101, storage="local")
+    restored = await tools.call("restore_backup", MemoryCall("wf.r"), volid=backup.volid, node="pve1", vmid=300)
 
     assert restored.description == "the database"
     assert "qmdump" not in (await steered.found(300))["description"]

@@ -10,7 +10,7 @@ import pytest
 from mcp.client.client import Client
 
 from agentd import errors
-from plugins.test_mcp_serve import Desk, serving
+from plugins.test_mcp_server import Desk, serving
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: s
     rootfs = {"rootfs": "local-lvm:vm-202-disk-0,size=8G"}
     await steered.guest(vmid=202, node="pve1", name="off", type="lxc", config=rootfs)
     await steered.durations(**{kind: 1.5})
-    first = asyncio.create_task(tools.once(tool, MemoryCall("alice.first"), vmid=vmid, **more))
+    first = asyncio.create_task(tools.call(tool, MemoryCall("alice.first"), vmid=vmid, **more))
     await until(lambda: steered.tasks(kind))
     first.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await first
     second = MemoryCall("alice.second")
-    guest = await tools.once(tool, second, vmid=vmid, **more)
+    guest = await tools.call(tool, second, vmid=vmid, **more)
 
     assert guest.status == ("running" if tool == "start_guest" else "stopped")
     assert len(await steered.tasks(kind)) == 1
@@ -49,10 +49,10 @@ async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: s
 async def test_another_guest(tools: Bench, steered: Steer) -> None:
     """A task of another guest, or one that does something else to this one, is not waited for."""
     await steered.durations(qmstart=1.5)
-    first = asyncio.create_task(tools.once("start_guest", MemoryCall("alice.first"), vmid=101))
+    first = asyncio.create_task(tools.call("start_guest", MemoryCall("alice.first"), vmid=101))
     await until(lambda: steered.tasks("qmstart"))
-    await tools.once("stop_guest", MemoryCall("alice.stop"), vmid=100)
-    await tools.once("start_guest", MemoryCall("alice.second"), vmid=100)
+    await tools.call("stop_guest", MemoryCall("alice.stop"), vmid=100)
+    await tools.call("start_guest", MemoryCall("alice.second"), vmid=100)
     await first
 
     assert len(await steered.tasks("qmstart")) == 2
@@ -62,10 +62,10 @@ async def test_it_failed(tools: Bench, steered: Steer) -> None:
     """Where the task that was waited for fails, the call has failed too, and nothing is sent by it."""
     await steered.durations(qmstart=1.5)
     await steered.rule("POST", "/status/start$", {"task_exit": "start failed: no such bridge"}, 1)
-    first = asyncio.create_task(tools.once("start_guest", MemoryCall("alice.first"), vmid=101))
+    first = asyncio.create_task(tools.call("start_guest", MemoryCall("alice.first"), vmid=101))
     await until(lambda: steered.tasks("qmstart"))
     with pytest.raises(errors.TaskFailed, match="no such bridge"):
-        await tools.once("start_guest", MemoryCall("alice.second"), vmid=101)
+        await tools.call("start_guest", MemoryCall("alice.second"), vmid=101)
     with pytest.raises(errors.TaskFailed, match="no such bridge"):
         await first
 

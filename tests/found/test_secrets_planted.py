@@ -128,7 +128,7 @@ async def test_the_audit_keeps_digests(net: Net) -> None:
 )
 def test_answers_show_what_is_listed(key: str, answer: Any, hidden: int) -> None:
     """Of a stored object an answer shows what the table lists; a secret and an unknown field are hidden."""
-    text = json.dumps(answers.shown(key, answer))
+    text = json.dumps(answers.redact(key, answer))
 
     assert "x1" not in text
     assert text.count(wire_secrets.HIDDEN) == hidden
@@ -173,7 +173,7 @@ def test_every_answer_with_a_ticket_is_refused(facts: Path) -> None:
     seen = {key: names for key, names in secret.items() if names}
     for key, names in seen.items():
         if TABLE[key]["tier"] != "refused":
-            answer = answers.shown(key, [{name: "x1", "inner": {name: "x1"}} for name in names])
+            answer = answers.redact(key, [{name: "x1", "inner": {name: "x1"}} for name in names])
             assert "x1" not in json.dumps(answer), key
 
     assert sum(TABLE[key]["tier"] == "refused" for key in seen) > 10

@@ -159,7 +159,7 @@ class Judge:
 
 
 @pytest.mark.timeout(600)
-async def test_each_tool_needs_what_it_sends(lab: FakePve, tmp_path: Path, shelf: str) -> None:
+async def test_each_tool_needs_what_it_sends(lab: FakePve, tmp_path: Path, download_server: str) -> None:
     """No named tool sends what the API tools would do only at a higher tier, but for what was reviewed."""
     sending, keeping = connect(lab), connect(lab)
     bench, dry = bench_of(sending, tmp_path), bench_of(keeping, tmp_path)
@@ -191,7 +191,7 @@ async def test_each_tool_needs_what_it_sends(lab: FakePve, tmp_path: Path, shelf
 
     for name, parameters in BESIDES:
         await attempt(name, parameters)
-    await walk(lambda _: bench, steered, shelf, call=call)
+    await walk(lambda _: bench, steered, download_server, call=call)
     await sending.close()
     await keeping.close()
 

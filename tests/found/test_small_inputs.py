@@ -36,7 +36,7 @@ async def test_move(tools: Bench, steered: Steer, disk: str) -> None:
     """The EFI disk and the TPM state of a VM are moved like its other disks."""
     config = {disk: "local-lvm:vm-101-disk-0,size=4M"}
     await steered.guest(vmid=300, node="pve1", name="odd", config=config)
-    done = await tools.once("move_disk", vmid=300, disk=disk, storage="shared")
+    done = await tools.call("move_disk", vmid=300, disk=disk, storage="shared")
 
     assert done.guest.storages == ["shared"]
 
@@ -58,8 +58,8 @@ def test_notes(blanks: str) -> None:
 )
 async def test_container_ipv6(tools: Bench, more: dict[str, Any], parts: set[str]) -> None:
     """A container is made with an IPv6 address, or is given one."""
-    made = await tools.once("create_container", **CONTAINER, **more)
-    again = await tools.once("set_guest_network", vmid=CONTAINER["vmid"], card="net1", bridge="vmbr0", **more)
+    made = await tools.call("create_container", **CONTAINER, **more)
+    again = await tools.call("set_guest_network", vmid=CONTAINER["vmid"], card="net1", bridge="vmbr0", **more)
 
     assert parts < set(made.networks["net0"].split(","))
     assert parts < set(again.networks["net1"].split(","))
@@ -83,6 +83,6 @@ async def test_container_ipv6(tools: Bench, more: dict[str, Any], parts: set[str
 async def test_no_address(tools: Bench, steered: Steer, wrong: dict[str, Any]) -> None:
     """A zone, a missing or too long network, another version and a gateway without address are refused by name."""
     with pytest.raises((errors.Rejected, errors.InvalidMessage), match=r"ip|gateway"):
-        await tools.once("create_container", **CONTAINER, **wrong)
+        await tools.call("create_container", **CONTAINER, **wrong)
 
     assert await steered.log("POST") == []

@@ -20,7 +20,7 @@ from agentd.wire.workflow import Status
 from agentd_mcp.role import BridgeSettings
 from core.probe import Probe, a_worker, assign, completion, serving
 from plugins.flow import step
-from plugins.test_consents import approve, asked, drop, seen
+from plugins.test_plan_approvals import approve, asked, drop, seen
 
 if TYPE_CHECKING:
     from mcp.client.session import ClientRequestContext

@@ -76,9 +76,9 @@ async def do_and_undo(lab: FakePve, vmid: int, act: tuple[str, dict[str, Any]]) 
     proxmox = connect(lab)
     tools, call = Bench(proxmox, ToolSettings(lock_timeout=3)), MemoryCall(f"a.{vmid}")
     try:
-        await tools.once(act[0], call, vmid=vmid, **act[1])
+        await tools.call(act[0], call, vmid=vmid, **act[1])
         if call.undo is not None:
-            await tools.once(call.undo[0], MemoryCall(f"b.{vmid}"), **call.undo[1])
+            await tools.call(call.undo[0], MemoryCall(f"b.{vmid}"), **call.undo[1])
     finally:
         await proxmox.close()
     return call
@@ -284,6 +284,6 @@ async def test_not_promised(lab: FakePve, config: dict[str, Any], act: tuple[str
 async def test_what_is_not_put_back(tools: Bench, steered: Steer, options: dict[str, str]) -> None:
     """A new volume, another guest's, a path, an option of root, a new MAC address or a mark is not written."""
     with pytest.raises((errors.Rejected, errors.InvalidMessage)):
-        await tools.once("update_guest_options", vmid=101, options=options)
+        await tools.call("update_guest_options", vmid=101, options=options)
 
     assert await steered.log("POST", "/config$") == []

@@ -13,9 +13,9 @@ from tool_bench import Bench, MemoryCall
 async def test_delete_volume(tools: Bench) -> None:
     """The preview of a volume's deletion says 1 GiB, and not 1.07e+09 GiB."""
     disk: dict[str, Any] = {"vmid": 101, "storage": "local-lvm", "node": "pve1", "name": "disk-9", "size": 1}
-    await tools.once("create_volume", MemoryCall("wf.v"), **disk)
+    await tools.call("create_volume", MemoryCall("wf.v"), **disk)
     call = MemoryCall("wf.d")
-    await tools.once("delete_volume", call, volid="local-lvm:vm-101-disk-9", node="pve1")
+    await tools.call("delete_volume", call, volid="local-lvm:vm-101-disk-9", node="pve1")
 
     assert call.targets[0].loses == ["1 GiB of images"]
 

@@ -89,7 +89,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 def checked(text: str | bytes, known: dict[str, Tool]) -> list[Fault]:
     """Return the faults of a file; anything else that is raised is a bug."""
     data = text.encode() if isinstance(text, str) else text
-    declared, report = check.read(data, "x.yaml", "x", check.Known(known, {"other": None}))
+    declared, report = check.read(data, "x.yaml", "x", check.KnownNames(known, {"other": None}))
     assert (declared is None) == bool(report.faults)
     return report.faults
 

@@ -15,14 +15,16 @@ import msgspec
 from agentd.errors import Denied, Rejected
 from agentd.wire.codec import digest
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.wire.workflow import Workflow
 
-KINDS: dict[str, type[Any]] = {each.__name__: each for each in (Begin, Broken, Due, Ended, Signal)}
+KINDS: dict[str, type[Any]] = {
+    each.__name__: each for each in (PlannedRequest, DecideFailed, TimerFired, AgentReport, Signal)
+}
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -55,7 +57,7 @@ def replay(lines: list[Line]) -> Workflow:
     state: Workflow | None = None
     for number, each in enumerate(lines, 1):
         given = msgspec.convert(each.given, KINDS[each.kind])
-        before = wf.cleared(state)
+        before = wf.without_outbox(state)
         try:
             after = wf.decide(before, given, each.at)
         except (Rejected, Denied):

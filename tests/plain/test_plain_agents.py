@@ -78,7 +78,7 @@ async def prepared(net: Net, how: str = "pull", policy: str = "") -> AsyncIterat
     part.write_text(f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nexternal = "{how}"\n{policy}')
     net.settings["instances"]["orchestrator"] = {"roles": ["orchestrator"]}
     async with net.client() as bus:
-        wanted = provision.wanted((await asyncio.to_thread(net.config)).bus)
+        wanted = provision.configured_queues((await asyncio.to_thread(net.config)).bus)
         await provision.provision(bus, *wanted)
         assert await provision.provision(bus, *wanted) == []
         yield bus

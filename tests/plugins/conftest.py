@@ -11,7 +11,7 @@ import pytest_asyncio
 from agentd.plugins.manager import known_tools
 from agentd_proxmox.settings import ToolSettings
 from harness import Net
-from plugins.shelf import serving
+from plugins.download_server import serving
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
 from tool_bench import Bench
@@ -86,7 +86,7 @@ def recorded(facts: Path) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def shelf() -> Iterator[str]:
+def download_server() -> Iterator[str]:
     """Serve files on loopback and return the address."""
     with serving() as address:
         yield address

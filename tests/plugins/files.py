@@ -63,14 +63,14 @@ tasks:
 
 def faults(text: str, known: dict[str, Tool], name: str = "f") -> list[str]:
     """Return the faults of a file `f.yaml`."""
-    _, report = check.read(textwrap.dedent(text).encode(), "f.yaml", name, check.Known(known, WORKFLOWS))
+    _, report = check.read(textwrap.dedent(text).encode(), "f.yaml", name, check.KnownNames(known, WORKFLOWS))
     return [str(each) for each in report.faults]
 
 
 def definition(text: str, known: dict[str, Tool]) -> Definition:
     """Return the definition of a file without faults."""
     data = (HEAD + textwrap.dedent(text)).encode()
-    found, report = check.read(data, "f.yaml", "f", check.Known(known, WORKFLOWS))
+    found, report = check.read(data, "f.yaml", "f", check.KnownNames(known, WORKFLOWS))
     assert found is not None, report.faults
     return found.definition()
 

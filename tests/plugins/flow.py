@@ -8,7 +8,7 @@ from typing import Any
 from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
 from agentd.wire.workflow import Compensation, TaskSpec, Workflow
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import Begin, Due, Ended, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = T0 + timedelta(seconds=10)
@@ -17,7 +17,7 @@ PASSING = TaskError("temporary", "later", retry=True)
 
 def fold(state: Workflow | None, inputs: list[Input], at: datetime) -> Workflow | None:
     """Decide over `inputs` in turn, as the engine does; return the next state, or None for no change."""
-    start = current = wf.cleared(state)
+    start = current = wf.without_outbox(state)
     for given in inputs:
         current = wf.decide(current, given, at)
     return None if current is start else current
@@ -29,9 +29,9 @@ def spec(name: str, *after: str, tier: Tier = Tier.OPERATE, **more: Any) -> Task
     return TaskSpec(name, **(values | more))
 
 
-def begin(*plan: TaskSpec, **request: Any) -> Begin:
+def begin(*plan: TaskSpec, **request: Any) -> PlannedRequest:
     """Return alice's request with its plan."""
-    return Begin(WorkflowRequest("test", "w", **request), list(plan), "alice", Tier.OPERATE)
+    return PlannedRequest(WorkflowRequest("test", "w", **request), list(plan), "alice", Tier.OPERATE)
 
 
 def started(*plan: TaskSpec, **request: Any) -> Workflow:
@@ -41,7 +41,7 @@ def started(*plan: TaskSpec, **request: Any) -> Workflow:
     return state
 
 
-def ended(state: Workflow, task: str, error: TaskError | str | None = None, **more: Any) -> Ended:
+def ended(state: Workflow, task: str, error: TaskError | str | None = None, **more: Any) -> AgentReport:
     """Return the completion of the attempt that is assigned now, unless told otherwise."""
     values: dict[str, Any] = {
         "status": Outcome.COMPLETED if error is None else Outcome.FAILED,
@@ -50,7 +50,7 @@ def ended(state: Workflow, task: str, error: TaskError | str | None = None, **mo
         "agent_id": "a1",
         "error": error,
     }
-    return Ended(task, TaskCompletion(f"w.{task}", **(values | more)))
+    return AgentReport(task, TaskCompletion(f"w.{task}", **(values | more)))
 
 
 def cancel(reason: str = "", *, undo: bool = False, by: str = "bob") -> Signal:
@@ -73,7 +73,7 @@ def step(state: Workflow, *inputs: Input, at: datetime = LATER) -> Workflow:
 def ring(state: Workflow) -> Workflow:
     """Return the state after its timer has rung."""
     assert state.next_timer_at is not None
-    return step(state, Due(state.timers), at=state.next_timer_at)
+    return step(state, TimerFired(state.timers), at=state.next_timer_at)
 
 
 def kinds(state: Workflow) -> list[tuple[str, str, int]]:

@@ -26,14 +26,14 @@ class TestUsers:
     async def test_from_its_making_to_its_end(self, tools: Bench, steered: Steer) -> None:
         """A user is made once, put into a group, disabled and deleted; each time what is so is read back."""
         call = MemoryCall("wf.make")
-        made = await tools.once("create_user", call, **EVE)
-        await tools.once("create_user", MemoryCall("wf.again"), **EVE)
-        await tools.once("create_group", MemoryCall("wf.group"), id="ops")
+        made = await tools.call("create_user", call, **EVE)
+        await tools.call("create_user", MemoryCall("wf.again"), **EVE)
+        await tools.call("create_group", MemoryCall("wf.group"), id="ops")
         changing = MemoryCall("wf.change")
-        changed = await tools.once("update_user", changing, id="eve@pve", groups=["ops"], enabled=False)
-        group = (await tools.once("list_groups")).groups
-        gone = await tools.once("delete_user", MemoryCall("wf.delete"), id="eve@pve")
-        await tools.once("delete_user", MemoryCall("wf.gone"), id="eve@pve")
+        changed = await tools.call("update_user", changing, id="eve@pve", groups=["ops"], enabled=False)
+        group = (await tools.call("list_groups")).groups
+        gone = await tools.call("delete_user", MemoryCall("wf.delete"), id="eve@pve")
+        await tools.call("delete_user", MemoryCall("wf.gone"), id="eve@pve")
 
         assert (made.enabled, made.email, made.groups) == (True, "eve@example.org", [])
         assert call.undo == ("delete_user", {"id": "eve@pve"})
@@ -43,14 +43,14 @@ class TestUsers:
         assert [each.members for each in group if each.id == "ops"] == [["eve@pve"]]
         assert gone.id == "eve@pve"
         with pytest.raises(errors.AgentdError):
-            await tools.once("get_user", id="eve@pve")
+            await tools.call("get_user", id="eve@pve")
         assert len(await steered.log("DELETE")) == 1
 
     async def test_the_list_is_short(self, tools: Bench) -> None:
         """A tally and a page; a part of the name chooses."""
-        await tools.once("create_user", **EVE)
-        first = await tools.once("list_users", limit=1)
-        found = await tools.once("list_users", name="EVE")
+        await tools.call("create_user", **EVE)
+        first = await tools.call("list_users", limit=1)
+        found = await tools.call("list_users", name="EVE")
 
         assert first.total > 1
         assert first.next
@@ -58,13 +58,13 @@ class TestUsers:
 
     async def test_a_group_goes_with_what_it_was_granted(self, tools: Bench) -> None:
         """Who approves reads who was in it and what it held."""
-        await tools.once("create_group", MemoryCall("wf.g"), id="ops")
-        await tools.once("grant_role", MemoryCall("wf.a"), role="PVEAuditor", who="@ops", path="/vms")
+        await tools.call("create_group", MemoryCall("wf.g"), id="ops")
+        await tools.call("grant_role", MemoryCall("wf.a"), role="PVEAuditor", who="@ops", path="/vms")
         call = MemoryCall("wf.d")
-        await tools.once("delete_group", call, id="ops")
+        await tools.call("delete_group", call, id="ops")
 
         assert call.targets[0].loses == ["no members", "role PVEAuditor on /vms"]
-        assert all(each.id != "ops" for each in (await tools.once("list_groups")).groups)
+        assert all(each.id != "ops" for each in (await tools.call("list_groups")).groups)
 
     @pytest.mark.parametrize(
         ("tool", "wish", "line"),
@@ -81,7 +81,7 @@ class TestUsers:
     ) -> None:
         """What agentd stands on, and the way back in, are left alone; nothing is sent."""
         with pytest.raises(errors.Rejected, match=line):
-            await tools.once(tool, **wish)
+            await tools.call(tool, **wish)
 
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
 
@@ -89,7 +89,7 @@ class TestUsers:
     async def test_what_is_no_user(self, tools: Bench, wrong: str) -> None:
         """A name that Proxmox would read otherwise is refused by its field."""
         with pytest.raises(errors.InvalidMessage, match=r"get_user\.id"):
-            await tools.once("get_user", id=wrong)
+            await tools.call("get_user", id=wrong)
 
 
 class TestTokens:
@@ -100,28 +100,28 @@ class TestTokens:
         del steered
         proxmox = connect(lab)
         tools = Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets"))
-        await tools.once("create_user", MemoryCall("wf.u"), **EVE)
+        await tools.call("create_user", MemoryCall("wf.u"), **EVE)
         call = MemoryCall("wf.t")
-        made = await tools.once("create_token", call, user="eve@pve", name="t1", comment="scripts")
+        made = await tools.call("create_token", call, user="eve@pve", name="t1", comment="scripts")
         file = tmp_path / "secrets" / "eve@pve!t1"
         secret = file.read_text().strip()
-        listed = (await tools.once("list_tokens", id="eve@pve")).tokens
+        listed = (await tools.call("list_tokens", id="eve@pve")).tokens
         with pytest.raises(errors.Rejected, match="there is a token eve@pve!t1 already"):
-            await tools.once("create_token", MemoryCall("wf.t2"), user="eve@pve", name="t1")
-        await tools.once("delete_token", MemoryCall("wf.r"), user="eve@pve", name="t1")
+            await tools.call("create_token", MemoryCall("wf.t2"), user="eve@pve", name="t1")
+        await tools.call("delete_token", MemoryCall("wf.r"), user="eve@pve", name="t1")
 
         assert len(secret) == 36
         assert file.stat().st_mode & 0o777 == 0o600
         assert made.secret_file == str(file)
         assert secret not in msgspec.json.encode([made, call.targets, listed]).decode()
         assert [each.id for each in listed] == ["eve@pve!t1"]
-        assert (await tools.once("list_tokens", id="eve@pve")).tokens == []
+        assert (await tools.call("list_tokens", id="eve@pve")).tokens == []
         await proxmox.close()
 
     async def test_without_a_place_for_the_secret(self, tools: Bench, steered: Steer) -> None:
         """No token is made whose secret nobody could read."""
         with pytest.raises(errors.Rejected, match=r"set \[mcp-proxmox\] secrets_dir"):
-            await tools.once("create_token", user="agentd@pve", name="t1")
+            await tools.call("create_token", user="agentd@pve", name="t1")
 
         assert await steered.log("POST") == []
 
@@ -131,18 +131,18 @@ class TestRights:
 
     async def test_a_role_from_its_making_to_its_end(self, tools: Bench) -> None:
         """Made, granted, changed and deleted; who gains what is said before."""
-        await tools.once("create_role", MemoryCall("wf.r"), id="Looker", privileges=["VM.Audit", "Sys.Audit"])
+        await tools.call("create_role", MemoryCall("wf.r"), id="Looker", privileges=["VM.Audit", "Sys.Audit"])
         granting = MemoryCall("wf.g")
-        await tools.once("create_user", MemoryCall("wf.u"), **EVE)
-        await tools.once("grant_role", granting, role="Looker", who="eve@pve", path="/vms")
-        held = await tools.once("list_grants", who="eve@pve")
-        may = await tools.once("get_permissions", who="eve@pve", path="/vms")
+        await tools.call("create_user", MemoryCall("wf.u"), **EVE)
+        await tools.call("grant_role", granting, role="Looker", who="eve@pve", path="/vms")
+        held = await tools.call("list_grants", who="eve@pve")
+        may = await tools.call("get_permissions", who="eve@pve", path="/vms")
         changing = MemoryCall("wf.c")
-        await tools.once("update_role", changing, id="Looker", privileges=["VM.Audit", "VM.Console"])
+        await tools.call("update_role", changing, id="Looker", privileges=["VM.Audit", "VM.Console"])
         revoking = MemoryCall("wf.v")
-        await tools.once("revoke_role", revoking, role="Looker", who="eve@pve", path="/vms")
-        left = await tools.once("list_grants", who="eve@pve")
-        await tools.once("delete_role", MemoryCall("wf.d"), id="Looker")
+        await tools.call("revoke_role", revoking, role="Looker", who="eve@pve", path="/vms")
+        left = await tools.call("list_grants", who="eve@pve")
+        await tools.call("delete_role", MemoryCall("wf.d"), id="Looker")
 
         assert granting.targets[0].loses == ["eve@pve gains 2 privileges on /vms and all below: Sys.Audit, VM.Audit"]
         assert [(each.role, each.path, each.propagate) for each in held.grants] == [("Looker", "/vms", True)]
@@ -154,7 +154,7 @@ class TestRights:
             {"role": "Looker", "who": "eve@pve", "path": "/vms", "propagate": True},
         )
         assert left.total == 0
-        assert all(each.id != "Looker" for each in (await tools.once("list_roles")).roles)
+        assert all(each.id != "Looker" for each in (await tools.call("list_roles")).roles)
 
     @pytest.mark.parametrize(
         ("tool", "wish", "line"),
@@ -170,14 +170,14 @@ class TestRights:
     ) -> None:
         """What comes with Proxmox, and what agentd stands on, stays; nothing is sent."""
         with pytest.raises(errors.PermanentError, match=line):
-            await tools.once(tool, **wish)
+            await tools.call(tool, **wish)
 
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
 
     async def test_realms_and_own_permissions(self, tools: Bench) -> None:
         """Where users come from, and what agentd's own token may do."""
-        realms = (await tools.once("list_realms")).realms
-        mine = await tools.once("get_permissions", path="/vms/101")
+        realms = (await tools.call("list_realms")).realms
+        mine = await tools.call("get_permissions", path="/vms/101")
 
         assert {each.id for each in realms} >= {"pam", "pve"}
         assert mine.who == "agentd@pve!full"

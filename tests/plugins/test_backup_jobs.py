@@ -26,45 +26,45 @@ class TestPrune:
 
     async def test_pruned(self, tools: Bench, steered: Steer) -> None:
         """What the preview shows goes, and nothing else: protected ones and other guests' stay."""
-        made = [await tools.once("create_backup", MemoryCall(f"wf.{n}"), vmid=101) for n in range(4)]
-        await tools.once("create_backup", MemoryCall("wf.other"), vmid=100)
-        await tools.once("set_backup_protection", volid=made[0].volid, node="pve1")
+        made = [await tools.call("create_backup", MemoryCall(f"wf.{n}"), vmid=101) for n in range(4)]
+        await tools.call("create_backup", MemoryCall("wf.other"), vmid=100)
+        await tools.call("set_backup_protection", volid=made[0].volid, node="pve1")
         rule: dict[str, Any] = {"storage": "local", "node": "pve1", "vmid": 101, "keep_last": 1}
-        shown = await tools.once("preview_prune", **rule)
-        done = await tools.once("prune_backups", **rule, digest=shown.digest)
+        shown = await tools.call("preview_prune", **rule)
+        done = await tools.call("prune_backups", **rule, digest=shown.digest)
 
         assert (shown.keep, shown.remove, shown.protected) == (1, 2, 1)
         assert sorted(done.removed) == sorted(each.volid for each in shown.removed)
         assert done.left == []
         assert len(await stored(steered)) == 3
         assert made[0].volid.partition(":")[2] in await stored(steered)
-        again = await tools.once("prune_backups", call := MemoryCall(), **rule, digest=shown.digest)
+        again = await tools.call("prune_backups", call := MemoryCall(), **rule, digest=shown.digest)
         assert (call.adopted, again.removed) == (True, [])
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """A backup that came after the preview changes what would go: then nothing is deleted."""
         for n in range(2):
-            await tools.once("create_backup", MemoryCall(f"wf.{n}"), vmid=101)
+            await tools.call("create_backup", MemoryCall(f"wf.{n}"), vmid=101)
         rule: dict[str, Any] = {"storage": "local", "node": "pve1", "keep_last": 1}
-        shown = await tools.once("preview_prune", **rule)
-        await tools.once("create_backup", MemoryCall("wf.2"), vmid=101)
+        shown = await tools.call("preview_prune", **rule)
+        await tools.call("create_backup", MemoryCall("wf.2"), vmid=101)
 
         with pytest.raises(errors.ConfigChanged, match="preview_prune shows them"):
-            await tools.once("prune_backups", **rule, digest=shown.digest)
+            await tools.call("prune_backups", **rule, digest=shown.digest)
         with pytest.raises(errors.Rejected, match="keeps nothing"):
-            await tools.once("preview_prune", storage="local", node="pve1")
+            await tools.call("preview_prune", storage="local", node="pve1")
         assert len(await stored(steered)) == 3
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A prune that fails names what is gone and what is left."""
         for n in range(2):
-            await tools.once("create_backup", MemoryCall(f"wf.{n}"), vmid=101)
+            await tools.call("create_backup", MemoryCall(f"wf.{n}"), vmid=101)
         rule: dict[str, Any] = {"storage": "local", "node": "pve1", "keep_last": 1}
-        shown = await tools.once("preview_prune", **rule)
+        shown = await tools.call("preview_prune", **rule)
         await steered.rule("DELETE", "/prunebackups", {"task_exit": "error pruning backups - check log"})
 
         with pytest.raises(errors.TaskFailed, match=f"0 backups are gone, left are: {shown.removed[0].volid}"):
-            await tools.once("prune_backups", **rule, digest=shown.digest)
+            await tools.call("prune_backups", **rule, digest=shown.digest)
 
     def test_tiers(self, tools: Bench) -> None:
         """What throws data away is of tier destroy, so policy refuses it without an approval."""
@@ -87,13 +87,13 @@ class TestJobs:
 
     async def test_made(self, tools: Bench) -> None:
         """A job is made once, and is as it was asked for."""
-        made = await tools.once("create_backup_job", MemoryCall("wf.j"), **JOB, comment="x; $(id) ü = 1")
-        again = await tools.once("create_backup_job", call := MemoryCall("wf.j"), **JOB, comment="x; $(id) ü = 1")
+        made = await tools.call("create_backup_job", MemoryCall("wf.j"), **JOB, comment="x; $(id) ü = 1")
+        again = await tools.call("create_backup_job", call := MemoryCall("wf.j"), **JOB, comment="x; $(id) ü = 1")
 
         assert made.id == again.id
         assert call.adopted
         assert (made.vmids, made.keep, made.comment) == ([100, 101], {"last": 3, "weekly": 2}, "x; $(id) ü = 1")
-        assert (await tools.once("list_backup_jobs")).total == 1
+        assert (await tools.call("list_backup_jobs")).total == 1
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
@@ -101,54 +101,54 @@ class TestJobs:
         await steered.rule("POST", "/cluster/backup$", {fault: True}, 1)
         await tools.until_done("create_backup_job", MemoryCall(), **JOB)
 
-        assert (await tools.once("list_backup_jobs")).total == 1
+        assert (await tools.call("list_backup_jobs")).total == 1
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
         """A job for nobody or to a wrong storage, and another's id, is refused by name of the field."""
-        await tools.once("create_backup_job", **JOB, id="nightly")
+        await tools.call("create_backup_job", **JOB, id="nightly")
         with pytest.raises(errors.Rejected, match="backup job nightly with other settings"):
-            await tools.once("create_backup_job", **JOB | {"schedule": "03:00"}, id="nightly")
+            await tools.call("create_backup_job", **JOB | {"schedule": "03:00"}, id="nightly")
         with pytest.raises(errors.Rejected, match="exactly one of all, vmids, pool"):
-            await tools.once("create_backup_job", **JOB, all=True)
+            await tools.call("create_backup_job", **JOB, all=True)
         with pytest.raises(errors.Rejected, match="local-lvm holds no backups; local does"):
-            await tools.once("create_backup_job", **JOB | {"storage": "local-lvm"})
+            await tools.call("create_backup_job", **JOB | {"storage": "local-lvm"})
         with pytest.raises(errors.Rejected, match="there is no 'forever'"):
-            await tools.once("create_backup_job", **JOB | {"keep": {"forever": 1}})
+            await tools.call("create_backup_job", **JOB | {"keep": {"forever": 1}})
         with pytest.raises(errors.InvalidMessage, match="schedule"):
-            await tools.once("create_backup_job", **JOB | {"schedule": "$(reboot)"})
+            await tools.call("create_backup_job", **JOB | {"schedule": "$(reboot)"})
         assert len(await steered.log("POST")) == 1
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """A job is changed as asked, once; with the digest of a job that changed since, nothing is done."""
-        made = await tools.once("create_backup_job", **JOB, id="nightly", comment="old")
-        now = await tools.once("update_backup_job", id="nightly", enabled=False, comment="", vmids=[103], keep={})
-        await tools.once("update_backup_job", call := MemoryCall(), id="nightly", enabled=False, vmids=[103])
+        made = await tools.call("create_backup_job", **JOB, id="nightly", comment="old")
+        now = await tools.call("update_backup_job", id="nightly", enabled=False, comment="", vmids=[103], keep={})
+        await tools.call("update_backup_job", call := MemoryCall(), id="nightly", enabled=False, vmids=[103])
 
         assert (now.enabled, now.vmids, now.keep, now.comment, now.schedule) == (False, [103], {}, "", "sun 02:00")
         assert call.adopted
         assert len(await steered.log("PUT")) == 1
         with pytest.raises(errors.ConfigChanged, match="nightly was changed since"):
-            await tools.once("update_backup_job", id="nightly", enabled=True, digest=made.digest)
-        assert (await tools.once("update_backup_job", id="nightly", enabled=True, digest=now.digest)).enabled
+            await tools.call("update_backup_job", id="nightly", enabled=True, digest=made.digest)
+        assert (await tools.call("update_backup_job", id="nightly", enabled=True, digest=now.digest)).enabled
         with pytest.raises(errors.NotFound, match="no backup job weekly; there are nightly"):
-            await tools.once("update_backup_job", id="weekly", enabled=True)
+            await tools.call("update_backup_job", id="weekly", enabled=True)
 
     async def test_deleted(self, tools: Bench) -> None:
         """A job is deleted; the guests that nobody takes then are named, as list_guests_without_backup does."""
-        made = await tools.once(
+        made = await tools.call(
             "create_backup_job", id="all", schedule="02:00", storage="local", all=True, exclude=[105]
         )
-        before = await tools.once("list_guests_without_backup")
+        before = await tools.call("list_guests_without_backup")
         with pytest.raises(errors.ConfigChanged):
-            await tools.once("delete_backup_job", id="all", digest="0" * 16)
-        gone = await tools.once("delete_backup_job", id="all", digest=made.digest)
+            await tools.call("delete_backup_job", id="all", digest="0" * 16)
+        gone = await tools.call("delete_backup_job", id="all", digest=made.digest)
 
         assert [(each.vmid, each.name) for each in before.guests] == [(105, "old-test")]
         assert (gone.job.id, len(gone.uncovered)) == ("all", 9)
-        assert (await tools.once("delete_backup_job", id="all")).job is None
-        page = await tools.once("list_guests_without_backup", limit=2)
+        assert (await tools.call("delete_backup_job", id="all")).job is None
+        page = await tools.call("list_guests_without_backup", limit=2)
         assert (page.total, [each.vmid for each in page.guests]) == (9, [100, 101])
-        rest = await tools.once("list_guests_without_backup", limit=2, cursor=page.next)
+        rest = await tools.call("list_guests_without_backup", limit=2, cursor=page.next)
         assert [each.vmid for each in rest.guests] == [102, 103]
 
     async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:

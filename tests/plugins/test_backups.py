@@ -43,7 +43,7 @@ class TestCreate:
     @pytest.mark.parametrize(("vmid", "kind"), [(101, "qemu"), (201, "lxc")])
     async def test_made(self, tools: Bench, steered: Steer, vmid: int, kind: str) -> None:
         """The only storage for backups is taken; the archive is there with notes, protection and whose it is."""
-        made = await tools.once(
+        made = await tools.call(
             "create_backup", MemoryCall("wf-1.back"), vmid=vmid, notes="{{guestname}} nightly", protected=True
         )
 
@@ -55,16 +55,16 @@ class TestCreate:
 
     async def test_notes(self, tools: Bench, steered: Steer) -> None:
         """Notes with shell characters, backslashes and more lines arrive as they are; unknown keys are refused."""
-        made = await tools.once("create_backup", vmid=101, notes=NASTY)
+        made = await tools.call("create_backup", vmid=101, notes=NASTY)
         whole = await proxmox_of(tools).get(f"/nodes/pve1/storage/local/content/{made.volid}")
 
         first, _, rest = whole["notes"].partition("\n")
         assert (first, rest) == (NASTY.partition("\n")[0] + " agentd:wf.task", "second line")
         assert made.notes == NASTY.partition("\n")[0]
         with pytest.raises(errors.Rejected, match=r"does not know \{\{evil\}\}; there are \{\{cluster\}\}"):
-            await tools.once("create_backup", vmid=101, notes="{{evil}}")
+            await tools.call("create_backup", vmid=101, notes="{{evil}}")
         with pytest.raises(errors.Rejected, match="Proxmox takes 1024"):
-            await tools.once("create_backup", vmid=101, notes="x" * 1020)
+            await tools.call("create_backup", vmid=101, notes="x" * 1020)
         assert len(await steered.log("POST")) == 1
 
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
@@ -89,9 +89,9 @@ class TestCreate:
     async def test_others(self, tools: Bench, steered: Steer) -> None:
         """Another call's backup of the same guest is not taken for ours, even while it runs."""
         await steered.durations(vzdump=0.7)
-        first = asyncio.ensure_future(tools.once("create_backup", MemoryCall("wf.a"), vmid=101))
+        first = asyncio.ensure_future(tools.call("create_backup", MemoryCall("wf.a"), vmid=101))
         await until(lambda: steered.tasks("vzdump"))
-        second = await tools.once("create_backup", other := MemoryCall("wf.b"), vmid=101)
+        second = await tools.call("create_backup", other := MemoryCall("wf.b"), vmid=101)
 
         assert (await first).volid != second.volid
         assert any("is it ours?" in each for each in other.said)
@@ -100,7 +100,7 @@ class TestCreate:
     async def test_warnings(self, tools: Bench, steered: Steer) -> None:
         """WARNINGS is a success that says what Proxmox warned of."""
         await steered.rule("POST", "/vzdump$", {"task_exit": "WARNINGS: 1"})
-        made = await tools.once("create_backup", call := MemoryCall(), vmid=101)
+        made = await tools.call("create_backup", call := MemoryCall(), vmid=101)
 
         assert made.vmid == 101
         assert "simulated warning" in call.warnings[0]
@@ -111,11 +111,11 @@ class TestCreate:
         bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
         await steered.lock(101, "snapshot")
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(snapshot\)"):
-            await bench.once("create_backup", vmid=101)
+            await bench.call("create_backup", vmid=101)
         assert await steered.log("POST") == []
         await steered.lock(101, None)
         await steered.rule("POST", "/vzdump$", {"delay": 0.5}, 1)
-        task = asyncio.ensure_future(bench.once("create_backup", vmid=101))
+        task = asyncio.ensure_future(bench.call("create_backup", vmid=101))
         await until(lambda: steered.log("POST", "/vzdump$"))
         await steered.lock(101, "snapshot")
 
@@ -127,7 +127,7 @@ class TestCreate:
     async def test_guest_goes(self, tools: Bench, steered: Steer, goes: str) -> None:
         """A guest that moves or vanishes before its backup begins is told as that, and that nothing was left."""
         await steered.rule("POST", "/vzdump$", {"delay": 0.6}, 1)
-        task = asyncio.ensure_future(tools.once("create_backup", vmid=101))
+        task = asyncio.ensure_future(tools.call("create_backup", vmid=101))
         await until(lambda: steered.log("POST", "/vzdump$"))
         if goes == "moves":
             await proxmox_of(tools).post("/nodes/pve1/qemu/101/migrate", target="pve2")
@@ -141,7 +141,7 @@ class TestCreate:
     async def test_killed(self, tools: Bench, steered: Steer) -> None:
         """A backup that is killed names the lock that it left, and how to take it away."""
         await steered.durations(vzdump=30)
-        task = asyncio.ensure_future(tools.once("create_backup", call := MemoryCall(), vmid=101))
+        task = asyncio.ensure_future(tools.call("create_backup", call := MemoryCall(), vmid=101))
         await until(lambda: asyncio.sleep(0, call.upid))
         await proxmox_of(tools).delete(f"/nodes/pve1/tasks/{call.upid}")
 
@@ -151,15 +151,15 @@ class TestCreate:
     async def test_storage(self, tools: Bench, steered: Steer) -> None:
         """A storage that is unknown, away or for other things is told as that before anything is sent."""
         with pytest.raises(errors.Rejected, match="storage local-lvm of pve1 does not hold backup, but images,rootdir"):
-            await tools.once("create_backup", vmid=101, storage="local-lvm")
+            await tools.call("create_backup", vmid=101, storage="local-lvm")
         with pytest.raises(errors.NotFound, match="no storage 'nope' on pve1; there are local, local-lvm, shared"):
-            await tools.once("create_backup", vmid=101, storage="nope")
+            await tools.call("create_backup", vmid=101, storage="nope")
         await steered.storage("local", active=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="storage local is not online on pve1"):
-            await tools.once("create_backup", vmid=101)
+            await tools.call("create_backup", vmid=101)
         await steered.storage("shared", content="images,backup")
         with pytest.raises(errors.Rejected, match=r"name the storage: 2 of pve1 hold backup \(local, shared\)"):
-            await tools.once("create_backup", vmid=101)
+            await tools.call("create_backup", vmid=101)
         assert await steered.log("POST") == []
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
@@ -167,7 +167,7 @@ class TestCreate:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Backup on /vms/101; .*pveum acl modify /vms/101 --tokens"):
-            await Bench(proxmox, ToolSettings()).once("create_backup", vmid=101)
+            await Bench(proxmox, ToolSettings()).call("create_backup", vmid=101)
         assert await stored(steered) == []
         await proxmox.close()
 
@@ -178,10 +178,10 @@ class TestList:
     async def test_listed(self, tools: Bench, steered: Steer) -> None:
         """Backups are listed newest first over all nodes, by pages, with a tally; one guest's alone on request."""
         for vmid in (101, 103, 201, 101):
-            await tools.once("create_backup", MemoryCall(f"wf.{vmid}-{len(await stored(steered))}"), vmid=vmid)
-        first = await tools.once("list_backups", limit=3)
-        second = await tools.once("list_backups", limit=3, cursor=first.next)
-        one = await tools.once("list_backups", vmid=101, show=["time"])
+            await tools.call("create_backup", MemoryCall(f"wf.{vmid}-{len(await stored(steered))}"), vmid=vmid)
+        first = await tools.call("list_backups", limit=3)
+        second = await tools.call("list_backups", limit=3, cursor=first.next)
+        one = await tools.call("list_backups", vmid=101, show=["time"])
 
         assert (first.total, first.guests, len(first.backups), len(second.backups), second.next) == (4, 3, 3, 1, "")
         assert [each.time for each in first.backups] == sorted((e.time for e in first.backups), reverse=True)
@@ -190,36 +190,36 @@ class TestList:
 
     async def test_away(self, tools: Bench, steered: Steer) -> None:
         """A storage that cannot be read is named: its guests are not taken for ones without backups."""
-        await tools.once("create_backup", vmid=103)
+        await tools.call("create_backup", vmid=103)
         await steered.node("pve2", online=False)
-        listed = await tools.once("list_backups")
+        listed = await tools.call("list_backups")
 
         assert listed.backups == []
         assert list(listed.unread) == ["local on pve2"]
         with pytest.raises(
             errors.NotFound, match="local-lvm holds no backups, or does not exist; there are local on pve1"
         ):
-            await tools.once("list_backups", storage="local-lvm")
+            await tools.call("list_backups", storage="local-lvm")
 
     async def test_blind(self, lab: FakePve, tools: Bench) -> None:
         """To a token from which Proxmox hides backups they are not seen, and that is not called none."""
-        await tools.once("create_backup", vmid=101)
+        await tools.call("create_backup", vmid=101)
         proxmox = connect(lab, "audit")
         bench = Bench(proxmox, ToolSettings())
-        listed = await bench.once("list_backups")
-        content = await bench.once("list_volumes", call := MemoryCall(), storage="local", node="pve1", content="backup")
+        listed = await bench.call("list_backups")
+        content = await bench.call("list_volumes", call := MemoryCall(), storage="local", node="pve1", content="backup")
 
         assert (listed.total, content.total) == (0, 0)
         assert "lacks Datastore.AllocateSpace on /storage/local" in listed.unread["local on pve1"]
         assert "pveum acl modify /storage/local" in call.warnings[0]
-        assert (await tools.once("list_backups", vmid=100)).unread == {}
+        assert (await tools.call("list_backups", vmid=100)).unread == {}
         await proxmox.close()
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """500 backups cost one call a storage and fewer than 1,000 tokens."""
         await steered.volumes("local", "pve1", 500)
         await steered.call("DELETE", "/log")
-        listed = await tools.once("list_backups", node="pve1")
+        listed = await tools.call("list_backups", node="pve1")
 
         assert listed.total == 500
         assert size(listed) < 1000
@@ -235,25 +235,25 @@ class TestList:
 
     async def test_notes(self, tools: Bench, steered: Steer) -> None:
         """New notes keep the mark; saying the same twice sends nothing twice; a backup that is not there is told."""
-        made = await tools.once("create_backup", vmid=101)
-        noted = await tools.once("set_backup_notes", volid=made.volid, node="pve1", notes=NASTY)
-        await tools.once("set_backup_notes", call := MemoryCall(), volid=made.volid, node="pve1", notes=NASTY)
+        made = await tools.call("create_backup", vmid=101)
+        noted = await tools.call("set_backup_notes", volid=made.volid, node="pve1", notes=NASTY)
+        await tools.call("set_backup_notes", call := MemoryCall(), volid=made.volid, node="pve1", notes=NASTY)
 
         assert (noted.notes, noted.made_by) == (NASTY.partition("\n")[0], "wf.task")
         assert call.adopted
         assert len(await steered.log("PUT")) == 1
         with pytest.raises(errors.NotFound, match="no backup local:backup/none"):
-            await tools.once("set_backup_notes", volid="local:backup/none.vma", node="pve1", notes="x")
+            await tools.call("set_backup_notes", volid="local:backup/none.vma", node="pve1", notes="x")
 
     async def test_protection(self, tools: Bench, steered: Steer) -> None:
         """Protection is set and taken away, also when an answer is lost; a protected backup is not deleted."""
-        made = await tools.once("create_backup", vmid=101)
+        made = await tools.call("create_backup", vmid=101)
         await steered.rule("PUT", "/content/", {"cut_after": True}, 1)
         kept = await tools.until_done("set_backup_protection", MemoryCall(), volid=made.volid, node="pve1")
         with pytest.raises(errors.Rejected, match="is protected"):
-            await tools.once("delete_volume", volid=made.volid, node="pve1")
-        freed = await tools.once("set_backup_protection", volid=made.volid, node="pve1", protected=False)
-        gone = await tools.once("delete_volume", volid=made.volid, node="pve1")
+            await tools.call("delete_volume", volid=made.volid, node="pve1")
+        freed = await tools.call("set_backup_protection", volid=made.volid, node="pve1", protected=False)
+        gone = await tools.call("delete_volume", volid=made.volid, node="pve1")
 
         assert (kept.protected, freed.protected) == (True, False)
         assert gone.volume.size == made.size
@@ -268,8 +268,8 @@ class TestRestore:
         """A backup becomes a new guest with its configuration and description, marked, beside the old one."""
         node, kind = ("pve1", "qemu") if vmid == 101 else ("pve2", "lxc")
         await proxmox_of(tools).put(f"/nodes/{node}/{kind}/{vmid}/config", description="the database\n100% = ü")
-        made = await tools.once("create_backup", vmid=vmid)
-        guest = await tools.once(
+        made = await tools.call("create_backup", vmid=vmid)
+        guest = await tools.call(
             "restore_backup", MemoryCall("wf.re"), volid=made.volid, node=node, vmid=300, name="scratch"
         )
 
@@ -282,7 +282,7 @@ class TestRestore:
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
     async def test_lost(self, tools: Bench, steered: Steer, fault: str, seconds: float) -> None:
         """A restore whose answer or request is lost is settled: exactly one guest."""
-        made = await tools.once("create_backup", vmid=101)
+        made = await tools.call("create_backup", vmid=101)
         await steered.durations(qmrestore=seconds)
         await steered.rule("POST", "/qemu$", {fault: True}, 1)
         guest = await tools.until_done("restore_backup", MemoryCall(), volid=made.volid, node="pve1", vmid=300)
@@ -292,33 +292,33 @@ class TestRestore:
 
     async def test_taken(self, tools: Bench, steered: Steer) -> None:
         """A VMID that a stranger has is told, and the stranger is left alone; so is a backup that is not there."""
-        made = await tools.once("create_backup", vmid=101)
+        made = await tools.call("create_backup", vmid=101)
 
         with pytest.raises(errors.VmidTaken, match="VM 104 'nas' on pve3"):
-            await tools.once("restore_backup", volid=made.volid, node="pve1", vmid=104)
+            await tools.call("restore_backup", volid=made.volid, node="pve1", vmid=104)
         with pytest.raises(errors.NotFound, match="no backup"):
-            await tools.once("restore_backup", volid="local:backup/none.vma", node="pve1", vmid=300)
+            await tools.call("restore_backup", volid="local:backup/none.vma", node="pve1", vmid=300)
         with pytest.raises(errors.Rejected, match="storage local of pve1 does not hold images"):
-            await tools.once("restore_backup", volid=made.volid, node="pve1", vmid=300, storage="local")
+            await tools.call("restore_backup", volid=made.volid, node="pve1", vmid=300, storage="local")
         assert await steered.tasks("qmrestore") == []
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A restore that fails names what is left: nothing, or a half-made guest with its lock."""
-        made = await tools.once("create_backup", vmid=101)
+        made = await tools.call("create_backup", vmid=101)
         where = {"volid": made.volid, "node": "pve1"}
         await steered.rule("POST", "/qemu$", {"task_exit": "lvcreate failed"}, 1)
         with pytest.raises(errors.TaskFailed, match=r"lvcreate failed.*no guest 300 was left behind"):
-            await tools.once("restore_backup", **where, vmid=300)
+            await tools.call("restore_backup", **where, vmid=300)
         await steered.rule("POST", "/qemu$", {"task_exit": "unexpected status"}, 1)
         with pytest.raises(errors.TaskFailed, match=r"VM 301.* was left behind, locked \(create\)"):
-            await tools.once("restore_backup", **where, vmid=301)
+            await tools.call("restore_backup", **where, vmid=301)
 
     async def test_over(self, tools: Bench, steered: Steer) -> None:
         """A guest is overwritten when it is named, stopped and unprotected; once, though the answer was lost."""
-        made = await tools.once("create_backup", MemoryCall("wf.b"), vmid=101)
+        made = await tools.call("create_backup", MemoryCall("wf.b"), vmid=101)
         await proxmox_of(tools).put("/nodes/pve1/qemu/101/config", memory=1111)
         with pytest.raises(errors.Rejected, match="is not called 'nas'"):
-            await tools.once("restore_over_guest", volid=made.volid, vmid=101, guest="nas")
+            await tools.call("restore_over_guest", volid=made.volid, vmid=101, guest="nas")
         await steered.rule("POST", "/qemu$", {"cut_after": True}, 1)
         guest = await tools.until_done("restore_over_guest", MemoryCall(), volid=made.volid, vmid=101, guest="db-01")
 
@@ -327,20 +327,20 @@ class TestRestore:
 
     async def test_over_refused(self, tools: Bench, steered: Steer) -> None:
         """A running or protected guest, and one of another kind, is not overwritten."""
-        made = await tools.once("create_backup", vmid=100)
+        made = await tools.call("create_backup", vmid=100)
         with pytest.raises(errors.Rejected, match="web-01' on pve1 is running: only a stopped guest"):
-            await tools.once("restore_over_guest", volid=made.volid, vmid=100, guest="web-01")
+            await tools.call("restore_over_guest", volid=made.volid, vmid=100, guest="web-01")
         await proxmox_of(tools).put("/nodes/pve1/qemu/101/config", protection=1)
         with pytest.raises(errors.Rejected, match="is protected"):
-            await tools.once("restore_over_guest", volid=made.volid, vmid=101, guest="db-01")
+            await tools.call("restore_over_guest", volid=made.volid, vmid=101, guest="db-01")
         with pytest.raises(errors.Rejected, match="backup of a qemu guest"):
-            await tools.once("restore_over_guest", volid=made.volid, vmid=200, guest="dns")
+            await tools.call("restore_over_guest", volid=made.volid, vmid=200, guest="dns")
         assert await steered.tasks("qmrestore") == []
 
     async def test_inspected(self, tools: Bench) -> None:
         """A backup is checked as far as it goes without a restore."""
-        made = await tools.once("create_backup", vmid=101)
-        seen = await tools.once("inspect_backup", volid=made.volid, node="pve1")
+        made = await tools.call("create_backup", vmid=101)
+        seen = await tools.call("inspect_backup", volid=made.volid, node="pve1")
 
         assert (seen.sound, seen.problems, seen.disks, seen.memory) == (True, [], {"scsi0": 32.0}, 4096)
 

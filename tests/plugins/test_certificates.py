@@ -33,8 +33,8 @@ async def test_listed(tools: Bench, lab: FakePve, steered: Steer) -> None:
     """Each is listed with its days, the one that ends first before the others; what ends soon is warned of."""
     await say_domain(lab)
     await steered.settings(acme_days=10)
-    await tools.once("renew_certificate", **PVE1)
-    found = await tools.once("list_certificates", call := MemoryCall(), **PVE1)
+    await tools.call("renew_certificate", **PVE1)
+    found = await tools.call("list_certificates", call := MemoryCall(), **PVE1)
 
     assert [each.file for each in found.certificates] == ["pveproxy-ssl.pem", "pve-ssl.pem", "pve-root-ca.pem"]
     assert datetime.now(UTC) - found.certificates[0].since < timedelta(hours=2)
@@ -45,8 +45,8 @@ async def test_listed(tools: Bench, lab: FakePve, steered: Steer) -> None:
 async def test_ordered_and_left_alone(tools: Bench, lab: FakePve, steered: Steer) -> None:
     """The first time one is ordered; while it holds for long nothing is asked of the provider."""
     await say_domain(lab)
-    made = await tools.once("renew_certificate", first := MemoryCall(), **PVE1)
-    again = await tools.once("renew_certificate", second := MemoryCall(), **PVE1)
+    made = await tools.call("renew_certificate", first := MemoryCall(), **PVE1)
+    again = await tools.call("renew_certificate", second := MemoryCall(), **PVE1)
 
     assert (first.acted, second.acted) == (1, 0)
     assert again == made
@@ -57,11 +57,11 @@ async def test_due(tools: Bench, lab: FakePve, steered: Steer, monkeypatch: pyte
     """In its last days it is renewed; one that was made just now is what was asked for, however short it holds."""
     await say_domain(lab)
     await steered.settings(acme_days=6)
-    await tools.once("renew_certificate", **PVE1)
-    await tools.once("renew_certificate", fresh := MemoryCall(), **PVE1)
+    await tools.call("renew_certificate", **PVE1)
+    await tools.call("renew_certificate", fresh := MemoryCall(), **PVE1)
     monkeypatch.setattr("agentd_proxmox.nodes.certificates.FRESH", timedelta(0))
     await steered.settings(acme_days=90)
-    found = await tools.once("renew_certificate", due := MemoryCall(), **PVE1)
+    found = await tools.call("renew_certificate", due := MemoryCall(), **PVE1)
 
     assert (fresh.acted, due.acted) == (0, 1)
     assert [each.days for each in found.certificates if each.file == "pveproxy-ssl.pem"] == [89]
@@ -82,17 +82,17 @@ async def test_answer_lost(tools: Bench, lab: FakePve, steered: Steer, fault: st
 async def test_nobody_to_ask(tools: Bench) -> None:
     """Without a domain Proxmox cannot order any: what a person has to do is said."""
     with pytest.raises(errors.Rejected, match=r"pvenode config set --acmedomain0 pve1\.example\.com"):
-        await tools.once("renew_certificate", **PVE1)
+        await tools.call("renew_certificate", **PVE1)
 
 
 async def test_pinned(lab: FakePve) -> None:
     """The certificate that agentd itself pins is not renewed under its feet."""
     await say_domain(lab)
     proxmox = connect(lab)
-    listed = (await Bench(proxmox).once("list_certificates", **PVE1)).certificates
+    listed = (await Bench(proxmox).call("list_certificates", **PVE1)).certificates
     await proxmox.close()
     pinned = next(each.fingerprint for each in listed if each.file == "pve-ssl.pem")
     proxmox = connect(lab, ca_file=None, fingerprint=pinned.lower())
     with pytest.raises(errors.Rejected, match="fingerprint pins a certificate of this node"):
-        await Bench(proxmox).once("renew_certificate", **PVE1)
+        await Bench(proxmox).call("renew_certificate", **PVE1)
     await proxmox.close()

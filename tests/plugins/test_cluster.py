@@ -27,15 +27,15 @@ class TestLists:
 
         for tool in ("list_guests", "list_storages", "get_free_vmids"):
             with pytest.raises(errors.Denied, match=r"has no rights.*PVEAuditor"):
-                await tools.once(tool)
+                await tools.call(tool)
         await proxmox.close()
 
     async def test_nodes(self, tools: Bench, steered: Steer) -> None:
         """Nodes are listed with their load; one that is offline is not asked."""
         await steered.node("pve3", online=False)
-        listed = await tools.once("list_nodes")
+        listed = await tools.call("list_nodes")
         await steered.call("DELETE", "/log")
-        away = await tools.once("get_node", node="pve3")
+        away = await tools.call("get_node", node="pve3")
 
         assert [(each.node, each.status) for each in listed.nodes] == [
             ("pve1", "online"),
@@ -45,13 +45,13 @@ class TestLists:
         assert listed.quorate is True
         assert away.status == "offline"
         assert len(await steered.log()) == 1
-        assert (await tools.once("get_node", node="pve1")).memory > 0
+        assert (await tools.call("get_node", node="pve1")).memory > 0
         with pytest.raises(errors.NotFound, match="pve1, pve2, pve3"):
-            await tools.once("get_node", node="pve9")
+            await tools.call("get_node", node="pve9")
 
     async def test_storages(self, tools: Bench) -> None:
         """Storages are listed by node and content, with free bytes."""
-        found = (await tools.once("list_storages", node="pve1", content="images")).storages
+        found = (await tools.call("list_storages", node="pve1", content="images")).storages
 
         assert [each.storage for each in found] == ["local-lvm", "shared"]
         assert [each.shared for each in found] == [False, True]
@@ -59,37 +59,37 @@ class TestLists:
 
     async def test_bridges(self, tools: Bench) -> None:
         """The bridges of a node are listed."""
-        assert "vmbr0" in [each.bridge for each in (await tools.once("list_bridges", node="pve1")).bridges]
+        assert "vmbr0" in [each.bridge for each in (await tools.call("list_bridges", node="pve1")).bridges]
 
     async def test_tasks(self, tools: Bench, steered: Steer) -> None:
         """Tasks are listed with how they ended, running ones as running; one is shown with its log."""
-        await tools.once("create_vm", **NEW)
+        await tools.call("create_vm", **NEW)
         await steered.rule("POST", "/start$", {"task_exit": "start failed"})
         with pytest.raises(errors.TaskFailed):
-            await tools.once("start_guest", vmid=101)
+            await tools.call("start_guest", vmid=101)
         await steered.durations(qmstop=5)
         running = MemoryCall(seconds=0.5)
         with pytest.raises(errors.TemporaryError):
-            await tools.once("stop_guest", running, vmid=100)
+            await tools.call("stop_guest", running, vmid=100)
 
-        listed = (await tools.once("list_tasks")).tasks
+        listed = (await tools.call("list_tasks")).tasks
         assert {(each.type, each.id, each.status) for each in listed} >= {
             ("qmcreate", "300", "OK"),
             ("qmstart", "101", "start failed"),
             ("qmstop", "100", "running"),
         }
         assert all(each.user == "agentd@pve!full" for each in listed)
-        assert [each.id for each in (await tools.once("list_tasks", node="pve1", failed=True)).tasks] == ["101"]
-        assert [each.upid for each in (await tools.once("list_tasks", node="pve1", running=True)).tasks] == [
+        assert [each.id for each in (await tools.call("list_tasks", node="pve1", failed=True)).tasks] == ["101"]
+        assert [each.upid for each in (await tools.call("list_tasks", node="pve1", running=True)).tasks] == [
             running.upid
         ]
-        shown = await tools.once("get_task", upid=listed[-1].upid)
+        shown = await tools.call("get_task", upid=listed[-1].upid)
         assert (shown.succeeded, shown.running, shown.log[-1]) == (True, False, "TASK OK")
-        still = await tools.once("get_task", upid=running.upid)
-        ended = await tools.once("get_task", upid=running.upid, patience=60)
+        still = await tools.call("get_task", upid=running.upid)
+        ended = await tools.call("get_task", upid=running.upid, patience=60)
         assert (still.running, ended.running, ended.succeeded) == (True, False, True)
         with pytest.raises(errors.Rejected):
-            await tools.once("get_task", upid="../../version")
+            await tools.call("get_task", upid="../../version")
 
 
 def test_face() -> None:

@@ -24,7 +24,7 @@ class TestCreate:
         """A new container is as asked for, unprivileged, bears the mark, and is not started."""
         wish = CONTAINER | {"cores": 2, "memory": 1024, "tags": ["web"], "description": "shop", "features": "nesting=1"}
         address = {"ip": "192.0.2.5/24", "gateway": "192.0.2.1", "sshkeys": "ssh-ed25519 AAAA= me@home\n"}
-        made = await tools.once("create_container", MemoryCall("wf-1.create"), **wish, **address)
+        made = await tools.call("create_container", MemoryCall("wf-1.create"), **wish, **address)
 
         config = (await steered.found(320))["config"]
         (sent,) = await steered.log("POST")
@@ -53,7 +53,7 @@ class TestCreate:
         wish = CONTAINER if tool == "create_container" else COPY
         for vmid in (101, 200):
             with pytest.raises(errors.VmidTaken, match="not ours"):
-                await tools.once(tool, **wish | {"vmid": vmid})
+                await tools.call(tool, **wish | {"vmid": vmid})
         assert await steered.log("POST") == []
 
     async def test_race(self, tools: Bench, steered: Steer) -> None:
@@ -70,14 +70,14 @@ class TestCreate:
         await steered.rule("POST", "/lxc$", {"task_exit": "lvcreate failed"})
 
         with pytest.raises(errors.TaskFailed, match=r"lvcreate failed.*no container 320 was left behind"):
-            await tools.once("create_container", **CONTAINER)
+            await tools.call("create_container", **CONTAINER)
 
     async def test_warnings(self, tools: Bench, steered: Steer) -> None:
         """A create that ends with warnings is done, and they are handed on."""
         await steered.rule("POST", "/lxc$", {"task_exit": "WARNINGS: 1"})
         call = MemoryCall()
 
-        assert (await tools.once("create_container", call, **CONTAINER)).vmid == 320
+        assert (await tools.call("create_container", call, **CONTAINER)).vmid == 320
         assert call.warnings
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
@@ -85,7 +85,7 @@ class TestCreate:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Allocate on /vms/320; .*pveum acl modify /vms/320"):
-            await Bench(proxmox).once("create_container", **CONTAINER)
+            await Bench(proxmox).call("create_container", **CONTAINER)
         assert await steered.found(320) is None
         await proxmox.close()
 
@@ -105,7 +105,7 @@ class TestCreate:
                 MemoryCall(), tools.tools["create_container"].parse(CONTAINER | {"gateway": "192.0.2.1"})
             )
         with pytest.raises(errors.NotFound, match="there is no storage 'nope' on pve1"):
-            await tools.once("create_container", **CONTAINER | {"storage": "nope"})
+            await tools.call("create_container", **CONTAINER | {"storage": "nope"})
 
 
 class TestClone:
@@ -113,32 +113,32 @@ class TestClone:
 
     async def test_full(self, tools: Bench, steered: Steer) -> None:
         """A stopped container is cloned in full, with the mark; its source stays as it is."""
-        before = await tools.once("get_guest", vmid=201)
-        made = await tools.once("clone_container", MemoryCall("wf-2.clone"), **COPY)
+        before = await tools.call("get_guest", vmid=201)
+        made = await tools.call("clone_container", MemoryCall("wf-2.clone"), **COPY)
 
         assert (made.vmid, made.node, made.name, made.status) == (321, "pve2", "ct-02", "stopped")
         assert "agentd:wf-2.clone" in (await steered.found(321))["config"]["description"]
-        assert await tools.once("get_guest", vmid=201) == before
+        assert await tools.call("get_guest", vmid=201) == before
 
     async def test_linked(self, tools: Bench) -> None:
         """A linked clone is made of a template, on its storage."""
         with pytest.raises(errors.Rejected, match="is no template, so only a full clone"):
-            await tools.once("clone_container", **COPY, full=False)
-        name = (await tools.once("get_guest", vmid=201)).name
-        await tools.once("convert_to_template", MemoryCall("wf.t"), vmid=201, name=name)
+            await tools.call("clone_container", **COPY, full=False)
+        name = (await tools.call("get_guest", vmid=201)).name
+        await tools.call("convert_to_template", MemoryCall("wf.t"), vmid=201, name=name)
         with pytest.raises(errors.Rejected, match="leave `storage` out"):
-            await tools.once("clone_container", **COPY, full=False, storage="shared")
+            await tools.call("clone_container", **COPY, full=False, storage="shared")
 
-        assert (await tools.once("clone_container", **COPY, full=False)).vmid == 321
+        assert (await tools.call("clone_container", **COPY, full=False)).vmid == 321
 
     async def test_running(self, tools: Bench, steered: Steer) -> None:
         """A container that runs is not cloned in full, and a VM is no container."""
-        await tools.once("start_guest", MemoryCall("wf.s"), vmid=201)
+        await tools.call("start_guest", MemoryCall("wf.s"), vmid=201)
         sent = len(await steered.log("POST"))
         with pytest.raises(errors.Rejected, match="runs: shutdown_guest first"):
-            await tools.once("clone_container", **COPY)
+            await tools.call("clone_container", **COPY)
         with pytest.raises(errors.Rejected, match="VM 101 'db-01' on pve1 is not a container"):
-            await tools.once("clone_container", **COPY | {"source": 101})
+            await tools.call("clone_container", **COPY | {"source": 101})
 
         assert len(await steered.log("POST")) == sent
 
@@ -148,7 +148,7 @@ class TestUpdate:
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """Options change once, and are left alone when they are so; the mark stays."""
-        await tools.once("create_container", MemoryCall("wf-1.create"), **CONTAINER)
+        await tools.call("create_container", MemoryCall("wf-1.create"), **CONTAINER)
         wish: dict[str, Any] = {
             "hostname": "renamed",
             "cores": 3,
@@ -160,7 +160,7 @@ class TestUpdate:
             "protection": True,
         }
         for call in (first := MemoryCall(), MemoryCall()):
-            found = await tools.once("update_container", call, vmid=320, **wish)
+            found = await tools.call("update_container", call, vmid=320, **wish)
 
             assert (found.name, found.cores, found.memory, found.tags) == ("renamed", 3, 768, ["db"])
             assert (found.description, found.onboot) == ("new", True)
@@ -170,23 +170,23 @@ class TestUpdate:
         assert "agentd:wf-1.create" in config["description"]
         assert (config["startup"], str(config["protection"])) == ("order=3", "1")
         assert first.undo is not None
-        back = await tools.once(first.undo[0], **first.undo[1])
+        back = await tools.call(first.undo[0], **first.undo[1])
         assert (back.name, back.cores, back.memory, back.tags, back.onboot) == ("ct-01", 1, 512, [], False)
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """A configuration that was changed since it was read is not changed; a VM is no container."""
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("update_container", vmid=201, cores=4, digest="0" * 40)
+            await tools.call("update_container", vmid=201, cores=4, digest="0" * 40)
         with pytest.raises(errors.Rejected, match="is not a container"):
-            await tools.once("update_container", vmid=101, cores=4)
+            await tools.call("update_container", vmid=101, cores=4)
         assert await steered.log("PUT") == []
 
     async def test_pending(self, tools: Bench) -> None:
         """What takes effect only at the next start is told."""
-        await tools.once("start_guest", MemoryCall("wf.s"), vmid=201)
+        await tools.call("start_guest", MemoryCall("wf.s"), vmid=201)
         call = MemoryCall()
-        await tools.once("update_container", call, vmid=201, features="nesting=1")
+        await tools.call("update_container", call, vmid=201, features="nesting=1")
 
-        (waiting,) = (await tools.once("get_pending_changes", vmid=201)).pending
+        (waiting,) = (await tools.call("get_pending_changes", vmid=201)).pending
         assert (waiting.option, waiting.then) == ("features", "nesting=1")
         assert call.warnings[0].endswith("takes on at its next start: features")

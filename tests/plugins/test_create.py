@@ -23,7 +23,7 @@ class TestCreate:
     async def test_new(self, tools: Bench, steered: Steer) -> None:
         """A new VM is as asked for, bears the mark, and is not started."""
         call = MemoryCall("wf-1.create")
-        made = await tools.once(
+        made = await tools.call(
             "create_vm", call, **NEW, cores=4, memory=4096, tags=["web", "prod"], description="shop", pool=None
         )
 
@@ -38,7 +38,7 @@ class TestCreate:
 
     async def test_clone(self, tools: Bench, steered: Steer) -> None:
         """A clone of a template may land on another node and bears the mark."""
-        made = await tools.once("create_vm", MemoryCall("wf-2.create"), **CLONE | {"node": "pve3"})
+        made = await tools.call("create_vm", MemoryCall("wf-2.create"), **CLONE | {"node": "pve3"})
 
         assert (made.vmid, made.node, made.name, made.template) == (301, "pve3", "app-02", False)
         assert made.disks == {"scsi0": 3.0}
@@ -47,19 +47,19 @@ class TestCreate:
 
     async def test_linked_clone(self, tools: Bench, steered: Steer) -> None:
         """A linked clone is made of a template only, on its template's storage."""
-        await tools.once("create_vm", **CLONE, full=False)
+        await tools.call("create_vm", **CLONE, full=False)
 
         assert await steered.found(301) is not None
         with pytest.raises(errors.Rejected, match="no template"):
-            await tools.once("create_vm", **CLONE | {"vmid": 302, "template": 100}, full=False)
+            await tools.call("create_vm", **CLONE | {"vmid": 302, "template": 100}, full=False)
         with pytest.raises(errors.Rejected, match="linked"):
-            await tools.once("create_vm", **CLONE | {"vmid": 302}, full=False, storage="shared")
+            await tools.call("create_vm", **CLONE | {"vmid": 302}, full=False, storage="shared")
 
     @pytest.mark.parametrize("parameters", [NEW, CLONE])
     async def test_slow_tasks(self, tools: Bench, steered: Steer, parameters: dict[str, Any]) -> None:
         """The result is there only when the task is over."""
         await steered.durations(default=0.6)
-        made = await tools.once("create_vm", **parameters)
+        made = await tools.call("create_vm", **parameters)
 
         assert made.lock == ""
         assert made.name == parameters["name"]
@@ -68,7 +68,7 @@ class TestCreate:
         """WARNINGS is a success that says what Proxmox warned of."""
         await steered.rule("POST", "/qemu$", {"task_exit": "WARNINGS: 1"})
         call = MemoryCall()
-        made = await tools.once("create_vm", call, **NEW)
+        made = await tools.call("create_vm", call, **NEW)
 
         assert made.vmid == 300
         assert len(call.warnings) == 1
@@ -77,15 +77,15 @@ class TestCreate:
     async def test_taken(self, tools: Bench, steered: Steer) -> None:
         """A stranger's VMID is vmid_taken, named with its node, and nothing is sent."""
         with pytest.raises(errors.VmidTaken, match="VM 104 'nas' on pve3"):
-            await tools.once("create_vm", **NEW | {"vmid": 104})
+            await tools.call("create_vm", **NEW | {"vmid": 104})
         with pytest.raises(errors.VmidTaken, match="container 200 'dns' on pve1"):
-            await tools.once("create_vm", **NEW | {"vmid": 200})
+            await tools.call("create_vm", **NEW | {"vmid": 200})
         assert await steered.log("POST") == []
 
     async def test_taken_between(self, tools: Bench, steered: Steer) -> None:
         """A stranger that comes between look and act is met by Proxmox' own check."""
         await steered.rule("POST", "/qemu$", {"delay": 0.4})
-        task = asyncio.ensure_future(tools.once("create_vm", **NEW))
+        task = asyncio.ensure_future(tools.call("create_vm", **NEW))
         await asyncio.sleep(0.25)
         await steered.guest(vmid=300, node="pve3", name="stranger", type="qemu")
 
@@ -123,9 +123,9 @@ class TestCreate:
         """Our own request that was thought lost and comes late is adopted, although Proxmox says `already exists`."""
         await steered.rule("POST", "/qemu$", {"delay": 0.5}, 2)
         key = "wf.late"
-        first = asyncio.ensure_future(tools.once("create_vm", MemoryCall(key), **NEW))
+        first = asyncio.ensure_future(tools.call("create_vm", MemoryCall(key), **NEW))
         await asyncio.sleep(0.2)  # both have looked and found nothing before either is done
-        second = await tools.once("create_vm", MemoryCall(key), **NEW)
+        second = await tools.call("create_vm", MemoryCall(key), **NEW)
 
         assert (await first) == second
         assert len(await steered.creates()) == 1
@@ -148,7 +148,7 @@ class TestCreate:
         await other.post("/nodes/pve2/qemu", vmid=300)
 
         with pytest.raises(errors.VmidTaken, match="agentd@pve!other is making VM 300"):
-            await tools.once("create_vm", **NEW)
+            await tools.call("create_vm", **NEW)
         assert len(await steered.creates()) == 1
         await maker.close()
         await other.close()
@@ -157,18 +157,18 @@ class TestCreate:
         """A half-made guest at which nobody works is a stranger without a mark, a failure with ours."""
         await steered.guest(vmid=300, node="pve2", name="x", type="qemu", lock="create", config={"lock": "create"})
         with pytest.raises(errors.VmidTaken):
-            await tools.once("create_vm", **NEW)
+            await tools.call("create_vm", **NEW)
         ours = {"lock": "clone", "description": "agentd:wf.task"}
         await steered.guest(vmid=301, node="pve1", name="x", type="qemu", lock="clone", config=ours)
         with pytest.raises(errors.TaskFailed, match="half made"):
-            await tools.once("create_vm", **CLONE)
+            await tools.call("create_vm", **CLONE)
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A create that fails says why, and that nothing was left behind."""
         await steered.rule("POST", "/qemu$", {"task_exit": "lvcreate failed"})
 
         with pytest.raises(errors.TaskFailed, match=r"lvcreate failed.*no VM 300 was left behind") as caught:
-            await tools.once("create_vm", **NEW)
+            await tools.call("create_vm", **NEW)
         assert caught.value.log
 
     async def test_killed(self, tools: Bench, steered: Steer) -> None:
@@ -176,14 +176,14 @@ class TestCreate:
         await steered.rule("POST", "/qemu$", {"task_exit": "unexpected status"})
 
         with pytest.raises(errors.TaskFailed, match=r"VM 300.* on pve2 was left behind"):
-            await tools.once("create_vm", **NEW)
+            await tools.call("create_vm", **NEW)
 
     async def test_node_offline(self, tools: Bench, steered: Steer) -> None:
         """A node that is away is unavailable, not an unknown outcome: nothing was sent."""
         await steered.node("pve2", online=False)
 
         with pytest.raises(errors.ProxmoxUnavailable, match="pve2"):
-            await tools.once("create_vm", **NEW)
+            await tools.call("create_vm", **NEW)
         await steered.node("pve2", online=True)
         assert await steered.found(300) is None
 
@@ -206,7 +206,7 @@ class TestCreate:
         with pytest.raises(
             errors.Denied, match=r"VM.Allocate on /vms/300; .*pveum acl modify /vms/300 --tokens 'agentd@pve!audit'"
         ):
-            await tools.once("create_vm", **NEW)
+            await tools.call("create_vm", **NEW)
         assert await steered.found(300) is None
         await proxmox.close()
 
@@ -216,7 +216,7 @@ class TestCreate:
             with pytest.raises(errors.InvalidMessage):
                 tools.tools["create_vm"].parse(NEW | wrong)
         with pytest.raises(errors.Rejected, match="storage"):
-            await tools.once("create_vm", vmid=300, node="pve1", name="x")
+            await tools.call("create_vm", vmid=300, node="pve1", name="x")
         with pytest.raises(errors.Rejected, match="key"):
             await tools.tools["create_vm"].run(MemoryCall(""), tools.tools["create_vm"].parse(NEW))
 
@@ -226,14 +226,14 @@ class TestVmids:
 
     async def test_free(self, tools: Bench) -> None:
         """Drawn VMIDs are free, different, in the range and not excluded."""
-        found = await tools.once("get_free_vmids", count=4, vmid_min=100, vmid_max=110, exclude=[110])
+        found = await tools.call("get_free_vmids", count=4, vmid_min=100, vmid_max=110, exclude=[110])
 
         assert sorted(found.vmids) == [106, 107, 108, 109]
 
     async def test_full(self, tools: Bench) -> None:
         """A range that is too full says how much is free."""
         with pytest.raises(errors.Rejected, match="1 VMIDs are free"):
-            await tools.once("get_free_vmids", count=2, vmid_min=100, vmid_max=106)
+            await tools.call("get_free_vmids", count=2, vmid_min=100, vmid_max=106)
 
     def test_draw(self) -> None:
         """Drawing works in a wide range and in a nearly full one."""

@@ -211,7 +211,7 @@ def test_the_schema_is_in_step() -> None:
 @pytest.mark.parametrize("file", [*EXAMPLES, *FILES.glob("*.yaml")], ids=lambda each: each.stem)
 def test_what_is_shipped(known: dict[str, Tool], file: Path) -> None:
     """Each file that comes with agentd has no fault, and fits the published schema."""
-    found, report = check.read(file.read_bytes(), file.name, file.stem, check.Known(known, {}))
+    found, report = check.read(file.read_bytes(), file.name, file.stem, check.KnownNames(known, {}))
 
     assert report.faults == []
     assert found is not None

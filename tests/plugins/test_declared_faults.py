@@ -174,7 +174,11 @@ def test_sizes(known: dict[str, Tool]) -> None:
     assert "this is nested more than 32 deep: are there aliases (*) of aliases?" in str(faults("a: &a [*a]", known))
     assert faults("[" * 60_000, known) == ["f.yaml:1:1: it is nested too deeply; at most 32 levels are read"]
     assert faults("#" * 200_000, known) == ["f.yaml:1:1: the file has 200000 bytes; at most 131072 are read"]
-    assert check.read(b"a: \xff", "f.yaml", "f", check.Known({}, {}))[1].faults[0].text.startswith("this is not UTF-8")
+    assert (
+        check.read(b"a: \xff", "f.yaml", "f", check.KnownNames({}, {}))[1]
+        .faults[0]
+        .text.startswith("this is not UTF-8")
+    )
     assert time.process_time() - begun < 10
 
 
@@ -197,7 +201,7 @@ def test_a_file_that_somebody_spoilt(known: dict[str, Tool], data: st.DataObject
         lines[at : at + 1] = {
             "lose": [], "double": [lines[at]] * 2, "indent": [f"  {lines[at]}"]
         }.get(change, [change])  # fmt: skip
-    found, report = check.read("\n".join(lines).encode(), "f.yaml", "f", check.Known(known, WORKFLOWS))
+    found, report = check.read("\n".join(lines).encode(), "f.yaml", "f", check.KnownNames(known, WORKFLOWS))
 
     assert (found is None) is bool(report.faults)
     assert all(each.line >= 1 and each.column >= 1 and each.text for each in report.faults)
@@ -207,7 +211,7 @@ def test_a_file_that_somebody_spoilt(known: dict[str, Tool], data: st.DataObject
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     """Whatever lies in a file, reading it ends in faults."""
-    found, report = check.read(data, "f.yaml", "f", check.Known({}, {}))
+    found, report = check.read(data, "f.yaml", "f", check.KnownNames({}, {}))
 
     assert found is None
     assert report.faults

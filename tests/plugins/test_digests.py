@@ -44,7 +44,7 @@ async def test_own_change(
     tools: Bench, steered: Steer, tool: str, given: dict[str, Any], lost: str, before: list[tuple[str, dict[str, Any]]]
 ) -> None:
     """A change whose answer is lost is found as done, though what it changed has another digest than was given."""
-    done = [await tools.once(name, MemoryCall(f"{n}.x"), **parameters) for n, (name, parameters) in enumerate(before)]
+    done = [await tools.call(name, MemoryCall(f"{n}.x"), **parameters) for n, (name, parameters) in enumerate(before)]
     method, _, path = lost.partition(" ")
     await steered.rule(method, path, {"cut_after": True}, 1)
     await tools.until_done(tool, call := MemoryCall("own.x"), **given, digest=done[-1].digest)

@@ -21,9 +21,9 @@ class TestMove:
 
     async def test_moved(self, tools: Bench, steered: Steer) -> None:
         """A disk lies on the other storage, as large as before, the old volume is kept; the second time nothing."""
-        before = await tools.once("get_guest", vmid=101)
+        before = await tools.call("get_guest", vmid=101)
         for _ in range(2):
-            done = await tools.once("move_disk", **MOVE)
+            done = await tools.call("move_disk", **MOVE)
 
             assert (done.guest.storages, done.guest.disks) == (["shared"], before.disks)
             assert [each.partition(":")[0] for each in done.unused.values()] == before.storages
@@ -41,18 +41,18 @@ class TestMove:
         """A move that ends with warnings is done, and they are handed on."""
         await steered.rule("POST", "/move_disk$", {"task_exit": "WARNINGS: 1"})
         call = MemoryCall()
-        await tools.once("move_disk", call, **MOVE)
+        await tools.call("move_disk", call, **MOVE)
 
         assert call.warnings
 
     async def test_wrong(self, tools: Bench, steered: Steer) -> None:
         """No such disk, no such storage, another configuration than the one that was read: nothing is sent."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 has no disk scsi5; it has scsi0"):
-            await tools.once("move_disk", **MOVE | {"disk": "scsi5"})
+            await tools.call("move_disk", **MOVE | {"disk": "scsi5"})
         with pytest.raises(errors.NotFound, match="there is no storage 'nope' on pve1"):
-            await tools.once("move_disk", **MOVE | {"storage": "nope"})
+            await tools.call("move_disk", **MOVE | {"storage": "nope"})
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("move_disk", **MOVE, digest="0" * 40)
+            await tools.call("move_disk", **MOVE, digest="0" * 40)
         assert await steered.log("POST") == []
 
     async def test_denied(self, lab: FakePve) -> None:
@@ -60,7 +60,7 @@ class TestMove:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Config.Disk.*pveum acl modify /vms/101"):
-            await Bench(proxmox).once("move_disk", **MOVE)
+            await Bench(proxmox).call("move_disk", **MOVE)
         await proxmox.close()
 
 
@@ -69,9 +69,9 @@ class TestDetach:
 
     async def test_off_and_on(self, tools: Bench, steered: Steer) -> None:
         """A disk that is taken off is kept and can be put back, each once."""
-        off = [await tools.once("detach_disk", vmid=101, disk="scsi0") for _ in range(2)][1]
+        off = [await tools.call("detach_disk", vmid=101, disk="scsi0") for _ in range(2)][1]
         (volume,) = off.unused.values()
-        on = [await tools.once("attach_disk", vmid=101, disk="scsi1", volume=volume) for _ in range(2)][1]
+        on = [await tools.call("attach_disk", vmid=101, disk="scsi1", volume=volume) for _ in range(2)][1]
 
         assert off.guest.disks == {}
         assert (list(on.guest.disks), on.unused) == (["scsi1"], {})
@@ -81,16 +81,16 @@ class TestDetach:
         """A running VM that keeps its disk until its next start says so."""
         await without_hotplug(lab, 100)
         call = MemoryCall()
-        await tools.once("detach_disk", call, vmid=100, disk="scsi0")
+        await tools.call("detach_disk", call, vmid=100, disk="scsi0")
 
         assert call.warnings == ["VM 100 'web-01' on pve1 keeps scsi0 until its next start"]
 
     async def test_wrong(self, tools: Bench, steered: Steer) -> None:
         """A volume of somebody else, and a place that is taken, are refused; an unused one is no disk to detach."""
         with pytest.raises(errors.Rejected, match="is no unused one of VM 101 'db-01' on pve1; it has none"):
-            await tools.once("attach_disk", vmid=101, disk="scsi1", volume="shared:9000/base-9000-disk-0.raw")
+            await tools.call("attach_disk", vmid=101, disk="scsi1", volume="shared:9000/base-9000-disk-0.raw")
         with pytest.raises(errors.Rejected, match="has another scsi0 already: choose a free one"):
-            await tools.once("attach_disk", vmid=101, disk="scsi0", volume="shared:9000/base-9000-disk-0.raw")
+            await tools.call("attach_disk", vmid=101, disk="scsi0", volume="shared:9000/base-9000-disk-0.raw")
         with pytest.raises(errors.InvalidMessage, match="disk"):
             tools.tools["detach_disk"].parse({"vmid": 101, "disk": "unused0"})
         assert await steered.log("POST") == []
@@ -113,7 +113,7 @@ class TestAdd:
         """A stopped VM, a container that runs or not, gets one more disk, once; detach_disk takes it back."""
         wanted: dict[str, Any] = {"vmid": vmid, "disk": disk, "storage": "local-lvm", "size": 5, **more}
         call = MemoryCall()
-        done = [await tools.once("create_disk", each, **wanted) for each in (call, MemoryCall())][1]
+        done = [await tools.call("create_disk", each, **wanted) for each in (call, MemoryCall())][1]
 
         found = await steered.found(vmid)
         assert (done.guest.disks[disk], done.unused) == (5.0, {})
@@ -125,7 +125,7 @@ class TestAdd:
         """A running VM that takes its disk on only when it starts again says so."""
         await without_hotplug(lab, 100)
         call = MemoryCall()
-        await tools.once("create_disk", call, vmid=100, disk="virtio0", storage="local-lvm", size=5)
+        await tools.call("create_disk", call, vmid=100, disk="virtio0", storage="local-lvm", size=5)
 
         assert call.warnings == ["VM 100 'web-01' on pve1 uses virtio0 from its next start on"]
 
@@ -145,17 +145,17 @@ class TestAdd:
         """A place that is taken, another kind of guest, a storage for other things, no mount: nothing is sent."""
         disk: dict[str, Any] = {"vmid": 101, "disk": "scsi1", "storage": "local-lvm", "size": 5}
         with pytest.raises(errors.Rejected, match="has another scsi0 already: choose a free one"):
-            await tools.once("create_disk", **disk | {"disk": "scsi0"})
+            await tools.call("create_disk", **disk | {"disk": "scsi0"})
         with pytest.raises(errors.Rejected, match="can be given and rid of scsi1, virtio0, …, not mp0"):
-            await tools.once("create_disk", **disk | {"disk": "mp0"})
+            await tools.call("create_disk", **disk | {"disk": "mp0"})
         with pytest.raises(errors.Rejected, match="can be given and rid of mp0, mp1, …, not rootfs"):
-            await tools.once("create_disk", **disk | {"vmid": 201, "disk": "rootfs", "mount": "/srv"})
+            await tools.call("create_disk", **disk | {"vmid": 201, "disk": "rootfs", "mount": "/srv"})
         with pytest.raises(errors.Rejected, match="mount: say where container 201 'proxy' on pve2 shall see it"):
-            await tools.once("create_disk", **disk | {"vmid": 201, "disk": "mp0"})
+            await tools.call("create_disk", **disk | {"vmid": 201, "disk": "mp0"})
         with pytest.raises(errors.Rejected, match="mounts its disks itself; leave `mount` out"):
-            await tools.once("create_disk", **disk, mount="/srv")
+            await tools.call("create_disk", **disk, mount="/srv")
         with pytest.raises(errors.Rejected, match="storage local of pve1 does not hold images"):
-            await tools.once("create_disk", **disk | {"storage": "local"})
+            await tools.call("create_disk", **disk | {"storage": "local"})
         with pytest.raises(errors.InvalidMessage, match="mount"):
             tools.tools["create_disk"].parse(disk | {"mount": "/srv/../etc,ro=1"})
         assert await steered.log("POST") == await steered.log("PUT") == []
@@ -166,9 +166,9 @@ class TestContainers:
 
     async def test_resized(self, tools: Bench, steered: Steer) -> None:
         """A container's root file system grows to a size, by default, also while it runs; a larger one is left."""
-        grown = await tools.once("resize_disk", vmid=200, size=12)
-        await tools.once("resize_disk", vmid=200, size=12)
-        await tools.once("resize_disk", call := MemoryCall(), vmid=200, size=4, disk="rootfs")
+        grown = await tools.call("resize_disk", vmid=200, size=12)
+        await tools.call("resize_disk", vmid=200, size=12)
+        await tools.call("resize_disk", call := MemoryCall(), vmid=200, size=4, disk="rootfs")
 
         assert grown.disks == {"rootfs": 12.0}
         assert call.warnings == [
@@ -180,13 +180,13 @@ class TestContainers:
         """A stopped container's volume is moved once, the old one is kept; a running one is refused."""
         await steered.storage("shared", content="images,rootdir")
         for _ in range(2):
-            done = await tools.once("move_disk", vmid=201, disk="rootfs", storage="shared")
+            done = await tools.call("move_disk", vmid=201, disk="rootfs", storage="shared")
 
             assert (done.guest.storages, done.guest.disks) == (["shared"], {"rootfs": 8.0})
             assert list(done.unused.values()) == ["local-lvm:vm-201-disk-0"]
         assert len(await steered.tasks("move_volume")) == 1
         with pytest.raises(errors.Rejected, match="container 200 'dns' on pve1 is running: shutdown_guest first"):
-            await tools.once("move_disk", vmid=200, disk="rootfs", storage="shared")
+            await tools.call("move_disk", vmid=200, disk="rootfs", storage="shared")
 
     async def test_moved_lost(self, tools: Bench, steered: Steer) -> None:
         """A move whose answer is lost is found while it runs, and not begun again."""
@@ -199,12 +199,12 @@ class TestContainers:
 
     async def test_off_and_on(self, tools: Bench) -> None:
         """A mount point that is taken off is kept and put back where it was, each once."""
-        await tools.once("create_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+        await tools.call("create_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
         call = MemoryCall()
-        off = [await tools.once("detach_disk", each, vmid=201, disk="mp0") for each in (call, MemoryCall())][1]
+        off = [await tools.call("detach_disk", each, vmid=201, disk="mp0") for each in (call, MemoryCall())][1]
         assert call.undo is not None
         back, parameters = call.undo
-        on = [await tools.once(back, **parameters) for _ in range(2)][1]
+        on = [await tools.call(back, **parameters) for _ in range(2)][1]
 
         assert (list(off.guest.disks), list(off.unused.values())) == (["rootfs"], ["local-lvm:vm-201-disk-1"])
         assert sorted(on.disks) == ["mp0", "rootfs"]
@@ -212,11 +212,11 @@ class TestContainers:
 
     async def test_running(self, tools: Bench, steered: Steer) -> None:
         """A running container keeps its mount point until its next start, and says so each time; it is asked once."""
-        await tools.once("create_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+        await tools.call("create_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
         before = len(await steered.log("PUT"))
         calls = MemoryCall(), MemoryCall()
         for each in calls:
-            await tools.once("detach_disk", each, vmid=200, disk="mp0")
+            await tools.call("detach_disk", each, vmid=200, disk="mp0")
 
             assert each.warnings == ["container 200 'dns' on pve1 keeps mp0 until its next start"]
         assert len(await steered.log("PUT")) == before + 1
@@ -225,8 +225,8 @@ class TestContainers:
         """Another configuration than the one that was read is refused before anything is sent, and by Proxmox after."""
         mount: dict[str, Any] = {"vmid": 201, "disk": "mp0", "storage": "local-lvm", "size": 5, "mount": "/srv"}
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("create_disk", **mount, digest="0" * 40)
+            await tools.call("create_disk", **mount, digest="0" * 40)
         changed = {"status": 500, "reason": "detected modified configuration - file changed by other user? Try again."}
         await steered.rule("PUT", "/config$", changed)
         with pytest.raises(errors.ConfigChanged, match="detected modified configuration"):
-            await tools.once("create_disk", **mount)
+            await tools.call("create_disk", **mount)

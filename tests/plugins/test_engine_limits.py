@@ -49,7 +49,7 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     assert answer.error == state.error
     assert [each["error"] for each in told] == [f"w1: {state.error}"]
     assert (letter.why, letter.subject, letter.reason) == ("broken", subjects.event("w1"), state.error)
-    assert b'"task_id":"w1.a"' in (await dead_letters.body(bus, letter)).data
+    assert b'"task_id":"w1.a"' in (await dead_letters.read_body(bus, letter)).data
 
 
 async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:

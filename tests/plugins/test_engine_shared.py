@@ -16,7 +16,7 @@ from agentd.wire import subjects
 from agentd.wire.messages import Outcome, TaskCompletion, Tier, WorkflowRequest
 from agentd.wire.workflow import TaskSpec
 from agentd_orchestrator.engine.executor import Engine
-from agentd_orchestrator.engine.inputs import Begin, Ended
+from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest
 from core.jetstream import connected
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def _engine(bus: Bus, name: str) -> Engine:
     return Engine(bus, name, Metrics(), logs.get_logger())
 
 
-def _begin() -> Begin:
-    return Begin(WorkflowRequest("two", "w1"), PLAN, "tester", Tier.READ)
+def _begin() -> PlannedRequest:
+    return PlannedRequest(WorkflowRequest("two", "w1"), PLAN, "tester", Tier.READ)
 
 
-def _done(task: str) -> Ended:
+def _done(task: str) -> AgentReport:
     completion = TaskCompletion(f"w1.{task}", Outcome.COMPLETED, "w1", attempt=1, service_id="specialist")
-    return Ended(task, completion)
+    return AgentReport(task, completion)
 
 
 async def test_a_completion_is_not_lost_on_who_knows_an_older_state(bus: Bus) -> None:

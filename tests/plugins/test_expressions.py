@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from agentd.errors import BadExpression, Rejected, from_code
 from agentd_orchestrator.expressions import evaluate as expressions_evaluate
-from agentd_orchestrator.expressions.evaluate import evaluate, holds, reference, uses, wanted, wanted_by_condition
+from agentd_orchestrator.expressions.evaluate import (
+    evaluate,
+    is_true,
+    reference,
+    referenced_tasks,
+    tasks_in_condition,
+    uses,
+)
 
 GUESTS = [
     {"vmid": 101, "name": "web1", "status": "running", "tags": ["web"]},
@@ -98,7 +105,7 @@ def test_what_a_template_gives(template: str, value: Any) -> None:
 )
 def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the answer expected
     """A condition is an expression without braces; empty lists and nothing are false."""
-    assert holds(condition, NAMES) is value
+    assert is_true(condition, NAMES) is value
 
 
 @pytest.mark.parametrize(
@@ -192,7 +199,7 @@ def test_what_is_refused(template: str, problem: str, word: str | None) -> None:
 def test_conditions_that_are_none(condition: str, problem: str) -> None:
     """A text is no condition: "false" would be true."""
     with pytest.raises(BadExpression) as caught:
-        holds(condition, NAMES)
+        is_true(condition, NAMES)
 
     assert problem in str(caught.value)
 
@@ -213,14 +220,14 @@ def test_what_a_template_refers_to() -> None:
     """Tasks and parameters can be read off a template, because neither can be computed."""
     template = "{{ tasks.a.result.x }} {{ tasks['b-c'].status }} {{ parameters.p ~ item }} {{ parameters['q'] }}"
 
-    assert wanted(template) == {"a", "b-c"}
+    assert referenced_tasks(template) == {"a", "b-c"}
     assert uses(template).parameters == {"p", "q"}
     assert uses(template).names == {"tasks", "parameters", "item"}
     assert not uses(template).early
     assert uses("{{ parameters.a }}").early
     assert uses("{{ parameters }}").parameters == {"*"}
-    assert wanted_by_condition("tasks.a.status == 'completed' or tasks.b.result") == {"a", "b"}
-    assert wanted("tasks.a.result") == set()
+    assert tasks_in_condition("tasks.a.status == 'completed' or tasks.b.result") == {"a", "b"}
+    assert referenced_tasks("tasks.a.result") == set()
 
 
 def test_a_result_as_it_is() -> None:

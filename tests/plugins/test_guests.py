@@ -24,8 +24,8 @@ class TestLists:
     async def test_list(self, tools: Bench, steered: Steer) -> None:
         """One API call gives a tally and a page; the cursor leads through all of them."""
         await steered.call("DELETE", "/log")
-        page = await tools.once("list_guests", limit=3)
-        rest = await tools.once("list_guests", limit=50, cursor=page.next)
+        page = await tools.call("list_guests", limit=3)
+        rest = await tools.call("list_guests", limit=50, cursor=page.next)
 
         assert len(await steered.log()) == 2
         assert page.total == rest.total == 8
@@ -42,14 +42,14 @@ class TestLists:
             ({"name": "WEB"}, [100, 102]),
             ({"templates": True}, [9000]),
         ):
-            assert [each.vmid for each in (await tools.once("list_guests", **filters)).guests] == vmids
-        assert [each.vmid for each in (await tools.once("list_templates")).templates] == [9000]
+            assert [each.vmid for each in (await tools.call("list_guests", **filters)).guests] == vmids
+        assert [each.vmid for each in (await tools.call("list_templates")).templates] == [9000]
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """A page of many guests stays small enough for a model to read."""
         for n in range(60):
             await steered.guest(vmid=1000 + n, node="pve1", name=f"machine-{n:03}", type="qemu", status="running")
-        page = await tools.once("list_guests")
+        page = await tools.call("list_guests")
 
         assert page.total == 68
         assert len(msgspec.json.encode(page)) < 3000
@@ -58,17 +58,17 @@ class TestLists:
         """A guest is found by VMID or unique name, VM or container, without control characters."""
         await steered.guest(vmid=500, node="pve3", name="odd", type="qemu", config={"description": "a\x1b[31mb\nc"})
 
-        assert (await tools.once("get_guest", name="nas")).vmid == 104
-        assert (await tools.once("get_guest", vmid=200)).type == "lxc"
-        assert (await tools.once("get_guest", vmid=100)).status == "running"
-        assert (await tools.once("get_guest", vmid=500)).description == "a [31mb\nc"
+        assert (await tools.call("get_guest", name="nas")).vmid == 104
+        assert (await tools.call("get_guest", vmid=200)).type == "lxc"
+        assert (await tools.call("get_guest", vmid=100)).status == "running"
+        assert (await tools.call("get_guest", vmid=500)).description == "a [31mb\nc"
         with pytest.raises(errors.NotFound, match="777"):
-            await tools.once("get_guest", vmid=777)
+            await tools.call("get_guest", vmid=777)
         await steered.guest(vmid=501, node="pve1", name="nas", type="qemu")
         with pytest.raises(errors.Rejected, match="2 guests are called 'nas'"):
-            await tools.once("get_guest", name="nas")
+            await tools.call("get_guest", name="nas")
         with pytest.raises(errors.Rejected):
-            await tools.once("get_guest")
+            await tools.call("get_guest")
 
 
 class TestUpdate:
@@ -93,11 +93,11 @@ class TestUpdate:
             "nameserver": "192.0.2.53",
             "searchdomain": "example.org",
         }
-        changed = await tools.once("update_vm", **wanted)
+        changed = await tools.call("update_vm", **wanted)
         config = (await steered.found(101))["config"]
         sent = len(await steered.log("POST"))
         again = MemoryCall()
-        await tools.once("update_vm", again, **wanted)
+        await tools.call("update_vm", again, **wanted)
 
         assert (changed.name, changed.cores, changed.memory) == ("db-main", 6, 8192)
         assert (changed.onboot, changed.agent, changed.tags) == (True, False, ["db", "gold", "prod"])
@@ -110,51 +110,51 @@ class TestUpdate:
 
     async def test_mark_stays(self, tools: Bench, steered: Steer) -> None:
         """A new description keeps the mark, so that the guest is still known as ours; removing works too."""
-        await tools.once("create_vm", MemoryCall("wf.mark"), **NEW, description="old", tags=["x"])
-        await tools.once("update_vm", vmid=300, description="new", tags=[])
+        await tools.call("create_vm", MemoryCall("wf.mark"), **NEW, description="old", tags=["x"])
+        await tools.call("update_vm", vmid=300, description="new", tags=[])
 
         real = await steered.found(300)
         assert guest_model.marks(real["description"]) == ["agentd:wf.mark"]
         assert guest_model.text_of(real["description"]) == "new"
         assert "tags" not in real["config"]
-        assert (await tools.once("create_vm", MemoryCall("wf.mark"), **NEW)).description == "new"
+        assert (await tools.call("create_vm", MemoryCall("wf.mark"), **NEW)).description == "new"
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """With a digest that is old nothing is changed; without one a race is won by looking again."""
-        seen = await tools.once("get_guest", vmid=101)
-        await tools.once("update_vm", vmid=101, cores=3)
+        seen = await tools.call("get_guest", vmid=101)
+        await tools.call("update_vm", vmid=101, cores=3)
 
         with pytest.raises(errors.ConfigChanged):
-            await tools.once("update_vm", vmid=101, cores=4, digest=seen.digest)
+            await tools.call("update_vm", vmid=101, cores=4, digest=seen.digest)
         await steered.rule("POST", "/config$", {"status": 500, "reason": "checksum mismatch (file change)"}, 2)
-        assert (await tools.once("update_vm", vmid=101, cores=4)).cores == 4
+        assert (await tools.call("update_vm", vmid=101, cores=4)).cores == 4
 
     async def test_container(self, tools: Bench) -> None:
         """A container is not taken for a VM."""
         with pytest.raises(errors.Rejected, match="not a VM"):
-            await tools.once("update_vm", vmid=200, cores=2)
+            await tools.call("update_vm", vmid=200, cores=2)
 
     async def test_resize(self, tools: Bench, steered: Steer) -> None:
         """A disk grows to a size, once; one that is larger is left alone with a warning."""
-        grown = await tools.once("resize_disk", vmid=101, size=40)
-        await tools.once("resize_disk", vmid=101, size=40)
+        grown = await tools.call("resize_disk", vmid=101, size=40)
+        await tools.call("resize_disk", vmid=101, size=40)
         call = MemoryCall()
-        await tools.once("resize_disk", call, vmid=101, size=20)
+        await tools.call("resize_disk", call, vmid=101, size=20)
 
         assert grown.disks == {"scsi0": 40.0}
         assert "size=40G" in (await steered.found(101))["config"]["scsi0"]
         assert len(await steered.log("PUT")) == 1
         assert "cannot shrink" in call.warnings[0]
         with pytest.raises(errors.Rejected, match="has no disk scsi7; it has scsi0"):
-            await tools.once("resize_disk", vmid=101, size=20, disk="scsi7")
+            await tools.call("resize_disk", vmid=101, size=20, disk="scsi7")
 
     async def test_resize_that_comes_late(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
         """A request that was taken for lost, and reaches the guest after another one, is refused by Proxmox."""
         await steered.rule("PUT", "/resize$", {"delay": 2.0}, 1)
-        lost = asyncio.create_task(tools.once("resize_disk", vmid=101, size=40))
+        lost = asyncio.create_task(tools.call("resize_disk", vmid=101, size=40))
         await asyncio.to_thread(until, lambda: lab.log("PUT", "resize") or None, "the first request arrived")
         lost.cancel()  # nobody waits for it any more; Proxmox carries it out all the same
-        grown = await tools.once("resize_disk", vmid=101, size=40)
+        grown = await tools.call("resize_disk", vmid=101, size=40)
         ended = await asyncio.to_thread(until, lambda: _ends(lab, 2), "both ended")
 
         assert grown.disks == {"scsi0": 40.0}

@@ -23,15 +23,15 @@ class TestResources:
     async def test_life(self, tools: Bench, steered: Steer) -> None:
         """A guest is put under HA, changed and taken out; each step is left alone when it is so already."""
         wanted: dict[str, Any] = {"vmid": 101, "max_restart": 3, "comment": "x; ü=1"}
-        await tools.once("create_ha_resource", **wanted)
-        added = await tools.once("create_ha_resource", call := MemoryCall(), **wanted)
+        await tools.call("create_ha_resource", **wanted)
+        added = await tools.call("create_ha_resource", call := MemoryCall(), **wanted)
         running = (await steered.found(101))["status"]
-        changed = await tools.once("update_ha_resource", vmid=101, state="stopped", comment="")
+        changed = await tools.call("update_ha_resource", vmid=101, state="stopped", comment="")
         same = MemoryCall()
-        await tools.once("update_ha_resource", same, vmid=101, state="stopped")
-        shown = await tools.once("list_ha")
-        removed = await tools.once("delete_ha_resource", last := MemoryCall(), vmid=101, guest="db-01")
-        again = await tools.once("delete_ha_resource", vmid=101, guest="db-01")
+        await tools.call("update_ha_resource", same, vmid=101, state="stopped")
+        shown = await tools.call("list_ha")
+        removed = await tools.call("delete_ha_resource", last := MemoryCall(), vmid=101, guest="db-01")
+        again = await tools.call("delete_ha_resource", vmid=101, guest="db-01")
 
         assert (added.sid, added.max_restart, added.comment, call.adopted) == ("vm:101", 3, "x; ü=1", True)
         assert running == "running"
@@ -42,20 +42,20 @@ class TestResources:
         assert (shown.resources[0].name, shown.resources[0].node) == ("db-01", "pve1")
         assert removed.resource is not None
         assert again.resource is None
-        assert (await tools.once("list_ha")).resources == []
+        assert (await tools.call("list_ha")).resources == []
         assert "under HA" in last.targets[0].loses[0]
         assert tools.tools["delete_ha_resource"].tier is Tier.DESTROY
 
     async def test_taken_back(self, tools: Bench) -> None:
         """What was changed or removed can be taken back by the call that was kept."""
-        await tools.once("create_ha_resource", vmid=200, max_relocate=2, comment="dns")
+        await tools.call("create_ha_resource", vmid=200, max_relocate=2, comment="dns")
         for tool, more in (
             ("update_ha_resource", {"state": "ignored", "max_relocate": 5}),
             ("delete_ha_resource", {"guest": "dns"}),
         ):
-            await tools.once(tool, call := MemoryCall(), vmid=200, **more)
+            await tools.call(tool, call := MemoryCall(), vmid=200, **more)
             assert call.undo is not None
-            back = await tools.once(call.undo[0], **call.undo[1])
+            back = await tools.call(call.undo[0], **call.undo[1])
 
             assert (back.sid, back.requested, back.max_relocate, back.comment) == ("ct:200", "started", 2, "dns")
 
@@ -66,30 +66,30 @@ class TestResources:
         await tools.until_done("create_ha_resource", call := MemoryCall(), vmid=101)
 
         assert call.adopted is (fault == "cut_after")
-        assert (await tools.once("list_ha")).states == {"started": 1}
+        assert (await tools.call("list_ha")).states == {"started": 1}
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """A resource that changed since it was read is left alone; a change between look and write is refused."""
-        seen = await tools.once("create_ha_resource", vmid=101)
-        await tools.once("update_ha_resource", vmid=101, max_restart=5)
+        seen = await tools.call("create_ha_resource", vmid=101)
+        await tools.call("update_ha_resource", vmid=101, max_restart=5)
         for tool, more in (("update_ha_resource", {"max_restart": 2}), ("delete_ha_resource", {"guest": "db-01"})):
             with pytest.raises(errors.ConfigChanged, match="look again"):
-                await tools.once(tool, vmid=101, digest=seen.digest, **more)
-        await tools.once("update_ha_resource", vmid=101, max_restart=7)
+                await tools.call(tool, vmid=101, digest=seen.digest, **more)
+        await tools.call("update_ha_resource", vmid=101, max_restart=7)
 
         assert (await steered.log("PUT"))[-1]["params"]["digest"] != seen.digest
-        assert (await tools.once("list_ha")).resources[0].max_restart == 7
+        assert (await tools.call("list_ha")).resources[0].max_restart == 7
 
     async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:
         """Without a quorum nothing is changed, and that passes."""
         await steered.quorum(quorate=False)
 
         with pytest.raises(errors.NoQuorum, match="the cluster has no quorum"):
-            await tools.once("create_ha_resource", vmid=101)
+            await tools.call("create_ha_resource", vmid=101)
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """What cannot be is told with what to do; a missing right with the command that grants it."""
-        await tools.once("create_ha_resource", vmid=101)
+        await tools.call("create_ha_resource", vmid=101)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_ha_resource", {"vmid": 9000}, "is a template"),
             (
@@ -105,12 +105,12 @@ class TestResources:
         ]
         for tool, parameters, line in wrong:
             with pytest.raises(errors.PermanentError, match=line):
-                await tools.once(tool, **parameters)
+                await tools.call(tool, **parameters)
         with pytest.raises(errors.InvalidMessage, match="state"):
-            await tools.once("create_ha_resource", vmid=100, state="on")
+            await tools.call("create_ha_resource", vmid=100, state="on")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Sys.Console on /; to grant it: pveum acl modify /"):
-            await Bench(audit).once("create_ha_resource", vmid=100)
+            await Bench(audit).call("create_ha_resource", vmid=100)
         await audit.close()
 
 
@@ -120,17 +120,17 @@ class TestRules:
     async def test_life(self, tools: Bench) -> None:
         """A rule is made, changed, switched off and deleted; each step is left alone when it is so already."""
         for vmid in (100, 102):
-            await tools.once("create_ha_resource", vmid=vmid)
+            await tools.call("create_ha_resource", vmid=vmid)
         wanted: dict[str, Any] = {"name": "apart", "type": "resource-affinity", "affinity": "negative"}
-        await tools.once("create_ha_rule", guests=[102, 100], **wanted)
-        made = await tools.once("create_ha_rule", call := MemoryCall(), guests=[102, 100], **wanted)
-        changed = await tools.once("update_ha_rule", last := MemoryCall(), name="apart", enabled=False, comment="why")
+        await tools.call("create_ha_rule", guests=[102, 100], **wanted)
+        made = await tools.call("create_ha_rule", call := MemoryCall(), guests=[102, 100], **wanted)
+        changed = await tools.call("update_ha_rule", last := MemoryCall(), name="apart", enabled=False, comment="why")
         assert last.undo is not None
-        back = await tools.once(last.undo[0], **last.undo[1])
-        gone = await tools.once("delete_ha_rule", last := MemoryCall(), name="apart")
+        back = await tools.call(last.undo[0], **last.undo[1])
+        gone = await tools.call("delete_ha_rule", last := MemoryCall(), name="apart")
         assert last.undo is not None
-        again = await tools.once(last.undo[0], **last.undo[1])
-        await tools.once("delete_ha_rule", name="apart")
+        again = await tools.call(last.undo[0], **last.undo[1])
+        await tools.call("delete_ha_rule", name="apart")
 
         assert (made.resources, made.affinity, call.adopted) == (["vm:100", "vm:102"], "negative", True)
         assert (changed.enabled, changed.comment) == (False, "why")
@@ -138,41 +138,41 @@ class TestRules:
         assert gone.rule is not None
         assert last.targets[0].loses == ["that vm:100, vm:102 are kept apart"]
         assert again.resources == made.resources
-        assert (await tools.once("delete_ha_rule", name="apart")).rule is None
+        assert (await tools.call("delete_ha_rule", name="apart")).rule is None
 
     async def test_nodes(self, tools: Bench) -> None:
         """A rule of nodes keeps their priorities."""
-        await tools.once("create_ha_resource", vmid=100)
-        made = await tools.once(
+        await tools.call("create_ha_resource", vmid=100)
+        made = await tools.call(
             "create_ha_rule", name="left", type="node-affinity", guests=[100], nodes={"pve2": 0, "pve1": 3}, strict=True
         )
-        changed = await tools.once("update_ha_rule", name="left", nodes={"pve3": 0}, strict=False, digest=made.digest)
+        changed = await tools.call("update_ha_rule", name="left", nodes={"pve3": 0}, strict=False, digest=made.digest)
 
         assert (made.nodes, made.strict) == ({"pve1": 3, "pve2": 0}, True)
         assert (changed.nodes, changed.strict) == ({"pve3": 0}, False)
         with pytest.raises(errors.ConfigChanged, match="left was changed since it was read"):
-            await tools.once("update_ha_rule", name="left", comment="x", digest=made.digest)
+            await tools.call("update_ha_rule", name="left", comment="x", digest=made.digest)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A rule whose answer or request is lost is there once."""
-        await tools.once("create_ha_resource", vmid=100)
+        await tools.call("create_ha_resource", vmid=100)
         await steered.rule("POST", "/ha/rules$", {fault: True}, 1)
         await tools.until_done(
             "create_ha_rule", call := MemoryCall(), name="left", type="node-affinity", guests=[100], nodes={"pve1": 0}
         )
 
         assert call.adopted is (fault == "cut_after")
-        assert [each.name for each in (await tools.once("list_ha")).rules] == ["left"]
+        assert [each.name for each in (await tools.call("list_ha")).rules] == ["left"]
 
     async def test_groups(self, tools: Bench, steered: Steer) -> None:
         """Proxmox VE 8 has groups: made, changed and deleted, unless a resource is in it."""
         await steered.settings(ha_has_groups=1)
         await steered.rule("GET", "/cluster/ha/rules$", GROUPS)
-        made = await tools.once("set_ha_group", name="left", nodes={"pve1": 2}, restricted=True, comment="x")
-        await tools.once("create_ha_resource", vmid=100, group="left")
-        changed = await tools.once("set_ha_group", call := MemoryCall(), name="left", nodes={"pve2": 0}, failback=False)
-        shown = await tools.once("list_ha")
+        made = await tools.call("set_ha_group", name="left", nodes={"pve1": 2}, restricted=True, comment="x")
+        await tools.call("create_ha_resource", vmid=100, group="left")
+        changed = await tools.call("set_ha_group", call := MemoryCall(), name="left", nodes={"pve2": 0}, failback=False)
+        shown = await tools.call("list_ha")
 
         assert (made.nodes, made.strict, made.comment) == ({"pve1": 2}, True, "x")
         assert (changed.nodes, changed.strict, changed.failback, changed.comment) == ({"pve2": 0}, False, False, "")
@@ -180,16 +180,16 @@ class TestRules:
         assert call.undo[1]["nodes"] == {"pve1": 2}
         assert (shown.rules_from, shown.rules[0].resources) == ("groups", ["vm:100"])
         with pytest.raises(errors.Rejected, match="the HA group left is that of vm:100"):
-            await tools.once("delete_ha_group", name="left")
+            await tools.call("delete_ha_group", name="left")
         with pytest.raises(errors.Rejected, match="this cluster has HA groups, not rules"):
-            await tools.once("delete_ha_rule", name="left")
-        await tools.once("delete_ha_resource", vmid=100, guest="web-01")
-        assert (await tools.once("delete_ha_group", name="left")).rule is not None
-        assert (await tools.once("list_ha")).rules == []
+            await tools.call("delete_ha_rule", name="left")
+        await tools.call("delete_ha_resource", vmid=100, guest="web-01")
+        assert (await tools.call("delete_ha_group", name="left")).rule is not None
+        assert (await tools.call("list_ha")).rules == []
 
     async def test_refused(self, tools: Bench) -> None:
         """What cannot be is told with what to do."""
-        await tools.once("create_ha_resource", vmid=100)
+        await tools.call("create_ha_resource", vmid=100)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_ha_rule", {"type": "node-affinity", "guests": [100]}, "a node-affinity rule has nodes"),
             (
@@ -215,6 +215,6 @@ class TestRules:
         ]
         for tool, parameters, line in wrong:
             with pytest.raises(errors.PermanentError, match=line):
-                await tools.once(tool, name="left", **parameters)
+                await tools.call(tool, name="left", **parameters)
         with pytest.raises(errors.InvalidMessage, match="nodes"):
-            await tools.once("set_ha_group", name="left", nodes={"a,b": 0})
+            await tools.call("set_ha_group", name="left", nodes={"a,b": 0})

@@ -33,7 +33,7 @@ async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(proxmox, ToolSettings(lock_timeout=3, upload_dirs=[tmp_path]))
     with (tmp_path / "cloud.qcow2").open("wb") as file:
         file.truncate(64 << 20)
-    await bench.once("upload_file", path=str(tmp_path / "cloud.qcow2"), storage="local", node="pve1", content="import")
+    await bench.call("upload_file", path=str(tmp_path / "cloud.qcow2"), storage="local", node="pve1", content="import")
     await Steer(lab).call("DELETE", "/log")
     yield bench
     await proxmox.close()
@@ -41,11 +41,11 @@ async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
 
 async def test_made(bench: Bench, steered: Steer) -> None:
     """One call makes the VM with its disk, cloud-init drive and what cloud-init reads; it grows and is cloned."""
-    made = await bench.once("create_vm", **CLOUDY)
+    made = await bench.call("create_vm", **CLOUDY)
     config = (await steered.found(300))["config"]
-    grown = await bench.once("resize_disk", vmid=300, size=10)
-    template = await bench.once("convert_to_template", vmid=300, name="cloud-01")
-    clone = await bench.once("create_vm", vmid=301, node="pve1", name="cloud-02", template=300, full=False)
+    grown = await bench.call("resize_disk", vmid=300, size=10)
+    template = await bench.call("convert_to_template", vmid=300, name="cloud-01")
+    clone = await bench.call("create_vm", vmid=301, node="pve1", name="cloud-02", template=300, full=False)
 
     assert (made.name, made.disks, made.storages) == ("cloud-01", {"scsi0": 0.062}, ["local-lvm"])
     assert config["ide2"].startswith("local-lvm:vm-300-cloudinit,media=cdrom")
@@ -82,5 +82,5 @@ async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
 async def test_wrong(bench: Bench, steered: Steer, wrong: dict[str, Any], told: str) -> None:
     """A wrong image, and what cannot be meant together, is told by its field; nothing is made."""
     with pytest.raises(errors.AgentdError, match=told):
-        await bench.once("create_vm", **CLOUDY | wrong)
+        await bench.call("create_vm", **CLOUDY | wrong)
     assert await steered.log("POST") == []

@@ -27,7 +27,9 @@ ANEW = {"create_token"}
 """The tools that revoke what they have made, and make it again, because its secret was lost with the answer."""
 
 
-async def walked(lab: FakePve, folder: Path, shelf: str, fault: str) -> tuple[list[tuple[str, list[str]]], set[str]]:
+async def walked(
+    lab: FakePve, folder: Path, download_server: str, fault: str
+) -> tuple[list[tuple[str, list[str]]], set[str]]:
     """Call every tool, with a fault in the first request of each kind; return what each did, and whom that hit."""
     lab.reset()
     lab.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)
@@ -55,17 +57,17 @@ async def walked(lab: FakePve, folder: Path, shelf: str, fault: str) -> tuple[li
         done.append((tool, keys[-1:] if tool in ANEW else keys))
         return result
 
-    await walk(lambda _: bench, steered, shelf, call=call)
+    await walk(lambda _: bench, steered, download_server, call=call)
     await proxmox.close()
     return done, hit
 
 
 @pytest.mark.timeout(240)
-async def test_the_same_is_done(lab: FakePve, tmp_path: Path, shelf: str) -> None:
+async def test_the_same_is_done(lab: FakePve, tmp_path: Path, download_server: str) -> None:
     """Done and not told, or never arrived: each tool looks, and does what is still to be done."""
-    wanted, _ = await walked(lab, tmp_path / "whole", shelf, "")
+    wanted, _ = await walked(lab, tmp_path / "whole", download_server, "")
     for fault in ("cut_after", "lost_before"):
-        found, hit = await walked(lab, tmp_path / fault, shelf, fault)
+        found, hit = await walked(lab, tmp_path / fault, download_server, fault)
 
         assert [pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1]] == [], fault
         assert {tool for tool, keys in wanted if keys} - hit == UNSAFE

@@ -46,8 +46,8 @@ class TestMigrate:
         """A running VM moves while it runs, once; one that is there is left alone, and the way back is known."""
         await made(steered)
         await steered.durations(qmigrate=0.3)
-        moved = await tools.once("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
-        again = await tools.once("migrate_guest", vmid=110, target="pve2")
+        moved = await tools.call("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
+        again = await tools.call("migrate_guest", vmid=110, target="pve2")
 
         assert (moved.guest.node, moved.guest.status, moved.source, moved.moved) == ("pve2", "running", "pve1", True)
         assert (again.moved, again.guest.node) == (False, "pve2")
@@ -55,11 +55,11 @@ class TestMigrate:
         assert [each["params"]["online"] for each in await steered.log("POST", "/migrate$")] == ["1"]
         assert call.undo is not None
         assert (call.undo[0], call.undo[1]["target"]) == ("migrate_guest", "pve1")
-        assert (await tools.once(call.undo[0], **call.undo[1])).guest.node == "pve1"
+        assert (await tools.call(call.undo[0], **call.undo[1])).guest.node == "pve1"
 
     async def test_offline_to_another_storage(self, tools: Bench, steered: Steer) -> None:
         """A stopped VM takes its local disks with it, to the storages that are named, and back."""
-        moved = await tools.once(
+        moved = await tools.call(
             "migrate_guest", call := MemoryCall(), vmid=101, target="pve2", storage_map={"local-lvm": "shared"}
         )
 
@@ -72,8 +72,8 @@ class TestMigrate:
     async def test_local_disks(self, tools: Bench, steered: Steer) -> None:
         """A running VM with local disks is refused with what to do, and moves if that is said."""
         with pytest.raises(errors.Rejected) as refused:
-            await tools.once("migrate_guest", vmid=100, target="pve2")
-        moved = await tools.once("migrate_guest", vmid=100, target="pve2", with_local_disks=True)
+            await tools.call("migrate_guest", vmid=100, target="pve2")
+        moved = await tools.call("migrate_guest", vmid=100, target="pve2", with_local_disks=True)
 
         assert str(refused.value) == (
             "VM 100 'web-01' on pve1 cannot move to pve2: pve2 does not see scsi0 on local-lvm, 16 GiB "
@@ -86,9 +86,9 @@ class TestMigrate:
     async def test_container(self, tools: Bench, steered: Steer) -> None:
         """A running container moves only if it may be restarted; a stopped one just moves."""
         with pytest.raises(errors.Rejected, match="restart=true stops it, moves it and starts it there"):
-            await tools.once("migrate_guest", vmid=200, target="pve3")
-        moved = await tools.once("migrate_guest", vmid=200, target="pve3", restart=True)
-        stopped = await tools.once("migrate_guest", name="proxy", target="pve1")
+            await tools.call("migrate_guest", vmid=200, target="pve3")
+        moved = await tools.call("migrate_guest", vmid=200, target="pve3", restart=True)
+        stopped = await tools.call("migrate_guest", name="proxy", target="pve1")
 
         assert (moved.guest.node, moved.guest.status) == ("pve3", "running")
         assert (stopped.guest.node, stopped.guest.status) == ("pve1", "stopped")
@@ -119,9 +119,9 @@ class TestMigrate:
         """A migration of ours to another node is not taken for this one: it is waited for, then this one is made."""
         await made(steered)
         await steered.durations(qmigrate=1.0)
-        first = asyncio.ensure_future(tools.once("migrate_guest", MemoryCall("wf.a"), vmid=110, target="pve2"))
+        first = asyncio.ensure_future(tools.call("migrate_guest", MemoryCall("wf.a"), vmid=110, target="pve2"))
         await until(lambda: steered.tasks("qmigrate"))
-        second = await tools.once("migrate_guest", call := MemoryCall("wf.b"), vmid=110, target="pve3")
+        second = await tools.call("migrate_guest", call := MemoryCall("wf.b"), vmid=110, target="pve3")
 
         assert (await first).source == "pve1"
         assert any("is being moved to pve2" in each for each in call.said)
@@ -131,7 +131,7 @@ class TestMigrate:
         """WARNINGS is a success that says what Proxmox warned of."""
         await made(steered)
         await steered.rule("POST", "/migrate$", {"task_exit": "WARNINGS: 1"})
-        moved = await tools.once("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
+        moved = await tools.call("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
 
         assert moved.guest.node == "pve2"
         assert call.warnings
@@ -142,7 +142,7 @@ class TestMigrate:
         await steered.rule("POST", "/migrate$", {"task_exit": "migration aborted"})
 
         with pytest.raises(errors.TaskFailed, match=r"migration aborted .*mover' on pve1 is where it was: running"):
-            await tools.once("migrate_guest", vmid=110, target="pve2")
+            await tools.call("migrate_guest", vmid=110, target="pve2")
         assert await node_of(steered) == "pve1"
 
     async def test_lock(self, lab: FakePve, steered: Steer) -> None:
@@ -152,7 +152,7 @@ class TestMigrate:
         await steered.lock(110, "backup")
 
         with pytest.raises(errors.GuestLocked, match=r"VM 110 'mover' on pve1 is locked \(backup\)"):
-            await Bench(proxmox, ToolSettings(lock_timeout=0.2)).once("migrate_guest", vmid=110, target="pve2")
+            await Bench(proxmox, ToolSettings(lock_timeout=0.2)).call("migrate_guest", vmid=110, target="pve2")
         assert await steered.log("POST") == []
         await proxmox.close()
 
@@ -170,7 +170,7 @@ class TestMigrate:
         """Whoever waits is told what the log says last."""
         await made(steered)
         await steered.durations(qmigrate=2.5)
-        await tools.once("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
+        await tools.call("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
 
         assert any("starting migration of VM 110" in each for each in call.said)
 
@@ -179,7 +179,7 @@ class TestMigrate:
         """A migration that is ended half-way leaves the guest where it was, running and without a lock."""
         await made(steered)
         await steered.durations(qmigrate=20, vzmigrate=20)
-        running = asyncio.ensure_future(tools.once("migrate_guest", vmid=vmid, target="pve2", restart=vmid == 200))
+        running = asyncio.ensure_future(tools.call("migrate_guest", vmid=vmid, target="pve2", restart=vmid == 200))
         (task,) = await until(steered.tasks)
         running.cancel()
         tool = tools.tools["migrate_guest"]
@@ -198,7 +198,7 @@ class TestMigrate:
         with pytest.raises(
             errors.Denied, match=r"lacks VM.Migrate on /vms/110; to grant it: pveum acl modify /vms/110"
         ):
-            await Bench(proxmox).once("migrate_guest", vmid=110, target="pve2")
+            await Bench(proxmox).call("migrate_guest", vmid=110, target="pve2")
         await proxmox.close()
 
 
@@ -209,10 +209,10 @@ class TestHa:
     async def test_moved(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """The manager is asked, and the guest is watched until it has arrived."""
         await made(steered)
-        await tools.once("create_ha_resource", vmid=vmid)
+        await tools.call("create_ha_resource", vmid=vmid)
         await steered.settings(ha_lag=0.5)
         await steered.durations(qmigrate=0.5, vzmigrate=0.5)
-        moved = await tools.once("migrate_guest", call := MemoryCall(), vmid=vmid, target="pve2", restart=vmid == 200)
+        moved = await tools.call("migrate_guest", call := MemoryCall(), vmid=vmid, target="pve2", restart=vmid == 200)
 
         assert (moved.guest.node, moved.guest.ha, moved.guest.status) == ("pve2", True, "running")
         assert await node_of(steered, vmid) == "pve2"
@@ -222,9 +222,9 @@ class TestHa:
     async def test_fails(self, tools: Bench, steered: Steer) -> None:
         """A migration of the manager that fails is told with its task, though the request ended well."""
         await made(steered)
-        await tools.once("create_ha_resource", vmid=110)
+        await tools.call("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=0.3)
-        moving = asyncio.ensure_future(tools.once("migrate_guest", vmid=110, target="pve2"))
+        moving = asyncio.ensure_future(tools.call("migrate_guest", vmid=110, target="pve2"))
         await until(lambda: steered.tasks("hamigrate"))
         await steered.node("pve2", online=False)
 
@@ -235,7 +235,7 @@ class TestHa:
     async def test_answer_cut(self, tools: Bench, steered: Steer, lag: float) -> None:
         """A request to the manager whose answer is lost leads to one migration, though it may be made again."""
         await made(steered)
-        await tools.once("create_ha_resource", vmid=110)
+        await tools.call("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=lag)
         await steered.durations(qmigrate=0.5)
         await steered.rule("POST", "/migrate$", {"cut_after": True}, 1)
@@ -247,22 +247,22 @@ class TestHa:
     async def test_nothing_happens(self, tools: Bench, steered: Steer) -> None:
         """A manager that accepts and does nothing is not waited for without end."""
         await made(steered)
-        await tools.once("create_ha_resource", vmid=110)
+        await tools.call("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=60)
 
         with pytest.raises(errors.TaskFailed, match="nothing moves it"):
-            await tools.once("migrate_guest", vmid=110, target="pve2")
+            await tools.call("migrate_guest", vmid=110, target="pve2")
 
     async def test_rules(self, tools: Bench, steered: Steer) -> None:
         """A rule that keeps guests apart, or on other nodes, is told before anything is done."""
         await made(steered)
         await made(steered, 111)
         for vmid in (110, 111, 102):
-            await tools.once("create_ha_resource", vmid=vmid)
-        await tools.once(
+            await tools.call("create_ha_resource", vmid=vmid)
+        await tools.call(
             "create_ha_rule", name="apart", type="resource-affinity", guests=[110, 102], affinity="negative"
         )
-        await tools.once(
+        await tools.call(
             "create_ha_rule",
             name="pinned",
             type="node-affinity",
@@ -272,22 +272,22 @@ class TestHa:
         )
 
         with pytest.raises(errors.Rejected, match="the HA rule apart keeps it apart from vm:102, which is on pve2"):
-            await tools.once("migrate_guest", vmid=110, target="pve2")
+            await tools.call("migrate_guest", vmid=110, target="pve2")
         with pytest.raises(
             errors.Rejected, match=r"rule pinned keeps it on pve1, pve3 \(target: pve1, pve3; or change"
         ):
-            await tools.once("migrate_guest", vmid=111, target="pve2")
+            await tools.call("migrate_guest", vmid=111, target="pve2")
         with pytest.raises(errors.Rejected, match="leave target_storage and storage_map out"):
-            await tools.once("migrate_guest", vmid=111, target="pve3", target_storage="shared")
-        assert (await tools.once("migrate_guest", vmid=111, target="pve3")).guest.node == "pve3"
+            await tools.call("migrate_guest", vmid=111, target="pve3", target_storage="shared")
+        assert (await tools.call("migrate_guest", vmid=111, target="pve3")).guest.node == "pve3"
 
     async def test_groups(self, tools: Bench, steered: Steer) -> None:
         """On Proxmox VE 8 the groups say the same."""
         await steered.settings(ha_has_groups=1)
         await steered.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
         await made(steered)
-        await tools.once("set_ha_group", name="left", nodes={"pve1": 1}, restricted=True)
-        await tools.once("create_ha_resource", vmid=110, group="left")
+        await tools.call("set_ha_group", name="left", nodes={"pve1": 1}, restricted=True)
+        await tools.call("create_ha_resource", vmid=110, group="left")
 
         with pytest.raises(errors.Rejected, match="the HA rule left keeps it on pve1"):
-            await tools.once("migrate_guest", vmid=110, target="pve2")
+            await tools.call("migrate_guest", vmid=110, target="pve2")

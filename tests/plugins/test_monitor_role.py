@@ -207,15 +207,15 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
 async def test_dead_letters_are_told_and_counted(network: Network) -> None:
     """A letter is told at once and counted; dropped, its alert ends; a restart neither repeats nor forgets it."""
 
-    async def bury(number: int) -> None:
+    async def store_dead_letter(number: int) -> None:
         letter = DeadLetter(subjects.INPUT, number, "ai.tasks.complete.a.w.t", "not JSON", "o1", now())
-        await dead_letters.bury(network.bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, letter, b"x")
+        await dead_letters.store_dead_letter(network.bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, letter, b"x")
 
     async with network.monitor() as context:
-        await bury(1)
+        await store_dead_letter(1)
         await network.until(lambda: bool(network.heard))
         counted = (await context.metrics.render()).decode()
-        await bury(2)
+        await store_dead_letter(2)
     async with network.monitor() as context:
         for each in await dead_letters.letters(network.bus):
             await dead_letters.close(network.bus, each, "alice")

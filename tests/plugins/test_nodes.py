@@ -25,12 +25,12 @@ class TestServices:
 
     async def test_life(self, tools: Bench) -> None:
         """A service is stopped and started once each, comes first while it is down, and is taken back by the other."""
-        before = await tools.once("list_services", **PVE1)
-        stopped = await tools.once("stop_service", stop := MemoryCall(), **PVE1, service="cron")
-        again = await tools.once("stop_service", same := MemoryCall(), **PVE1, service="cron")
-        down = await tools.once("list_services", **PVE1)
-        started = await tools.once("start_service", start := MemoryCall(), **PVE1, service="cron")
-        await tools.once("restart_service", **PVE1, service="cron")
+        before = await tools.call("list_services", **PVE1)
+        stopped = await tools.call("stop_service", stop := MemoryCall(), **PVE1, service="cron")
+        again = await tools.call("stop_service", same := MemoryCall(), **PVE1, service="cron")
+        down = await tools.call("list_services", **PVE1)
+        started = await tools.call("start_service", start := MemoryCall(), **PVE1, service="cron")
+        await tools.call("restart_service", **PVE1, service="cron")
 
         assert (before.running, down.running, down.services[0].service) == (7, 6, "cron")
         assert (stopped.state, again.state, same.acted, started.state) == ("dead", "dead", 0, "running")
@@ -48,18 +48,18 @@ class TestServices:
     async def test_the_api_stays(self, tools: Bench, steered: Steer, service: str) -> None:
         """What the API runs by is not stopped over the API, only restarted."""
         with pytest.raises(errors.Rejected, match="nobody could start it again over the API; restart_service it"):
-            await tools.once("stop_service", **PVE1, service=service)
-        await tools.once("restart_service", **PVE1, service=service)
+            await tools.call("stop_service", **PVE1, service=service)
+        await tools.call("restart_service", **PVE1, service=service)
 
         assert [each["path"] for each in await steered.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
 
     async def test_it_does_not_come_up(self, tools: Bench, steered: Steer) -> None:
         """A service whose task ends well and which does not run is a failure that names it."""
-        await tools.once("stop_service", **PVE1, service="cron")
+        await tools.call("stop_service", **PVE1, service="cron")
         await steered.rule("POST", "/services/cron/start$", {"task_exit": "command 'systemctl start cron' failed"}, 1)
 
         with pytest.raises(errors.TaskFailed, match="systemctl start cron"):
-            await tools.once("start_service", **PVE1, service="cron")
+            await tools.call("start_service", **PVE1, service="cron")
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
@@ -73,10 +73,10 @@ class TestServices:
     async def test_unknown(self, tools: Bench, lab: FakePve) -> None:
         """An unknown service is named with those there are; missing rights with the command that grants them."""
         with pytest.raises(errors.NotFound, match="service: there is no 'nginx' on pve1; there are corosync, cron"):
-            await tools.once("start_service", **PVE1, service="nginx")
+            await tools.call("start_service", **PVE1, service="nginx")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Sys.Modify on /nodes/pve1; to grant it: pveum"):
-            await Bench(audit).once("stop_service", **PVE1, service="cron")
+            await Bench(audit).call("stop_service", **PVE1, service="cron")
         await audit.close()
 
 
@@ -85,26 +85,26 @@ class TestSettings:
 
     async def test_dns(self, tools: Bench) -> None:
         """Name servers are set once and can be taken back; who decided on old ones is told."""
-        before = await tools.once("get_node_settings", **PVE1)
+        before = await tools.call("get_node_settings", **PVE1)
         wanted = {**PVE1, "dns": ["192.0.2.1", "2001:db8::53"], "search": "lab.example"}
-        after = await tools.once("set_dns", call := MemoryCall(), **wanted)
-        await tools.once("set_dns", same := MemoryCall(), **wanted)
+        after = await tools.call("set_dns", call := MemoryCall(), **wanted)
+        await tools.call("set_dns", same := MemoryCall(), **wanted)
 
         assert (before.dns, after.dns, after.search) == (["192.0.2.53"], ["192.0.2.1", "2001:db8::53"], "lab.example")
         assert same.acted == 0
         assert call.undo == ("set_dns", {"node": "pve1", "dns": ["192.0.2.53"], "search": "example.com"})
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("set_dns", **PVE1, dns=["192.0.2.9"], search="x.example", digest=before.digest)
+            await tools.call("set_dns", **PVE1, dns=["192.0.2.9"], search="x.example", digest=before.digest)
         with pytest.raises(errors.Rejected, match="dns: name each server once"):
-            await tools.once("set_dns", **PVE1, dns=["192.0.2.9", "192.0.2.9"], search="x.example")
+            await tools.call("set_dns", **PVE1, dns=["192.0.2.9", "192.0.2.9"], search="x.example")
         for dns, search in ((["nope!"], "x.example"), ([], "x.example"), (["192.0.2.1"], "a b")):
             with pytest.raises(errors.InvalidMessage, match=r"set_dns\.(dns|search)"):
-                await tools.once("set_dns", **PVE1, dns=dns, search=search)
+                await tools.call("set_dns", **PVE1, dns=dns, search=search)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_dns_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A change whose answer is lost is known by what the node asks now, though its digest is another by then."""
-        before = await tools.once("get_node_settings", **PVE1)
+        before = await tools.call("get_node_settings", **PVE1)
         await steered.rule("PUT", "/dns$", {fault: True}, 1)
         wanted = {"dns": ["192.0.2.1"], "search": "lab.example", "digest": before.digest}
         after = await tools.until_done("set_dns", call := MemoryCall(), **PVE1, **wanted)
@@ -116,22 +116,22 @@ class TestSettings:
         await steered.rule("PUT", "/(dns|time)$", {"status": 200, "body": {"data": None}})
 
         with pytest.raises(errors.TaskFailed, match=r"pve1 asks 192\.0\.2\.53 and searches 'example\.com'"):
-            await tools.once("set_dns", **PVE1, dns=["192.0.2.1"], search="lab.example")
+            await tools.call("set_dns", **PVE1, dns=["192.0.2.1"], search="lab.example")
         with pytest.raises(errors.TaskFailed, match="the time zone of pve1 is Etc/UTC"):
-            await tools.once("set_timezone", **PVE1, timezone="Europe/Berlin")
+            await tools.call("set_timezone", **PVE1, timezone="Europe/Berlin")
 
     async def test_clock(self, tools: Bench, steered: Steer) -> None:
         """A time zone is set and taken back; a clock that is off is told with how far."""
-        set_ = await tools.once("set_timezone", call := MemoryCall(), **PVE1, timezone="Europe/Berlin")
+        set_ = await tools.call("set_timezone", call := MemoryCall(), **PVE1, timezone="Europe/Berlin")
         await steered.settings(clock_skew=60)
-        found = await tools.once("get_node_settings", off := MemoryCall(), **PVE1)
+        found = await tools.call("get_node_settings", off := MemoryCall(), **PVE1)
 
         assert set_.timezone == "Europe/Berlin"
         assert call.undo == ("set_timezone", {"node": "pve1", "timezone": "Etc/UTC"})
         assert 57 < found.offset < 63
         assert "s off ours: is chrony running on both?" in off.warnings[0]
         with pytest.raises(errors.AgentdError, match="zoneinfo"):
-            await tools.once("set_timezone", **PVE1, timezone="Europe/Nowhere")
+            await tools.call("set_timezone", **PVE1, timezone="Europe/Nowhere")
 
 
 class TestUpdates:
@@ -139,10 +139,10 @@ class TestUpdates:
 
     async def test_refreshed(self, tools: Bench, steered: Steer) -> None:
         """A refresh brings what could be newer; one that runs is waited for."""
-        before = await tools.once("list_updates", **PVE1)
+        before = await tools.call("list_updates", **PVE1)
         await steered.durations(aptupdate=0.4)
-        both = await asyncio.gather(*(tools.once("refresh_updates", MemoryCall(), **PVE1) for _ in range(2)))
-        page = await tools.once("list_updates", **PVE1, limit=1)
+        both = await asyncio.gather(*(tools.call("refresh_updates", MemoryCall(), **PVE1) for _ in range(2)))
+        page = await tools.call("list_updates", **PVE1, limit=1)
 
         assert before.total == 0
         assert [each.total for each in both] == [3, 3]
@@ -152,9 +152,9 @@ class TestUpdates:
 
     async def test_log(self, tools: Bench, steered: Steer) -> None:
         """The last lines are shown, or those of them with a word; Proxmox' own marks are no lines."""
-        last = await tools.once("get_node_log", **PVE1, lines=3)
-        some = await tools.once("get_node_log", **PVE1, match="LINE 5")
-        none = await tools.once("get_node_log", **PVE1, minutes=1, match="nope")
+        last = await tools.call("get_node_log", **PVE1, lines=3)
+        some = await tools.call("get_node_log", **PVE1, match="LINE 5")
+        none = await tools.call("get_node_log", **PVE1, minutes=1, match="nope")
 
         assert [each[-7:] for each in last.lines] == ["line 57", "line 58", "line 59"]
         assert len(some.lines) == 11
@@ -165,11 +165,11 @@ class TestUpdates:
     async def test_log_of_a_time(self, tools: Bench, steered: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A time is read in pieces that meet, the newest first, no further than wanted; what was left out is told."""
         await steered.settings(journal_step=10)
-        few = await tools.once("get_node_log", **PVE1, minutes=60, lines=10)
+        few = await tools.call("get_node_log", **PVE1, minutes=60, lines=10)
         asked = [each["params"] for each in await steered.log("GET", "/journal$")]
-        whole = await tools.once("get_node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
+        whole = await tools.call("get_node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
         monkeypatch.setattr(syslog, "MOST", 20)
-        cut = await tools.once("get_node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
+        cut = await tools.call("get_node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
 
         assert [each[-7:] for each in few.lines] == [f"line {number}" for number in range(50, 60)]
         assert len(asked) == 2
@@ -184,9 +184,9 @@ class TestPower:
 
     async def test_down_and_up(self, tools: Bench, steered: Steer) -> None:
         """Who approves sees the guests that go down; asked again nothing is sent; the node is woken."""
-        down = await tools.once("stop_node", call := MemoryCall(), node="pve3", command="shutdown")
-        again = await tools.once("stop_node", same := MemoryCall(), node="pve3", command="shutdown")
-        up = await tools.once("wake_node", node="pve3")
+        down = await tools.call("stop_node", call := MemoryCall(), node="pve3", command="shutdown")
+        again = await tools.call("stop_node", same := MemoryCall(), node="pve3", command="shutdown")
+        up = await tools.call("wake_node", node="pve3")
 
         (target,) = call.targets
         assert target.name == "node/pve3"
@@ -201,7 +201,7 @@ class TestPower:
         """Who approves sees that agentd reaches the cluster through this node; that it went away is no failure."""
         refused = {"status": 595, "reason": "Connection refused", "empty": True}
         await steered.rule("GET", "/cluster/status$", refused, 1, 2)
-        found = await tools.once("stop_node", call := MemoryCall(), node="pve1", command="reboot")
+        found = await tools.call("stop_node", call := MemoryCall(), node="pve1", command="reboot")
 
         assert (found.node, found.status) == ("pve1", "unknown")
         assert call.targets[0].loses[0].startswith("agentd's own way to the cluster")
@@ -210,10 +210,10 @@ class TestPower:
         """A node without which the others could decide nothing stays up, unless that is meant."""
         await steered.node("pve2", online=False)
         with pytest.raises(errors.Rejected, match=r"without pve3 1 of 3 nodes would be online: no quorum"):
-            await tools.once("stop_node", node="pve3", command="shutdown")
+            await tools.call("stop_node", node="pve3", command="shutdown")
 
         assert await steered.log("POST") == []
-        await tools.once("stop_node", node="pve3", command="shutdown", without_quorum=True)
+        await tools.call("stop_node", node="pve3", command="shutdown", without_quorum=True)
 
     async def test_reboot_is_not_repeated(self, tools: Bench, steered: Steer) -> None:
         """A reboot whose answer is lost is never sent again by itself."""
@@ -229,10 +229,10 @@ class TestPower:
     async def test_unknown_and_off(self, tools: Bench, steered: Steer) -> None:
         """An unknown node is named with those there are; one that is off cannot be rebooted."""
         with pytest.raises(errors.NotFound, match="there is no node 'pve9'; there are pve1, pve2, pve3"):
-            await tools.once("stop_node", node="pve9", command="reboot")
+            await tools.call("stop_node", node="pve9", command="reboot")
         await steered.node("pve3", online=False)
         with pytest.raises(errors.Rejected, match="pve3 is not online"):
-            await tools.once("stop_node", node="pve3", command="reboot")
+            await tools.call("stop_node", node="pve3", command="reboot")
 
     async def test_task_stopped(self, tools: Bench, steered: Steer) -> None:
         """A running task is shown, ended and its end told; one that is over is left alone."""
@@ -240,8 +240,8 @@ class TestPower:
         backing = asyncio.create_task(tools("create_backup", vmid=100, storage="local"))
         running = await until(lambda: steered.tasks("vzdump"))
         upid = running[0]["upid"]
-        ended = await tools.once("stop_task", call := MemoryCall(), upid=upid)
-        again = await tools.once("stop_task", same := MemoryCall(), upid=upid)
+        ended = await tools.call("stop_task", call := MemoryCall(), upid=upid)
+        again = await tools.call("stop_task", same := MemoryCall(), upid=upid)
         with pytest.raises(errors.TaskFailed):
             await backing
 

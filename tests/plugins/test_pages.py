@@ -72,7 +72,7 @@ async def test_a_large_cluster_costs_a_model_little(tools: Bench, steered: Steer
 
     for name, lines in LISTS.items():
         await steered.call("DELETE", "/log")
-        page = await tools.once(name)
+        page = await tools.call(name)
         calls = {(each["method"], each["path"]) for each in await steered.log()}
 
         assert tokens(page) < TOKENS, name
@@ -84,13 +84,13 @@ async def test_a_large_cluster_costs_a_model_little(tools: Bench, steered: Steer
 @pytest.mark.parametrize(("name", "lines"), LISTS.items())
 async def test_the_cursor_leads_through_every_line_once(tools: Bench, name: str, lines: str) -> None:
     """Pages of two hold the same lines in the same order as one page of all."""
-    await tools.once("start_guest", vmid=101)
-    await tools.once("stop_guest", vmid=100)
-    whole = await tools.once(name, limit=500)
+    await tools.call("start_guest", vmid=101)
+    await tools.call("stop_guest", vmid=100)
+    whole = await tools.call(name, limit=500)
     seen: list[Any] = []
     cursor = ""
     while True:
-        page = await tools.once(name, limit=2, cursor=cursor)
+        page = await tools.call(name, limit=2, cursor=cursor)
         seen += getattr(page, lines)
         cursor = page.next
         if not cursor:
@@ -102,15 +102,15 @@ async def test_the_cursor_leads_through_every_line_once(tools: Bench, name: str,
 
 async def test_fields_are_chosen(tools: Bench) -> None:
     """With `show` a line has what identifies it and the fields that were asked for; a wrong one is named."""
-    guests = (await tools.once("list_guests", show=["status"])).guests
-    tasks = (await tools.once("list_nodes", show=["memory"])).nodes
+    guests = (await tools.call("list_guests", show=["status"])).guests
+    tasks = (await tools.call("list_nodes", show=["memory"])).nodes
 
     assert json.loads(msgspec.json.encode(guests[0])) == {"vmid": 100, "name": "web-01", "status": "running"}
     assert json.loads(msgspec.json.encode(tasks[0])) == {"node": "pve1", "memory": 68719476736}
     with pytest.raises(errors.Rejected, match=r"show: there is no 'nmae'; there are vmid, name, node, status, type"):
-        await tools.once("list_guests", show=["nmae"])
+        await tools.call("list_guests", show=["nmae"])
     with pytest.raises(errors.InvalidMessage, match=r"list_guests\.cursor: "):
-        await tools.once("list_guests", cursor="pve1")
+        await tools.call("list_guests", cursor="pve1")
 
 
 async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) -> None:
@@ -119,8 +119,8 @@ async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) ->
     await steered.guest(vmid=500, node="pve3", name="odd\x1b]0;x\x07\nname", type="qemu", config=config)
     await steered.rule("POST", "/start$", {"task_exit": "bad\r\n\x1b[31mred"})
     with pytest.raises(errors.TaskFailed):
-        await tools.once("start_guest", vmid=101)
-    found = [await tools.once("list_guests"), await tools.once("list_tasks")]
+        await tools.call("start_guest", vmid=101)
+    found = [await tools.call("list_guests"), await tools.call("list_tasks")]
 
     for each in found:
         assert not [sign for sign in _texts(msgspec.to_builtins(each)) if ord(sign) < 32 or 127 <= ord(sign) < 160]

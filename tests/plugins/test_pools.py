@@ -20,14 +20,14 @@ class TestPools:
 
     async def test_life(self, tools: Bench) -> None:
         """A pool is made, filled, emptied and deleted; each step is left alone when it is so already."""
-        await tools.once("create_pool", pool="prod", comment="a=1; ü")
-        made = await tools.once("create_pool", call := MemoryCall(), pool="prod", comment="a=1; ü")
-        filled = await tools.once("update_pool", pool="prod", guests=[101, 100, 200], storages=["shared"])
-        again = await tools.once("update_pool", same := MemoryCall(), pool="prod", guests=[100, 101])
-        listed = await tools.once("list_pools")
-        await tools.once("update_pool", pool="prod", guests=[100, 101, 200], storages=["shared"], remove=True)
-        gone = await tools.once("delete_pool", last := MemoryCall(), pool="prod")
-        twice = await tools.once("delete_pool", pool="prod")
+        await tools.call("create_pool", pool="prod", comment="a=1; ü")
+        made = await tools.call("create_pool", call := MemoryCall(), pool="prod", comment="a=1; ü")
+        filled = await tools.call("update_pool", pool="prod", guests=[101, 100, 200], storages=["shared"])
+        again = await tools.call("update_pool", same := MemoryCall(), pool="prod", guests=[100, 101])
+        listed = await tools.call("list_pools")
+        await tools.call("update_pool", pool="prod", guests=[100, 101, 200], storages=["shared"], remove=True)
+        gone = await tools.call("delete_pool", last := MemoryCall(), pool="prod")
+        twice = await tools.call("delete_pool", pool="prod")
 
         assert (made.comment, made.total, call.adopted) == ("a=1; ü", 0, True)
         assert [(each.vmid, each.type) for each in filled.guests] == [(100, "qemu"), (101, "qemu"), (200, "lxc")]
@@ -40,45 +40,45 @@ class TestPools:
 
     async def test_taken_back(self, tools: Bench) -> None:
         """What was changed can be taken back by the call that was kept."""
-        await tools.once("create_pool", pool="prod", comment="old")
-        await tools.once("update_pool", pool="prod", guests=[100])
-        changed = await tools.once("update_pool", call := MemoryCall(), pool="prod", guests=[100, 101], comment="new")
+        await tools.call("create_pool", pool="prod", comment="old")
+        await tools.call("update_pool", pool="prod", guests=[100])
+        changed = await tools.call("update_pool", call := MemoryCall(), pool="prod", guests=[100, 101], comment="new")
         assert call.undo is not None
-        back = await tools.once(call.undo[0], **call.undo[1])
+        back = await tools.call(call.undo[0], **call.undo[1])
 
         assert (changed.total, changed.comment) == (2, "new")
         assert ([each.vmid for each in back.guests], back.comment) == ([100], "old")
 
     async def test_not_empty(self, tools: Bench, steered: Steer) -> None:
         """A pool with members is not deleted, and they are named."""
-        await tools.once("create_pool", pool="prod")
-        await tools.once("create_pool", pool="prod/web")
-        await tools.once("update_pool", pool="prod", guests=[100, 101, 102, 103, 104, 200], storages=["local"])
+        await tools.call("create_pool", pool="prod")
+        await tools.call("create_pool", pool="prod/web")
+        await tools.call("update_pool", pool="prod", guests=[100, 101, 102, 103, 104, 200], storages=["local"])
 
         with pytest.raises(
             errors.Rejected,
             match=r"the pool prod is not empty: guest 100, .*storage local, pool prod/web and 1 more; update_pool with",
         ):
-            await tools.once("delete_pool", pool="prod")
+            await tools.call("delete_pool", pool="prod")
         assert await steered.log("DELETE") == []
 
     async def test_other_pool(self, tools: Bench) -> None:
         """A guest of another pool is taken out of it only if that is said."""
         for name in ("prod", "test"):
-            await tools.once("create_pool", pool=name)
-        await tools.once("update_pool", pool="prod", guests=[100])
+            await tools.call("create_pool", pool=name)
+        await tools.call("update_pool", pool="prod", guests=[100])
 
         with pytest.raises(errors.Rejected, match="guests: 100 is in the pool prod; move=true takes it out of there"):
-            await tools.once("update_pool", pool="test", guests=[100])
-        await tools.once("update_pool", call := MemoryCall(), pool="test", guests=[100], move=True)
-        assert (await tools.once("get_pool", pool="prod")).total == 0
-        assert (await tools.once("get_pool", pool="test")).total == 1
+            await tools.call("update_pool", pool="test", guests=[100])
+        await tools.call("update_pool", call := MemoryCall(), pool="test", guests=[100], move=True)
+        assert (await tools.call("get_pool", pool="prod")).total == 0
+        assert (await tools.call("get_pool", pool="test")).total == 1
         assert call.undo is None
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A change whose answer or request is lost is settled by the members."""
-        await tools.once("create_pool", pool="prod")
+        await tools.call("create_pool", pool="prod")
         await steered.rule("PUT", "/pools$", {fault: True}, 1)
         changed = await tools.until_done("update_pool", call := MemoryCall(), pool="prod", guests=[100, 101])
 
@@ -87,30 +87,30 @@ class TestPools:
 
     async def test_changed(self, tools: Bench) -> None:
         """A pool that changed since it was read is not changed on that ground."""
-        seen = await tools.once("create_pool", pool="prod")
-        await tools.once("update_pool", pool="prod", guests=[100])
+        seen = await tools.call("create_pool", pool="prod")
+        await tools.call("update_pool", pool="prod", guests=[100])
 
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("update_pool", pool="prod", guests=[101], digest=seen.digest)
+            await tools.call("update_pool", pool="prod", guests=[101], digest=seen.digest)
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """A pool of 300 guests is a page and a total."""
         vmids = list(range(1000, 1300))
         for vmid in vmids:
             await steered.guest(vmid=vmid, name=f"guest-{vmid}", node="pve1", config={})
-        await tools.once("create_pool", pool="big")
-        pool = await tools.once("update_pool", pool="big", guests=vmids)
-        rest = await tools.once("get_pool", pool="big", cursor=pool.next, limit=500)
+        await tools.call("create_pool", pool="big")
+        pool = await tools.call("update_pool", pool="big", guests=vmids)
+        rest = await tools.call("get_pool", pool="big", cursor=pool.next, limit=500)
 
         assert (pool.total, len(pool.guests), len(rest.guests)) == (300, 25, 275)
         assert size(pool) < 1000
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """Bad input and missing rights are told with the field, or the command that grants them."""
-        await tools.once("create_pool", pool="prod")
+        await tools.call("create_pool", pool="prod")
         for name in ("1st", "a/b/c/d", "x;y"):
             with pytest.raises(errors.InvalidMessage, match="pool"):
-                await tools.once("create_pool", pool=name)
+                await tools.call("create_pool", pool=name)
         wrong: dict[str, dict[str, Any]] = {
             "there is no pool nope; there are prod": {"pool": "nope", "guests": [100]},
             "guests: there is no guest 999": {"pool": "prod", "guests": [999]},
@@ -118,13 +118,13 @@ class TestPools:
         }
         for line, parameters in wrong.items():
             with pytest.raises(errors.PermanentError, match=line):
-                await tools.once("update_pool", **parameters)
+                await tools.call("update_pool", **parameters)
         with pytest.raises(errors.Rejected, match="with another comment"):
-            await tools.once("create_pool", pool="prod", comment="other")
+            await tools.call("create_pool", pool="prod", comment="other")
         audit, blind = connect(lab, "audit"), connect(lab, "blind")
         with pytest.raises(errors.Denied, match=r"lacks Pool.Allocate on /pool/new; to grant it: pveum"):
-            await Bench(audit).once("create_pool", pool="new")
+            await Bench(audit).call("create_pool", pool="new")
         with pytest.raises(errors.Denied, match="has no rights"):
-            await Bench(blind).once("list_pools")
+            await Bench(blind).call("list_pools")
         await audit.close()
         await blind.close()

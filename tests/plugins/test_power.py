@@ -23,10 +23,10 @@ class TestPower:
         """A guest is as wanted afterwards, and left alone if it is so already."""
         await steered.durations(qmstart=0.3, vzstart=0.1)
         for vmid in (101, 201):
-            assert (await tools.once("start_guest", vmid=vmid)).status == "running"
-            assert (await tools.once("start_guest", vmid=vmid)).status == "running"
-        assert (await tools.once("stop_guest", name="db-01")).status == "stopped"
-        assert (await tools.once("stop_guest", vmid=101)).status == "stopped"
+            assert (await tools.call("start_guest", vmid=vmid)).status == "running"
+            assert (await tools.call("start_guest", vmid=vmid)).status == "running"
+        assert (await tools.call("stop_guest", name="db-01")).status == "stopped"
+        assert (await tools.call("stop_guest", vmid=101)).status == "stopped"
 
         assert (await steered.found(101))["status"] == "stopped"
         assert len(await steered.log("POST")) == 3
@@ -34,13 +34,13 @@ class TestPower:
     async def test_template(self, tools: Bench) -> None:
         """A template is not started."""
         with pytest.raises(errors.Rejected, match="template"):
-            await tools.once("start_guest", vmid=9000)
+            await tools.call("start_guest", vmid=9000)
 
     async def test_locked_for_a_while(self, tools: Bench, steered: Steer) -> None:
         """A locked guest is waited for before anything is sent, and then started once."""
         await steered.lock(101)
         call = MemoryCall()
-        task = asyncio.ensure_future(tools.once("start_guest", call, vmid=101))
+        task = asyncio.ensure_future(tools.call("start_guest", call, vmid=101))
         await asyncio.sleep(0.6)
         sent = await steered.log("POST")
         await steered.lock(101, None)
@@ -59,7 +59,7 @@ class TestPower:
         wishes: dict[str, dict[str, Any]] = {"start_guest": {}, "resize_disk": {"size": 50}, "update_vm": {"cores": 7}}
         for tool, more in wishes.items():
             with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(snapshot\)"):
-                await tools.once(tool, vmid=101, **more)
+                await tools.call(tool, vmid=101, **more)
         assert await steered.log("POST") + await steered.log("PUT") == []
         await proxmox.close()
 
@@ -73,9 +73,9 @@ class TestPower:
     async def test_somebody_was_faster(self, tools: Bench, steered: Steer) -> None:
         """A start that fails because the guest runs by now has what it wanted."""
         await steered.rule("POST", "/start$", {"delay": 0.4}, 1)
-        task = asyncio.ensure_future(tools.once("start_guest", call := MemoryCall(), vmid=101))
+        task = asyncio.ensure_future(tools.call("start_guest", call := MemoryCall(), vmid=101))
         await asyncio.sleep(0.2)
-        await tools.once("start_guest", vmid=101)
+        await tools.call("start_guest", vmid=101)
 
         assert (await task).status == "running"
         assert "already running" in call.warnings[0]
@@ -92,14 +92,14 @@ class TestPower:
         await steered.rule("POST", "/start$", {"task_exit": "no such bridge 'vmbr9'"})
 
         with pytest.raises(errors.TaskFailed, match="vmbr9"):
-            await tools.once("start_guest", vmid=101)
+            await tools.call("start_guest", vmid=101)
 
     async def test_shutdown(self, tools: Bench, steered: Steer) -> None:
         """A guest is asked to shut down; what to do if it does not is said, `force` is handed on."""
-        assert (await tools.once("shutdown_guest", vmid=100, patience=5, force=True)).status == "stopped"
+        assert (await tools.call("shutdown_guest", vmid=100, patience=5, force=True)).status == "stopped"
         await steered.rule("POST", "/shutdown$", {"task_exit": "VM quit/powerdown failed - got timeout"})
         with pytest.raises(errors.TaskFailed, match="force=true"):
-            await tools.once("shutdown_guest", vmid=102)
+            await tools.call("shutdown_guest", vmid=102)
 
         sent = [each["params"] for each in await steered.log("POST", "/shutdown$")]
         assert (int(sent[0]["timeout"]), int(sent[0]["forceStop"])) == (5, 1)
@@ -107,8 +107,8 @@ class TestPower:
 
     async def test_reboot(self, tools: Bench, steered: Steer) -> None:
         """A running guest is rebooted; a stopped one is not started by it."""
-        assert (await tools.once("reboot_guest", vmid=100)).status == "running"
+        assert (await tools.call("reboot_guest", vmid=100)).status == "running"
         with pytest.raises(errors.Rejected, match="stopped"):
-            await tools.once("reboot_guest", vmid=101)
+            await tools.call("reboot_guest", vmid=101)
 
         assert len(await steered.tasks("qmreboot")) == 1

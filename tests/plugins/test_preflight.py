@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox.availability.preflight import Facts, Wish, findings
-from agentd_proxmox.inventory import Place
+from agentd_proxmox.availability.preflight import Facts, MigrationRequest, findings
+from agentd_proxmox.inventory import GuestLocation
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pve.client import FakePve
 
 GIB = 2**30
-AT = Place(100, "pve1", "qemu", "web", "running", template=False)
+AT = GuestLocation(100, "pve1", "qemu", "web", "running", template=False)
 NODES = {
     "pve1": {"node": "pve1", "status": "online", "maxmem": 64 * GIB, "mem": 4 * GIB},
     "pve2": {"node": "pve2", "status": "online", "maxmem": 64 * GIB, "mem": 4 * GIB},
@@ -43,7 +43,7 @@ FREE: dict[str, Any] = {"running": 1, "local_disks": [], "local_resources": [], 
 
 def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[str]:
     """Return the lines that block, for a VM on pve1 that is to go to pve2."""
-    wish = Wish(**{"vmid": 100, "target": "pve2"} | more.pop("wish", {}))
+    wish = MigrationRequest(**{"vmid": 100, "target": "pve2"} | more.pop("wish", {}))
     at = more.pop("at", AT)
     facts: dict[str, Any] = {
         "at": at,
@@ -155,7 +155,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         ),
         (
             {"mp0": "/srv/data,mp=/data"},
-            {"at": Place(200, "pve1", "lxc", "dns", "stopped", template=False), "running": False},
+            {"at": GuestLocation(200, "pve1", "lxc", "dns", "stopped", template=False), "running": False},
             "mp0 is a folder or device of pve1 (/srv/data) (take the mount point away, or mark it shared=1)",
         ),
     ],
@@ -176,7 +176,10 @@ def test_blocks(config: dict[str, Any], more: dict[str, Any], line: str) -> None
         ({"cpu": "host"}, {"cpus": ("EPYC 9354", "EPYC 9354")}),
         ({"cpu": "host"}, {"running": False, "cpus": ("EPYC 9354", "Xeon 6130")}),
         ({"memory": "999999"}, {"running": False}),
-        ({"mp0": "/srv/data,mp=/data,shared=1"}, {"at": Place(200, "pve1", "lxc", "dns", "stopped", template=False)}),
+        (
+            {"mp0": "/srv/data,mp=/data,shared=1"},
+            {"at": GuestLocation(200, "pve1", "lxc", "dns", "stopped", template=False)},
+        ),
         ({}, {"wish": {"target": "pve1"}}),
     ],
 )
@@ -193,8 +196,8 @@ class TestTool:
 
     async def test_report(self, tools: Bench) -> None:
         """It tells whether a guest can move, without doing anything."""
-        bad = await tools.once("check_migration", vmid=100, target="pve2")
-        good = await tools.once("check_migration", vmid=100, target="pve2", with_local_disks=True)
+        bad = await tools.call("check_migration", vmid=100, target="pve2")
+        good = await tools.call("check_migration", vmid=100, target="pve2", with_local_disks=True)
 
         assert (bad.possible, [each.check for each in bad.findings if each.blocks]) == (False, ["disks"])
         assert (good.possible, good.running, good.ha, good.source) == (True, True, False, "pve1")
@@ -202,17 +205,17 @@ class TestTool:
     async def test_target_away(self, tools: Bench, steered: Steer) -> None:
         """Of a node that is away nothing is asked: the finding says so at once."""
         await steered.node("pve2", online=False)
-        report = await tools.once("check_migration", vmid=100, target="pve2")
+        report = await tools.call("check_migration", vmid=100, target="pve2")
 
         assert [each.text for each in report.findings] == ["pve2 is offline"]
         assert await steered.log("GET", "/nodes/pve2") == []
         with pytest.raises(errors.Rejected, match="pve2 is offline"):
-            await tools.once("migrate_guest", MemoryCall(), vmid=100, target="pve2")
+            await tools.call("migrate_guest", MemoryCall(), vmid=100, target="pve2")
 
     async def test_without_the_right(self, lab: FakePve) -> None:
         """A token that may only look is told what was not asked."""
         proxmox = connect(lab, "audit")
-        report = await Bench(proxmox).once("check_migration", vmid=101, target="pve2")
+        report = await Bench(proxmox).call("check_migration", vmid=101, target="pve2")
 
         assert report.possible
         assert "lacks VM.Migrate" in " ".join(each.text for each in report.findings)
@@ -230,4 +233,4 @@ class TestTool:
     async def test_bad_input(self, tools: Bench, parameters: dict[str, Any], line: str) -> None:
         """Bad input is refused with the name of the field."""
         with pytest.raises(errors.InvalidMessage, match=line):
-            await tools.once("migrate_guest", **parameters)
+            await tools.call("migrate_guest", **parameters)

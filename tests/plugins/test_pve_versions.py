@@ -42,7 +42,7 @@ def _calls(version: str) -> list[tuple[str, Any]]:
     return [call for call in WALK if "ha_rule" not in call[0]] + last + EIGHT
 
 
-async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path, shelf: str) -> None:
+async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path, download_server: str) -> None:
     """A token with exactly the rights that are derived from this version's schema can do all that the tools do."""
     steer, full = Steer(cluster), connect(cluster)
     await steer.reset()
@@ -55,7 +55,7 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
     await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdLeast")
     least = connect(cluster, "blind")
     bench = bench_of(least, tmp_path)
-    results: dict[str, Any] = {"shelf": shelf}
+    results: dict[str, Any] = {"shelf": download_server}
     await steer.settings(ha_has_groups=int(version == "8.4"))
     for tool, given in _calls(version):
         if (tool, given) == CEPH[0]:

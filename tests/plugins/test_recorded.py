@@ -45,7 +45,7 @@ class TestCluster:
         """A node that is off is told from one that is on, and the quorum is the cluster's."""
         del facts
         await tell("nodes-one-offline", "cluster-status")
-        found = await tools.once("list_nodes")
+        found = await tools.call("list_nodes")
 
         assert found.by_status == {"online": 2, "offline": 1}
         assert found.quorate is True
@@ -56,13 +56,13 @@ class TestCluster:
         del facts
         await tell("nodes", "cluster-status-noquorum")
 
-        assert (await tools.once("list_nodes")).quorate is False
+        assert (await tools.call("list_nodes")).quorate is False
 
     async def test_node(self, facts: Path, tell: Tell, tools: Bench) -> None:
         """A node in detail: numbers that Proxmox sends as texts are numbers."""
         del facts
         answer = await tell("nodes", "node-status")
-        found = await tools.once("get_node", node="pve1")
+        found = await tools.call("get_node", node="pve1")
         data = answer["body"]["data"]
 
         assert (found.memory, found.memory_used) == (data["memory"]["total"], data["memory"]["used"])
@@ -74,8 +74,8 @@ class TestCluster:
         del facts
         answer = await tell("cluster-resources")
         entries = answer["body"]["data"]
-        found = await tools.once("list_guests", limit=100)
-        templates = await tools.once("list_templates", limit=100)
+        found = await tools.call("list_guests", limit=100)
+        templates = await tools.call("list_templates", limit=100)
 
         assert found.total + templates.total == len(entries)
         shown = {each.vmid for each in (*found.guests, *templates.templates)}
@@ -86,7 +86,7 @@ class TestCluster:
         """The storages of all nodes, those of a node that is off as well."""
         del facts
         entries = (await tell("cluster-resources-one-offline", kind="storage"))["body"]["data"]
-        found = await tools.once("list_storages", limit=100)
+        found = await tools.call("list_storages", limit=100)
 
         assert found.total == len(entries)
         assert {(each.storage, each.node) for each in found.storages} == {(e["storage"], e["node"]) for e in entries}
@@ -96,7 +96,7 @@ class TestCluster:
         del facts
         answer = await tell("cluster-tasks")
         entries = answer["body"]["data"]
-        found = await tools.once("list_tasks", limit=500)
+        found = await tools.call("list_tasks", limit=500)
 
         assert found.total == len(entries)
         assert {each.upid for each in found.tasks} == {each["upid"] for each in entries}
@@ -121,7 +121,7 @@ class TestCluster:
         del facts
         answer = await tell(name)
         upid = answer["path"].split("/")[4]
-        found = await tools.once("get_task", upid=upid, lines=0)
+        found = await tools.call("get_task", upid=upid, lines=0)
 
         assert (found.running, found.succeeded) == (stands == "running", stands == "good")
         assert found.status == (status or answer["body"]["data"]["exitstatus"])
@@ -144,7 +144,7 @@ class TestGuests:
         """A VM's size, disks, networks, tags and description, running, stopped or paused."""
         del facts
         await tell("qemu-config", f"qemu-status-current-{state}")
-        found = await tools.once("get_guest", vmid=101)
+        found = await tools.call("get_guest", vmid=101)
 
         assert (found.name, found.status, found.cores, found.memory) == ("web-01", status, 1, 128)
         assert found.disks == {"scsi0": 1.0}
@@ -157,7 +157,7 @@ class TestGuests:
         """A container's configuration has other keys for the same things."""
         del facts
         await tell("lxc-config", "lxc-status-current")
-        found = await tools.once("get_guest", vmid=201)
+        found = await tools.call("get_guest", vmid=201)
 
         assert (found.type, found.name, found.memory, found.tags) == ("lxc", "ct201", 128, ["ct"])
         assert "bridge=vmbr0" in found.networks["net0"]
@@ -167,7 +167,7 @@ class TestGuests:
         del facts
         answer = await tell("qemu-pending")
         waiting = [e["key"] for e in answer["body"]["data"] if "pending" in e or "delete" in e]
-        found = await tools.once("get_pending_changes", vmid=101)
+        found = await tools.call("get_pending_changes", vmid=101)
 
         assert sorted(each.option for each in found.pending) == sorted(waiting)
 
@@ -176,7 +176,7 @@ class TestGuests:
         del facts
         answer = await tell("qemu-snapshot-list")
         names = [each["name"] for each in answer["body"]["data"] if each["name"] != "current"]
-        found = await tools.once("list_snapshots", vmid=101)
+        found = await tools.call("list_snapshots", vmid=101)
 
         assert [each.name for each in found.snapshots] == names
 
@@ -189,7 +189,7 @@ class TestRest:
         del facts
         answer = await tell("storage-content")
         entries = answer["body"]["data"]
-        found = await tools.once("list_volumes", storage="local", node="pve1", limit=100)
+        found = await tools.call("list_volumes", storage="local", node="pve1", limit=100)
 
         assert {(e.volid, e.size) for e in found.volumes} == {(e["volid"], e["size"]) for e in entries}
 
@@ -197,7 +197,7 @@ class TestRest:
         """A backup job as it was made."""
         del facts
         answer = await tell("cluster-backup")
-        found = await tools.once("list_backup_jobs")
+        found = await tools.call("list_backup_jobs")
         (entry,) = answer["body"]["data"]
 
         assert [(each.id, each.schedule, each.storage) for each in found.jobs] == [
@@ -212,11 +212,11 @@ class TestRest:
         grants = (await tell("access-acl"))["body"]["data"]
         rights = (await tell("access-permissions"))["body"]["data"]
 
-        assert {each.id for each in (await tools.once("list_users")).users} == {each["userid"] for each in users}
-        found = {each.id: set(each.privileges) for each in (await tools.once("list_roles")).roles}
+        assert {each.id for each in (await tools.call("list_users")).users} == {each["userid"] for each in users}
+        found = {each.id: set(each.privileges) for each in (await tools.call("list_roles")).roles}
         assert found == {each["roleid"]: set(filter(None, each["privs"].split(","))) for each in roles}
-        assert (await tools.once("list_grants")).total == len(grants)
-        assert set((await tools.once("get_permissions")).paths) == set(rights)
+        assert (await tools.call("list_grants")).total == len(grants)
+        assert set((await tools.call("get_permissions")).paths) == set(rights)
 
 
 REFUSED: list[tuple[str, str, dict[str, Any], type[errors.AgentdError], str]] = [
@@ -247,11 +247,11 @@ async def test_refusals(
     """What a real cluster has refused is told by the tool as what it means."""
     del facts
     if tool == "start_guest":
-        await tools.once("stop_guest", **parameters)
+        await tools.call("stop_guest", **parameters)
     answer = await tell(name)
     if tool.startswith("api_"):
         change = {"parameters": {"description": "x"}, "method": answer["method"]} if tool == "api_call" else {}
         parameters = {"path": answer["path"], **change}
 
     with pytest.raises(kind, match=words):
-        await (tools(tool, **parameters) if tool.startswith("api_") else tools.once(tool, MemoryCall(), **parameters))
+        await (tools(tool, **parameters) if tool.startswith("api_") else tools.call(tool, MemoryCall(), **parameters))

@@ -23,14 +23,14 @@ class TestJobs:
 
     async def test_life(self, tools: Bench) -> None:
         """A job is made, changed and deleted; each step is left alone when it is so already."""
-        await tools.once("create_replication", **TO_2, rate=10.5, comment="x; ü=1")
-        made = await tools.once("create_replication", call := MemoryCall(), **TO_2, rate=10.5, comment="x; ü=1")
-        second = await tools.once("create_replication", vmid=101, target="pve3", schedule="mon..fri */30")
-        changed = await tools.once("update_replication", last := MemoryCall(), id="101-0", enabled=False, comment="")
+        await tools.call("create_replication", **TO_2, rate=10.5, comment="x; ü=1")
+        made = await tools.call("create_replication", call := MemoryCall(), **TO_2, rate=10.5, comment="x; ü=1")
+        second = await tools.call("create_replication", vmid=101, target="pve3", schedule="mon..fri */30")
+        changed = await tools.call("update_replication", last := MemoryCall(), id="101-0", enabled=False, comment="")
         assert last.undo is not None
-        back = await tools.once(last.undo[0], **last.undo[1])
-        gone = await tools.once("delete_replication", last := MemoryCall(), id="101-1", guest="db-01", force=True)
-        listed = await tools.once("list_replications")
+        back = await tools.call(last.undo[0], **last.undo[1])
+        gone = await tools.call("delete_replication", last := MemoryCall(), id="101-1", guest="db-01", force=True)
+        listed = await tools.call("list_replications")
 
         assert (made.id, made.source, made.target, made.rate, made.comment) == ("101-0", "pve1", "pve2", 10.5, "x; ü=1")
         assert call.adopted
@@ -47,16 +47,16 @@ class TestJobs:
     async def test_deleted_later(self, tools: Bench, steered: Steer) -> None:
         """A job that is deleted goes with its next run, and is not deleted twice."""
         await steered.settings(replication_lag=30)
-        await tools.once("create_replication", **TO_2)
-        gone = await tools.once("delete_replication", id="101-0", guest="db-01")
-        again = await tools.once("delete_replication", call := MemoryCall(), id="101-0", guest="db-01")
+        await tools.call("create_replication", **TO_2)
+        gone = await tools.call("delete_replication", id="101-0", guest="db-01")
+        again = await tools.call("delete_replication", call := MemoryCall(), id="101-0", guest="db-01")
 
         assert (gone.gone, again.gone, call.adopted) == (False, False, True)
-        assert (await tools.once("list_replications")).jobs[0].removing
+        assert (await tools.call("list_replications")).jobs[0].removing
         with pytest.raises(errors.Rejected, match="the replication job 101-0 is being removed"):
-            await tools.once("run_replication", id="101-0")
+            await tools.call("run_replication", id="101-0")
         with pytest.raises(errors.Rejected, match="is being removed"):
-            await tools.once("create_replication", **TO_2)
+            await tools.call("create_replication", **TO_2)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
@@ -66,31 +66,31 @@ class TestJobs:
 
         assert made.id == "101-0"
         assert call.adopted is (fault == "cut_after")
-        assert (await tools.once("list_replications")).total == 1
+        assert (await tools.call("list_replications")).total == 1
 
     async def test_changed(self, tools: Bench) -> None:
         """A job that changed since it was read is left alone."""
-        await tools.once("create_replication", **TO_2)
-        seen = await tools.once("get_replication", id="101-0")
-        await tools.once("update_replication", id="101-0", schedule="*/5")
+        await tools.call("create_replication", **TO_2)
+        seen = await tools.call("get_replication", id="101-0")
+        await tools.call("update_replication", id="101-0", schedule="*/5")
 
         for tool, more in (("update_replication", {"rate": 5}), ("delete_replication", {"guest": "db-01"})):
             with pytest.raises(errors.ConfigChanged, match="look again"):
-                await tools.once(tool, id="101-0", digest=seen.digest, **more)
+                await tools.call(tool, id="101-0", digest=seen.digest, **more)
 
     async def test_node_away(self, tools: Bench, steered: Steer) -> None:
         """Jobs of a node that is away are listed, and that their state is not known is said."""
-        await tools.once("create_replication", **TO_2)
-        await tools.once("create_replication", vmid=105, target="pve1")
+        await tools.call("create_replication", **TO_2)
+        await tools.call("create_replication", vmid=105, target="pve1")
         await steered.node("pve3", online=False)
-        listed = await tools.once("list_replications")
+        listed = await tools.call("list_replications")
 
         assert [each.id for each in listed.jobs] == ["101-0", "105-0"]
         assert list(listed.unread) == ["pve3"]
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """What cannot be is told with what to do; a missing right with the command that grants it."""
-        await tools.once("create_replication", **TO_2)
+        await tools.call("create_replication", **TO_2)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_replication", {"vmid": 101, "target": "pve1"}, "target: VM 101 'db-01' on pve1 is there itself"),
             (
@@ -105,12 +105,12 @@ class TestJobs:
         ]
         for tool, parameters, line in wrong:
             with pytest.raises(errors.PermanentError, match=line):
-                await tools.once(tool, **parameters)
+                await tools.call(tool, **parameters)
         with pytest.raises(errors.InvalidMessage, match="id"):
-            await tools.once("run_replication", id="x")
+            await tools.call("run_replication", id="x")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks VM.Replicate on /vms/101; to grant it: pveum"):
-            await Bench(audit).once("update_replication", id="101-0", rate=3)
+            await Bench(audit).call("update_replication", id="101-0", rate=3)
         await audit.close()
 
 
@@ -120,9 +120,9 @@ class TestRun:
     async def test_run(self, tools: Bench, steered: Steer) -> None:
         """A run is waited for, and its log is shown."""
         await steered.settings(replication_lag=0.5)
-        await tools.once("create_replication", **TO_2)
-        ran = await tools.once("run_replication", call := MemoryCall(), id="101-0")
-        shown = await tools.once("get_replication", id="101-0")
+        await tools.call("create_replication", **TO_2)
+        ran = await tools.call("run_replication", call := MemoryCall(), id="101-0")
+        shown = await tools.call("get_replication", id="101-0")
 
         assert ran.last_sync is not None
         assert ran.fails == 0
@@ -133,26 +133,26 @@ class TestRun:
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A run that fails says what Proxmox said, and is found by the list of those that fail."""
         await steered.settings(replication_fails=1)
-        await tools.once("create_replication", **TO_2)
-        await tools.once("create_replication", vmid=105, target="pve1")
+        await tools.call("create_replication", **TO_2)
+        await tools.call("create_replication", vmid=105, target="pve1")
 
         with pytest.raises(errors.TaskFailed, match="101-0 ran and failed: command 'zfs send' failed: exit code 1"):
-            await tools.once("run_replication", id="101-0")
-        listed = await tools.once("list_replications", failing=True)
+            await tools.call("run_replication", id="101-0")
+        listed = await tools.call("list_replications", failing=True)
         assert (listed.total, listed.failing, [each.id for each in listed.jobs]) == (2, 1, ["101-0"])
 
     async def test_twice(self, tools: Bench, steered: Steer) -> None:
         """Two who make a job due at once both see it run."""
         await steered.settings(replication_lag=0.3)
-        await tools.once("create_replication", **TO_2)
-        first, second = await asyncio.gather(*(tools.once("run_replication", id="101-0") for _ in range(2)))
+        await tools.call("create_replication", **TO_2)
+        first, second = await asyncio.gather(*(tools.call("run_replication", id="101-0") for _ in range(2)))
 
         assert first.last_sync is not None
         assert second.last_sync is not None
 
     async def test_off(self, tools: Bench) -> None:
         """A job that is off is not run."""
-        await tools.once("create_replication", **TO_2, enabled=False)
+        await tools.call("create_replication", **TO_2, enabled=False)
 
         with pytest.raises(errors.Rejected, match="is off: update_replication with enabled=true"):
-            await tools.once("run_replication", id="101-0")
+            await tools.call("run_replication", id="101-0")

@@ -14,7 +14,7 @@ import pytest
 from agentd import errors
 from agentd.cli import doctor
 from agentd.config import load as configuration
-from agentd.proxmox.read_only import looking
+from agentd.proxmox.read_only import dry_run_context
 from agentd.tools.definition import Right
 from agentd.wire.messages import Tier
 from agentd_proxmox.api import rights
@@ -54,7 +54,7 @@ def keyed(call: C, tool: str) -> C:
 async def walk(
     benches: Callable[[str], Bench],
     steer: Steer,
-    shelf: str,
+    download_server: str,
     before: Callable[[str, Any], Awaitable[None]] | None = None,
     call: Callable[[str, Any], Awaitable[Any]] | None = None,
 ) -> dict[str, set[str]]:
@@ -62,7 +62,7 @@ async def walk(
     proxmox = benches("get_guest").tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined]
     catalogue = await Schemas(proxmox, None).catalogue()
     called: dict[str, set[str]] = {}
-    results: dict[str, Any] = {"shelf": shelf}
+    results: dict[str, Any] = {"shelf": download_server}
     for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *CEPH, *EIGHT]:
         if (tool, given) == CEPH[0]:
             await steer.platters(ceph={}, directories={"corp": "ldap"})
@@ -88,11 +88,11 @@ def bench_of(proxmox: Proxmox, folder: Path) -> Bench:
     return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets", upload_dirs=[Path(__file__).parent]))
 
 
-async def test_declared_is_called(lab: FakePve, tmp_path: Path, shelf: str) -> None:
+async def test_declared_is_called(lab: FakePve, tmp_path: Path, download_server: str) -> None:
     """Every method that a tool calls is declared, and every tool but those of the whole API is."""
     proxmox = connect(lab)
     bench = bench_of(proxmox, tmp_path)
-    called = await walk(lambda _: bench, Steer(lab), shelf)
+    called = await walk(lambda _: bench, Steer(lab), download_server)
 
     calls = {name: set(keys) for area in AREAS for name, keys in getattr(area, "calls", {}).items()}
     for tool, keys in called.items():
@@ -104,7 +104,7 @@ async def test_declared_is_called(lab: FakePve, tmp_path: Path, shelf: str) -> N
 class Dry(MemoryCall):
     """A call of a dry run: it ends where the world would be touched."""
 
-    async def once(
+    async def ensure(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
         """Look, and go no further."""
@@ -114,7 +114,7 @@ class Dry(MemoryCall):
         raise asyncio.CancelledError
 
 
-async def test_dry_runs(lab: FakePve, tmp_path: Path, shelf: str) -> None:
+async def test_dry_runs(lab: FakePve, tmp_path: Path, download_server: str) -> None:
     """A dry run of any tool reads alone, and one that destroys or executes says what it would change."""
     proxmox, steered = connect(lab), Steer(lab)
     bench = bench_of(proxmox, tmp_path)
@@ -123,18 +123,18 @@ async def test_dry_runs(lab: FakePve, tmp_path: Path, shelf: str) -> None:
         seen = max((entry["n"] for entry in await steered.log()), default=0)
         call, tool = keyed(Dry(), name), bench.tools[name]
         call.tool = tool
-        with looking(), contextlib.suppress(asyncio.CancelledError):
+        with dry_run_context(), contextlib.suppress(asyncio.CancelledError):
             await tool.run(call, tool.parse(parameters))
         sent = [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"]
 
         assert sent == [], name
 
-    await walk(lambda _: bench, steered, shelf, dry)
+    await walk(lambda _: bench, steered, download_server, dry)
     await proxmox.close()
 
 
 @pytest.mark.parametrize("tier", list(Tier))
-async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, shelf: str) -> None:
+async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, download_server: str) -> None:
     """A token with the role of a tier can do all that tools of the tier do, and nothing besides."""
     full = connect(lab)
     found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
@@ -145,7 +145,9 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, she
     least = connect(lab, "blind")
     can, all_can = bench_of(least, tmp_path), bench_of(full, tmp_path)
     await walk(
-        lambda tool: all_can if tool in beyond or not tier.covers(can.tools[tool].tier) else can, Steer(lab), shelf
+        lambda tool: all_can if tool in beyond or not tier.covers(can.tools[tool].tier) else can,
+        Steer(lab),
+        download_server,
     )
 
     assert set((await least.permissions())["/"]) == privileges

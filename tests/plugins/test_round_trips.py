@@ -40,8 +40,8 @@ class TestEncoding:
     @pytest.mark.parametrize("text", AWKWARD)
     async def test_awkward(self, tools: Bench, text: str) -> None:
         """Shell, form and URL characters, unicode and spaces are kept in a description, and change nothing else."""
-        before = await tools.once("get_guest", vmid=101)
-        after = await tools.once("update_vm", MemoryCall(text[:4].encode().hex() + ".x"), vmid=101, description=text)
+        before = await tools.call("get_guest", vmid=101)
+        after = await tools.call("update_vm", MemoryCall(text[:4].encode().hex() + ".x"), vmid=101, description=text)
 
         assert after.description == plain(text)
         assert (after.name, after.cores, after.networks, after.tags) == (
@@ -72,9 +72,9 @@ class TestEncoding:
         wrong: dict[str, Any] = {"description": "x" * 600_000, "memory": 10**30, "cores": 0, "tags": ["a b"]}
         for name, value in wrong.items():
             with pytest.raises((errors.InvalidMessage, errors.PermanentError), match=name):
-                await tools.once("update_vm", MemoryCall(f"{name}.x"), vmid=101, **{name: value})
+                await tools.call("update_vm", MemoryCall(f"{name}.x"), vmid=101, **{name: value})
 
-        assert (await tools.once("get_guest", vmid=101)).memory == 4096
+        assert (await tools.call("get_guest", vmid=101)).memory == 4096
 
 
 LISTS: list[tuple[str, str, dict[str, Any]]] = [
@@ -98,12 +98,12 @@ LISTS: list[tuple[str, str, dict[str, Any]]] = [
 async def crowded(tools: Bench, steered: Steer) -> Bench:
     """Return the tools of a cluster in which each list has something in it."""
     for number in range(3):
-        await tools.once("create_backup", MemoryCall(f"b{number}.x"), vmid=100 + number % 2, storage="local")
-        await tools.once("create_pool", MemoryCall(f"p{number}.x"), pool=f"pool{number}")
-        await tools.once("create_user", MemoryCall(f"u{number}.x"), id=f"user{number}@pve")
+        await tools.call("create_backup", MemoryCall(f"b{number}.x"), vmid=100 + number % 2, storage="local")
+        await tools.call("create_pool", MemoryCall(f"p{number}.x"), pool=f"pool{number}")
+        await tools.call("create_user", MemoryCall(f"u{number}.x"), id=f"user{number}@pve")
     for name in ("one", "two"):
-        await tools.once("create_snapshot", MemoryCall(f"{name}.x"), vmid=100, name=name)
-    await tools.once("refresh_updates", node="pve1")
+        await tools.call("create_snapshot", MemoryCall(f"{name}.x"), vmid=100, name=name)
+    await tools.call("refresh_updates", node="pve1")
     del steered
     return tools
 
@@ -112,10 +112,10 @@ async def crowded(tools: Bench, steered: Steer) -> Bench:
 async def test_pages_are_the_whole(crowded: Bench, tool: str, name: str, parameters: dict[str, Any]) -> None:
     """Page by page each line comes once, in the order of the whole; any cursor is a place to go on from."""
     most = {key: {"guests": 200}.get(key, value) for key, value in parameters.items()} | {"limit": 500}
-    whole = getattr(await crowded.once(tool, **most), name)
+    whole = getattr(await crowded.call(tool, **most), name)
     lines, cursor = [], ""
     while True:
-        page = await crowded.once(tool, **({"limit": 1} | parameters), cursor=cursor)
+        page = await crowded.call(tool, **({"limit": 1} | parameters), cursor=cursor)
         lines += getattr(page, name)
         cursor = page.next
         if not cursor:
@@ -129,7 +129,7 @@ async def test_pages_are_the_whole(crowded: Bench, tool: str, name: str, paramet
 async def test_a_cursor_that_nobody_gave(crowded: Bench, tool: str, name: str, parameters: dict[str, Any]) -> None:
     """A cursor beyond everything ends the list, or is refused by its name; never something else."""
     try:
-        beyond = getattr(await crowded.once(tool, **parameters, cursor="\U0010ffff"), name)
+        beyond = getattr(await crowded.call(tool, **parameters, cursor="\U0010ffff"), name)
     except (errors.InvalidMessage, errors.Rejected) as error:
         beyond = [] if "cursor" in str(error) else [error]
 

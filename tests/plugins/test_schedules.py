@@ -144,7 +144,7 @@ async def test_the_server_reckons_as_we_do(bus: Bus) -> None:
         said = datetime.fromisoformat(firing.headers["Nats-Schedule-Next"])
         when = firing.time.replace(microsecond=0)
 
-        assert cron.following(cron.parse(due.cron), when, ZONES[due.timezone]) == said, (name, due.cron, due.timezone)
+        assert cron.next_after(cron.parse(due.cron), when, ZONES[due.timezone]) == said, (name, due.cron, due.timezone)
 
 
 # -- firing -----------------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ async def test_once_more_by_hand(quiet_net: Net, bus: Bus) -> None:
     """A schedule is begun now in the name of who asks, under an id of its own; one that is not in force is an error."""
     await put(bus, cron="0 0 1 1 *")
     async with orchestrators(quiet_net, one), Agent(bus).working():
-        requests = [await schedules.by_hand(bus, NAME) for _ in range(2)]
+        requests = [await schedules.extra_run(bus, NAME) for _ in range(2)]
         for each in requests:
             await client_requests.submit(bus, "tester", each)
         answers = [await queries.follow(bus, each.workflow_id, lambda _: None, wait=45) for each in requests]
@@ -304,7 +304,7 @@ async def test_once_more_by_hand(quiet_net: Net, bus: Bus) -> None:
     assert state is not None
     assert state.principal == "tester"
     with pytest.raises(UsageError, match="no schedule 'other' is in force"):
-        await schedules.by_hand(bus, "other")
+        await schedules.extra_run(bus, "other")
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from agentd import errors
 from agentd.wire.messages import Tier
 from agentd_proxmox.guests.snapshots import tree
-from agentd_proxmox.inventory import Place
+from agentd_proxmox.inventory import GuestLocation
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size, until
@@ -28,8 +28,8 @@ class TestCreate:
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """A snapshot of a VM or container is there afterwards, with what was said about it."""
-        made = await tools.once("create_snapshot", vmid=vmid, name="before-upgrade", description=NASTY)
-        listed = await tools.once("list_snapshots", vmid=vmid)
+        made = await tools.call("create_snapshot", vmid=vmid, name="before-upgrade", description=NASTY)
+        listed = await tools.call("list_snapshots", vmid=vmid)
 
         assert (await steered.found(vmid))["snapshots"] == ["before-upgrade"]
         assert made.description == NASTY.replace("\n", " ")
@@ -38,20 +38,20 @@ class TestCreate:
 
     async def test_memory(self, tools: Bench) -> None:
         """Memory is kept of a running VM; of a stopped one that is told, a container has none."""
-        running = await tools.once("create_snapshot", vmid=100, name="ram", vmstate=True)
-        stopped = await tools.once("create_snapshot", call := MemoryCall(), vmid=101, name="ram", vmstate=True)
+        running = await tools.call("create_snapshot", vmid=100, name="ram", vmstate=True)
+        stopped = await tools.call("create_snapshot", call := MemoryCall(), vmid=101, name="ram", vmstate=True)
 
         assert running.vmstate
         assert not stopped.vmstate
         assert "did not run" in call.warnings[0]
         with pytest.raises(errors.Rejected, match="container 201 'proxy' on pve2 has no memory"):
-            await tools.once("create_snapshot", vmid=201, name="ram", vmstate=True)
+            await tools.call("create_snapshot", vmid=201, name="ram", vmstate=True)
 
     async def test_name_from_key(self, tools: Bench, steered: Steer) -> None:
         """Without a name it comes from the call's key, so that a repeat finds its own."""
-        first = await tools.once("create_snapshot", MemoryCall("wf-1.snap"), vmid=101)
-        again = await tools.once("create_snapshot", call := MemoryCall("wf-1.snap"), vmid=101)
-        other = await tools.once("create_snapshot", MemoryCall("wf-2.snap"), vmid=101)
+        first = await tools.call("create_snapshot", MemoryCall("wf-1.snap"), vmid=101)
+        again = await tools.call("create_snapshot", call := MemoryCall("wf-1.snap"), vmid=101)
+        other = await tools.call("create_snapshot", MemoryCall("wf-2.snap"), vmid=101)
 
         assert first.name == again.name != other.name
         assert call.adopted
@@ -80,35 +80,35 @@ class TestCreate:
     async def test_late_write(self, tools: Bench, steered: Steer) -> None:
         """Our own request that comes late takes the name first; then it is ours all the same."""
         await steered.rule("POST", "/snapshot$", {"delay": 0.5}, 2)
-        first = asyncio.ensure_future(tools.once("create_snapshot", call := MemoryCall("wf.l"), vmid=101, name="s1"))
+        first = asyncio.ensure_future(tools.call("create_snapshot", call := MemoryCall("wf.l"), vmid=101, name="s1"))
         await asyncio.sleep(0.2)
-        second = await tools.once("create_snapshot", other := MemoryCall("wf.l"), vmid=101, name="s1")
+        second = await tools.call("create_snapshot", other := MemoryCall("wf.l"), vmid=101, name="s1")
 
         assert (await first).time == second.time
         assert "already used" in (call.warnings + other.warnings)[0]
 
     async def test_strangers_name(self, tools: Bench, steered: Steer) -> None:
         """A snapshot of that name by somebody else is not taken for ours, and nothing is sent."""
-        await tools.once("create_snapshot", MemoryCall("other.one"), vmid=101, name="daily")
+        await tools.call("create_snapshot", MemoryCall("other.one"), vmid=101, name="daily")
 
         with pytest.raises(errors.Rejected, match="snapshot daily that this call did not make"):
-            await tools.once("create_snapshot", vmid=101, name="daily")
+            await tools.call("create_snapshot", vmid=101, name="daily")
         with pytest.raises(errors.Rejected, match="keeps the name 'current'"):
-            await tools.once("create_snapshot", vmid=101, name="current")
+            await tools.call("create_snapshot", vmid=101, name="current")
         with pytest.raises(errors.Rejected, match="template"):
-            await tools.once("create_snapshot", vmid=9000, name="daily")
+            await tools.call("create_snapshot", vmid=9000, name="daily")
         assert len(await steered.log("POST")) == 1
 
     @pytest.mark.parametrize("name", ["x", "1st", "a b", "a;b", "ä-umlaut", "a" * 41, "../x", "$(id)"])
     async def test_bad_name(self, tools: Bench, name: str) -> None:
         """A name that Proxmox does not know is refused with the field's name."""
         with pytest.raises(errors.InvalidMessage, match="name"):
-            await tools.once("create_snapshot", vmid=101, name=name)
+            await tools.call("create_snapshot", vmid=101, name=name)
 
     async def test_warnings(self, tools: Bench, steered: Steer) -> None:
         """WARNINGS is a success that says what Proxmox warned of."""
         await steered.rule("POST", "/snapshot$", {"task_exit": "WARNINGS: 2"})
-        await tools.once("create_snapshot", call := MemoryCall(), vmid=101, name="s1")
+        await tools.call("create_snapshot", call := MemoryCall(), vmid=101, name="s1")
 
         assert len(call.warnings) == 2
 
@@ -118,22 +118,22 @@ class TestCreate:
         bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
         await steered.lock(101, "backup")
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
-            await bench.once("create_snapshot", vmid=101, name="s1")
+            await bench.call("create_snapshot", vmid=101, name="s1")
         sent = await steered.log("POST")
         await steered.lock(101, None)
 
         assert sent == []
-        assert (await bench.once("create_snapshot", vmid=101, name="s1")).name == "s1"
+        assert (await bench.call("create_snapshot", vmid=101, name="s1")).name == "s1"
         await proxmox.close()
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A failure says what is left: nothing, or a snapshot half made and a lock with the way out."""
         await steered.rule("POST", "/snapshot$", {"task_exit": "snapshot feature is not available"}, 1)
         with pytest.raises(errors.TaskFailed, match=r"not available.*no snapshot s1 was left behind.*not locked"):
-            await tools.once("create_snapshot", vmid=101, name="s1")
+            await tools.call("create_snapshot", vmid=101, name="s1")
         await steered.durations(qmsnapshot=30)
         call = MemoryCall()
-        task = asyncio.ensure_future(tools.once("create_snapshot", call, vmid=101, name="s2"))
+        task = asyncio.ensure_future(tools.call("create_snapshot", call, vmid=101, name="s2"))
         await until(lambda: asyncio.sleep(0, call.upid))
         proxmox = tools.tools["create_snapshot"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         await proxmox.delete(f"/nodes/pve1/tasks/{call.upid}")
@@ -155,7 +155,7 @@ class TestCreate:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Snapshot on /vms/101; .*pveum acl modify /vms/101 --tokens"):
-            await Bench(proxmox, ToolSettings()).once("create_snapshot", vmid=101, name="s1")
+            await Bench(proxmox, ToolSettings()).call("create_snapshot", vmid=101, name="s1")
         assert await steered.tasks() == []
         await proxmox.close()
 
@@ -167,33 +167,33 @@ class TestRollback:
     async def test_back(self, tools: Bench, steered: Steer, vmid: int, guest: str) -> None:
         """The guest is as it was at the snapshot, and runs if that was asked for."""
         before = (await steered.found(vmid))["config"]["memory"]
-        await tools.once("create_snapshot", vmid=vmid, name="s1")
+        await tools.call("create_snapshot", vmid=vmid, name="s1")
         proxmox = tools.tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         at = f"/nodes/{'pve1' if vmid == 101 else 'pve2'}/{'qemu' if vmid == 101 else 'lxc'}/{vmid}"
         await proxmox.put(f"{at}/config", memory=1234)
-        done = await tools.once("rollback_snapshot", vmid=vmid, guest=guest, name="s1", start=True)
+        done = await tools.call("rollback_snapshot", vmid=vmid, guest=guest, name="s1", start=True)
 
         assert str((await steered.found(vmid))["config"]["memory"]) == str(before)
         assert (done.guest.status, done.snapshots.current) == ("running", "s1")
 
     async def test_wrong_guest(self, tools: Bench, steered: Steer) -> None:
         """A guest that is called otherwise, or has no such snapshot, is left alone."""
-        await tools.once("create_snapshot", vmid=101, name="s1")
+        await tools.call("create_snapshot", vmid=101, name="s1")
         sent = len(await steered.log("POST"))
 
         with pytest.raises(errors.Rejected, match="is not called 'nas'"):
-            await tools.once("rollback_snapshot", vmid=101, guest="nas", name="s1")
+            await tools.call("rollback_snapshot", vmid=101, guest="nas", name="s1")
         with pytest.raises(errors.Rejected, match="has no whole snapshot s2; it has s1"):
-            await tools.once("rollback_snapshot", vmid=101, guest="db-01", name="s2")
+            await tools.call("rollback_snapshot", vmid=101, guest="db-01", name="s2")
         assert len(await steered.log("POST")) == sent
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A rollback that fails says why, and whether the guest is locked."""
-        await tools.once("create_snapshot", vmid=101, name="s1")
+        await tools.call("create_snapshot", vmid=101, name="s1")
         await steered.rule("POST", "/rollback$", {"task_exit": "can't rollback, 's2' is more recent"})
 
         with pytest.raises(errors.TaskFailed, match=r"more recent.*is not locked"):
-            await tools.once("rollback_snapshot", vmid=101, guest="db-01", name="s1")
+            await tools.call("rollback_snapshot", vmid=101, guest="db-01", name="s1")
 
     def test_tier(self, tools: Bench) -> None:
         """What throws data away is of tier destroy, so policy refuses it without an approval."""
@@ -212,16 +212,16 @@ class TestDelete:
     async def test_gone(self, tools: Bench, steered: Steer) -> None:
         """A snapshot is gone, its child has its parent; deleting it again does nothing."""
         for name in ("s1", "s2", "s3"):
-            await tools.once("create_snapshot", MemoryCall(f"wf.{name}"), vmid=101, name=name)
-        left = await tools.once("delete_snapshot", vmid=101, guest="db-01", name="s2", force=True)
-        again = await tools.once("delete_snapshot", call := MemoryCall(), vmid=101, guest="db-01", name="s2")
+            await tools.call("create_snapshot", MemoryCall(f"wf.{name}"), vmid=101, name=name)
+        left = await tools.call("delete_snapshot", vmid=101, guest="db-01", name="s2", force=True)
+        again = await tools.call("delete_snapshot", call := MemoryCall(), vmid=101, guest="db-01", name="s2")
 
         assert [(each.name, each.parent, each.depth) for each in left.snapshots] == [("s1", "", 0), ("s3", "s1", 1)]
         assert call.adopted
         assert [each.name for each in again.snapshots] == ["s1", "s3"]
         assert int((await steered.log("DELETE", "/snapshot/"))[0]["params"]["force"]) == 1
         with pytest.raises(errors.Rejected, match="is not called"):
-            await tools.once("delete_snapshot", vmid=101, guest="x", name="s1")
+            await tools.call("delete_snapshot", vmid=101, guest="x", name="s1")
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("vmid", [101, 201])
@@ -229,7 +229,7 @@ class TestDelete:
         """A delete whose answer or request is lost is settled by looking: once, and no other snapshot goes."""
         guest = "db-01" if vmid == 101 else "proxy"
         for name in ("s1", "s2"):
-            await tools.once("create_snapshot", MemoryCall(f"wf.{name}"), vmid=vmid, name=name)
+            await tools.call("create_snapshot", MemoryCall(f"wf.{name}"), vmid=vmid, name=name)
         await steered.durations(qmdelsnapshot=0.5, vzdelsnapshot=0.5)
         await steered.rule("DELETE", "/snapshot/", {fault: True}, 1)
         left = await tools.until_done("delete_snapshot", MemoryCall(), vmid=vmid, guest=guest, name="s2")
@@ -238,11 +238,11 @@ class TestDelete:
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A delete that fails says so."""
-        await tools.once("create_snapshot", vmid=101, name="s1")
+        await tools.call("create_snapshot", vmid=101, name="s1")
         await steered.rule("DELETE", "/snapshot/", {"task_exit": "lvremove failed"})
 
         with pytest.raises(errors.TaskFailed, match=r"lvremove failed.*not locked"):
-            await tools.once("delete_snapshot", vmid=101, guest="db-01", name="s1")
+            await tools.call("delete_snapshot", vmid=101, guest="db-01", name="s1")
 
 
 class TestOld:
@@ -251,30 +251,30 @@ class TestOld:
     async def test_found(self, tools: Bench, steered: Steer) -> None:
         """Old snapshots are found over the cluster by one call a guest, paged; who cannot be asked is named."""
         for vmid in (101, 103, 201):
-            await tools.once("create_snapshot", vmid=vmid, name="old")
+            await tools.call("create_snapshot", vmid=vmid, name="old")
         await steered.node("pve2", online=False)
         await steered.call("DELETE", "/log")
-        first = await tools.once("list_old_snapshots", days=0, guests=5)
+        first = await tools.call("list_old_snapshots", days=0, guests=5)
         calls = len(await steered.log("GET"))
-        second = await tools.once("list_old_snapshots", days=0, guests=5, cursor=first.next)
+        second = await tools.call("list_old_snapshots", days=0, guests=5, cursor=first.next)
 
         assert [each.vmid for each in first.snapshots] == [101]
         assert (first.looked_at, first.guests, second.looked_at, second.next) == (5, 8, 3, "")
         assert calls <= 9  # a guest that is not read has its node asked for too
         assert sorted(first.unread) == ["VM 102 'web-02' on pve2", "VM 103 'ci-runner' on pve2"]
         assert list(second.unread) == ["container 201 'proxy' on pve2"]
-        assert (await tools.once("list_old_snapshots", days=1, node="pve1")).snapshots == []
-        await tools.once("create_snapshot", MemoryCall("wf.2"), vmid=101, name="newer")
-        short = await tools.once("list_old_snapshots", days=0, node="pve1", limit=1)
+        assert (await tools.call("list_old_snapshots", days=1, node="pve1")).snapshots == []
+        await tools.call("create_snapshot", MemoryCall("wf.2"), vmid=101, name="newer")
+        short = await tools.call("list_old_snapshots", days=0, node="pve1", limit=1)
         assert (short.total, len(short.snapshots)) == (2, 1)
         with pytest.raises(errors.Rejected, match="cursor"):
-            await tools.once("list_old_snapshots", cursor="x")
+            await tools.call("list_old_snapshots", cursor="x")
 
 
 class TestTree:
     """The tree, without a server."""
 
-    AT = Place(101, "pve1", "qemu", "db", "running", template=False)
+    AT = GuestLocation(101, "pve1", "qemu", "db", "running", template=False)
 
     def test_recorded(self, recorded: Any) -> None:
         """The recorded list is read as it is."""

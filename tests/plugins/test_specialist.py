@@ -73,11 +73,11 @@ class Direct:
         """Undo nothing."""
         raise NotImplementedError(tools, target)
 
-    def breakable(self) -> contextlib.AbstractContextManager[None]:
+    def allow_stop(self) -> contextlib.AbstractContextManager[None]:
         """Nobody stops it."""
         return contextlib.nullcontext()
 
-    async def once(
+    async def ensure(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
         """Have an effect, without a record."""

@@ -13,7 +13,7 @@ from agentd import errors
 from agentd_proxmox import pages
 from agentd_proxmox.settings import ToolSettings
 from agentd_proxmox.storage.volumes import VolumeLine, _line
-from plugins.shelf import IMAGE
+from plugins.download_server import IMAGE
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size
 
@@ -29,10 +29,10 @@ class TestList:
 
     async def test_listed(self, tools: Bench) -> None:
         """Volumes are listed by name with a tally, by pages; one content, one guest, the largest on request."""
-        listed = await tools.once("list_volumes", storage="local-lvm", node="pve1", limit=2)
-        rest = await tools.once("list_volumes", storage="local-lvm", node="pve1", limit=2, cursor=listed.next)
-        largest = await tools.once("list_volumes", storage="local-lvm", node="pve1", largest=True, limit=1)
-        one = await tools.once("list_volumes", storage="local-lvm", node="pve1", vmid=200, show=["size"])
+        listed = await tools.call("list_volumes", storage="local-lvm", node="pve1", limit=2)
+        rest = await tools.call("list_volumes", storage="local-lvm", node="pve1", limit=2, cursor=listed.next)
+        largest = await tools.call("list_volumes", storage="local-lvm", node="pve1", largest=True, limit=1)
+        one = await tools.call("list_volumes", storage="local-lvm", node="pve1", vmid=200, show=["size"])
 
         assert (listed.total, listed.by_content, len(listed.volumes), rest.next) == (
             3,
@@ -47,20 +47,20 @@ class TestList:
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
         """A wrong storage, content or field is told by its name."""
         with pytest.raises(errors.NotFound, match="no storage 'nope' on pve1"):
-            await tools.once("list_volumes", storage="nope", node="pve1")
+            await tools.call("list_volumes", storage="nope", node="pve1")
         with pytest.raises(errors.Rejected, match="does not hold backup"):
-            await tools.once("list_volumes", storage="local-lvm", node="pve1", content="backup")
+            await tools.call("list_volumes", storage="local-lvm", node="pve1", content="backup")
         with pytest.raises(errors.Rejected, match="show: there is no 'colour'; there are volid"):
-            await tools.once("list_volumes", **WHERE, show=["colour"])
+            await tools.call("list_volumes", **WHERE, show=["colour"])
         await steered.storage("local", active=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="storage local is not online on pve1"):
-            await tools.once("list_volumes", **WHERE)
+            await tools.call("list_volumes", **WHERE)
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """500 volumes cost two calls and fewer than 1,000 tokens."""
         await steered.volumes("local", "pve1", 500)
         await steered.call("DELETE", "/log")
-        listed = await tools.once("list_volumes", **WHERE)
+        listed = await tools.call("list_volumes", **WHERE)
 
         assert (listed.total, listed.by_content) == (502, {"backup": 500, "iso": 1, "vztmpl": 1})
         assert size(listed) < 1000
@@ -68,14 +68,14 @@ class TestList:
 
     async def test_status(self, tools: Bench, steered: Steer) -> None:
         """A storage is shown as it is; one that is off line says so, one that is not there is told."""
-        on = await tools.once("get_storage_status", storage="local-lvm", node="pve1")
+        on = await tools.call("get_storage_status", storage="local-lvm", node="pve1")
         await steered.storage("local-lvm", active=False)
-        off = await tools.once("get_storage_status", storage="local-lvm", node="pve1")
+        off = await tools.call("get_storage_status", storage="local-lvm", node="pve1")
 
         assert (on.active, on.content, on.free) == (True, ["images", "rootdir"], on.total - on.used)
         assert (off.active, off.total) == (False, 0)
         with pytest.raises(errors.NotFound, match="No such storage"):
-            await tools.once("get_storage_status", storage="nope", node="pve1")
+            await tools.call("get_storage_status", storage="nope", node="pve1")
 
     def test_recorded(self, recorded: Any) -> None:
         """The recorded list is read as it is; control characters are not handed on."""
@@ -90,11 +90,16 @@ class TestList:
 class TestDownload:
     """download_url."""
 
-    async def test_fetched(self, tools: Bench, steered: Steer, shelf: str) -> None:
+    async def test_fetched(self, tools: Bench, steered: Steer, download_server: str) -> None:
         """A file is fetched and compared; the second time Proxmox says that it is there."""
-        wanted: dict[str, Any] = {**WHERE, "url": f"{shelf}/image.iso", "filename": "a.iso", "checksum": RIGHT.upper()}
-        made = await tools.once("download_url", **wanted)
-        again = await tools.once("download_url", **wanted)
+        wanted: dict[str, Any] = {
+            **WHERE,
+            "url": f"{download_server}/image.iso",
+            "filename": "a.iso",
+            "checksum": RIGHT.upper(),
+        }
+        made = await tools.call("download_url", **wanted)
+        again = await tools.call("download_url", **wanted)
 
         assert (made.volid, made.size, made.content) == ("local:iso/a.iso", len(IMAGE), "iso")
         assert again == made
@@ -104,30 +109,34 @@ class TestDownload:
         ("path", "checksum", "told"),
         [("image.iso", "0" * 64, "checksum mismatch"), ("cut.iso", "", "download failed"), ("no.iso", "", "404")],
     )
-    async def test_wrong(self, tools: Bench, steered: Steer, shelf: str, path: str, checksum: str, told: str) -> None:
+    async def test_wrong(
+        self, tools: Bench, steered: Steer, download_server: str, path: str, checksum: str, told: str
+    ) -> None:
         """A wrong checksum, a download that is cut off, a missing file: an error, and nothing is left."""
         with pytest.raises(errors.TaskFailed, match=f"{told}.*local:iso/b.iso: nothing was left"):
-            await tools.once("download_url", **WHERE, url=f"{shelf}/{path}", filename="b.iso", checksum=checksum)
+            await tools.call(
+                "download_url", **WHERE, url=f"{download_server}/{path}", filename="b.iso", checksum=checksum
+            )
         assert "iso/b.iso" not in (await steered.world())["volumes"]["local"]
 
-    async def test_there(self, tools: Bench, steered: Steer, shelf: str) -> None:
+    async def test_there(self, tools: Bench, steered: Steer, download_server: str) -> None:
         """A file that is there is left alone with a warning; with another checksum that is an error."""
-        wanted: dict[str, Any] = {**WHERE, "url": f"{shelf}/image.iso", "filename": "a.iso"}
-        await tools.once("download_url", **wanted)
-        await tools.once("download_url", call := MemoryCall(), **wanted)
+        wanted: dict[str, Any] = {**WHERE, "url": f"{download_server}/image.iso", "filename": "a.iso"}
+        await tools.call("download_url", **wanted)
+        await tools.call("download_url", call := MemoryCall(), **wanted)
 
         assert "was there already" in call.warnings[0]
         assert len(await steered.tasks("download")) == 1
         with pytest.raises(errors.TaskFailed, match=r"checksum mismatch.*a file of that name is there"):
-            await tools.once("download_url", **wanted, checksum="0" * 64)
+            await tools.call("download_url", **wanted, checksum="0" * 64)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("seconds", [0.0, 0.7])
-    async def test_lost(self, tools: Bench, steered: Steer, shelf: str, fault: str, seconds: float) -> None:
+    async def test_lost(self, tools: Bench, steered: Steer, download_server: str, fault: str, seconds: float) -> None:
         """A download whose answer or request is lost is settled by looking: it is fetched once."""
         await steered.durations(download=seconds)
         await steered.rule("POST", "/download-url$", {fault: True}, 1)
-        wanted: dict[str, Any] = {**WHERE, "url": f"{shelf}/image.iso", "filename": "a.iso"}
+        wanted: dict[str, Any] = {**WHERE, "url": f"{download_server}/image.iso", "filename": "a.iso"}
         made = await tools.until_done("download_url", MemoryCall(), **wanted)
 
         assert made.size == len(IMAGE)
@@ -137,15 +146,15 @@ class TestDownload:
         """What cannot be right is refused by the name of its field before anything is sent."""
         good: dict[str, Any] = {**WHERE, "url": "http://192.0.2.1/a.iso", "filename": "a.iso"}
         with pytest.raises(errors.Rejected, match="checksum: sha256 has 64 digits, this has 3"):
-            await tools.once("download_url", **good, checksum="abc")
+            await tools.call("download_url", **good, checksum="abc")
         for field, value in {
             "url": "file:///etc/passwd", "filename": "../../etc/passwd", "checksum": "xyz", "content": "backup",
             "algorithm": "crc32",
         }.items():  # fmt: skip
             with pytest.raises(errors.InvalidMessage, match=field):
-                await tools.once("download_url", **good | {field: value})
+                await tools.call("download_url", **good | {field: value})
         with pytest.raises(errors.Rejected, match="local-lvm of pve1 does not hold iso"):
-            await tools.once("download_url", **good | {"storage": "local-lvm"})
+            await tools.call("download_url", **good | {"storage": "local-lvm"})
         assert await steered.log("POST") == []
 
     async def test_denied(self, lab: FakePve) -> None:
@@ -153,7 +162,7 @@ class TestDownload:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"Datastore.AllocateTemplate on /storage/local; .*pveum acl modify"):
-            await Bench(proxmox, ToolSettings()).once(
+            await Bench(proxmox, ToolSettings()).call(
                 "download_url", **WHERE, url="http://192.0.2.1/a.iso", filename="a.iso"
             )
         await proxmox.close()
@@ -172,19 +181,19 @@ class TestAllocate:
         assert (made.volid, made.size, made.vmid) == (f"{storage}:{volid}", 3 * 2**30, 101)
         assert len(await steered.log("POST")) == 1
         with pytest.raises(errors.Rejected, match="is there with 3 GiB, not 4 GiB"):
-            await tools.once("create_volume", **wanted | {"size": 4})
+            await tools.call("create_volume", **wanted | {"size": 4})
 
     async def test_name_from_key(self, tools: Bench) -> None:
         """Without a name it comes from the call's key: the same call finds its own, another makes another."""
         wanted: dict[str, Any] = {"storage": "local-lvm", "node": "pve1", "vmid": 101, "size": 1}
-        first = await tools.once("create_volume", MemoryCall("wf.a"), **wanted)
-        again = await tools.once("create_volume", MemoryCall("wf.a"), **wanted)
-        other = await tools.once("create_volume", MemoryCall("wf.b"), **wanted)
+        first = await tools.call("create_volume", MemoryCall("wf.a"), **wanted)
+        again = await tools.call("create_volume", MemoryCall("wf.a"), **wanted)
+        other = await tools.call("create_volume", MemoryCall("wf.b"), **wanted)
 
         assert first == again
         assert first.volid != other.volid
         with pytest.raises(errors.Rejected, match="holds raw disks only"):
-            await tools.once("create_volume", **wanted, format="qcow2")
+            await tools.call("create_volume", **wanted, format="qcow2")
 
 
 class TestDelete:
@@ -192,9 +201,9 @@ class TestDelete:
 
     async def test_gone(self, tools: Bench, steered: Steer) -> None:
         """A volume that nobody uses is gone; deleting it again does nothing."""
-        made = await tools.once("create_volume", storage="local-lvm", node="pve1", vmid=101, size=1, name="old")
-        gone = await tools.once("delete_volume", volid=made.volid, node="pve1")
-        again = await tools.once("delete_volume", call := MemoryCall(), volid=made.volid, node="pve1")
+        made = await tools.call("create_volume", storage="local-lvm", node="pve1", vmid=101, size=1, name="old")
+        gone = await tools.call("delete_volume", volid=made.volid, node="pve1")
+        again = await tools.call("delete_volume", call := MemoryCall(), volid=made.volid, node="pve1")
 
         assert (gone.volume.volid, again.volume, call.adopted) == (made.volid, None, True)
         assert "vm-101-old" not in (await steered.world())["volumes"]["local-lvm"]
@@ -202,16 +211,16 @@ class TestDelete:
     async def test_used(self, tools: Bench, steered: Steer) -> None:
         """A disk that its guest or a snapshot of it uses, and an image in a drive, stay; the guest is named."""
         with pytest.raises(errors.Rejected, match=r"used by VM 101 'db-01' on pve1 \(scsi0\): nothing was done"):
-            await tools.once("delete_volume", volid="local-lvm:vm-101-disk-0", node="pve1")
+            await tools.call("delete_volume", volid="local-lvm:vm-101-disk-0", node="pve1")
         iso = "local:iso/debian-12.11.0-amd64-netinst.iso"
         await steered.guest(vmid=500, node="pve1", name="inst", type="qemu", config={"ide2": f"{iso},media=cdrom"})
         with pytest.raises(errors.Rejected, match=r"VM 500 'inst' on pve1 \(ide2\)"):
-            await tools.once("delete_volume", volid=iso, node="pve1")
+            await tools.call("delete_volume", volid=iso, node="pve1")
         proxmox = tools.tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
-        await tools.once("create_snapshot", vmid=500, name="with-iso")
+        await tools.call("create_snapshot", vmid=500, name="with-iso")
         await proxmox.put("/nodes/pve1/qemu/500/config", delete="ide2")
         with pytest.raises(errors.Rejected, match=r"VM 500 'inst' on pve1 \(snapshot with-iso: ide2\)"):
-            await tools.once("delete_volume", volid=iso, node="pve1")
+            await tools.call("delete_volume", volid=iso, node="pve1")
         assert await steered.log("DELETE") == []
 
     async def test_blind(self, tools: Bench, steered: Steer) -> None:
@@ -219,7 +228,7 @@ class TestDelete:
         await steered.node("pve2", online=False)
 
         with pytest.raises(errors.ProxmoxUnavailable):
-            await tools.once("delete_volume", volid="local:iso/debian-12.11.0-amd64-netinst.iso", node="pve1")
+            await tools.call("delete_volume", volid="local:iso/debian-12.11.0-amd64-netinst.iso", node="pve1")
         assert await steered.log("DELETE") == []
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
@@ -236,8 +245,8 @@ class TestDelete:
     async def test_bad(self, tools: Bench, steered: Steer, volid: str) -> None:
         """What is no volume is refused, and nothing is sent; one that is not there is told as gone."""
         with pytest.raises(errors.AgentdError):
-            await tools.once("delete_volume", volid=volid, node="pve1")
-        gone = await tools.once("delete_volume", volid="local:iso/../../etc", node="pve1")
+            await tools.call("delete_volume", volid=volid, node="pve1")
+        gone = await tools.call("delete_volume", volid="local:iso/../../etc", node="pve1")
 
         assert gone.volume is None
         assert await steered.log("DELETE") == []

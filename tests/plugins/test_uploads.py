@@ -74,8 +74,8 @@ class TestSent:
         """A file arrives byte by byte as it is, with its checksum; the second time it is left alone and said so."""
         wanted: dict[str, Any] = {**WHERE, "path": str(folder / "a.iso"), "checksum": RIGHT.upper()}
         call, again = MemoryCall(), MemoryCall()
-        made = await bench.once("upload_file", call, **wanted)
-        same = await bench.once("upload_file", again, **wanted)
+        made = await bench.call("upload_file", call, **wanted)
+        same = await bench.call("upload_file", again, **wanted)
 
         assert (made.volid, made.size) == ("local:iso/a.iso", len(IMAGE))
         assert f"sending {folder}/a.iso: 100 % of {len(IMAGE)} bytes" in call.said
@@ -90,7 +90,7 @@ class TestSent:
     async def test_contents(self, bench: Bench, steered: Steer, folder: Path, content: str, filename: str) -> None:
         """Templates and images for import go the same way, under another name on request."""
         wanted: dict[str, Any] = {**WHERE, "content": content, "filename": filename}
-        made = await bench.once("upload_file", **wanted, path=str(folder / "a.iso"))
+        made = await bench.call("upload_file", **wanted, path=str(folder / "a.iso"))
 
         assert (made.volid, made.size, made.content) == (f"local:{content}/{filename}", len(IMAGE), content)
         assert await sent(steered) == 1
@@ -100,7 +100,7 @@ class TestSent:
         with (folder / "big.iso").open("wb") as file:
             file.truncate(600 << 20)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        made = await bench.once("upload_file", MemoryCall(seconds=120), **WHERE, path=str(folder / "big.iso"))
+        made = await bench.call("upload_file", MemoryCall(seconds=120), **WHERE, path=str(folder / "big.iso"))
 
         assert made.size == 600 << 20
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
@@ -132,7 +132,7 @@ class TestLost:
         await steered.rule("POST", "/upload$", {"lost_before": True})
 
         with pytest.raises(errors.ProxmoxUnavailable, match=rf"lost after \d+ of {len(IMAGE)} bytes of a.iso; nothing"):
-            await bench.once("upload_file", **WHERE, path=str(folder / "a.iso"))
+            await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"))
         assert "iso/a.iso" not in (await steered.world())["volumes"]["local"]
 
     async def test_stopped(self, bench: Bench, steered: Steer, folder: Path) -> None:
@@ -141,7 +141,7 @@ class TestLost:
         with (folder / "big.iso").open("wb") as file:
             file.truncate(600 << 20)
         call = Meddling("sending", sending.set)
-        running = asyncio.create_task(bench.once("upload_file", call, **WHERE, path=str(folder / "big.iso")))
+        running = asyncio.create_task(bench.call("upload_file", call, **WHERE, path=str(folder / "big.iso")))
         await sending.wait()
         running.cancel()
 
@@ -188,7 +188,7 @@ class TestRefused:
         wrong = {key: value.replace("{folder}", str(folder)) for key, value in wrong.items()}
 
         with pytest.raises(errors.AgentdError, match=told):
-            await bench.once("upload_file", **{**WHERE, "path": str(folder / "a.iso"), **wrong})
+            await bench.call("upload_file", **{**WHERE, "path": str(folder / "a.iso"), **wrong})
         assert await steered.log("POST") == []
 
     async def test_nowhere(self, lab: FakePve, folder: Path) -> None:
@@ -197,7 +197,7 @@ class TestRefused:
         tools = Bench(proxmox, ToolSettings())
 
         with pytest.raises(errors.Rejected, match=r"upload_dirs: none"):
-            await tools.once("upload_file", **WHERE, path=str(folder / "a.iso"))
+            await tools.call("upload_file", **WHERE, path=str(folder / "a.iso"))
         await proxmox.close()
 
     async def test_full(self, bench: Bench, steered: Steer, folder: Path) -> None:
@@ -208,7 +208,7 @@ class TestRefused:
         with pytest.raises(
             errors.Rejected, match=r"local of pve1 has \d+ bytes left, \S+/huge.iso 214748364800: nothing"
         ):
-            await bench.once("upload_file", **WHERE, path=str(folder / "huge.iso"))
+            await bench.call("upload_file", **WHERE, path=str(folder / "huge.iso"))
         assert await steered.log("POST") == []
 
     async def test_other(self, bench: Bench, steered: Steer, folder: Path) -> None:
@@ -216,7 +216,7 @@ class TestRefused:
         name = "debian-12.11.0-amd64-netinst.iso"
 
         with pytest.raises(errors.Rejected, match=rf"{name} is there with 702545920 bytes, .* choose another filename"):
-            await bench.once("upload_file", **WHERE, path=str(folder / "a.iso"), filename=name)
+            await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"), filename=name)
         assert await steered.log("POST") == []
 
     async def test_shorter(self, bench: Bench, steered: Steer, folder: Path) -> None:
@@ -226,7 +226,7 @@ class TestRefused:
         call = Meddling("sending", lambda: os.truncate(folder / "big.iso", 100))
 
         with pytest.raises(errors.Rejected, match=r"big.iso: the file became shorter while it was read; nothing was k"):
-            await bench.once("upload_file", call, **WHERE, path=str(folder / "big.iso"))
+            await bench.call("upload_file", call, **WHERE, path=str(folder / "big.iso"))
         assert await sent(steered) == 0
 
     def test_changed(self, folder: Path) -> None:
@@ -259,14 +259,14 @@ class TestRefused:
         await steered.rule("POST", "/upload$", {"task_exit": "import failed: no space left on device"})
 
         with pytest.raises(errors.TaskFailed, match=r"no space left.*local:iso/a.iso: nothing was left"):
-            await bench.once("upload_file", **WHERE, path=str(folder / "a.iso"))
+            await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"))
 
     async def test_denied(self, lab: FakePve, folder: Path) -> None:
         """A token that may not is told which right is missing, and how to grant it."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"Datastore.AllocateTemplate.*pveum acl modify /storage/local"):
-            await Bench(proxmox, ToolSettings(upload_dirs=[folder])).once(
+            await Bench(proxmox, ToolSettings(upload_dirs=[folder])).call(
                 "upload_file", **WHERE, path=str(folder / "a.iso")
             )
         await proxmox.close()
@@ -275,6 +275,6 @@ class TestRefused:
 async def test_says_what_it_changes(bench: Bench, folder: Path) -> None:
     """What a file becomes and where is said before, so that a protected storage is known as one."""
     call = MemoryCall()
-    await bench.once("upload_file", call, **WHERE, path=str(folder / "a.iso"))
+    await bench.call("upload_file", call, **WHERE, path=str(folder / "a.iso"))
 
     assert [(each.name, each.labels) for each in call.targets] == [("volume/local:iso/a.iso", ["storage/local"])]

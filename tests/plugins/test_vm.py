@@ -17,7 +17,7 @@ from agentd_specialist.model import (
     StorageView,
     TemplateView,
     ValidatedVm,
-    VmWish,
+    VmRequest,
 )
 from agentd_specialist.vm import choose, shortlist
 
@@ -65,7 +65,7 @@ def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:
 
 def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> ValidatedVm:
     """Return what a wish becomes; it must be granted."""
-    found = choose(VmWish(**{"name": "app"} | wish), cluster or lab(), RULES, draw)
+    found = choose(VmRequest(**{"name": "app"} | wish), cluster or lab(), RULES, draw)
 
     assert isinstance(found, ValidatedVm), found
     return found
@@ -73,7 +73,7 @@ def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> Va
 
 def refused(cluster: Cluster | None = None, **wish: Any) -> list[str]:
     """Return what stands against a wish; there must be something."""
-    found = choose(VmWish(**{"name": "app"} | wish), cluster or lab(), RULES, 0.0)
+    found = choose(VmRequest(**{"name": "app"} | wish), cluster or lab(), RULES, 0.0)
 
     assert isinstance(found, list)
     assert found
@@ -339,5 +339,5 @@ def test_a_full_range_is_told() -> None:
 
 def test_the_shortlist_is_by_free_memory_and_does_not_ask_for_bridges() -> None:
     """The nodes whose bridges are worth asking for, the best first."""
-    assert shortlist(VmWish("app"), lab(bridges=None), RULES) == ["pve2", "pve1"]
+    assert shortlist(VmRequest("app"), lab(bridges=None), RULES) == ["pve2", "pve1"]
     assert refused(lab(bridges=None), node="pve2") == ["bridge: the bridges of pve2 are not known"]

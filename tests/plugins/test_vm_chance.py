@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd_specialist.model import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmWish
+from agentd_specialist.model import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmRequest
 from agentd_specialist.vm import choose, free_vmid
 
 
@@ -75,7 +75,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
 
 
 WISHES = st.builds(
-    VmWish,
+    VmRequest,
     st.just("app"),
     vmid=st.none() | st.integers(98, 112),
     node=st.none() | NAMES,
@@ -87,7 +87,7 @@ WISHES = st.builds(
 
 
 @given(cluster=clusters(), wish=WISHES, draw=st.floats(0, 1, exclude_max=True))
-def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster, wish: VmWish, draw: float) -> None:
+def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster, wish: VmRequest, draw: float) -> None:
     """Never an offline node, never a taken VMID, never too little room, and never silence."""
     rules = Rules(vmid_min=100, vmid_max=110)
     wish = msgspec.structs.replace(wish, template=None if cluster.template is None else 9000)
@@ -96,7 +96,7 @@ def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster
 
     if isinstance(found, list):
         assert found
-        assert all(each.partition(":")[0] in VmWish.__struct_fields__ for each in found)
+        assert all(each.partition(":")[0] in VmRequest.__struct_fields__ for each in found)
         return
     home = next(each for each in cluster.nodes if each.node == found.node)
     assert home.status == "online"

@@ -10,9 +10,9 @@ import pytest
 from agentd.errors import InvalidMessage, Rejected
 from agentd.wire.codec import decode, encode
 from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
-from agentd.wire.workflow import Effect, Status, TaskSpec, TaskStatus, Workflow, result_of
+from agentd.wire.workflow import OutboxMessage, Status, TaskSpec, TaskStatus, Workflow, result_of
 from agentd_orchestrator.engine import outgoing, progress
-from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended
+from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, PlannedRequest, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
 
@@ -52,7 +52,7 @@ def test_the_end_is_answered_once() -> None:
     assert over.status is Status.COMPLETED
     assert kinds(over) == [("respond", "_", 0)]
     assert outgoing.response(over, "o1").result == {"tasks": {"a": {"status": "completed", "result": 1}}}
-    for late in (last, Due(1), begin(spec("a"))):
+    for late in (last, TimerFired(1), begin(spec("a"))):
         assert fold(over, [late], LATER) is None
 
 
@@ -73,7 +73,7 @@ def test_a_stray_completion_changes_nothing(stray: dict[str, Any]) -> None:
     state = started(spec("a"))
 
     assert fold(state, [ended(state, "a", **stray)], LATER) is None
-    assert fold(state, [Ended("ghost", ended(state, "a").completion)], LATER) is None
+    assert fold(state, [AgentReport("ghost", ended(state, "a").completion)], LATER) is None
     assert fold(None, [ended(state, "a")], LATER) is None
 
 
@@ -84,11 +84,11 @@ def test_an_error_that_may_pass_is_tried_again_later() -> None:
     retry_at = state.tasks["a"].retry_at
     assert retry_at is not None
     assert timedelta(seconds=1.6) <= retry_at - LATER <= timedelta(seconds=2.4)
-    assert state.outbox == [Effect("timer", attempt=2, at=retry_at)]
-    assert fold(state, [Due(1)], retry_at - timedelta(seconds=1)) is None, "another timer changes nothing before"
+    assert state.outbox == [OutboxMessage("timer", attempt=2, at=retry_at)]
+    assert fold(state, [TimerFired(1)], retry_at - timedelta(seconds=1)) is None, "another timer changes nothing before"
     state = ring(state)
     assert kinds(state) == [("assign", "a", 2), ("timer", "_", 3)]
-    assert fold(state, [Due(2), Due(1)], retry_at) is None
+    assert fold(state, [TimerFired(2), TimerFired(1)], retry_at) is None
     state = step(state, ended(state, "a", PASSING))
 
     assert state.status is Status.FAILED
@@ -110,8 +110,8 @@ def test_a_deadline_ends_an_attempt() -> None:
 def test_a_timer_that_rings_early_rings_again() -> None:
     """A timer is right by the server's clock; ours may be behind, and nothing falls through that."""
     state = started(spec("a", retries=1), spec("b", timeout=90.0))
-    early = step(state, Due(state.timers), at=T0 + timedelta(seconds=59.9))
-    stray = fold(state, [Due(9)], T0 + timedelta(seconds=59.9))
+    early = step(state, TimerFired(state.timers), at=T0 + timedelta(seconds=59.9))
+    stray = fold(state, [TimerFired(9)], T0 + timedelta(seconds=59.9))
 
     assert early.tasks["a"].retried == 1
     assert stray is None
@@ -170,7 +170,7 @@ def test_the_time_out_of_the_whole() -> None:
     """A workflow that is not done in its time fails, once what changes the world has ended."""
     state = ring(started(spec("a"), timeout=5.0))
     assert kinds(state) == [("entomb", "a", 1), ("timer", "_", 2)]
-    assert fold(state, [Due(1)], LATER) is None
+    assert fold(state, [TimerFired(1)], LATER) is None
     state = step(state, ended(state, "a"))
 
     assert state.status is Status.FAILED
@@ -179,8 +179,8 @@ def test_the_time_out_of_the_whole() -> None:
 
 def test_refused_and_planned() -> None:
     """A refusal is an ended workflow with its reason; a dry run shows the plan and does nothing."""
-    refused = fold(None, [Begin(WorkflowRequest("test", "w"), [], "bob", Tier.READ, "no")], T0)
-    expired = fold(None, [Begin(WorkflowRequest("t", "w"), [], "b", Tier.READ, "old", Status.EXPIRED)], T0)
+    refused = fold(None, [PlannedRequest(WorkflowRequest("test", "w"), [], "bob", Tier.READ, "no")], T0)
+    expired = fold(None, [PlannedRequest(WorkflowRequest("t", "w"), [], "b", Tier.READ, "old", Status.EXPIRED)], T0)
     planned = started(spec("a"), dry_run=True)
 
     assert refused is not None
@@ -193,7 +193,7 @@ def test_refused_and_planned() -> None:
 
 def test_a_bug_ends_the_workflow() -> None:
     """What cannot be decided ends the workflow, so that a person looks."""
-    state = step(started(spec("a")), Broken("deciding failed"))
+    state = step(started(spec("a")), DecideFailed("deciding failed"))
 
     assert (state.status, state.error, kinds(state)) == (Status.FAILED, "deciding failed", [("respond", "_", 0)])
 

@@ -59,7 +59,7 @@ def test_undone_alone_when_cancelled() -> None:
 
     assert state.status is Status.COMPENSATING
     assert (over.status, over.error, "undo-keep" in over.tasks) == (Status.COMPENSATED, "cancelled by bob", False)
-    assert outgoing.left_behind(over) == ["keep: done", "check: done"]
+    assert outgoing.remaining_changes(over) == ["keep: done", "check: done"]
 
 
 def test_nothing_to_undo() -> None:
@@ -79,7 +79,7 @@ def test_a_failure_is_loud() -> None:
     assert (over.status, over.error) == (Status.COMPENSATION_FAILED, "undo-make: cannot")
     assert ("alert", "_", 0) in kinds(over)
     assert "undo-keep" not in over.tasks
-    assert "make: done; not undone: cannot" in outgoing.left_behind(over)
+    assert "make: done; not undone: cannot" in outgoing.remaining_changes(over)
 
 
 def test_tried_again() -> None:

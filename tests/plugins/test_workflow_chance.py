@@ -25,7 +25,7 @@ from agentd.wire.workflow import (
 )
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import progress
-from agentd_orchestrator.engine.inputs import Begin, Due, Ended, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from agentd_orchestrator.engine.state import satisfied
 from plugins.flow import T0, fold
@@ -75,13 +75,13 @@ def inputs(draw: st.DrawFn) -> Input:
     attempt = draw(st.integers(0, 4))
     kind = draw(st.sampled_from(["ended"] * 8 + ["due", "due", "signal", "again"]))
     if kind == "due":
-        return Due(attempt)
+        return TimerFired(attempt)
     if kind == "signal":
         action = draw(st.sampled_from(["cancel", "pause", "resume", "approve", "reject", "nonsense"]))
         undo, by = draw(st.booleans()), draw(st.sampled_from(["alice", "bob"]))
         return Signal(by, Tier.OPERATE, WorkflowSignal(action, task=task, undo=undo))
     if kind == "again":
-        return Begin(WorkflowRequest("test", "w"), [], "alice", Tier.OPERATE)
+        return PlannedRequest(WorkflowRequest("test", "w"), [], "alice", Tier.OPERATE)
     status = draw(st.sampled_from([Outcome.COMPLETED] * 5 + [Outcome.WARNINGS, Outcome.FAILED, Outcome.FAILED]))
     status = draw(st.sampled_from([status, status, status, Outcome.RUNNING, Outcome.CANCELLED]))
     code = draw(st.sampled_from(["vmid_taken", "temporary", "broken"]))
@@ -89,12 +89,12 @@ def inputs(draw: st.DrawFn) -> Input:
     service = draw(st.sampled_from(["svc"] * 6 + ["stranger"]))
     warnings = ["look"] if status is Outcome.WARNINGS else []
     done = TaskCompletion(f"w.{task}", status, "w", attempt, service_id=service, error=error, warnings=warnings)
-    return Ended(task, done)
+    return AgentReport(task, done)
 
 
 def begun(plan: list[TaskSpec]) -> Workflow:
     """Return the first state of a workflow."""
-    state = fold(None, [Begin(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
+    state = fold(None, [PlannedRequest(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
     assert state is not None
     return state
 
@@ -201,18 +201,18 @@ def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[Input]) ->
         assert not outbox
     else:
         assert batch.outbox == outbox
-        assert wf.cleared(batch) == wf.cleared(one)
+        assert wf.without_outbox(batch) == wf.without_outbox(one)
 
 
 def moves_of(state: Workflow) -> list[Input]:
     """Return what comes from outside if nobody fails: ends, approvals, timers, and somebody who resumes."""
-    moves: list[Input] = [Due(state.timers)] if state.next_timer_at is not None else []
+    moves: list[Input] = [TimerFired(state.timers)] if state.next_timer_at is not None else []
     if state.status is Status.PAUSED:
         moves.append(Signal("bob", Tier.OPERATE, WorkflowSignal("resume")))
     for name, task in state.tasks.items():
         if task.status in UNDER_WAY and not task.items:
             moves.append(
-                Ended(name, TaskCompletion(f"w.{name}", Outcome.COMPLETED, "w", task.attempt, service_id="svc"))
+                AgentReport(name, TaskCompletion(f"w.{name}", Outcome.COMPLETED, "w", task.attempt, service_id="svc"))
             )
         elif task.status is TaskStatus.WAITING_APPROVAL:
             moves.append(Signal("bob", Tier.OPERATE, WorkflowSignal("approve", task=name)))

@@ -14,7 +14,7 @@ from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier
 from agentd.wire.workflow import Status, TaskState, TaskStatus, Workflow, result_of
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import inputs, outgoing, signals
-from agentd_orchestrator.engine.inputs import Due, Ended, Input
+from agentd_orchestrator.engine.inputs import AgentReport, Input, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, started, step
 
@@ -109,7 +109,7 @@ def test_a_workflow_that_grows_too_large_ends() -> None:
     state = started(spec("done"), spec("running"), spec("later", "running"), spec("odd"), parameters={"a": 1})
     state = step(state, ended(state, "done", result="x" * 100_000))
     state = step(state, ended(state, "odd", PASSING))
-    over = wf.overgrown(state, 1_000_000, new=False)
+    over = wf.end_oversized(state, 1_000_000, new=False)
     answer = outgoing.response(over, "o1")
 
     assert (answer.status, answer.error) == ("failed", "its state takes 1000000 bytes, and one event carries 983040")
@@ -127,7 +127,7 @@ def test_a_workflow_that_grows_too_large_ends() -> None:
 
 def test_a_request_that_is_too_large_never_begins() -> None:
     """A plan that one event cannot carry is rejected, with nothing assigned."""
-    over = wf.overgrown(started(spec("a")), 1_000_000, new=True)
+    over = wf.end_oversized(started(spec("a")), 1_000_000, new=True)
 
     assert (over.status, over.tasks, [each.kind for each in over.outbox]) == (Status.REJECTED, {}, ["respond"])
 
@@ -153,14 +153,14 @@ def test_the_largest_plan_fits() -> None:
 def test_a_bug_ends_what_it_meets() -> None:
     """What takes the place of an input that cannot be decided: an end for a workflow, a refusal for a request."""
     state = started(spec("a"), spec("b", "a"))
-    over = step(state, inputs.broken(cancel(), "deciding failed"))
-    refused = fold(None, [inputs.broken(begin(spec("a", timeout=1e300)), "deciding failed")], T0)
+    over = step(state, inputs.decide_failed(cancel(), "deciding failed"))
+    refused = fold(None, [inputs.decide_failed(begin(spec("a", timeout=1e300)), "deciding failed")], T0)
 
     assert [(each.status, each.attempt) for each in over.tasks.values()] == [
         (TaskStatus.CANCELLED, 1),
         (TaskStatus.CANCELLED, 0),
     ]
-    assert outgoing.left_behind(over) == ["a: not known, the workflow ended while it ran"]
+    assert outgoing.remaining_changes(over) == ["a: not known, the workflow ended while it ran"]
     assert refused is not None
     assert (refused.status, refused.error, refused.tasks) == (Status.FAILED, "deciding failed", {})
     with pytest.raises(OverflowError):
@@ -258,7 +258,7 @@ def ends(draw: st.DrawFn) -> TaskCompletion:
 def test_every_state_goes_through_json(completions: list[TaskCompletion], cancelled: bool) -> None:  # noqa: FBT001
     """Whatever agents report, what is written is what is read; and what is read decides the same."""
     state = started(spec("a", backoff=0.1), spec("b", "a", parameters={"x": result_of("a", "y")}))
-    given_: list[Input] = [Ended("a", each) for each in completions]
+    given_: list[Input] = [AgentReport("a", each) for each in completions]
     given_ += [cancel()] if cancelled and not completions else []
     for each in given_:
         read = decode(encode(state), Workflow)
@@ -283,7 +283,7 @@ def test_the_order_of_a_plan_and_of_its_inputs(order: list[str], arrival: list[i
         running = [name for name, task in state.tasks.items() if task.status is TaskStatus.ASSIGNED]
         given_: list[Input] = [
             *(ended(state, name) for name in running),
-            *(Due(9) for _ in running),
+            *(TimerFired(9) for _ in running),
         ]
         shuffled = [given_[number % len(given_)] for number in arrival] + given_ if given_ else []
         state = fold(state, shuffled, T0) or state

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.crash_points import POINTS
-from system.cast import EMPTY, TEMPLATE, Cast, deploy, settled
+from system.restarting_daemons import EMPTY, TEMPLATE, RestartingDaemons, deploy, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,12 +57,12 @@ async def test_a_process_dies_between_two_writes(
     """Whoever dies wherever, the VM is made once, configured once, started once, and the requester told once."""
     reached = tmp_path / "crash"
     reached.mkdir()
-    cast = Cast(net)
-    cast.environment[victim] = {"AGENTD_TEST_CRASH": point, "AGENTD_TEST_CRASH_DIR": str(reached)}
-    async with cast:
+    daemons = RestartingDaemons(net)
+    daemons.environment[victim] = {"AGENTD_TEST_CRASH": point, "AGENTD_TEST_CRASH_DIR": str(reached)}
+    async with daemons:
         took = await deploy(bus, "once", wish)
         await settled(bus, net, "once")
 
     assert (reached / point).exists()
-    assert cast.deaths == [(victim, -9)]
+    assert daemons.deaths == [(victim, -9)]
     assert took < 30, "a dead and restarted process stalls its work for seconds, not for ack_wait"

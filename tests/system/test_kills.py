@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd.bus import provision
-from system.cast import EMPTY, ROLES, TEMPLATE, Cast, asked, deploy, note, record, settled
+from system.restarting_daemons import EMPTY, ROLES, TEMPLATE, RestartingDaemons, asked, deploy, note, record, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,23 +49,23 @@ async def _give_up_after(bus: Bus, seconds: float) -> None:
 
 async def test_all_daemons_die_at_once(net: Net, bus: Bus) -> None:
     """After a kill -9 of every daemon, in the middle of a clone, the next ones finish what was begun."""
-    async with Cast(net) as cast:
+    async with RestartingDaemons(net) as daemons:
         deploying = asyncio.create_task(deploy(bus, "all"))
         await asked(net, CLONE)
-        cast.kill()
+        daemons.kill()
         killed = time.monotonic()
         await deploying
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "all")
 
-    assert sorted(cast.deaths) == sorted((name, -9) for name in ROLES)
+    assert sorted(daemons.deaths) == sorted((name, -9) for name in ROLES)
     assert time.monotonic() - killed < 60
 
 
 async def test_nats_dies(net: Net, bus: Bus, nats_server: NatsServer) -> None:
     """A kill -9 of nats-server in the middle of a clone, and its restart, lose nothing and double nothing."""
     await _give_up_after(bus, 12.0)
-    async with Cast(net) as cast:
+    async with RestartingDaemons(net) as daemons:
         deploying = asyncio.create_task(deploy(bus, "nats"))
         await asked(net, CLONE)
         nats_server.kill()
@@ -75,25 +75,25 @@ async def test_nats_dies(net: Net, bus: Bus, nats_server: NatsServer) -> None:
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "nats")
 
-    assert cast.deaths == []
+    assert daemons.deaths == []
 
 
 async def test_nats_and_a_bridge_die(net: Net, bus: Bus, nats_server: NatsServer) -> None:
     """A bridge that dies while NATS is away finds, when both are back, the clone that it began."""
     await _give_up_after(bus, 12.0)
-    async with Cast(net) as cast:
+    async with RestartingDaemons(net) as daemons:
         deploying = asyncio.create_task(deploy(bus, "both"))
         await asked(net, CLONE)
         nats_server.kill()
-        cast.kill("mcp-bridge")
+        daemons.kill("mcp-bridge")
         killed = time.monotonic()
-        await cast.died.wait()
+        await daemons.died.wait()
         await asyncio.to_thread(nats_server.start)
         await deploying
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "both")
 
-    assert cast.deaths == [("mcp-bridge", -9)]
+    assert daemons.deaths == [("mcp-bridge", -9)]
 
 
 @pytest.mark.parametrize("effect", ["cut_after", "lost_before"])
@@ -104,16 +104,16 @@ async def test_an_answer_is_lost_and_the_bridge_dies(
     """The successor of a bridge that died over an unanswered write knows nothing of it: it looks, and settles it."""
     assert net.pve is not None
     net.pve.rule("POST", path, {effect: True}, count=1)
-    async with Cast(net) as cast:
+    async with RestartingDaemons(net) as daemons:
         deploying = asyncio.create_task(deploy(bus, "cut", wish))
         await asked(net, path)
-        cast.kill("mcp-bridge")
+        daemons.kill("mcp-bridge")
         killed = time.monotonic()
         await deploying
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "cut")
 
-    assert cast.deaths == [("mcp-bridge", -9)]
+    assert daemons.deaths == [("mcp-bridge", -9)]
     assert time.monotonic() - killed < 60
 
 
@@ -121,10 +121,10 @@ async def test_a_bridge_dies_in_a_call(net: Net, bus: Bus) -> None:
     """A bridge that dies while the specialist's call starts the VM is asked again, and finds the start under way."""
     assert net.pve is not None
     net.pve.durations(qmstart=1.5)
-    async with Cast(net) as cast:
+    async with RestartingDaemons(net) as daemons:
         deploying = asyncio.create_task(deploy(bus, "call"))
         await asked(net, r"/status/start$")
-        cast.kill("mcp-bridge")
+        daemons.kill("mcp-bridge")
         killed = time.monotonic()
         await deploying
         took = time.monotonic() - killed
@@ -141,11 +141,11 @@ async def test_a_zombie_wakes(net: Net, bus: Bus, where: str) -> None:
     await _give_up_after(bus, 4.0)
     if where == "request under way":  # it reaches Proxmox after the second bridge has made the VM
         net.pve.rule("POST", CLONE, {"delay": 9.0}, count=1)
-    async with Cast(net, (*ROLES, "mcp-bridge2")) as cast:
+    async with RestartingDaemons(net, (*ROLES, "mcp-bridge2")) as daemons:
         deploying = asyncio.create_task(deploy(bus, "zombie"))
         await asked(net, CLONE)
         sleeper = (await record(bus, "zombie.create_vm")).owner.partition("-pve1/")[0]
-        cast.signal(sleeper, signal.SIGSTOP)
+        daemons.signal(sleeper, signal.SIGSTOP)
         stopped = time.monotonic()
         try:
             await deploying
@@ -153,14 +153,14 @@ async def test_a_zombie_wakes(net: Net, bus: Bus, where: str) -> None:
             made = await record(bus, "zombie.create_vm")
             await asyncio.sleep(max(0.0, 10.0 - (time.monotonic() - stopped)))
         finally:
-            cast.signal(sleeper, signal.SIGCONT)
+            daemons.signal(sleeper, signal.SIGCONT)
         await asyncio.sleep(2.0)  # what a zombie would do wrong, it does now
         await settled(bus, net, "zombie")
 
         assert await record(bus, "zombie.create_vm") == made
     assert not made.owner.startswith(f"{sleeper}-pve1/")
     assert made.epoch == 2
-    assert cast.deaths == []
+    assert daemons.deaths == []
 
 
 async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
@@ -171,13 +171,15 @@ async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
     names = [f"vm{number}" for number in range(10)]
     begun = time.monotonic()
     await _give_up_after(bus, 12.0)
-    async with Cast(net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge", "mcp-bridge2")) as cast:
+    async with RestartingDaemons(
+        net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge", "mcp-bridge2")
+    ) as daemons:
         deploying = asyncio.gather(*(deploy(bus, name, wait=110) for name in names))
         victims = [chance.choice(("orchestrator", "orchestrator2")), chance.choice(("mcp-bridge", "mcp-bridge2"))]
         chance.shuffle(victims)
         await asked(net, CLONE, chance.randint(1, 6))
         for victim in victims:
-            cast.kill(victim)
+            daemons.kill(victim)
             await asyncio.sleep(chance.uniform(0.0, 1.5))
         killed = time.monotonic()
         slowest = max(await deploying)
@@ -185,7 +187,7 @@ async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
         note("slowest_s", round(slowest, 1))
         await settled(bus, net, *names)
 
-    assert sorted(cast.deaths) == sorted((name, -9) for name in victims), f"AGENTD_TEST_SEED={seed}"
+    assert sorted(daemons.deaths) == sorted((name, -9) for name in victims), f"AGENTD_TEST_SEED={seed}"
     assert time.monotonic() - begun < 110, f"AGENTD_TEST_SEED={seed}"
 
 
@@ -195,19 +197,19 @@ async def test_drain(net: Net, bus: Bus, clone: float, epoch: int) -> None:
     assert net.pve is not None
     net.pve.durations(qmclone=clone)
     net.settings["drain"] = {"timeout": 3.0}
-    async with Cast(net, (*ROLES, "mcp-bridge2")) as cast:
+    async with RestartingDaemons(net, (*ROLES, "mcp-bridge2")) as daemons:
         deploying = asyncio.create_task(deploy(bus, "drained"))
         await asked(net, CLONE)
         first = (await record(bus, "drained.create_vm")).owner.partition("-pve1/")[0]
-        cast.signal(first, signal.SIGTERM)
+        daemons.signal(first, signal.SIGTERM)
         told = time.monotonic()
         async with asyncio.timeout(20):
-            await cast.died.wait()
+            await daemons.died.wait()
         went = time.monotonic() - told
         note("drain_s", round(went, 1))
         await deploying
         await settled(bus, net, "drained")
 
         assert (await record(bus, "drained.create_vm")).epoch == epoch
-    assert cast.deaths == [(first, 0)]
+    assert daemons.deaths == [(first, 0)]
     assert went < 10

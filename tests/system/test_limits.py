@@ -320,7 +320,7 @@ async def test_max_storage_is_believed(quiet_net: Net) -> None:
         for number in range(6):
             await bus.store(f"ai.effects.junk.w.t{number}", b"x" * (MIB * 98 // 100))
         reasons = await readyz(orchestrator, "no new requests")
-        rooms = await capacity.for_events(bus)
+        rooms = await capacity.event_limits(bus)
 
     assert "JetStream's storage (bus.max_storage) is 74% full (5.9 of 8 MiB)" in reasons
     assert [each.what for each in rooms] == ["JetStream's storage (bus.max_storage)", "AI_INPUT"]

@@ -15,7 +15,7 @@ from agentd.config.settings import Schedule
 from agentd.wire import subjects
 from agentd.wire.messages import ScheduleRun
 from harness import eventually
-from system.cast import Cast, note
+from system.restarting_daemons import RestartingDaemons, note
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
@@ -35,7 +35,10 @@ async def _give_up_after(bus: Bus, seconds: float) -> None:
 
 async def test_orchestrators_die_while_it_fires(net: Net) -> None:
     """Two orchestrators are killed in turn, and together, while each second brings a run; none is lost or doubled."""
-    async with net.client() as bus, Cast(net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge")) as cast:
+    async with (
+        net.client() as bus,
+        RestartingDaemons(net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge")) as daemons,
+    ):
         await schedules.provision(bus, {"often": OFTEN})
         await _give_up_after(bus, 8.0)
         begun, killed = time.monotonic(), tuple[str, ...]()
@@ -53,13 +56,13 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
             await eventually(one_more, "a run is begun", 60)
             both = ("orchestrator", "orchestrator2")
             killed += (dying := both if number % 4 == 3 else both[number % 2 :][:1])
-            cast.kill(*dying)
+            daemons.kill(*dying)
 
             async def noticed(count: int = len(killed)) -> bool:
-                return len(cast.deaths) == count
+                return len(daemons.deaths) == count
 
             await eventually(noticed, "the dead are started again")
-            await cast.ready()
+            await daemons.ready()
         await schedules.provision(bus, {})
         seconds = time.monotonic() - begun
 
@@ -78,9 +81,9 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
         answers = [await queries.follow(bus, each, lambda _: None, wait=90) for each in await ids()]
         responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
         last = await bus.kv_get(subjects.CONF, subjects.schedule_key("often"))
-        note("runs", f"{len(answers)} in {seconds:.0f} s with {len(cast.deaths)} deaths")
+        note("runs", f"{len(answers)} in {seconds:.0f} s with {len(daemons.deaths)} deaths")
 
-    assert Counter(name for name, _ in cast.deaths) == Counter(killed)
+    assert Counter(name for name, _ in daemons.deaths) == Counter(killed)
     assert len(answers) >= KILLS
     assert set(Counter(each.status for each in answers)) <= {"completed", "completed_with_warnings"}
     assert len(responses) == len(answers)

@@ -97,11 +97,11 @@ VM_DEPLOYMENT: Final = Definition(
 def definitions() -> list[Definition]:
     """Return the built-in workflows; files are read by the same code as users' files."""
     files = sorted(FILES.glob("*.yaml"))
-    return [VM_DEPLOYMENT, *(_from(file) for file in files)]
+    return [VM_DEPLOYMENT, *(_load(file) for file in files)]
 
 
-def _from(file: Path) -> Definition:
-    declared, report = check.read(file.read_bytes(), file.name, file.stem, check.Known({}, {}))
+def _load(file: Path) -> Definition:
+    declared, report = check.read(file.read_bytes(), file.name, file.stem, check.KnownNames({}, {}))
     if declared is None:
         raise ConfigError(f"agentd's own {report.faults[0]}")
     return declared.definition()

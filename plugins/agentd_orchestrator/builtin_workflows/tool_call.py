@@ -23,7 +23,7 @@ DEADLINE: Final = 3600.0
 """Seconds that a call may take by default: a restore or a migration of a large guest takes long."""
 
 
-class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ToolCallParameters(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A tool call: tool, parameters, deadline (s), and the expected names of guests."""
 
     tool: str
@@ -32,18 +32,18 @@ class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     guests: dict[str, str] = {}
 
 
-class UndoWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class UndoParameters(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What to undo, and the calls that undo it, in order; the first failure ends it."""
 
     of: str
-    calls: list[ToolCallWish]
+    calls: list[ToolCallParameters]
 
 
 def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
     """Return both workflows; `tools` is called once, when the first one is planned."""
     known_tools = functools.cache(tools)
 
-    def task(name: str, wish: ToolCallWish, *after: str) -> TaskSpec:
+    def task(name: str, wish: ToolCallParameters, *after: str) -> TaskSpec:
         tools = known_tools()
         tool = tools.get(tool_names.current(wish.tool, tools))
         if tool is None:
@@ -65,16 +65,16 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
             reads=tool.reads,
         )
 
-    def one(wish: ToolCallWish) -> list[TaskSpec]:
+    def one(wish: ToolCallParameters) -> list[TaskSpec]:
         return [task("call", wish)]
 
-    def back(wish: UndoWish) -> list[TaskSpec]:
+    def back(wish: UndoParameters) -> list[TaskSpec]:
         names = [f"call{number}" for number in range(len(wish.calls))]
         return [task(names[number], call, *names[:number][-1:]) for number, call in enumerate(wish.calls)]
 
     text = "Call one tool; what destroys or executes has to be approved first."
     undo = "Take back what was done, as `agentd undo` has found it."
     return [
-        Definition(CALL, text, ToolCallWish, one, prepare=known_tools),
-        Definition(UNDO, undo, UndoWish, back, prepare=known_tools),
+        Definition(CALL, text, ToolCallParameters, one, prepare=known_tools),
+        Definition(UNDO, undo, UndoParameters, back, prepare=known_tools),
     ]

@@ -16,8 +16,8 @@ from agentd import BadExpression
 from agentd.wire import tool_names
 from agentd.wire.workflow import UNDO
 from agentd_orchestrator.declared import file_format, parameters, typed_yaml, workflow
-from agentd_orchestrator.declared.typed_yaml import instead, misfit
-from agentd_orchestrator.declared.yaml_source import Place, Report, Value
+from agentd_orchestrator.declared.typed_yaml import locate_error, suggestion
+from agentd_orchestrator.declared.yaml_source import Position, Report, Value
 from agentd_orchestrator.declared.yaml_source import read as read_yaml
 from agentd_orchestrator.expressions import evaluate
 
@@ -34,7 +34,7 @@ ITEM: Final = frozenset({"item", "index"})
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownNames:
     """What a file may refer to by name: tools, and the parameters of other workflows.
 
     The parameters of a workflow are None while they are not known yet.
@@ -44,7 +44,7 @@ class Known:
     workflows: Mapping[str, type[msgspec.Struct] | None]
 
 
-def read(data: bytes, file: str, name: str, known: Known) -> tuple[workflow.Declared | None, Report]:
+def read(data: bytes, file: str, name: str, known: KnownNames) -> tuple[workflow.Declared | None, Report]:
     """Return the workflow `name` that `data` declares, or None, and every fault."""
     report = Report(file)
     tree = read_yaml(data, report)
@@ -75,7 +75,7 @@ def _current(form: Workflow, tools: Mapping[str, Tool]) -> Workflow:
 
 
 class _Check:
-    def __init__(self, found: Workflow, tree: Value, report: Report, known: Known) -> None:
+    def __init__(self, found: Workflow, tree: Value, report: Report, known: KnownNames) -> None:
         self._form = found
         self._report = report
         self._known = known
@@ -91,7 +91,7 @@ class _Check:
     def all(self) -> None:
         if self._declared is not None and self._form.parameters:
             parameters.check(self._form.parameters, self._declared, self._report)
-        seen: dict[str, Place] = {}
+        seen: dict[str, Position] = {}
         for task in self._tasks:
             if task.name and task.name in seen:
                 text = f"there is a task of this name already, in line {seen[task.name].line}"
@@ -103,11 +103,11 @@ class _Check:
                 self._report.add(task.place("name"), f"{task.where}.name", f"its items would be called as {name} is")
         self._order()
 
-    def add(self, at: Place, where: str, text: str) -> None:
+    def add(self, at: Position, where: str, text: str) -> None:
         self._report.add(at, where, text)
 
     @property
-    def known(self) -> Known:
+    def known(self) -> KnownNames:
         return self._known
 
     @property
@@ -122,9 +122,9 @@ class _Check:
             self.add(self._report.find(value, error.line, error.word), where, str(error))
             return set()
         for name in sorted(uses.names - allowed):
-            self.add(self._report.find(value, 1, name), where, _not_here(name, allowed))
+            self.add(self._report.find(value, 1, name), where, _out_of_scope(name, allowed))
         for name in sorted(uses.parameters - {"*", *self.declared}):
-            hint = instead(name, self.declared)
+            hint = suggestion(name, self.declared)
             self.add(self._report.find(value, 1, name), where, f"there is no parameter {name!r}{hint}")
         return set(uses.tasks) if "tasks" in allowed else set()
 
@@ -132,7 +132,7 @@ class _Check:
         """Return whether the task `name` exists; report it if not."""
         if name in self.names:
             return True
-        self.add(self._report.find(value, 1, name), where, f"there is no task {name!r}{instead(name, self.names)}")
+        self.add(self._report.find(value, 1, name), where, f"there is no task {name!r}{suggestion(name, self.names)}")
         return False
 
     def _order(self) -> None:
@@ -170,7 +170,7 @@ def _circle(remaining: Mapping[str, _TaskCheck]) -> list[str]:
     return path[path.index(following) :]
 
 
-def _not_here(name: str, allowed: frozenset[str]) -> str:
+def _out_of_scope(name: str, allowed: frozenset[str]) -> str:
     if name in ITEM:
         return f"{name!r} is known only in with and undo, of a task that has for_each"
     return f"{name!r} is not known here, before anything has run; only {', '.join(sorted(allowed))} is"
@@ -188,7 +188,7 @@ class _TaskCheck:
         self.after: set[str] = set()
         self.on_error: list[str] = []
 
-    def place(self, *path: str) -> Place:
+    def place(self, *path: str) -> Position:
         """Return the position of a field, or of the nearest enclosing field."""
         return self._at(*path).at
 
@@ -223,16 +223,18 @@ class _TaskCheck:
         if self._given("workflow"):
             self._workflow(where)
         if task.when:
-            self._wants(self._expression("when", task.when, LATE, condition=True), self._at("when"), f"{where}.when")
+            self._add_dependencies(
+                self._expression("when", task.when, LATE, condition=True), self._at("when"), f"{where}.when"
+            )
         self._templates(self._at("for_each"), f"{where}.for_each", LATE)
         for key in ("max_parallel", "approval"):
             self._templates(self._at(key), f"{where}.{key}", EARLY)
-        self._others(where)
+        self._check_references(where)
 
     def _expression(self, key: str, text: str, allowed: frozenset[str], *, condition: bool) -> set[str]:
         return self._of.expression(self._at(key), text, f"{self.where}.{key}", allowed, condition=condition)
 
-    def _wants(self, names: set[str], value: Value, where: str, *, itself: bool = False) -> None:
+    def _add_dependencies(self, names: set[str], value: Value, where: str, *, itself: bool = False) -> None:
         """Record that the task uses the results of other tasks."""
         for name in sorted(names):
             if name == self.name and not itself:
@@ -240,7 +242,7 @@ class _TaskCheck:
             elif name != self.name and self._of.task(value, name, where):
                 self.after.add(name)
 
-    def _others(self, where: str) -> None:
+    def _check_references(self, where: str) -> None:
         """Check the tasks that `after` and `on_error` name."""
         for index, name in enumerate(self._task.after):
             value = self._at("after")
@@ -285,7 +287,7 @@ class _TaskCheck:
         for text, inner in _strings(value, where):
             if evaluate.is_template(text.value):
                 used = self._of.expression(text, text.value, inner, allowed, condition=False)
-                self._wants(used, text, inner, itself=itself)
+                self._add_dependencies(used, text, inner, itself=itself)
 
     def _keys(self, value: Value, where: str) -> None:
         """Report keys that a plan reserves for itself, and expressions as keys."""
@@ -305,7 +307,7 @@ class _TaskCheck:
         tools, at = self._of.known.tools, value.value["tool"].at
         tool = tools.get(call.tool)
         if tool is None:
-            self._stranger(call, at, where)
+            self._check_unknown_tool(call, at, where)
             return
         if tool.undoes and not itself:
             self._of.add(at, f"{where}.tool", f"{tool.name} only undoes a task: name it under `undo` of that task")
@@ -319,13 +321,13 @@ class _TaskCheck:
             given = value.value.get("with", Value(at, {}))
             self._struct(tool.name, tool.parameters, given, f"{where}.with")
 
-    def _stranger(self, call: Call, at: Place, where: str) -> None:
+    def _check_unknown_tool(self, call: Call, at: Position, where: str) -> None:
         """Check a tool that no installed plugin defines: an external agent may offer it."""
         tools = self._of.known.tools
         is_installed = call.service in {tool.service for tool in tools.values()}
         if call.service and call.tier is not None and not is_installed:
             return
-        hint = instead(call.tool, tools) if tools else ""
+        hint = suggestion(call.tool, tools) if tools else ""
         advice = (
             f"{call.service} has none of that name"
             if is_installed
@@ -336,7 +338,7 @@ class _TaskCheck:
     def _workflow(self, where: str) -> None:
         name, known = self._task.workflow, self._of.known.workflows
         if name and name not in known:
-            text = f"there is no workflow {name!r}{instead(name, known)}"
+            text = f"there is no workflow {name!r}{suggestion(name, known)}"
             self._of.add(self.place("workflow"), f"{where}.workflow", text)
         kind = known.get(name)
         if kind is not None and isinstance(self._task.with_, dict):
@@ -353,7 +355,7 @@ class _TaskCheck:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key, at in given.keys.items():
             if key not in fields:
-                self._of.add(at, f"{where}.{key}", f"{owner} takes no {key!r}{instead(key, fields)}")
+                self._of.add(at, f"{where}.{key}", f"{owner} takes no {key!r}{suggestion(key, fields)}")
         missing = [key for key, field in fields.items() if field.required and key not in given.keys]
         if missing:
             self._of.add(given.at, where, f"{owner} needs {', '.join(missing)}")
@@ -365,7 +367,7 @@ class _TaskCheck:
         try:
             msgspec.convert(value.plain, kind)
         except msgspec.ValidationError as error:
-            at, text = misfit(value, error, typed_yaml.described(kind))
+            at, text = locate_error(value, error, typed_yaml.description_of(kind))
             self._of.add(at, where, text)
 
 

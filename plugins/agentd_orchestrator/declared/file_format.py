@@ -32,11 +32,11 @@ AnyText = Annotated[
 TypeName = Literal["string", "int", "number", "bool", "list", "map"]
 
 
-class Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class FileSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A part of the file."""
 
 
-class Parameter(Form, frozen=True, kw_only=True):
+class Parameter(FileSection, frozen=True, kw_only=True):
     """A parameter that a request may, or must, give."""
 
     type: Annotated[TypeName, Meta(description="type of the value")]
@@ -52,7 +52,7 @@ class Parameter(Form, frozen=True, kw_only=True):
     items: Annotated[TypeName, Meta(description="type of the items of a list")] | None = None
 
 
-class Call(Form, frozen=True, kw_only=True):
+class Call(FileSection, frozen=True, kw_only=True):
     """The call of a tool: which, where, and with which parameters."""
 
     tool: Annotated[str, Meta(description="tool to call; `agentd tools` lists them")] = ""
@@ -109,7 +109,7 @@ class Task(Call, frozen=True, kw_only=True):
     ] = {}
 
 
-class Workflow(Form, frozen=True, kw_only=True):
+class Workflow(FileSection, frozen=True, kw_only=True):
     """A workflow: its parameters and its tasks."""
 
     name: Annotated[Name, Meta(description="optional; must be the name of the file without .yaml")] = ""
@@ -127,7 +127,7 @@ def seconds(value: str | float | None) -> float | None:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a workflow file."""
-    generated = formats.published(msgspec.json.schema(Workflow, ref_template="#/$defs/{name}"))
+    generated = formats.portable_schema(msgspec.json.schema(Workflow, ref_template="#/$defs/{name}"))
     definitions = dict(sorted(generated["$defs"].items()))
     root = definitions.pop("Workflow")
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": "agentd workflow"}

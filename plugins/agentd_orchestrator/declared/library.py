@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd import Definition, Fault, Listed, Rejected, UnsafeFile, UsageError, files
+from agentd import Definition, Fault, ListedWorkflow, Rejected, UnsafeFile, UsageError, files
 from agentd.printable import printable
 from agentd.tools.definition import object_schema
 from agentd_orchestrator.declared import check, file_format
@@ -91,7 +91,7 @@ class Library(Mapping[str, Definition]):
             for name, entry in entries.items():
                 if entry.starts & changed or (entry.faults and name not in changed):
                     entries[name] = self._read(name, entry.path, entry.signature, known)
-            self._entries = _without_circles(entries)
+            self._entries = _reject_cycles(entries)
             return True
 
     def _scan(self) -> tuple[dict[str, tuple[Path, _Signature]], list[Fault]]:
@@ -101,14 +101,16 @@ class Library(Mapping[str, Definition]):
         except FileNotFoundError:
             return {}, []
         except OSError as error:
-            return {}, [Fault(_said(self._directory), 1, 1, "", f"cannot be read: {error.strerror}")]
+            return {}, [Fault(_printable_path(self._directory), 1, 1, "", f"cannot be read: {error.strerror}")]
         found: dict[str, tuple[Path, _Signature]] = {}
         extra = []
         unsafe = files.directory_fault(self._directory)
         for path in paths[:MAX_FILES]:
             if path.stem in found:
                 extra.append(
-                    Fault(_said(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one")
+                    Fault(
+                        _printable_path(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one"
+                    )
                 )
                 continue
             try:
@@ -120,7 +122,9 @@ class Library(Mapping[str, Definition]):
                 found[path.stem] = (path, (unsafe, *stamp))
         if len(paths) > MAX_FILES:
             extra.append(
-                Fault(_said(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out")
+                Fault(
+                    _printable_path(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out"
+                )
             )
         return found, extra
 
@@ -128,12 +132,14 @@ class Library(Mapping[str, Definition]):
         self, name: str, path: Path, signature: _Signature, known: Mapping[str, type[msgspec.Struct] | None]
     ) -> _Entry:
         try:
-            with files.opened(path) as file:
+            with files.open_regular(path) as file:
                 data = file.read(MAX_BYTES + 1)
         except UnsafeFile as error:
-            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", f"is not read: {error}")])
+            return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", f"is not read: {error}")])
         except OSError as error:
-            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", f"cannot be read: {error.strerror}")])
+            return _Entry(
+                path, signature, faults=[Fault(_printable_path(path), 1, 1, "", f"cannot be read: {error.strerror}")]
+            )
         return self._entry(name, path, signature, data, known)
 
     def _entry(
@@ -147,19 +153,21 @@ class Library(Mapping[str, Definition]):
         if name in self._own:
             origin = f" of the {self._own[name].source}" if self._own[name].source else ""
             text = f"there is a workflow {name}{origin} already; rename the file"
-            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
+            return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", text)])
         if not _NAME.match(name):
             text = f"{name!r} cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -"
-            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
+            return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", text)])
         try:
-            declared, report = check.read(data, _said(path), name, check.Known(self._known_tools(), known))
+            declared, report = check.read(
+                data, _printable_path(path), name, check.KnownNames(self._known_tools(), known)
+            )
         except Exception as error:  # noqa: BLE001 - a bug in the check must not prevent reading the other files
             text = f"it cannot be checked, which is a bug in agentd ({type(error).__name__}); the file is left out"
-            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
+            return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", text)])
         if declared is None:
             return _Entry(path, signature, faults=report.faults)
         starts = {task.workflow for task in declared.form.tasks if task.workflow}
-        return _Entry(path, signature, replace(declared.definition(), source=_said(path)), starts=starts)
+        return _Entry(path, signature, replace(declared.definition(), source=_printable_path(path)), starts=starts)
 
     def _known_tools(self) -> Mapping[str, Tool]:
         if self._tools is None:
@@ -179,7 +187,7 @@ class Library(Mapping[str, Definition]):
         entry = self._entries[name]
         if entry.definition is None:
             more = f" (and {len(entry.faults) - 1} more)" if len(entry.faults) > 1 else ""
-            raise Rejected(f"workflow_type: {name} cannot be used: {_discreet(entry.faults[0])}{more}")
+            raise Rejected(f"workflow_type: {name} cannot be used: {_without_content(entry.faults[0])}{more}")
         return entry.definition
 
     def __iter__(self) -> Iterator[str]:
@@ -195,7 +203,7 @@ class Library(Mapping[str, Definition]):
         """Return the faults of the directory and its files."""
         return [
             *self._extra,
-            *(_discreet(fault) for _, entry in sorted(self._entries.items()) for fault in entry.faults),
+            *(_without_content(fault) for _, entry in sorted(self._entries.items()) for fault in entry.faults),
         ]
 
     # -- for the command line ------------------------------------------------------------------------------------------
@@ -216,23 +224,27 @@ class Library(Mapping[str, Definition]):
         )
         known |= {name: entry.definition.parameters for name, entry in self._entries.items() if entry.definition}
         entries = [self._entry(path.stem, path, (0, 0, 0), data, known) for path, data in read]
-        checked = _without_circles({**self._entries, **{entry.path.stem: entry for entry in entries}})
+        checked = _reject_cycles({**self._entries, **{entry.path.stem: entry for entry in entries}})
         found = [
             checked[entry.path.stem] if checked[entry.path.stem].path == entry.path else entry for entry in entries
         ]
         return [fault for entry in found for fault in entry.faults]
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[ListedWorkflow]:
         """Return all workflows: the usable ones, and those whose file has faults."""
         self.refresh()
         usable = [*self._own.values(), *(entry.definition for entry in self._entries.values() if entry.definition)]
         found = [
-            Listed(definition.name, definition.source, definition.description, object_schema(definition.parameters))
+            ListedWorkflow(
+                definition.name, definition.source, definition.description, object_schema(definition.parameters)
+            )
             for definition in usable
         ]
         broken = [(name, entry) for name, entry in self._entries.items() if entry.definition is None]
-        found += [Listed(printable(name), _said(entry.path), faults=entry.faults) for name, entry in broken]
-        found += [Listed(Path(fault.file).stem, fault.file, faults=[fault]) for fault in self._extra]
+        found += [
+            ListedWorkflow(printable(name), _printable_path(entry.path), faults=entry.faults) for name, entry in broken
+        ]
+        found += [ListedWorkflow(Path(fault.file).stem, fault.file, faults=[fault]) for fault in self._extra]
         return sorted(found, key=lambda workflow: workflow.name)
 
 
@@ -241,7 +253,7 @@ def _shown(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _discreet(fault: Fault) -> Fault:
+def _without_content(fault: Fault) -> Fault:
     """Return a fault for logs, pages and responses: names, but no other file content.
 
     `agentd workflows check` shows everything to users who may read the file.
@@ -253,14 +265,14 @@ def _discreet(fault: Fault) -> Fault:
     return msgspec.structs.replace(fault, field=_NO_NAME.sub("…", fault.field), text=_QUOTED.sub(kept, fault.text))
 
 
-def _said(path: Path) -> str:
+def _printable_path(path: Path) -> str:
     """Return a path as printable text; it may contain any bytes, even invalid UTF-8."""
     return printable(str(path))
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        with files.opened(path, trusted=False) as file:
+        with files.open_regular(path, trusted=False) as file:
             return file.read(MAX_BYTES + 1)
     except UnsafeFile as error:
         raise UsageError(str(error)) from error
@@ -268,20 +280,20 @@ def _bytes(path: Path) -> bytes:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _without_circles(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+def _reject_cycles(entries: dict[str, _Entry]) -> dict[str, _Entry]:
     """Return the entries; one that would start itself, directly or not, gets a fault."""
     result = dict(entries)
     for name, entry in entries.items():
-        path = _way_back(entries, name)
+        path = _find_cycle(entries, name)
         if path and entry.definition is not None:
             text = f"would start itself for ever: {' → '.join(path)}"
             result[name] = _Entry(
-                entry.path, entry.signature, None, [Fault(_said(entry.path), 1, 1, "", text)], entry.starts
+                entry.path, entry.signature, None, [Fault(_printable_path(entry.path), 1, 1, "", text)], entry.starts
             )
     return result
 
 
-def _way_back(entries: dict[str, _Entry], name: str) -> list[str]:
+def _find_cycle(entries: dict[str, _Entry], name: str) -> list[str]:
     """Return a cycle of started workflows from `name` back to itself, or []."""
     paths = [[name]]
     seen: set[str] = set()

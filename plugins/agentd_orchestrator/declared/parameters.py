@@ -49,7 +49,7 @@ def _check_one(where: str, declared: Parameter, tree: Value, report: Report) -> 
         "default": "what is required has no default; leave one of the two out" if declared.required else "",
     }
     if not any(wrong[key] for key in tree.keys if key in wrong):
-        wrong["default"] = _misfit(declared.default, declared)
+        wrong["default"] = _value_fault(declared.default, declared)
     for key, text in wrong.items():
         if key in tree.value and text:
             report.add(tree.value[key].at, f"{where}.{key}", text)
@@ -71,7 +71,7 @@ def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401
     return True
 
 
-def _misfit(value: object, declared: Parameter) -> str:
+def _value_fault(value: object, declared: Parameter) -> str:
     if value is None or value is msgspec.UNSET:
         return ""
     try:
@@ -97,7 +97,7 @@ def _bounded(kind: str, declared: Parameter) -> Any:  # noqa: ANN401 - a type
         least, most = (None if bound is None else convert(bound) for bound in (declared.minimum, declared.maximum))
         return Annotated[base, Meta(ge=least, le=most)]
     return (
-        Annotated[base, Meta(pattern=formats.exact(declared.pattern))]
+        Annotated[base, Meta(pattern=formats.python_pattern(declared.pattern))]
         if kind == "string" and declared.pattern
         else base
     )

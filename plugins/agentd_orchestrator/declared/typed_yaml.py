@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_
 import msgspec
 
 from agentd.wire.codec import fault
-from agentd_orchestrator.declared.file_format import Form, Template
-from agentd_orchestrator.declared.yaml_source import Place, Report, Value
+from agentd_orchestrator.declared.file_format import FileSection, Template
+from agentd_orchestrator.declared.yaml_source import Position, Report, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-F = TypeVar("F", bound=Form)
+F = TypeVar("F", bound=FileSection)
 
 MEANT: Final = {
     "parameters": "with", "args": "with", "params": "with", "inputs": "parameters", "if": "when", "condition": "when",
@@ -54,7 +54,7 @@ SHOWN: Final = 20
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 
 
-def instead(wrong: str, known: Iterable[str]) -> str:
+def suggestion(wrong: str, known: Iterable[str]) -> str:
     """Return the end of a fault's message: the most similar name, or all names."""
     names = sorted(known)
     nearest = difflib.get_close_matches(wrong, names, n=1)
@@ -67,11 +67,11 @@ def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     if not isinstance(value.value, dict):
         report.add(value.at, where, f"should be a map with {', '.join(fields)}")
-        return _made(kind, {}, fields)
+        return _construct(kind, {}, fields)
     for key, at in value.keys.items():
         if key not in fields:
             expected = MEANT.get(key)
-            hint = f"; here it is called {expected}" if expected in fields else instead(key, fields)
+            hint = f"; here it is called {expected}" if expected in fields else suggestion(key, fields)
             report.add(at, _inner(where, key), f"unknown key{hint}")
     missing = [key for key, field in fields.items() if field.required and key not in value.keys]
     if missing:
@@ -83,14 +83,14 @@ def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
             found = _field(text or field.type, value.value[key], report, _inner(where, key), key)
             if found is not msgspec.UNSET:
                 good[field.name] = found
-    return _made(kind, good, fields)
+    return _construct(kind, good, fields)
 
 
 def _inner(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _made(kind: type[F], good: dict[str, Any], fields: dict[str, Any]) -> F:
+def _construct(kind: type[F], good: dict[str, Any], fields: dict[str, Any]) -> F:
     empty = {"tasks": [], "type": "string"}
     for field in fields.values():
         if field.required and field.name not in good:
@@ -99,11 +99,11 @@ def _made(kind: type[F], good: dict[str, Any], fields: dict[str, Any]) -> F:
 
 
 def _field(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:  # noqa: ANN401 - any field
-    form, how = _form_in(kind)
+    form, how = _section_in(kind)
     if form is None:
         return _leaf(kind, value, report, where, key)
     if how is dict and isinstance(value.value, dict):
-        _keys(get_args(_bare(kind))[0], value, report, where)
+        _keys(get_args(_unwrapped(kind))[0], value, report, where)
         return {name: read(form, item, report, _inner(where, name)) for name, item in value.value.items()}
     if how is list and isinstance(value.value, list):
         _leaf(_lengths(kind), Value(value.at, [Value(value.at, 0)] * len(value.value)), report, where, key)
@@ -125,12 +125,12 @@ def _leaf(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:
     try:
         return msgspec.convert(value.plain, kind)
     except msgspec.ValidationError as error:
-        at, text = misfit(value, error, _HINTS.get(key, ""))
+        at, text = locate_error(value, error, _HINTS.get(key, ""))
         report.add(at, where, text)
         return msgspec.UNSET
 
 
-def misfit(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Place, str]:
+def locate_error(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Position, str]:
     """Return position and message of msgspec's error; `hint` says what is valid."""
     text, _, path = str(error).partition(" - at `$")
     current = value
@@ -145,14 +145,14 @@ def misfit(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Pla
     return current.at, f"{message}; {hint}" if hint else message
 
 
-def described(kind: Any) -> str:  # noqa: ANN401 - any annotation
+def description_of(kind: Any) -> str:  # noqa: ANN401 - any annotation
     """Return the description in the annotation of a field, or ""."""
     if get_origin(kind) is Annotated:
         descriptions = [
             meta.description for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta) and meta.description
         ]
-        return descriptions[0] if descriptions else described(get_args(kind)[0])
-    return next((found for argument in get_args(kind) if (found := described(argument))), "")
+        return descriptions[0] if descriptions else description_of(get_args(kind)[0])
+    return next((found for argument in get_args(kind) if (found := description_of(argument))), "")
 
 
 def _keys(kind: Any, value: Value, report: Report, where: str) -> None:  # noqa: ANN401
@@ -163,22 +163,22 @@ def _keys(kind: Any, value: Value, report: Report, where: str) -> None:  # noqa:
             report.add(at, _inner(where, name), f"{name[:80]!r} cannot be a name; {_HINTS['parameters']}")
 
 
-def _bare(kind: Any) -> Any:  # noqa: ANN401 - any annotation
+def _unwrapped(kind: Any) -> Any:  # noqa: ANN401 - any annotation
     """Return an annotation without Annotated and without None."""
     if get_origin(kind) is Annotated:
-        return _bare(get_args(kind)[0])
+        return _unwrapped(get_args(kind)[0])
     others = [argument for argument in get_args(kind) if argument is not type(None)]
-    return _bare(others[0]) if type(None) in get_args(kind) and len(others) == 1 else kind
+    return _unwrapped(others[0]) if type(None) in get_args(kind) and len(others) == 1 else kind
 
 
-def _form_in(kind: Any) -> tuple[type[Form] | None, Callable[..., Any] | None]:  # noqa: ANN401
+def _section_in(kind: Any) -> tuple[type[FileSection] | None, Callable[..., Any] | None]:  # noqa: ANN401
     """Return the Form in an annotation, and `list` or `dict` if it holds Forms."""
-    bare = _bare(kind)
-    if isinstance(bare, type) and issubclass(bare, Form):
+    bare = _unwrapped(kind)
+    if isinstance(bare, type) and issubclass(bare, FileSection):
         return bare, None
     origin = get_origin(bare)
-    inner = _bare(get_args(bare)[-1]) if origin in {list, dict} else None
-    return (inner, origin) if isinstance(inner, type) and issubclass(inner, Form) else (None, None)
+    inner = _unwrapped(get_args(bare)[-1]) if origin in {list, dict} else None
+    return (inner, origin) if isinstance(inner, type) and issubclass(inner, FileSection) else (None, None)
 
 
 def _lengths(kind: Any) -> Any:  # noqa: ANN401

@@ -61,11 +61,11 @@ class Declared:
         """Return the tasks of a request; raises Rejected or InvalidMessage."""
         names = {"parameters": parameters.values(wish)}
         known = [task.name for task in self.form.tasks]
-        return [_Making(self, names, task).spec(known) for task in self.form.tasks]
+        return [_TaskBuilder(self, names, task).spec(known) for task in self.form.tasks]
 
 
 @dataclass(frozen=True)
-class _Making:
+class _TaskBuilder:
     """The conversion of one declared task into a task of a plan."""
 
     of: Declared
@@ -130,7 +130,7 @@ class _Making:
             raise Rejected(f"task {self.task.name}: {error}") from error
 
     def _parameters(self, call: Call, owner: str) -> dict[str, Any]:
-        filled = self._filled(call.with_, "with")
+        filled = self._resolved(call.with_, "with")
         if not isinstance(filled, dict):
             raise Rejected(f"task {self.task.name}: with: {call.with_} gives {filled!r:.80}, and a map is needed")
         # A parameter whose expression gives null is left out, so that the tool's default applies.
@@ -139,23 +139,23 @@ class _Making:
         )
         filled = {key: value for key, value in filled.items() if value is not None or key in explicit}
         tool = self.of.tools.get(owner)
-        for text in () if tool is None else misfits(tool, filled):
+        for text in () if tool is None else parameter_faults(tool, filled):
             raise Rejected(f"task {self.task.name}: {text}")
         return filled
 
-    def _filled(self, value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
+    def _resolved(self, value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
         if isinstance(value, dict):
-            return {key: self._filled(item, f"{where}.{key}") for key, item in value.items()}
+            return {key: self._resolved(item, f"{where}.{key}") for key, item in value.items()}
         if isinstance(value, list):
-            return [self._filled(item, f"{where}[{index}]") for index, item in enumerate(value)]
+            return [self._resolved(item, f"{where}[{index}]") for index, item in enumerate(value)]
         if not isinstance(value, str) or not evaluate.is_template(value):
             return value
         result = evaluate.reference(value)
         if result is not None:
             return result_of(*result)
-        return self._early(value, where) if evaluate.uses(value).early else template(value)
+        return self._evaluate_early(value, where) if evaluate.uses(value).early else template(value)
 
-    def _early(self, text: str, where: str) -> Any:  # noqa: ANN401 - JSON
+    def _evaluate_early(self, text: str, where: str) -> Any:  # noqa: ANN401 - JSON
         try:
             value = evaluate.evaluate(text, self.names)
         except BadExpression as error:
@@ -166,7 +166,7 @@ class _Making:
         return value
 
     def _text(self, text: str, where: str) -> str:
-        value = self._early(text, where)
+        value = self._evaluate_early(text, where)
         return "" if value is None else str(value)
 
     def _condition(self, when: str) -> str:
@@ -174,12 +174,12 @@ class _Making:
         if not when or not evaluate.uses(when, condition=True).early:
             return when
         try:
-            return "true" if evaluate.holds(when, self.names) else "false"
+            return "true" if evaluate.is_true(when, self.names) else "false"
         except BadExpression as error:
             raise BadExpression(f"task {self.task.name}: when: {error}") from error
 
     def _for_each(self, listed: Any) -> Any:  # noqa: ANN401 - JSON
-        filled = self._filled(listed, "for_each")
+        filled = self._resolved(listed, "for_each")
         late = isinstance(filled, dict) and bool(evaluate.marker(filled))
         if filled is None and listed is not None:
             filled = []
@@ -188,7 +188,7 @@ class _Making:
         return filled
 
     def _max_parallel(self, given: int | str) -> int:
-        value = self._early(given, "max_parallel") if isinstance(given, str) else given
+        value = self._evaluate_early(given, "max_parallel") if isinstance(given, str) else given
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PARALLEL:
             raise Rejected(
                 f"task {self.task.name}: max_parallel: {value!r:.80} is no whole number from 1 to {MAX_PARALLEL}"
@@ -196,7 +196,7 @@ class _Making:
         return value
 
 
-def misfits(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
+def parameter_faults(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
     """Yield the faults in the parameters of a tool, as far as they are known already."""
     for field in msgspec.structs.fields(tool.parameters):
         value = given.get(field.encode_name)
@@ -222,8 +222,8 @@ def used_tasks(task: Task) -> set[str]:
     """Return the other tasks whose results `task`, or its undo, uses."""
     in_undo = set() if task.undo is None else _in_all(task.undo.with_)
     own = _in_all(task.with_) | _in_all(task.for_each)
-    return own | (in_undo - {task.name}) | (evaluate.wanted_by_condition(task.when) if task.when else set())
+    return own | (in_undo - {task.name}) | (evaluate.tasks_in_condition(task.when) if task.when else set())
 
 
 def _in_all(value: Any) -> set[str]:  # noqa: ANN401 - JSON
-    return {name for text in texts(value) for name in evaluate.wanted(text)}
+    return {name for text in texts(value) for name in evaluate.referenced_tasks(text)}

@@ -50,7 +50,7 @@ _KINDS: Final = {"map": dict, "seq": list, "str": str}
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """The position of a value; line and column count from 1."""
 
     line: int
@@ -61,9 +61,9 @@ class Place:
 class Value:
     """A value of the file: a scalar, or a list or map of Values, with key positions."""
 
-    at: Place
+    at: Position
     value: Any
-    keys: dict[str, Place] = field(default_factory=dict)
+    keys: dict[str, Position] = field(default_factory=dict)
     block: bool = False
     """A block string after `|` or `>`: it starts on the next line."""
 
@@ -84,22 +84,24 @@ class Report:
         self.lines = text.splitlines()
         self._faults: dict[Fault, None] = {}
 
-    def add(self, at: Place, where: str, text: str) -> None:
+    def add(self, at: Position, where: str, text: str) -> None:
         """Add a fault."""
         self._faults[Fault(self.file, at.line, at.column, where, text)] = None
 
-    def find(self, value: Value, line: int, word: str) -> Place:
+    def find(self, value: Value, line: int, word: str) -> Position:
         """Return the position of `word` in line `line` of a string value.
 
         If it is not found there, return the position of the value.
         """
         number = value.at.line + line - (0 if value.block else 1)
         if not word or not 0 < number <= len(self.lines):
-            return value.at if line == 1 and not value.block else Place(number, 1 if value.block else value.at.column)
+            return (
+                value.at if line == 1 and not value.block else Position(number, 1 if value.block else value.at.column)
+            )
         start = value.at.column - 1 if number == value.at.line else 0
         ends = (r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else "")
         match = re.compile(re.escape(word).join(ends)).search(self.lines[number - 1], start)
-        return value.at if match is None else Place(number, match.start() + 1)
+        return value.at if match is None else Position(number, match.start() + 1)
 
     @property
     def faults(self) -> list[Fault]:
@@ -121,12 +123,12 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
 def read(data: bytes, report: Report) -> Value | None:
     """Return the parsed `data`, or None; faults are in the report."""
     if len(data) > MAX_BYTES:
-        report.add(Place(1, 1), "", f"the file has {len(data)} bytes; at most {MAX_BYTES} are read")
+        report.add(Position(1, 1), "", f"the file has {len(data)} bytes; at most {MAX_BYTES} are read")
         return None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        report.add(Place(data.count(b"\n", 0, error.start) + 1, 1), "", "this is not UTF-8; save the file as UTF-8")
+        report.add(Position(data.count(b"\n", 0, error.start) + 1, 1), "", "this is not UTF-8; save the file as UTF-8")
         return None
     report.lines = text.splitlines()
     node = _compose(text, report)
@@ -139,16 +141,16 @@ def _compose(text: str, report: Report) -> yaml.Node | None:
         node: yaml.Node | None = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        at = Place(1, 1) if mark is None else Place(mark.line + 1, mark.column + 1)
+        at = Position(1, 1) if mark is None else Position(mark.line + 1, mark.column + 1)
         report.add(at, "", f"this is not YAML: {'; '.join(filter(None, (error.context, error.problem)))}")
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        report.add(Place(line, 1), "", f"this is not YAML: the character {error.character!r} is not allowed")
+        report.add(Position(line, 1), "", f"this is not YAML: the character {error.character!r} is not allowed")
     except RecursionError:
-        report.add(Place(1, 1), "", f"it is nested too deeply; at most {MAX_DEPTH} levels are read")
+        report.add(Position(1, 1), "", f"it is nested too deeply; at most {MAX_DEPTH} levels are read")
     else:
         if node is None:
-            report.add(Place(1, 1), "", "the file is empty; it needs a description and tasks")
+            report.add(Position(1, 1), "", "the file is empty; it needs a description and tasks")
         return node
     return None
 
@@ -244,5 +246,5 @@ def _float(text: str) -> float:
     return number
 
 
-def _place(node: yaml.Node) -> Place:
-    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+def _place(node: yaml.Node) -> Position:
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)

@@ -27,13 +27,13 @@ BRIEF: Final = 300
 GAP: Final = ";\n  "
 
 
-def shown(state: Workflow, name: str) -> str:
+def full_text(state: Workflow, name: str) -> str:
     """Return the text of everything that approving the task `name` would do now.
 
     Raises Rejected if it is too large.
     """
     given = str(outgoing.resolve(state.spec(name).approval, state, name))
-    previews = outgoing.seen(state, name)
+    previews = outgoing.previews_of(state, name)
     parts = [given] if given else []
     if previews:
         parts.append(_first(previews))
@@ -57,13 +57,13 @@ def shown(state: Workflow, name: str) -> str:
     return text
 
 
-def brief(text: str) -> str:
+def shorten(text: str) -> str:
     """Return the beginning of `text`, for the timeline; the approval has all of it."""
     first, more, _ = text.partition(GAP)
     return f"{first[:BRIEF]} …" if more or len(first) > BRIEF else first
 
 
-def approved(state: Workflow, name: str, text: str) -> str:
+def approval_digest(state: Workflow, name: str, text: str) -> str:
     """Return the digest of what approving the task `name` does now, and of `text`."""
     spec = state.spec(name)
     what: list[Any] = [spec.tool or spec.workflow]
@@ -75,7 +75,7 @@ def approved(state: Workflow, name: str, text: str) -> str:
     return digest([*what, *previews, text])
 
 
-def calls(state: Workflow, name: str) -> list[str]:
+def call_digests(state: Workflow, name: str) -> list[str]:
     """Return a digest of tool and parameters for each approved call (one per item)."""
     spec = state.spec(name)
     if spec.for_each is not None and not outgoing.has_preview(state, name):

@@ -24,16 +24,16 @@ from agentd.wire.messages import TaskCompletion, request_digest
 from agentd.wire.workflow import PREVIEW, UNDER_WAY
 from agentd_orchestrator.engine import plan_check as plans
 from agentd_orchestrator.engine import progress, signals, timers
-from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.outgoing import service_of
 from agentd_orchestrator.engine.signals import MAX_TEXT
-from agentd_orchestrator.engine.state import cancelled, going_on, note, put
+from agentd_orchestrator.engine.state import add_entry, cancelled, continues, set_task
 
 MAX_LINES: Final = 50
 """Maximum of stored warnings and log lines per task, and of timeline lines of a workflow that is too large."""
 
 
-def cleared(state: Workflow | None) -> Workflow | None:
+def without_outbox(state: Workflow | None) -> Workflow | None:
     """Return the state with an empty outbox, after its messages have been sent."""
     return None if state is None else replace(state, outbox=[])
 
@@ -48,7 +48,7 @@ def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | Non
         message = f"{given.signal.action}: {ended}"
         raise Rejected(message)
     if state is None:
-        return timers.set_next(begin(given, at)) if isinstance(given, Begin) else None
+        return timers.set_next(begin(given, at)) if isinstance(given, PlannedRequest) else None
     changed = state if state.over else _react(state, given, at)
     if changed is state or changed.over:
         return changed
@@ -57,20 +57,20 @@ def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | Non
 
 def _react(state: Workflow, given: Input, at: datetime) -> Workflow:
     match given:
-        case Ended():
-            return _ended(state, given, at)
-        case Due():
+        case AgentReport():
+            return _on_report(state, given, at)
+        case TimerFired():
             return timers.due(state, given, at)
         case Signal():
-            return signals.apply(state, given, at)
-        case Broken():
-            state = replace(state, error=given.error, failing=True, tasks=_abandoned(state, at))
-            return progress.finish(note(state, at, given.error), at, Status.FAILED)
+            return signals.apply_signal(state, given, at)
+        case DecideFailed():
+            state = replace(state, error=given.error, failing=True, tasks=_cancel_running(state, at))
+            return progress.finish(add_entry(state, at, given.error), at, Status.FAILED)
         case _:
             return state
 
 
-def begin(given: Begin, at: datetime) -> Workflow:
+def begin(given: PlannedRequest, at: datetime) -> Workflow:
     """Return the first state of a workflow: running, or already ended.
 
     A rejected request and a dry run end at once.
@@ -93,20 +93,20 @@ def begin(given: Begin, at: datetime) -> Workflow:
         authenticated=given.authenticated,
     )
     if given.refused:
-        state = note(replace(state, error=given.refused), at, f"{given.status}: {given.refused}")
+        state = add_entry(replace(state, error=given.refused), at, f"{given.status}: {given.refused}")
         return progress.finish(state, at, given.status)
     tasks = {spec.name: TaskState(spec) for spec in given.plan} | given.carried
     if request.dry_run:
         tasks = {name: replace(task, status=TaskStatus.SKIPPED) for name, task in tasks.items()}
-        state = note(replace(state, tasks=tasks), at, "planned only (dry run)")
+        state = add_entry(replace(state, tasks=tasks), at, "planned only (dry run)")
         return progress.finish(state, at, Status.COMPLETED)
     seconds = plans.default_timeout(given.plan) if request.timeout is None else request.timeout
     carried = f", carrying on {request.retry_of}" if request.retry_of else ""
-    state = note(state, at, f"requested by {state.requester_id}{carried}")
+    state = add_entry(state, at, f"requested by {state.requester_id}{carried}")
     return progress.advance(replace(state, deadline=at + timedelta(seconds=seconds), tasks=tasks), at)
 
 
-def carried(old: Workflow) -> dict[str, TaskState]:
+def retry_tasks(old: Workflow) -> dict[str, TaskState]:
     """Return the tasks of an ended workflow as its retry starts with them.
 
     Completed tasks are not executed again, unless they were undone.  Raises Rejected if the workflow cannot be retried.
@@ -117,10 +117,10 @@ def carried(old: Workflow) -> dict[str, TaskState]:
         raise Rejected(message)
     if old.status is Status.COMPENSATED:
         return {name: TaskState(task.spec) for name, task in old.tasks.items() if task.spec is not None}
-    return {name: task if _stays_done(old, name, task) else _anew(task) for name, task in old.tasks.items()}
+    return {name: task if _keeps_result(old, name, task) else _reset_task(task) for name, task in old.tasks.items()}
 
 
-def _stays_done(old: Workflow, name: str, task: TaskState) -> bool:
+def _keeps_result(old: Workflow, name: str, task: TaskState) -> bool:
     """Return whether a task keeps its result.
 
     A preview is outdated if the task that it previews was not completed.
@@ -132,7 +132,7 @@ def _stays_done(old: Workflow, name: str, task: TaskState) -> bool:
     return task.status in DONE
 
 
-def _anew(task: TaskState) -> TaskState:
+def _reset_task(task: TaskState) -> TaskState:
     """Reset a task to before its first attempt; its completed items are kept."""
     status = TaskStatus.RUNNING if task.items else TaskStatus.WAITING
     return TaskState(task.spec, status, parent=task.parent, index=task.index, item=task.item, items=task.items)
@@ -141,7 +141,7 @@ def _anew(task: TaskState) -> TaskState:
 # -- completions --------------------------------------------------------------------------------------------------
 
 
-def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
+def _on_report(state: Workflow, given: AgentReport, at: datetime) -> Workflow:
     completion = given.completion
     task = state.tasks.get(given.task)
     if task is None or task.status not in UNDER_WAY or task.items or completion.attempt != task.attempt:
@@ -149,28 +149,28 @@ def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
     if completion.service_id != service_of(state.spec(given.task).queue):
         return state
     if completion.status is Outcome.RUNNING:
-        return _began(state, given, task, at)
+        return _on_started(state, given, task, at)
     warnings = [warning[:MAX_TEXT] for warning in completion.warnings[:MAX_LINES]]
     task = replace(task, agent=completion.agent_id, finished_at=at, warnings=warnings)
     if completion.status in {Outcome.FAILED, Outcome.CANCELLED}:
-        return _not_done(state, given, task, at)
+        return _on_failure(state, given, task, at)
     status = TaskStatus.COMPLETED_WITH_WARNINGS if completion.warnings else TaskStatus.COMPLETED
     task = replace(task, status=status, result=completion.result, error=None)
-    return put(state, given.task, task, at, str(task.status))
+    return set_task(state, given.task, task, at, str(task.status))
 
 
-def _not_done(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Workflow:
+def _on_failure(state: Workflow, given: AgentReport, task: TaskState, at: datetime) -> Workflow:
     completion = given.completion
     if completion.status is Outcome.FAILED:
         return progress.fail(state, given.task, task, _error_of(completion), at)
-    if going_on(state):
+    if continues(state):
         error = TaskError("cancelled", f"{completion.agent_id or 'an agent'} cancelled it, and nobody asked for that")
         return progress.fail(state, given.task, task, error, at)
     error_ = _error_of(completion) if completion.error else None
-    return put(state, given.task, cancelled(task, at, error=error_), at, str(TaskStatus.CANCELLED))
+    return set_task(state, given.task, cancelled(task, at, error=error_), at, str(TaskStatus.CANCELLED))
 
 
-def _began(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Workflow:
+def _on_started(state: Workflow, given: AgentReport, task: TaskState, at: datetime) -> Workflow:
     """Record that the agent has started the attempt: its deadline counts from now."""
     agent, spec = given.completion.agent_id, state.spec(given.task)
     if task.status is TaskStatus.RUNNING and task.agent == agent:
@@ -187,7 +187,7 @@ def _began(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Work
         start_by=None,
         deadline=deadline,
     )
-    return put(state, given.task, task, at, f"begun by {agent}")
+    return set_task(state, given.task, task, at, f"begun by {agent}")
 
 
 def _error_of(completion: TaskCompletion) -> TaskError:
@@ -200,20 +200,22 @@ def _error_of(completion: TaskCompletion) -> TaskError:
 # -- immediate ends -----------------------------------------------------------------------------------------------
 
 
-def overgrown(state: Workflow, size: int, most: int = Workflow.MAX_BYTES, *, new: bool) -> Workflow:
+def end_oversized(state: Workflow, size: int, most: int = Workflow.MAX_BYTES, *, new: bool) -> Workflow:
     """End a workflow that is too large for one event, and drop its large fields.
 
     size  bytes of the encoded state
     most  bytes that one event may have
     """
     text = f"its state takes {size} bytes, and one event carries {most}"
-    kept = {} if new else _abandoned(state, state.updated)
-    tasks = {name: _bare(task) for name, task in kept.items()}
+    kept = {} if new else _cancel_running(state, state.updated)
+    tasks = {name: _without_results(task) for name, task in kept.items()}
     state = replace(state, parameters={}, tasks=tasks, outbox=[], error=text, timeline=state.timeline[-MAX_LINES:])
-    return progress.finish(note(state, state.updated, text), state.updated, Status.REJECTED if new else Status.FAILED)
+    return progress.finish(
+        add_entry(state, state.updated, text), state.updated, Status.REJECTED if new else Status.FAILED
+    )
 
 
-def _bare(task: TaskState) -> TaskState:
+def _without_results(task: TaskState) -> TaskState:
     spec = None
     if task.spec is not None:
         of = task.spec
@@ -231,7 +233,7 @@ def _bare(task: TaskState) -> TaskState:
     )
 
 
-def _abandoned(state: Workflow, at: datetime) -> dict[str, TaskState]:
+def _cancel_running(state: Workflow, at: datetime) -> dict[str, TaskState]:
     """Return the tasks of a workflow that ends without waiting for running attempts."""
     tasks = dict(state.tasks)
     for name, task in tasks.items():

@@ -48,14 +48,14 @@ from agentd.bus.jetstream import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.client.requests import newest_state
 from agentd.crash_points import crash_point
 from agentd.safety import freeze
-from agentd.tools.effects import entomb
+from agentd.tools.effects import write_tombstone
 from agentd.wire.messages import CriticalError, DeadLetter, TaskAssignment, TimerDue
-from agentd.wire.workflow import UNDER_WAY, VERSION, Effect
+from agentd.wire.workflow import UNDER_WAY, VERSION, OutboxMessage
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import inputs, outgoing
-from agentd_orchestrator.engine.open_workflows import Opened
-from agentd_orchestrator.engine.state import going_on
-from agentd_orchestrator.expressions.metering import Costly, evaluated, in_thread, on_the_loop
+from agentd_orchestrator.engine.open_workflows import OpenWorkflows
+from agentd_orchestrator.engine.state import continues
+from agentd_orchestrator.expressions.metering import TooExpensive, evaluate_async, in_thread, limit_loop_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -85,7 +85,7 @@ NEWER_DELAY = 10.0
 
 
 @dataclass(slots=True)
-class _Given:
+class _QueuedInput:
     value: inputs.Input
     done: asyncio.Future[Workflow | None]
     delivered: int
@@ -107,8 +107,8 @@ class Engine:
         """Names of external agents, which do not know about a freeze."""
         self.writes = VERSION
         """Version that new states are written in: the highest that every orchestrator supports."""
-        self._queues: dict[str, list[_Given]] = {}
-        self._states = Opened(CACHE)
+        self._queues: dict[str, list[_QueuedInput]] = {}
+        self._states = OpenWorkflows(CACHE)
         self._brief: set[str] = set()
 
     @property
@@ -127,8 +127,8 @@ class Engine:
         signal that cannot be executed.
         """
         done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
-        queued = _Given(given, done, delivered, new=isinstance(given, inputs.Begin) and delivered == 1)
-        if isinstance(given, inputs.Begin) and given.brief:
+        queued = _QueuedInput(given, done, delivered, new=isinstance(given, inputs.PlannedRequest) and delivered == 1)
+        if isinstance(given, inputs.PlannedRequest) and given.brief:
             self._brief.add(workflow_id)
         waiting = self._queues.get(workflow_id)
         if waiting is not None:  # another call is working on this workflow and takes this input next
@@ -137,7 +137,7 @@ class Engine:
             await self._work(workflow_id, [queued])
         return await done
 
-    async def _work(self, workflow_id: str, batch: list[_Given]) -> None:
+    async def _work(self, workflow_id: str, batch: list[_QueuedInput]) -> None:
         """Process `batch`, then the inputs that arrived meanwhile, until none is left."""
         waiting = self._queues[workflow_id] = []
         try:
@@ -146,7 +146,7 @@ class Engine:
                     state = await self._transition(workflow_id, batch)
                 except Exception as error:  # noqa: BLE001 - every waiting input gets the error; none is lost
                     self._states.drop(workflow_id)
-                    _tell(batch, error)
+                    _fail_waiters(batch, error)
                 else:
                     for given in batch:
                         if not given.done.done():
@@ -158,21 +158,21 @@ class Engine:
             remaining = [*batch, *waiting]
             if remaining:  # the call that started this loop was cancelled: the other inputs are redelivered
                 self._states.drop(workflow_id)
-                _tell(remaining, TemporaryError("this orchestrator is stopping", delay=0.0))
+                _fail_waiters(remaining, TemporaryError("this orchestrator is stopping", delay=0.0))
 
-    async def _transition(self, workflow_id: str, batch: list[_Given]) -> Workflow | None:
+    async def _transition(self, workflow_id: str, batch: list[_QueuedInput]) -> Workflow | None:
         while True:
             remembered = workflow_id in self._states
             seq, state = await self._load(workflow_id, batch)
             crash_point("before-commit", workflow_id)
-            changed, refused = await self._fold(workflow_id, state, batch)
+            changed, refused = await self._apply_batch(workflow_id, state, batch)
             if changed is None and remembered:
                 self._states.drop(workflow_id)  # another orchestrator may have committed: read the state again first
                 continue
             if changed is not None:
                 if state is None:
                     changed = replace(changed, v=self.writes)
-                changed, data = self._fitting(changed, new=state is None)
+                changed, data = self._fit(changed, new=state is None)
                 try:
                     await self._carry_out(changed, data, seq, new=state is None)
                 except StaleWrite:
@@ -193,25 +193,25 @@ class Engine:
         if new:
             self._metrics.workflow_started(state.workflow_type)
         crash_point("after-commit", state.workflow_id)
-        await self._emit(state)
+        await self._send_outbox(state)
         self._states.keep(state, seq)
 
-    async def _fold(
-        self, workflow_id: str, state: Workflow | None, batch: list[_Given]
-    ) -> tuple[Workflow | None, list[tuple[_Given, Exception]]]:
+    async def _apply_batch(
+        self, workflow_id: str, state: Workflow | None, batch: list[_QueuedInput]
+    ) -> tuple[Workflow | None, list[tuple[_QueuedInput, Exception]]]:
         """Fold the inputs into one state; also return the refused inputs.
 
         The state is None if nothing changes.  A refused input is a signal that cannot be executed.  If `decide` fails
         for an input, that input gets the error at once and the others continue.
         """
         at = self._bus.server_time()
-        start = current = wf.cleared(state)
-        refused: list[tuple[_Given, Exception]] = []
+        start = current = wf.without_outbox(state)
+        refused: list[tuple[_QueuedInput, Exception]] = []
         for given in batch:
             if given.done.done():
                 continue
             try:
-                current = await evaluated(partial(wf.decide, current, given.value, at))
+                current = await evaluate_async(partial(wf.decide, current, given.value, at))
             except (Rejected, Denied) as error:
                 refused.append((given, error))
             except Exception as error:  # noqa: BLE001 - a bug in decide: only this input fails
@@ -221,11 +221,11 @@ class Engine:
                     given.done.set_exception(error)
                     continue
                 text = f"deciding over {type(given.value).__name__} failed {given.delivered} times: {error}"
-                self._bus.spawn(self._bury(workflow_id, text, given))
-                current = await evaluated(partial(wf.decide, current, inputs.broken(given.value, text), at))
+                self._bus.spawn(self._store_dead_letter(workflow_id, text, given))
+                current = await evaluate_async(partial(wf.decide, current, inputs.decide_failed(given.value, text), at))
         return None if current is start else current, refused
 
-    def _fitting(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
+    def _fit(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
         """Return a state that fits into one event, and its bytes.
 
         A state that does not fit would block the workflow for ever.
@@ -234,7 +234,7 @@ class Engine:
         most = min(Workflow.MAX_BYTES, self._bus.max_payload - HEADERS)
         if len(data) <= most:
             return state, data
-        state = wf.overgrown(state, len(data), most, new=new)
+        state = wf.end_oversized(state, len(data), most, new=new)
         self._log.error("a workflow has grown too large", workflow=state.workflow_id, reason=state.error)
         return state, encode(state)
 
@@ -242,16 +242,18 @@ class Engine:
         error = CriticalError("orchestrator", f"{workflow_id}: {text}", now())
         await self._bus.publish(subjects.critical_error("orchestrator"), error)
 
-    async def _bury(self, workflow_id: str, text: str, given: _Given) -> None:
+    async def _store_dead_letter(self, workflow_id: str, text: str, given: _QueuedInput) -> None:
         """Report an input that ended its workflow, and store it as a dead letter."""
         await self._alarm(workflow_id, text)
         subject = subjects.event(workflow_id)
         letter = DeadLetter(subjects.WORKFLOWS, 0, subject, text, self._agent, now(), delivered=given.delivered)
-        await dead_letters.bury(self._bus, dead_letters.BROKEN, subjects.ORCH_INPUT, letter, encode(given.value))
+        await dead_letters.store_dead_letter(
+            self._bus, dead_letters.BROKEN, subjects.ORCH_INPUT, letter, encode(given.value)
+        )
 
     # -- reading and writing ------------------------------------------------------------------------------------------
 
-    async def _load(self, workflow_id: str, batch: list[_Given]) -> tuple[int, Workflow | None]:
+    async def _load(self, workflow_id: str, batch: list[_QueuedInput]) -> tuple[int, Workflow | None]:
         """Return the last event's sequence and state.
 
         If this process did not commit the event, its outbox is sent again.
@@ -265,7 +267,7 @@ class Engine:
         seq, state = await self._read(workflow_id)
         if state is None:
             return seq, None
-        await self._emit(state)
+        await self._send_outbox(state)
         self._states.keep(state, seq)
         return seq, state
 
@@ -327,52 +329,54 @@ class Engine:
         brief = state.workflow_id in self._brief and state.status is Status.REJECTED
         return min(BRIEF, self._kept) if brief else self._kept
 
-    async def _emit(self, state: Workflow) -> None:
+    async def _send_outbox(self, state: Workflow) -> None:
         """Send the outbox; a message whose subject is not empty was sent before."""
         failed: Exception | None = None
-        with on_the_loop():
-            under_way = [(effect, self._send(state, effect)) for effect in state.outbox]
-        for effect, sent in under_way:
+        with limit_loop_time():
+            under_way = [(outbox_message, self._send(state, outbox_message)) for outbox_message in state.outbox]
+        for outbox_message, sent in under_way:
             try:
                 if sent is not None:
                     await sent
             except StaleWrite:
-                await self._send_over_answer(state, effect)
+                await self._send_over_answer(state, outbox_message)
             except Exception as error:  # noqa: BLE001 - raised after the others have been sent
                 failed = failed or error
             crash_point("in-outbox")
         if failed is not None:
             raise failed
 
-    async def _send_over_answer(self, state: Workflow, effect: Effect) -> None:
+    async def _send_over_answer(self, state: Workflow, outbox_message: OutboxMessage) -> None:
         """Send an effect again if its subject holds only server replies to other clients.
 
         Otherwise it was sent before.
         """
-        newest = await self._bus.newest(subjects.WORKFLOWS, outgoing.subject_of(state, effect), msgspec.Raw)
+        newest = await self._bus.newest(subjects.WORKFLOWS, outgoing.subject_of(state, outbox_message), msgspec.Raw)
         if newest.value is not None or newest.doubt or not newest.seq:
-            self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
-        elif (sent := self._send(state, effect, newest.seq)) is not None:
+            self._log.debug(
+                "sent before", workflow=state.workflow_id, kind=outbox_message.kind, task=outbox_message.task
+            )
+        elif (sent := self._send(state, outbox_message, newest.seq)) is not None:
             await sent
 
-    def _send(self, state: Workflow, effect: Effect, expect: int = 0) -> Awaitable[object] | None:
+    def _send(self, state: Workflow, outbox_message: OutboxMessage, expect: int = 0) -> Awaitable[object] | None:
         """Send one effect now; return an awaitable that completes when it is stored."""
-        match effect.kind:
+        match outbox_message.kind:
             case "assign":
-                return self._assign(state, effect, expect)
+                return self._assign(state, outbox_message, expect)
             case "respond":
                 return asyncio.ensure_future(self._respond(state, expect))
             case "report":
                 completion = outgoing.report(state, self._agent)
                 return self._bus.storing(
-                    subjects.complete(self._agent, completion.workflow_id, effect.task), completion
+                    subjects.complete(self._agent, completion.workflow_id, outbox_message.task), completion
                 )
             case "entomb" | "stop":
-                return self._end(state, effect)
+                return self._prevent_start(state, outbox_message)
             case "alert":
                 return asyncio.ensure_future(self._alarm(state.workflow_id, f"{state.status}: {state.error}"))
             case _:
-                return self._arm(state.workflow_id, effect, expect)
+                return self._schedule_timer(state.workflow_id, outbox_message, expect)
 
     async def _respond(self, state: Workflow, expect: int) -> None:
         """Store the response; also publish it if the request used the plain subject.
@@ -386,40 +390,42 @@ class Engine:
             if state.principal == subjects.PLAIN:
                 await self._bus.publish(subjects.WORKFLOW_RESPONSE, answer)
 
-    def _end(self, state: Workflow, effect: Effect) -> Awaitable[object]:
+    def _prevent_start(self, state: Workflow, outbox_message: OutboxMessage) -> Awaitable[object]:
         """Prevent a task from being started; with `stop` also stop a running attempt."""
-        spec = state.spec(effect.task)
+        spec = state.spec(outbox_message.task)
         if spec.workflow:
-            child = outgoing.child_id(state.workflow_id, effect.task, effect.attempt)
+            child = outgoing.child_id(state.workflow_id, outbox_message.task, outbox_message.attempt)
             signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", undo=True, workflow_id=child)
             # Sent as the principal of both workflows: the orchestrator itself may lack the permissions for their tasks.
             return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = outgoing.service_of(spec.queue)
-        key = subjects.effect_key(state.workflow_id, effect.task)
-        return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now(), stop=effect.kind == "stop"))
+        key = subjects.effect_key(state.workflow_id, outbox_message.task)
+        return asyncio.ensure_future(
+            write_tombstone(self._bus, service, key, self._agent, now(), stop=outbox_message.kind == "stop")
+        )
 
-    def _assign(self, state: Workflow, effect: Effect, expect: int) -> Awaitable[object] | None:
+    def _assign(self, state: Workflow, outbox_message: OutboxMessage, expect: int) -> Awaitable[object] | None:
         try:
-            message = outgoing.assignment(state, effect.task, effect.attempt)
-        except Costly:
-            return asyncio.ensure_future(self._assign_costly(state, effect, expect))
-        return self._assigned(state, effect, message, expect)
+            message = outgoing.assignment(state, outbox_message.task, outbox_message.attempt)
+        except TooExpensive:
+            return asyncio.ensure_future(self._assign_costly(state, outbox_message, expect))
+        return self._assigned(state, outbox_message, message, expect)
 
-    async def _assign_costly(self, state: Workflow, effect: Effect, expect: int) -> None:
+    async def _assign_costly(self, state: Workflow, outbox_message: OutboxMessage, expect: int) -> None:
         """Assign a task whose parameters take too long to evaluate on the event loop."""
-        message = await in_thread(partial(outgoing.assignment, state, effect.task, effect.attempt))
-        sent = self._assigned(state, effect, message, expect)
+        message = await in_thread(partial(outgoing.assignment, state, outbox_message.task, outbox_message.attempt))
+        sent = self._assigned(state, outbox_message, message, expect)
         if sent is not None:
             await sent
 
     def _assigned(
-        self, state: Workflow, effect: Effect, message: TaskAssignment | None, expect: int
+        self, state: Workflow, outbox_message: OutboxMessage, message: TaskAssignment | None, expect: int
     ) -> Awaitable[object] | None:
         if message is None:  # an older event's outbox, sent again: the state has changed since
             return None
-        subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
+        subject = subjects.assign(message.assigned_to, state.workflow_id, outbox_message.task, outbox_message.attempt)
         ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
-        changes = state.spec(effect.task).tier is not Tier.READ
+        changes = state.spec(outbox_message.task).tier is not Tier.READ
         if changes and outgoing.service_of(message.assigned_to) in self.plain:
             return asyncio.ensure_future(self._assign_plain(subject, message, ttl, expect))
         return self._bus.storing(subject, message, expect=expect, ttl=ttl)
@@ -433,18 +439,18 @@ class Engine:
         if in_force is None:
             await self._bus.store(subject, message, expect=expect, ttl=ttl)
         else:
-            held = outgoing.held_back(message, self._agent, freeze.say(in_force))
+            held = outgoing.held_completion(message, self._agent, freeze.describe(in_force))
             await self._bus.store(subjects.complete(self._agent, message.workflow_id, subject.split(".")[5]), held)
 
-    def _arm(self, workflow_id: str, effect: Effect, expect: int) -> Awaitable[object]:
+    def _schedule_timer(self, workflow_id: str, outbox_message: OutboxMessage, expect: int) -> Awaitable[object]:
         """Schedule a timer message in JetStream: `@at` uses the server's clock."""
-        whole, number = subjects.WHOLE_WORKFLOW, str(effect.attempt)
-        at = effect.at or datetime.fromtimestamp(time.time(), UTC)
+        whole, number = subjects.WHOLE_WORKFLOW, str(outbox_message.attempt)
+        at = outbox_message.at or datetime.fromtimestamp(time.time(), UTC)
         headers = {
             SCHEDULE: f"@at {at.astimezone(UTC).isoformat(timespec='microseconds').replace('+00:00', 'Z')}",
             SCHEDULE_TARGET: subjects.due(workflow_id, whole, number),
         }
-        timer = TimerDue(effect.kind, whole, effect.attempt, workflow_id)
+        timer = TimerDue(outbox_message.kind, whole, outbox_message.attempt, workflow_id)
         return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=expect, headers=headers)
 
     async def ended(self, workflow_id: str) -> bool:
@@ -470,7 +476,7 @@ class Engine:
         return (
             state is not None
             and task is not None
-            and going_on(state)
+            and continues(state)
             and task.status in UNDER_WAY
             and task.attempt == parent.attempt
         )
@@ -484,7 +490,7 @@ class Engine:
         return completion is not None
 
 
-def _tell(batch: list[_Given], error: Exception) -> None:
+def _fail_waiters(batch: list[_QueuedInput], error: Exception) -> None:
     for given in batch:
         if not given.done.done():
             given.done.set_exception(error)

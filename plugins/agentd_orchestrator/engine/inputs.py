@@ -11,7 +11,7 @@ from agentd import Parent, Status, TaskSpec, TaskState, Tier, WorkflowRequest, W
 from agentd.wire.messages import TaskCompletion
 
 
-class Begin(msgspec.Struct, frozen=True):
+class PlannedRequest(msgspec.Struct, frozen=True):
     """A request with its plan.
 
     refused        why the request is rejected; `status` is then the status of the workflow
@@ -35,14 +35,14 @@ class Begin(msgspec.Struct, frozen=True):
     brief: bool = False
 
 
-class Ended(msgspec.Struct, frozen=True):
+class AgentReport(msgspec.Struct, frozen=True):
     """A message of an agent: an attempt has ended, or has started."""
 
     task: str
     completion: TaskCompletion
 
 
-class Due(msgspec.Struct, frozen=True):
+class TimerFired(msgspec.Struct, frozen=True):
     """The timer `number` of the workflow has fired."""
 
     number: int
@@ -56,15 +56,19 @@ class Signal(msgspec.Struct, frozen=True):
     signal: WorkflowSignal
 
 
-class Broken(msgspec.Struct, frozen=True):
+class DecideFailed(msgspec.Struct, frozen=True):
     """`decide` failed repeatedly, a bug; the workflow ends, so that a person notices."""
 
     error: str
 
 
-Input = Begin | Ended | Due | Signal | Broken
+Input = PlannedRequest | AgentReport | TimerFired | Signal | DecideFailed
 
 
-def broken(given: Input, error: str) -> Input:
+def decide_failed(given: Input, error: str) -> Input:
     """Return the input that replaces `given`, for which `decide` fails."""
-    return replace(given, plan=[], refused=error, status=Status.FAILED) if isinstance(given, Begin) else Broken(error)
+    return (
+        replace(given, plan=[], refused=error, status=Status.FAILED)
+        if isinstance(given, PlannedRequest)
+        else DecideFailed(error)
+    )

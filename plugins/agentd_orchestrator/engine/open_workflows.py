@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from agentd import Workflow
 
 
-class Opened:
+class OpenWorkflows:
     """States with the sequence of their last event: an LRU cache of at most `most`."""
 
     def __init__(self, most: int) -> None:
@@ -39,7 +39,7 @@ class Opened:
         if state.over:
             return
         self._states[state.workflow_id] = (seq, state)
-        self._count[_asked_by(state)] += 1
+        self._count[_requester(state)] += 1
         if len(self._states) > self._most:
             self.drop(next(iter(self._states)))
 
@@ -48,7 +48,7 @@ class Opened:
         entry = self._states.pop(workflow_id, None)
         if entry is None:
             return
-        principal = _asked_by(entry[1])
+        principal = _requester(entry[1])
         self._count[principal] -= 1
         if not self._count[principal]:
             del self._count[principal]
@@ -66,6 +66,6 @@ class Opened:
         return self._count[principal]
 
 
-def _asked_by(state: Workflow) -> str:
+def _requester(state: Workflow) -> str:
     """Return the principal that requested a workflow; "" for a child workflow."""
     return state.principal if state.parent is None else ""

@@ -29,7 +29,7 @@ from agentd import (
 )
 from agentd.tools.large_results import INLINE
 from agentd.wire.messages import Consent, TaskAssignment, TaskCompletion
-from agentd.wire.workflow import PREVIEW, UNDER_WAY, UNDO, Effect
+from agentd.wire.workflow import PREVIEW, UNDER_WAY, UNDO, OutboxMessage
 from agentd_orchestrator.expressions import evaluate
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
@@ -69,7 +69,7 @@ class _Tasks(Mapping[str, dict[str, Any]]):
         return len(self._state.tasks)
 
 
-def names(state: Workflow, name: str) -> dict[str, Any]:
+def template_names(state: Workflow, name: str) -> dict[str, Any]:
     """Return the names that templates of the task `name` can use.
 
     An item, and the task that undoes it, also have `item` and `index`.
@@ -93,7 +93,7 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
     """Replace `result_of(…)` by results of earlier tasks and `template(…)` by values."""
     if isinstance(value, dict):
         if "$template" in value:
-            return evaluate.evaluate(value["$template"], names(state, name))
+            return evaluate.evaluate(value["$template"], template_names(state, name))
         if "$result" in value:
             result = state.result(value["$result"])
             if "field" not in value:
@@ -109,7 +109,7 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
     return value
 
 
-def seen(state: Workflow, name: str) -> list[Preview]:
+def previews_of(state: Workflow, name: str) -> list[Preview]:
     """Return the previews of the task `name`, one for each item; [] if there is none."""
     preview, task = PREVIEW + name, _preview_of(state, name)
     if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
@@ -141,16 +141,16 @@ def consent(state: Workflow, name: str) -> Consent | None:
     """
     if name.startswith(UNDO):
         return None
-    approval = state.tasks[_asked(state, name)].approval
+    approval = state.tasks[_approval_holder(state, name)].approval
     if approval is None or approval.at is None:
         return None
-    targets = [target for preview in seen(state, name) for target in preview.targets]
+    targets = [target for preview in previews_of(state, name) for target in preview.targets]
     index = state.tasks[name].index if state.tasks[name].parent else 0
     call = approval.calls[index] if index < len(approval.calls) else ""
     return Consent(approval.by, approval.digest, targets, call)
 
 
-def _asked(state: Workflow, name: str) -> str:
+def _approval_holder(state: Workflow, name: str) -> str:
     """Return the task whose approval covers `name`: itself, or an item's parent."""
     return state.tasks[name].parent or name
 
@@ -202,7 +202,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
     )
 
 
-def held_back(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletion:
+def held_completion(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletion:
     """Return the completion of a task that a freeze of the network holds back."""
     error = TaskError(Frozen.code, f"{message.task_type}: nothing was done: {why}", retry=True)
     return TaskCompletion(
@@ -217,14 +217,14 @@ def held_back(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletio
     )
 
 
-def subject_of(state: Workflow, effect: Effect) -> str:
+def subject_of(state: Workflow, outbox_message: OutboxMessage) -> str:
     """Return the subject of an effect in AI_WORKFLOWS: assignment, response or timer."""
-    if effect.kind == "assign":
-        queue = queue_of(state.spec(effect.task), state.priority)
-        return subjects.assign(queue, state.workflow_id, effect.task, effect.attempt)
-    if effect.kind == "respond":
+    if outbox_message.kind == "assign":
+        queue = queue_of(state.spec(outbox_message.task), state.priority)
+        return subjects.assign(queue, state.workflow_id, outbox_message.task, outbox_message.attempt)
+    if outbox_message.kind == "respond":
         return subjects.response(state.workflow_id)
-    return subjects.timer(state.workflow_id, subjects.WHOLE_WORKFLOW, str(effect.attempt))
+    return subjects.timer(state.workflow_id, subjects.WHOLE_WORKFLOW, str(outbox_message.attempt))
 
 
 def response(state: Workflow, agent_id: str) -> WorkflowResponse:
@@ -243,7 +243,7 @@ def response(state: Workflow, agent_id: str) -> WorkflowResponse:
         tasks[name] = shown
     result: dict[str, Any] = {"tasks": tasks} if tasks else {}
     if state.status in {Status.FAILED, Status.CANCELLED, Status.COMPENSATED, Status.COMPENSATION_FAILED}:
-        result["left"] = left_behind(state)
+        result["left"] = remaining_changes(state)
     return WorkflowResponse(state.workflow_id, str(state.status), result, state.error, agent_id)
 
 
@@ -275,7 +275,7 @@ def report(state: Workflow, agent_id: str) -> TaskCompletion:
     )
 
 
-def left_behind(state: Workflow) -> list[str]:
+def remaining_changes(state: Workflow) -> list[str]:
     """List what a workflow that ended early has changed, or may have changed."""
     lines: list[str] = []
     removed = _undone(state)
@@ -288,7 +288,11 @@ def left_behind(state: Workflow) -> list[str]:
             continue
         not_undone = "" if undone is None else f"; not undone: {undone.error.message if undone.error else 'not begun'}"
         if task.status in DONE:
-            lines += [] if _thing(task.result) in removed else [f"{name}: {_thing(task.result)}{not_undone}"]
+            lines += (
+                []
+                if _described_result(task.result) in removed
+                else [f"{name}: {_described_result(task.result)}{not_undone}"]
+            )
         elif task.error is not None and task.error.code in {*UNKNOWN, "cancelled"}:
             lines.append(f"{name}: not known, {UNKNOWN.get(task.error.code, task.error.message)}{not_undone}")
         elif not_undone:
@@ -302,10 +306,12 @@ def _undone(state: Workflow) -> set[str]:
     Every other change to one of them was removed with it.
     """
     undone = (task for name, task in state.tasks.items() if (of := state.tasks.get(UNDO + name)) and of.status in DONE)
-    return {_thing(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result}
+    return {
+        _described_result(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result
+    }
 
 
-def _thing(result: object) -> str:
+def _described_result(result: object) -> str:
     if isinstance(result, dict) and "vmid" in result:
         return f"VM {result['vmid']} {result.get('name', '')} on {result.get('node', 'an unknown node')}"
     if isinstance(result, dict) and "workflow_id" in result:
@@ -313,6 +319,6 @@ def _thing(result: object) -> str:
     return "done"
 
 
-def gone(task_status: TaskStatus) -> bool:
+def has_ended(task_status: TaskStatus) -> bool:
     """Return whether a task has ended, successfully or not."""
     return task_status in DONE or task_status in {TaskStatus.FAILED, TaskStatus.CANCELLED}

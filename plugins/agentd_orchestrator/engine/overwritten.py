@@ -29,7 +29,7 @@ The server can deliver a message to subscribers before the stream holds it, so o
 """
 
 
-class Timers:
+class TimerRestorer:
     """Restores overwritten timers while `run` runs."""
 
     def __init__(self, context: Context) -> None:
@@ -41,7 +41,7 @@ class Timers:
     async def run(self) -> None:
         """Restore overwritten timers until the context is stopping."""
         bus = self._context.bus
-        subscription = await bus.subscribe(subjects.ALL_TIMERS, self._heard)
+        subscription = await bus.subscribe(subjects.ALL_TIMERS, self._on_message)
         bus.on_reconnect.append(self.look)
         try:
             await self.look()
@@ -56,11 +56,11 @@ class Timers:
         try:
             async for last in bus.lasts(subjects.WORKFLOWS, subjects.ALL_TIMERS):
                 if SCHEDULE not in last.headers and put_back < AT_ONCE:
-                    put_back += await self._put_back(last.subject)
+                    put_back += await self._restore(last.subject)
         except AgentdError as error:
             self._context.log.warning("timers cannot be looked at", reason=str(error))
 
-    async def _heard(self, received: Received) -> None:
+    async def _on_message(self, received: Received) -> None:
         if received.data and not answered_by_server(received.data):
             return
         checked = received.subject in self._left
@@ -76,13 +76,13 @@ class Timers:
             while left := self._left[subject]:
                 self._left[subject] = left - 1
                 await asyncio.sleep(PAUSES[-left])
-                await self._put_back(subject)
+                await self._restore(subject)
         except AgentdError as error:
             self._context.log.warning("a timer cannot be put back", timer=subject, reason=str(error))
         finally:
             del self._left[subject]
 
-    async def _put_back(self, subject: str) -> bool:
+    async def _restore(self, subject: str) -> bool:
         """Store the last schedule on `subject` again if a later message ended it.
 
         Return whether it was ended.

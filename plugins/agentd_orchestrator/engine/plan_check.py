@@ -61,14 +61,14 @@ def _check_task(task: TaskSpec, names: list[str]) -> None:
     ]
     for wrong, text in faults:
         if wrong:
-            raise _wrong(task, text)
+            raise _fault(task, text)
     for field in ("timeout", "start_within", "heartbeat_timeout"):
         value = getattr(task, field)
         if value is not None and not 0 < value <= MAX_TIMEOUT:
-            raise _wrong(task, f"{field}: {value:g} s; it is more than 0 and at most {MAX_TIMEOUT:.0f} s")
+            raise _fault(task, f"{field}: {value:g} s; it is more than 0 and at most {MAX_TIMEOUT:.0f} s")
 
 
-def _wrong(task: TaskSpec, text: str) -> Rejected:
+def _fault(task: TaskSpec, text: str) -> Rejected:
     return Rejected(f"task {task.name}: {text}")
 
 
@@ -85,42 +85,42 @@ def _check_order(plan: list[TaskSpec]) -> None:
             before[task.name] = set(task.after).union(*(before[other] for other in task.after))
             _check_references(task, before[task.name])
         remaining = [task for task in remaining if task.name not in before]
-    _check_redo(plan, before)
+    _check_goto(plan, before)
 
 
 def _check_references(task: TaskSpec, before: set[str]) -> None:
     not_before = set(task.on_error.values()) - before
     if not_before:
-        raise _wrong(task, f"goes back to {min(not_before)!r}, which does not come before it")
-    referenced = [*_wanted_by(task.parameters), *_wanted_by(task.for_each)]
+        raise _fault(task, f"goes back to {min(not_before)!r}, which does not come before it")
+    referenced = [*_references_of(task.parameters), *_references_of(task.for_each)]
     if task.condition:
         evaluate.check_condition(task.condition)
-        referenced += sorted(evaluate.wanted(f"{{{{ {task.condition} }}}}"))
+        referenced += sorted(evaluate.referenced_tasks(f"{{{{ {task.condition} }}}}"))
     unknown = [other for other in referenced if other not in list(before)]
     if unknown:
-        raise _wrong(task, f"wants the result of {unknown[0]!r}, which does not come before it")
+        raise _fault(task, f"wants the result of {unknown[0]!r}, which does not come before it")
     if task.compensation is not None:
         subjects.check_queue(task.compensation.queue)
-        unknown = [other for other in _wanted_by(task.compensation.parameters) if other not in [*before, task.name]]
+        unknown = [other for other in _references_of(task.compensation.parameters) if other not in [*before, task.name]]
         if unknown:
-            raise _wrong(task, f"its compensation wants the result of {unknown[0]!r}, which does not come before it")
+            raise _fault(task, f"its compensation wants the result of {unknown[0]!r}, which does not come before it")
 
 
-def _check_redo(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:
+def _check_goto(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:
     """Raise Rejected if going back would repeat items: their names would be reused."""
     with_items = [task.name for task in plan if task.for_each is not None]
     for task in plan:
         for back_to in task.on_error.values():
             repeated = [name for name in with_items if back_to in before[name] and name in before[task.name]]
             if repeated:
-                raise _wrong(task, f"cannot go back over {repeated[0]!r}, which has items")
+                raise _fault(task, f"cannot go back over {repeated[0]!r}, which has items")
 
 
-def _wanted_by(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
+def _references_of(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
     """Return the tasks whose results `value` refers to, valid names or not."""
     if isinstance(value, dict):
         if "$template" in value:
             evaluate.check(value["$template"])
-            return sorted(evaluate.wanted(value["$template"]))
-        return [value["$result"]] if "$result" in value else _wanted_by(list(value.values()))
-    return [name for entry in value for name in _wanted_by(entry)] if isinstance(value, list) else []
+            return sorted(evaluate.referenced_tasks(value["$template"]))
+        return [value["$result"]] if "$result" in value else _references_of(list(value.values()))
+    return [name for entry in value for name in _references_of(entry)] if isinstance(value, list) else []

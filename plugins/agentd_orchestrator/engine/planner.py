@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from agentd import (
     ANONYMOUS,
-    CONSENTED,
+    NEEDS_APPROVAL,
     AgentdError,
     Denied,
     InvalidMessage,
@@ -20,12 +20,12 @@ from agentd import (
     plain,
     secrets,
 )
-from agentd.safety.policy import unproven
+from agentd.safety.policy import unproven_reason
 from agentd.wire.codec import fault
 from agentd.wire.workflow import PREVIEW
 from agentd_orchestrator.declared.parameters import refuse_markers
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import Begin
+from agentd_orchestrator.engine.inputs import PlannedRequest
 from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
 from agentd_orchestrator.engine.plan_check import check_plan
 
@@ -55,7 +55,7 @@ class Planner:
         plain: bool,
         retried: Workflow | None = None,
         parent: Parent | None = None,
-    ) -> Begin:
+    ) -> PlannedRequest:
         """Return the request with its plan, or with the reason for its rejection.
 
         Raises only what a bug in a definition raises.
@@ -63,16 +63,18 @@ class Planner:
         retried  the workflow that the request retries
         parent   the task that starts this workflow
         """
-        begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
+        begin = PlannedRequest(
+            request, [], principal, tier, parent=parent, authenticated=is_authenticated(request, principal)
+        )
         try:
             _check(request, parent)
-            begin = _carry_on(begin, retried) if request.retry_of else self._planned(begin)
+            begin = _retry_of(begin, retried) if request.retry_of else self._planned(begin)
             self._allow(begin, plain=plain)
         except AgentdError as error:
             return replace(begin, plan=[], carried={}, refused=str(error))
         return begin
 
-    def _planned(self, begin: Begin) -> Begin:
+    def _planned(self, begin: PlannedRequest) -> PlannedRequest:
         request = begin.request
         definition = self._definitions.get(request.workflow_type)
         if definition is None:
@@ -86,20 +88,20 @@ class Planner:
             raise Rejected(f"a task of {request.workflow_type}: {secret}")
         return replace(begin, plan=plan, parameters=plain(values))
 
-    def _allow(self, begin: Begin, *, plain: bool) -> None:
+    def _allow(self, begin: PlannedRequest, *, plain: bool) -> None:
         for task in begin.plan:
-            self._may(task.tool or task.name, task.tier, begin, plain=plain)
-            if not begin.authenticated and (task.approval or (task.tier in CONSENTED and not task.workflow)):
+            self._check_tier(task.tool or task.name, task.tier, begin, plain=plain)
+            if not begin.authenticated and (task.approval or (task.tier in NEEDS_APPROVAL and not task.workflow)):
                 what = f"task {task.name}: {task.tool or task.workflow} has to be approved"
-                raise Denied(unproven(what, begin.principal))
+                raise Denied(unproven_reason(what, begin.principal))
             if task.compensation is not None:
                 _undoable(task.name, task.compensation)
-                self._may(task.compensation.tool, task.compensation.tier, begin, plain=plain)
+                self._check_tier(task.compensation.tool, task.compensation.tier, begin, plain=plain)
             if task.workflow and task.workflow not in self._definitions:
                 message = f"task {task.name}: there is no workflow {task.workflow!r}"
                 raise Rejected(message)
 
-    def _may(self, what: str, tier: Tier, begin: Begin, *, plain: bool) -> None:
+    def _check_tier(self, what: str, tier: Tier, begin: PlannedRequest, *, plain: bool) -> None:
         if tier is not Tier.READ:
             self._policy.allow(what, tier, begin.tier, principal=begin.principal, plain=plain)
 
@@ -111,7 +113,7 @@ def with_previews(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
     """
     result: list[TaskSpec] = []
     for task in plan:
-        if task.workflow or task.tier not in CONSENTED:
+        if task.workflow or task.tier not in NEEDS_APPROVAL:
             result.append(task)
             continue
         preview = replace(
@@ -122,14 +124,14 @@ def with_previews(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
     return result
 
 
-def proven(request: WorkflowRequest, principal: str) -> bool:
+def is_authenticated(request: WorkflowRequest, principal: str) -> bool:
     """Return whether the principal of a request is authenticated."""
     return request.authenticated and principal not in ANONYMOUS
 
 
 def _undoable(name: str, undo: Compensation) -> None:
     """Raise Rejected for a compensation that needs approval: it runs without one."""
-    if undo.tier in CONSENTED:
+    if undo.tier in NEEDS_APPROVAL:
         message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and nobody could approve it"
         raise Rejected(message)
 
@@ -149,7 +151,7 @@ def _check(request: WorkflowRequest, parent: Parent | None) -> None:
         raise Rejected(message)
 
 
-def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
+def _retry_of(begin: PlannedRequest, old: Workflow | None) -> PlannedRequest:
     """Return the request with plan and completed tasks of the workflow it retries."""
     request = begin.request
     if old is None:
@@ -158,7 +160,7 @@ def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
     if request.parameters or request.workflow_type not in {"", old.workflow_type}:
         message = f"retry_of: {old.workflow_id} is carried on as it was; leave type and parameters out"
         raise Rejected(message)
-    tasks = wf.carried(old)
+    tasks = wf.retry_tasks(old)
     plan = [task.spec for task in tasks.values() if task.spec is not None]
     request = replace(request, workflow_type=old.workflow_type, parameters=old.parameters)
     return replace(begin, request=request, plan=plan, carried=tasks)

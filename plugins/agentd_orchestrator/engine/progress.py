@@ -12,10 +12,10 @@ from agentd import DONE, Approval, Rejected, Status, TaskError, TaskState, TaskS
 from agentd.errors import HELD
 from agentd.printable import printable
 from agentd.tools.large_results import INLINE
-from agentd.wire.workflow import UNDER_WAY, UNDO, Effect
+from agentd.wire.workflow import UNDER_WAY, UNDO, OutboxMessage
 from agentd_orchestrator.engine import approval_text, outgoing
 from agentd_orchestrator.engine.plan_check import MAX_TASKS
-from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put, satisfied
+from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, satisfied, set_task
 from agentd_orchestrator.expressions import evaluate
 
 MAX_SENT_BACK: Final = 5
@@ -33,9 +33,9 @@ _LEFT = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
 def advance(state: Workflow, at: datetime) -> Workflow:
     """Start all ready tasks; if none is left, compensate or end the workflow."""
     state = _close_items(_begin_ready(state, at), at)
-    if any(not outgoing.gone(task.status) for task in state.tasks.values()):
-        return _hold(state, at)
-    undo = (state.undo and not going_on(state)) or bool(_undoable(state))
+    if any(not outgoing.has_ended(task.status) for task in state.tasks.values()):
+        return _suspend_deadline(state, at)
+    undo = (state.undo and not continues(state)) or bool(_undoable(state))
     if undo and state.status is not Status.COMPENSATING:
         return state if state.status is Status.PAUSED else _undo(state, at)
     return finish(state, at, _ending(state))
@@ -49,13 +49,13 @@ def _begin_ready(state: Workflow, at: datetime) -> Workflow:
     before = None
     while may_begin(state) and state is not before:
         before = state
-        kept_back = _kept_back(state)
+        kept_back = _blocking_undos(state)
         for name in before.tasks:
             task = state.tasks[name]
             if not may_begin(state):
                 break
             if task.status is TaskStatus.RUNNING and task.items:
-                state = _go_on_with_items(state, name, at)
+                state = _start_items(state, name, at)
             elif task.status is not TaskStatus.WAITING or task.retry_at is not None:
                 continue
             elif name.startswith(UNDO):
@@ -69,15 +69,15 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
     """Assign a task, skip it, request its approval, or create the tasks of its items."""
     spec, task = state.spec(name), state.tasks[name]
     try:
-        if spec.condition and not evaluate.holds(spec.condition, outgoing.names(state, name)):
+        if spec.condition and not evaluate.is_true(spec.condition, outgoing.template_names(state, name)):
             return _skip(state, name, at, f"{spec.condition} is not so")
-        previews = outgoing.seen(state, name)
+        previews = outgoing.previews_of(state, name)
         if previews and all(preview.already for preview in previews):
             return _skip(state, name, at, "it is so already")
         if (spec.approval or previews) and not _approved(state, name):
             return _ask(state, name, at)
         if spec.for_each is not None:
-            return _unfold(state, name, outgoing.resolve(spec.for_each, state, name), at)
+            return _create_items(state, name, outgoing.resolve(spec.for_each, state, name), at)
         return assign(state, name, at)
     except Rejected as error:
         return fail(state, name, task, TaskError("expression", str(error)), at)
@@ -91,23 +91,23 @@ def _approved(state: Workflow, name: str) -> bool:
     approval = state.tasks[name].approval
     if approval is None or approval.at is None:
         return False
-    return not outgoing.has_preview(state, name) or len(approval.calls) == len(approval_text.calls(state, name))
+    return not outgoing.has_preview(state, name) or len(approval.calls) == len(approval_text.call_digests(state, name))
 
 
 def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:
     task = replace(state.tasks[name], status=TaskStatus.SKIPPED, finished_at=at)
-    return put(state, name, task, at, f"skipped: {why}")
+    return set_task(state, name, task, at, f"skipped: {why}")
 
 
 def _ask(state: Workflow, name: str, at: datetime) -> Workflow:
     task = state.tasks[name]
-    text, within = printable(approval_text.shown(state, name), lines=True), state.spec(name).approve_within
+    text, within = printable(approval_text.full_text(state, name), lines=True), state.spec(name).approve_within
     until = None if within is None else at + timedelta(seconds=within)
     approval = Approval(
-        text, approval_text.approved(state, name, text), at, until, calls=approval_text.calls(state, name)
+        text, approval_text.approval_digest(state, name, text), at, until, calls=approval_text.call_digests(state, name)
     )
     task = replace(task, status=TaskStatus.WAITING_APPROVAL, approval=approval)
-    return put(state, name, task, at, f"waits for an approval: {approval_text.brief(text)}")
+    return set_task(state, name, task, at, f"waits for an approval: {approval_text.shorten(text)}")
 
 
 def assign(state: Workflow, name: str, at: datetime) -> Workflow:
@@ -132,18 +132,18 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
         finished_at=None,
         agent="",
     )
-    effect = Effect("assign", name, task.attempt)
+    outbox_message = OutboxMessage("assign", name, task.attempt)
     held = task.error is not None and task.error.code in HELD
     if held or (task.parent and not name.startswith(UNDO)):  # a thousand items would add a thousand timeline lines
-        return add(replace(state, updated=at, tasks={**state.tasks, name: task}), effect)
+        return add(replace(state, updated=at, tasks={**state.tasks, name: task}), outbox_message)
     to = f"started as workflow {outgoing.child_id(state.workflow_id, name, task.attempt)}"
-    return add(put(state, name, task, at, to if spec.workflow else f"assigned to {spec.queue}"), effect)
+    return add(set_task(state, name, task, at, to if spec.workflow else f"assigned to {spec.queue}"), outbox_message)
 
 
 # -- items --------------------------------------------------------------------------------------------------------
 
 
-def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - any JSON value
+def _create_items(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - any JSON value
     """Create a task for each item, and start the first of them."""
     if isinstance(items, dict) and "$stored" in items:
         message = f"for_each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
@@ -156,20 +156,22 @@ def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  
         raise Rejected(message)
     task = state.tasks[name]
     if not items:
-        return put(state, name, replace(task, status=TaskStatus.COMPLETED, finished_at=at), at, "completed: no items")
+        return set_task(
+            state, name, replace(task, status=TaskStatus.COMPLETED, finished_at=at), at, "completed: no items"
+        )
     item_tasks = {
         f"{name}-{number}": TaskState(None, parent=name, index=number, item=item) for number, item in enumerate(items)
     }
     task = replace(task, status=TaskStatus.RUNNING, items=len(items), started_at=at)
-    state = put(state, name, task, at, f"{len(items)} items, {state.spec(name).max_parallel} at once")
-    return _go_on_with_items(replace(state, tasks={**state.tasks, **item_tasks}), name, at)
+    state = set_task(state, name, task, at, f"{len(items)} items, {state.spec(name).max_parallel} at once")
+    return _start_items(replace(state, tasks={**state.tasks, **item_tasks}), name, at)
 
 
-def _go_on_with_items(state: Workflow, name: str, at: datetime) -> Workflow:
+def _start_items(state: Workflow, name: str, at: datetime) -> Workflow:
     """Start as many items as the window allows; complete the task when all ended."""
     names = state.items(name)
     items = [state.tasks[item_name] for item_name in names]
-    if all(outgoing.gone(task.status) for task in items):
+    if all(outgoing.has_ended(task.status) for task in items):
         return _items_ended(state, name, at)
     free = state.spec(name).max_parallel - sum(task.status in UNDER_WAY or task.retry_at is not None for task in items)
     waiting = (item_name for item_name in names if state.tasks[item_name].status is TaskStatus.WAITING)
@@ -190,7 +192,7 @@ def _close_items(state: Workflow, at: datetime) -> Workflow:
     """End each task whose items have all ended, also while no new tasks are started."""
     for name, task in state.tasks.items():
         items = state.items(name) if task.status is TaskStatus.RUNNING else []
-        if items and all(outgoing.gone(state.tasks[item].status) for item in items):
+        if items and all(outgoing.has_ended(state.tasks[item].status) for item in items):
             state = _items_ended(state, name, at)
     return state
 
@@ -200,11 +202,11 @@ def _items_ended(state: Workflow, name: str, at: datetime) -> Workflow:
     failed = sum(item.status not in DONE for item in items)
     if failed and not state.spec(name).optional:
         task = replace(state.tasks[name], status=TaskStatus.CANCELLED, finished_at=at)
-        return put(state, name, task, at, f"{failed} of {len(items)} items were not done")
+        return set_task(state, name, task, at, f"{failed} of {len(items)} items were not done")
     warned = failed or any(item.warnings for item in items)
     status = TaskStatus.COMPLETED_WITH_WARNINGS if warned else TaskStatus.COMPLETED
     task = replace(state.tasks[name], status=status, finished_at=at)
-    return put(state, name, task, at, f"{len(items) - failed} of {len(items)} items done")
+    return set_task(state, name, task, at, f"{len(items) - failed} of {len(items)} items done")
 
 
 # -- failures -----------------------------------------------------------------------------------------------------
@@ -217,38 +219,38 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
     """
     spec = state.spec(name)
     task = replace(task, error=error)
-    may_repeat = going_on(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
+    may_repeat = continues(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
     back_to = spec.on_error.get(error.code)
     if may_repeat and back_to is not None and task.sent_back < MAX_SENT_BACK:
         task = replace(task, sent_back=task.sent_back + 1)
-        state = put(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
+        state = set_task(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
         return _rewind(state, back_to)
     if may_repeat and error.code in HELD:
-        return _held_back(state, name, task, error, at)
+        return _reschedule_held(state, name, task, error, at)
     if may_repeat and error.retry and task.retried < spec.retries:
         retry_at = at + timedelta(seconds=_pause(state, name, task))
         task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at, retried=task.retried + 1)
-        return put(state, name, task, at, f"failed, to be tried again: {error.message}")
+        return set_task(state, name, task, at, f"failed, to be tried again: {error.message}")
     task = replace(task, status=TaskStatus.FAILED, finished_at=at)
-    state = put(state, name, task, at, f"failed: {error.message}")
+    state = set_task(state, name, task, at, f"failed: {error.message}")
     if name.startswith(UNDO):
         return replace(state, error=state.error or f"{name}: {error.message}")
-    if spec.optional and going_on(state):
+    if spec.optional and continues(state):
         return state
     return failed(state, f"{name}: {error.message}", at)
 
 
-def _held_back(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
+def _reschedule_held(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
     """Reschedule a task that its agent was not allowed to start.
 
     This is not a failure, and it is recorded in the timeline only once.
     """
     before = state.tasks[name].error
-    retry_at = at + timedelta(seconds=HELD_FOR * _spread(state, name, task))
+    retry_at = at + timedelta(seconds=HELD_FOR * _jitter(state, name, task))
     task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at)
     if before is not None and before.code == error.code:
         return replace(state, updated=at, tasks={**state.tasks, name: task})
-    return put(state, name, task, at, f"waits: {error.message}")
+    return set_task(state, name, task, at, f"waits: {error.message}")
 
 
 def failed(state: Workflow, error: str, at: datetime) -> Workflow:
@@ -264,10 +266,10 @@ def _has_undo(state: Workflow) -> bool:
 def _pause(state: Workflow, name: str, task: TaskState) -> float:
     """Return the seconds before the next attempt; the same in every orchestrator."""
     seconds = min(state.spec(name).backoff * 2.0 ** min(task.retried, 32), MAX_BACKOFF)
-    return seconds * _spread(state, name, task)
+    return seconds * _jitter(state, name, task)
 
 
-def _spread(state: Workflow, name: str, task: TaskState) -> float:
+def _jitter(state: Workflow, name: str, task: TaskState) -> float:
     """Return the jitter factor of a delay; it separates tasks that failed together."""
     chance = zlib.crc32(f"{state.workflow_id}.{name}.{task.attempt}".encode()) / 0xFFFFFFFF
     return 1 + JITTER * (2 * chance - 1)
@@ -275,7 +277,7 @@ def _spread(state: Workflow, name: str, task: TaskState) -> float:
 
 def _rewind(state: Workflow, back_to: str) -> Workflow:
     """Reset `back_to` and its dependents to waiting; attempt numbers continue."""
-    repeated = {back_to, *_after(state)[back_to]}
+    repeated = {back_to, *_dependents(state)[back_to]}
     tasks = {
         name: TaskState(
             task.spec, attempt=task.attempt, error=task.error, retried=task.retried, sent_back=task.sent_back
@@ -287,7 +289,7 @@ def _rewind(state: Workflow, back_to: str) -> Workflow:
     return replace(state, tasks=tasks)
 
 
-def _after(state: Workflow) -> dict[str, set[str]]:
+def _dependents(state: Workflow) -> dict[str, set[str]]:
     """Return the direct and indirect dependents of each task of the plan."""
     plan = {name: task.spec for name, task in state.tasks.items() if task.spec is not None}
     dependents: dict[str, set[str]] = {}
@@ -322,7 +324,7 @@ def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
         if task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL} or only_reads:
             tasks[name] = cancelled(task, at)
         elif task.status in UNDER_WAY and not task.items:
-            state = add(state, Effect("stop" if stop or spec.workflow else "entomb", name, task.attempt))
+            state = add(state, OutboxMessage("stop" if stop or spec.workflow else "entomb", name, task.attempt))
     return replace(state, tasks=tasks)
 
 
@@ -335,7 +337,7 @@ def _undoable(state: Workflow) -> dict[str, TaskState]:
     Tasks that are already being undone are left out.  If the workflow ended early, these are all such tasks; if not,
     only those whose compensation is marked `always`.
     """
-    ended_early = state.undo and not going_on(state)
+    ended_early = state.undo and not continues(state)
     undo_tasks: dict[str, TaskState] = {}
     for name, task in state.tasks.items():
         if task.items or not task.attempt:
@@ -355,26 +357,26 @@ def _undo(state: Workflow, at: datetime) -> Workflow:
     undo_tasks = _undoable(state)
     if not undo_tasks:
         return finish(state, at, _ending(state))
-    status = state.status if going_on(state) else Status.COMPENSATING
+    status = state.status if continues(state) else Status.COMPENSATING
     state = replace(state, status=status, tasks={**state.tasks, **undo_tasks}, clock_stopped_at=None)
-    return advance(note(state, at, f"undoing {len(undo_tasks)} tasks"), at)
+    return advance(add_entry(state, at, f"undoing {len(undo_tasks)} tasks"), at)
 
 
-def _kept_back(state: Workflow) -> dict[str, set[TaskStatus]]:
+def _blocking_undos(state: Workflow) -> dict[str, set[TaskStatus]]:
     """Return for each task of the plan the undo statuses of all that depends on it."""
     undoing: dict[str, set[TaskStatus]] = {}
     for name, task in state.tasks.items():
         if name.startswith(UNDO):
-            undoing.setdefault(_planned(state, task.parent), set()).add(task.status)
+            undoing.setdefault(_planned_name(state, task.parent), set()).add(task.status)
     if not undoing:
         return {}
     return {
         name: set().union(*(undoing.get(follower, set()) for follower in later))
-        for name, later in _after(state).items()
+        for name, later in _dependents(state).items()
     }
 
 
-def _planned(state: Workflow, name: str) -> str:
+def _planned_name(state: Workflow, name: str) -> str:
     """Return the task of the plan that `name` is an item of, or `name` itself."""
     return name if state.tasks[name].spec is not None else state.tasks[name].parent
 
@@ -382,10 +384,10 @@ def _planned(state: Workflow, name: str) -> str:
 def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]], at: datetime) -> Workflow:
     """Start undoing a task once all tasks that depend on it are undone."""
     task = state.tasks[name]
-    later = kept_back[_planned(state, task.parent)]
+    later = kept_back[_planned_name(state, task.parent)]
     if later & _LEFT:
         error = TaskError("not_undone", "what depends on it could not be undone")
-        return put(state, name, cancelled(task, at, error=error), at, f"not begun: {error.message}")
+        return set_task(state, name, cancelled(task, at, error=error), at, f"not begun: {error.message}")
     if later - DONE:
         return state
     try:
@@ -397,9 +399,9 @@ def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]
 # -- the end ------------------------------------------------------------------------------------------------------
 
 
-def _hold(state: Workflow, at: datetime) -> Workflow:
+def _suspend_deadline(state: Workflow, at: datetime) -> Workflow:
     """Suspend the workflow's deadline while only a person can let it continue."""
-    if not going_on(state):
+    if not continues(state):
         return replace(state, clock_stopped_at=None) if state.clock_stopped_at else state
     status = state.status
     if status is not Status.PAUSED:
@@ -432,9 +434,9 @@ def _ending(state: Workflow) -> Status:
 
 def finish(state: Workflow, at: datetime, status: Status) -> Workflow:
     """End the workflow: answer its request, and report to the parent if there is one."""
-    state = replace(note(state, at, str(status)), status=status, clock_stopped_at=None)
+    state = replace(add_entry(state, at, str(status)), status=status, clock_stopped_at=None)
     if status is Status.COMPENSATION_FAILED:
-        state = add(state, Effect("alert"))
+        state = add(state, OutboxMessage("alert"))
     if state.parent is not None:
-        state = add(state, Effect("report", state.parent.task, state.parent.attempt))
-    return add(state, Effect("respond"))
+        state = add(state, OutboxMessage("report", state.parent.task, state.parent.attempt))
+    return add(state, OutboxMessage("respond"))

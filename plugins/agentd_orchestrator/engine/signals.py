@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from agentd import ANONYMOUS, Denied, Rejected, Status, TaskError, TaskState, TaskStatus, Tier, Workflow
-from agentd.safety.policy import unproven
+from agentd.safety.policy import unproven_reason
 from agentd_orchestrator.engine import progress
-from agentd_orchestrator.engine.state import going_on, note, put
+from agentd_orchestrator.engine.state import add_entry, continues, set_task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +26,7 @@ STEERING: Final = ("cancel", "pause", "resume")
 ACTIONS: Final = (*STEERING, "approve", "reject")
 
 
-def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
+def apply_signal(state: Workflow, given: Signal, at: datetime) -> Workflow:
     """Return the state after a signal.
 
     Raises Rejected or Denied if it cannot be executed.
@@ -41,7 +41,7 @@ def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
         case "resume":
             return _resume(state, given, at)
         case "approve" | "reject":
-            return _decided(state, given, at)
+            return _apply_decision(state, given, at)
         case _:
             message = f"action: unknown {given.signal.action!r}; there are {', '.join(ACTIONS)}"
             raise Rejected(message)
@@ -61,7 +61,7 @@ def _check_steering(state: Workflow, given: Signal) -> None:
         raise Denied(message)
 
 
-def _why(given: Signal) -> str:
+def _reason(given: Signal) -> str:
     reason = given.signal.reason[:MAX_TEXT]
     return f"by {given.principal}" + (f": {reason}" if reason else "")
 
@@ -73,18 +73,20 @@ def _cancel(state: Workflow, given: Signal, at: datetime) -> Workflow:
         raise Rejected(message)
     if state.status is Status.CANCELLING:
         return replace(state, undo=True) if undo and not state.undo else state
-    text = f"cancelled {_why(given)}"
-    state = replace(note(state, at, text), status=Status.CANCELLING, error=state.error or text, undo=state.undo or undo)
+    text = f"cancelled {_reason(given)}"
+    state = replace(
+        add_entry(state, at, text), status=Status.CANCELLING, error=state.error or text, undo=state.undo or undo
+    )
     return progress.wind_down(state, at, stop=True)
 
 
 def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is Status.PAUSED:
         return state
-    if not going_on(state):
+    if not continues(state):
         message = f"{state.workflow_id} is {_doing(state)}: it cannot be paused"
         raise Rejected(message)
-    state = note(state, at, f"paused {_why(given)}")
+    state = add_entry(state, at, f"paused {_reason(given)}")
     return replace(state, status=Status.PAUSED, clock_stopped_at=state.clock_stopped_at or at)
 
 
@@ -92,7 +94,7 @@ def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is not Status.PAUSED:
         message = f"{state.workflow_id} is {_doing(state)}, not paused"
         raise Rejected(message)
-    state = replace(note(state, at, f"resumed {_why(given)}"), status=Status.RUNNING)
+    state = replace(add_entry(state, at, f"resumed {_reason(given)}"), status=Status.RUNNING)
     overdue = {
         name: replace(task, retry_at=None)
         for name, task in state.tasks.items()
@@ -105,7 +107,7 @@ def _doing(state: Workflow) -> str:
     return "failing" if state.failing and state.status is Status.RUNNING else str(state.status)
 
 
-def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
+def _apply_decision(state: Workflow, given: Signal, at: datetime) -> Workflow:
     """Apply a principal's approval or rejection of a task."""
     name = given.signal.task
     task = state.tasks.get(name)
@@ -125,8 +127,8 @@ def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
     approval = replace(approval, by=given.principal, at=at, reason=given.signal.reason[:MAX_TEXT])
     task = replace(task, approval=approval)
     if given.signal.action == "approve":
-        return put(state, name, replace(task, status=TaskStatus.WAITING), at, f"approved {_why(given)}")
-    return progress.fail(state, name, task, TaskError("refused", f"refused {_why(given)}"), at)
+        return set_task(state, name, replace(task, status=TaskStatus.WAITING), at, f"approved {_reason(given)}")
+    return progress.fail(state, name, task, TaskError("refused", f"refused {_reason(given)}"), at)
 
 
 def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
@@ -135,7 +137,7 @@ def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
         message = f"{given.principal} needs no token, so it decides nothing; approve as a principal that has logged in"
         raise Denied(message)
     if given.signal.action == "approve" and (not state.authenticated or state.principal in ANONYMOUS):
-        message = unproven(f"{name} of {state.workflow_id} cannot be approved", state.principal)
+        message = unproven_reason(f"{name} of {state.workflow_id} cannot be approved", state.principal)
         raise Denied(message)
     if given.principal in {state.principal, state.requester_id}:
         message = f"{given.principal} asked for {state.workflow_id}: somebody else has to approve {name}"

@@ -14,62 +14,62 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from agentd import Rejected, TaskError, TaskState, TaskStatus, Workflow
-from agentd.wire.workflow import UNDER_WAY, Effect
+from agentd.wire.workflow import UNDER_WAY, OutboxMessage
 from agentd_orchestrator.engine import progress
-from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put
+from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, set_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd_orchestrator.engine.inputs import Due
+    from agentd_orchestrator.engine.inputs import TimerFired
 
 
 def set_next(state: Workflow) -> Workflow:
     """Set the timer for what falls due next, unless an earlier timer is pending."""
-    ahead = None if state.over else min(_ahead(state), default=None)
+    ahead = None if state.over else min(_next_times(state), default=None)
     if ahead is None or (state.next_timer_at is not None and state.next_timer_at <= ahead):
         return state
     number = state.timers + 1
-    return add(replace(state, timers=number, next_timer_at=ahead), Effect("timer", attempt=number, at=ahead))
+    return add(replace(state, timers=number, next_timer_at=ahead), OutboxMessage("timer", attempt=number, at=ahead))
 
 
-def due(state: Workflow, given: Due, at: datetime) -> Workflow:
+def due(state: Workflow, given: TimerFired, at: datetime) -> Workflow:
     """Return the state after handling everything that is due now."""
     if given.number == state.timers and state.next_timer_at is not None:
         at = max(at, state.next_timer_at)  # the server's clock triggered it; ours may be slightly behind
         state = replace(state, next_timer_at=None)
-    if _timed(state) and state.deadline is not None and state.deadline <= at:
+    if _is_deadline_active(state) and state.deadline is not None and state.deadline <= at:
         text = f"not done within {round((state.deadline - state.created).total_seconds())} s"
-        return progress.failed(note(state, at, text), text, at)
+        return progress.failed(add_entry(state, at, text), text, at)
     for name in state.tasks:
         task = state.tasks[name]
-        error = _over(state, name, task, at) if task.status in UNDER_WAY else None
+        error = _attempt_fault(state, name, task, at) if task.status in UNDER_WAY else None
         if error is not None:
             state = _attempt_over(state, name, task, error, at)
         elif _retried(state, task) and task.retry_at is not None and task.retry_at <= at:
             state = _try_again(state, name, task, at)
-        elif (until := _approved_by(task)) is not None and until <= at and going_on(state):
+        elif (until := _approved_by(task)) is not None and until <= at and continues(state):
             error = TaskError("not_approved", f"nobody approved it within {state.spec(name).approve_within:g} s")
             state = progress.fail(state, name, task, error, at)
     return state
 
 
-def _ahead(state: Workflow) -> Iterator[datetime]:
+def _next_times(state: Workflow) -> Iterator[datetime]:
     """Yield the times at which something falls due."""
-    if _timed(state) and state.deadline is not None:
+    if _is_deadline_active(state) and state.deadline is not None:
         yield state.deadline
     for name, task in state.tasks.items():
         if task.status in UNDER_WAY:
             yield from (time for time in (task.deadline, task.start_by, _silent_at(state, name, task)) if time)
         elif task.retry_at is not None and _retried(state, task):
             yield task.retry_at
-        elif (until := _approved_by(task)) is not None and going_on(state):
+        elif (until := _approved_by(task)) is not None and continues(state):
             yield until
 
 
-def _timed(state: Workflow) -> bool:
+def _is_deadline_active(state: Workflow) -> bool:
     """Return whether the deadline of the whole workflow is active."""
-    return going_on(state) and state.clock_stopped_at is None
+    return continues(state) and state.clock_stopped_at is None
 
 
 def _retried(state: Workflow, task: TaskState) -> bool:
@@ -91,7 +91,7 @@ def _silent_at(state: Workflow, name: str, task: TaskState) -> datetime | None:
     )
 
 
-def _over(state: Workflow, name: str, task: TaskState, at: datetime) -> TaskError | None:
+def _attempt_fault(state: Workflow, name: str, task: TaskState, at: datetime) -> TaskError | None:
     """Return why the attempt of a task is given up now; None if it continues."""
     spec = state.spec(name)
     if task.deadline is not None and task.deadline <= at:
@@ -107,10 +107,10 @@ def _over(state: Workflow, name: str, task: TaskState, at: datetime) -> TaskErro
 
 
 def _attempt_over(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
-    if may_begin(state) or going_on(state):
+    if may_begin(state) or continues(state):
         return progress.fail(state, name, task, error, at)
     task = cancelled(task, at, error=replace(error, retry=False))
-    return put(state, name, task, at, f"{error.message}; what it did is not known")
+    return set_task(state, name, task, at, f"{error.message}; what it did is not known")
 
 
 def _try_again(state: Workflow, name: str, task: TaskState, at: datetime) -> Workflow:

@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from agentd import BadExpression
-from agentd_orchestrator.expressions.metering import Refused, meter
+from agentd_orchestrator.expressions.metering import ExpressionRefused, meter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +114,7 @@ def evaluate(template: str, names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 
     return _run(template, names, condition=False)
 
 
-def holds(condition: str, names: Mapping[str, Any]) -> bool:
+def is_true(condition: str, names: Mapping[str, Any]) -> bool:
     """Return whether `condition`, an expression without braces, is true.
 
     Raises BadExpression, also for a string: "false" and "no" would be true.
@@ -140,12 +140,12 @@ def uses(template: str, *, condition: bool = False) -> Uses:
     return _read(template, condition=condition).uses
 
 
-def wanted(template: str) -> set[str]:
+def referenced_tasks(template: str) -> set[str]:
     """Return the tasks that `template` refers to; raises BadExpression."""
     return set(uses(template).tasks)
 
 
-def wanted_by_condition(condition: str) -> set[str]:
+def tasks_in_condition(condition: str) -> set[str]:
     """Return the tasks that `condition` refers to; raises BadExpression."""
     return set(uses(condition, condition=True).tasks)
 
@@ -196,7 +196,7 @@ def _read(text: str, *, condition: bool) -> _Read:
     except TemplateSyntaxError as error:
         if "{%" in text:
             _fail(text, NO_STATEMENTS, "{%", error.lineno)
-        _fail(text, _plainer(str(error.message)), "", error.lineno)
+        _fail(text, _simplify_message(str(error.message)), "", error.lineno)
     except (RecursionError, MemoryError):
         _fail(text, "it is nested too deeply", "")
     found = _Found()
@@ -211,7 +211,7 @@ def _read(text: str, *, condition: bool) -> _Read:
     return _Read(sandbox.rewritten(expression), used)
 
 
-def _plainer(message: str) -> str:
+def _simplify_message(message: str) -> str:
     """Return jinja2's syntax error without jinja2's internal terms."""
     return message.replace("end of print statement", "}}").replace("'}}'", "}}").rstrip(".")
 
@@ -238,11 +238,11 @@ def _check(text: str, node: nodes.Node, found: _Found, depth: int) -> None:
         _note_path(text, node, found)
     elif isinstance(node, nodes.Name):
         _note_name(text, node, found)
-    for child in [] if _rooted(node) else node.iter_child_nodes():
+    for child in [] if _has_known_root(node) else node.iter_child_nodes():
         _check(text, child, found, depth + 1)
 
 
-def _rooted(node: nodes.Node) -> bool:
+def _has_known_root(node: nodes.Node) -> bool:
     """Return whether `node` is `parameters.x` or `tasks.x`, handled by `_note_path`."""
     root = getattr(node, "node", None)
     rooted = type(root).__name__ == "Name" and getattr(root, "name", "") in {"parameters", "tasks"}
@@ -286,7 +286,7 @@ def _note_path(text: str, node: nodes.Getattr | nodes.Getitem, found: _Found) ->
     key = _key(node)
     if isinstance(key, str) and key.startswith("__"):
         _fail(text, f"{key!r} is not looked at: only what lies in maps and lists is", key, node.lineno)
-    if _rooted(node):
+    if _has_known_root(node):
         root = str(node.node.name)  # type: ignore[attr-defined]
         found.names.add(root)
         (found.tasks if root == "tasks" else found.parameters).add(str(key))
@@ -335,7 +335,7 @@ def _run(text: str, names: Mapping[str, Any], *, condition: bool) -> Any:  # noq
     values.begin()
     try:
         return values.plain(compiled(names))
-    except (TemplateError, Refused) as error:
+    except (TemplateError, ExpressionRefused) as error:
         _fail(text, str(error), "")
     except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         _fail(text, f"it cannot be evaluated: {error}", "")

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from jinja2.runtime import Undefined
 
-from agentd_orchestrator.expressions.metering import Refused
+from agentd_orchestrator.expressions.metering import ExpressionRefused
 from agentd_orchestrator.expressions.values import (
     Value,
     binary,
+    check_defined,
+    check_size,
+    check_type,
     compare,
-    fits,
-    known,
+    count_steps,
     number,
     spend,
     text_of,
     to_json,
-    walk,
-    wants,
 )
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ MAX_DIGITS: Final = 15
 
 
 def _text(value: Value, name: str) -> str:
-    text: str = wants(value, str, name, "a text")
+    text: str = check_type(value, str, name, "a text")
     spend(len(text) // 100)
     return text
 
 
 def _items(value: Value, name: str) -> list[Value]:
     """Return the items of a list (or the keys of a map); counts steps."""
-    items = list(wants(value, (list, tuple, dict), name, "a list"))
+    items = list(check_type(value, (list, tuple, dict), name, "a list"))
     spend(len(items))
     return items
 
@@ -69,7 +69,7 @@ def to_bool(value: Value) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     parsed = words.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
     if parsed is None:
-        raise Refused(f"bool takes true, false, yes, no, on, off, 1 or 0, not {_short(value)}")
+        raise ExpressionRefused(f"bool takes true, false, yes, no, on, off, 1 or 0, not {_short(value)}")
     return parsed
 
 
@@ -80,7 +80,7 @@ def to_int(value: Value, instead: Value = None) -> Value:
     except (ValueError, OverflowError):
         if instead is not None:
             return instead
-        raise Refused(f"{_short(value)} is not a whole number") from None
+        raise ExpressionRefused(f"{_short(value)} is not a whole number") from None
 
 
 def to_float(value: Value, instead: Value = None) -> Value:
@@ -90,21 +90,21 @@ def to_float(value: Value, instead: Value = None) -> Value:
     except (ValueError, OverflowError):
         if instead is not None:
             return instead
-        raise Refused(f"{_short(value)} is not a number") from None
+        raise ExpressionRefused(f"{_short(value)} is not a number") from None
 
 
 def _small(value: Value) -> Value:
     if isinstance(value, str) and len(value) > 40:  # noqa: PLR2004 - longer than any number
         raise ValueError(value)
-    return wants(value, (str, int, float, bool), "int or float", "a text or a number")
+    return check_type(value, (str, int, float, bool), "int or float", "a text or a number")
 
 
 def replace(value: Value, old: Value, new: Value) -> str:
     """Replace every `old` in the string by `new`."""
     text, search, substitute = _text(value, "replace"), _text(old, "replace"), _text(new, "replace")
     if not search:
-        raise Refused("replace: what to replace is empty")
-    fits(len(text) + text.count(search) * (len(substitute) - len(search)))
+        raise ExpressionRefused("replace: what to replace is empty")
+    check_size(len(text) + text.count(search) * (len(substitute) - len(search)))
     return text.replace(search, substitute)
 
 
@@ -112,10 +112,10 @@ def join(value: Value, between: Value = "", attribute: Value = None) -> str:
     """Join the items into one string, separated by `between`."""
     items = _items(value, "join")
     if attribute is not None:
-        items = [known(pick(item, attribute)) for item in items]
+        items = [check_defined(pick(item, attribute)) for item in items]
     texts = [text_of(item) for item in items]
     separator = _text(between, "join")
-    fits(sum(map(len, texts)) + len(separator) * len(texts))
+    check_size(sum(map(len, texts)) + len(separator) * len(texts))
     return separator.join(texts)
 
 
@@ -123,8 +123,8 @@ def split(value: Value, at: Value = None) -> list[str]:
     """Split a string at `at`, by default at whitespace."""
     text = _text(value, "split")
     if at == "":
-        raise Refused("split: what to cut at is empty")
-    fits(8 * (len(text) + 1 if at is None else text.count(_text(at, "split")) + 1))
+        raise ExpressionRefused("split: what to cut at is empty")
+    check_size(8 * (len(text) + 1 if at is None else text.count(_text(at, "split")) + 1))
     parts = text.split(at)
     spend(len(parts))
     return parts
@@ -132,7 +132,7 @@ def split(value: Value, at: Value = None) -> list[str]:
 
 def length(value: Value) -> int:
     """Return the number of items, keys or characters."""
-    return len(wants(value, (str, list, tuple, dict), "length", "a list, a map or a text"))
+    return len(check_type(value, (str, list, tuple, dict), "length", "a list, a map or a text"))
 
 
 def first(value: Value) -> Value:
@@ -146,9 +146,9 @@ def last(value: Value) -> Value:
 
 
 def _end(value: Value, name: str, index: int) -> Value:
-    items = wants(value, (list, tuple, str), name, "a list")
+    items = check_type(value, (list, tuple, str), name, "a list")
     if not items:
-        raise Refused(f"{name}: the list is empty")
+        raise ExpressionRefused(f"{name}: the list is empty")
     return items[index]
 
 
@@ -188,7 +188,7 @@ def _passes(value: Value, test: Value, arguments: tuple[Value, ...]) -> bool:
     if test is None:
         return not isinstance(value, Undefined) and bool(value)
     if test not in TESTS:
-        raise Refused(f"there is no test {_short(test)}; there are {', '.join(sorted(TESTS))}")
+        raise ExpressionRefused(f"there is no test {_short(test)}; there are {', '.join(sorted(TESTS))}")
     return bool(TESTS[test](value, *arguments))
 
 
@@ -200,10 +200,11 @@ def map_(
     if attribute is not None:
         attributes = [pick(item, attribute) for item in items]
         return [
-            default if isinstance(picked, Undefined) and default is not None else known(picked) for picked in attributes
+            default if isinstance(picked, Undefined) and default is not None else check_defined(picked)
+            for picked in attributes
         ]
     if name not in FILTERS or name == "map":
-        raise Refused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
+        raise ExpressionRefused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
     return [FILTERS[name](item, *arguments) for item in items]
 
 
@@ -211,18 +212,18 @@ def unique(value: Value, attribute: Value = None) -> list[Value]:
     """Return the items without duplicates."""
     distinct: dict[str, Value] = {}
     for item in _items(value, "unique"):
-        distinct.setdefault(to_json(item if attribute is None else known(pick(item, attribute))), item)
+        distinct.setdefault(to_json(item if attribute is None else check_defined(pick(item, attribute))), item)
     return list(distinct.values())
 
 
 def sort(value: Value, reverse: Value = False, attribute: Value = None) -> list[Value]:  # noqa: FBT002
     """Return the items in order; they must be all numbers or all strings."""
     items = _items(value, "sort")
-    keys = [item if attribute is None else known(pick(item, attribute)) for item in items]
+    keys = [item if attribute is None else check_defined(pick(item, attribute)) for item in items]
     same = all(isinstance(key, str) for key in keys) or all(isinstance(key, (int, float)) for key in keys)
     if not same:
-        raise Refused("sort takes a list of numbers or a list of texts; or say sort(attribute='…')")
-    walk(keys)
+        raise ExpressionRefused("sort takes a list of numbers or a list of texts; or say sort(attribute='…')")
+    count_steps(keys)
     order = sorted(range(len(items)), key=keys.__getitem__, reverse=reverse is True)
     return [items[index] for index in order]
 
@@ -241,22 +242,22 @@ def total(value: Value, attribute: Value = None, start: Value = 0) -> Value:
     """Return the sum of the items."""
     result = start
     for item in _items(value, "sum"):
-        result = binary("+", result, item if attribute is None else known(pick(item, attribute)))
+        result = binary("+", result, item if attribute is None else check_defined(pick(item, attribute)))
     return result
 
 
 def round_(value: Value, digits: Value = 0) -> Value:
     """Round a number; no digits give an integer."""
-    wants(value, (int, float), "round", "a number")
+    check_type(value, (int, float), "round", "a number")
     if not isinstance(digits, int) or not 0 <= digits <= MAX_DIGITS:
-        raise Refused(f"round keeps 0 to {MAX_DIGITS} digits")
+        raise ExpressionRefused(f"round keeps 0 to {MAX_DIGITS} digits")
     return round(value, digits) if digits else round(value)
 
 
 def to_list(value: Value) -> list[Value]:
     """Return the items of a list, the keys of a map, or the characters of a string."""
-    items = list(wants(value, (list, tuple, dict, str), "list", "a list"))
-    fits(8 * len(items))
+    items = list(check_type(value, (list, tuple, dict, str), "list", "a list"))
+    check_size(8 * len(items))
     spend(len(items))
     return items
 
@@ -265,7 +266,7 @@ def combine(value: Value, *others: Value) -> dict[str, Value]:
     """Merge maps into one; later ones take precedence."""
     merged: dict[str, Value] = {}
     for mapping in (value, *others):
-        merged |= wants(mapping, dict, "combine", "maps")
+        merged |= check_type(mapping, dict, "combine", "maps")
         spend(len(merged))
     return merged
 
@@ -275,22 +276,26 @@ def from_json(value: Value) -> Value:
     try:
         return msgspec.json.decode(_text(value, "from_json"))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Refused(f"from_json: {error}") from error
+        raise ExpressionRefused(f"from_json: {error}") from error
 
 
 def _short(value: Value) -> str:
-    walk(value)
+    count_steps(value)
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"  # noqa: PLR2004 - of an error's line
 
 
-def _strict(work: Callable[..., Value]) -> Callable[..., Value]:
+def _reject_undefined(work: Callable[..., Value]) -> Callable[..., Value]:
     """Wrap `work` so that an undefined argument is an error."""
 
     @wraps(work)
     def checked(value: Value, *arguments: Value, **named: Value) -> Value:
         spend(0)
-        return work(known(value), *map(known, arguments), **{name: known(argument) for name, argument in named.items()})
+        return work(
+            check_defined(value),
+            *map(check_defined, arguments),
+            **{name: check_defined(argument) for name, argument in named.items()},
+        )
 
     return checked
 
@@ -319,7 +324,7 @@ _FILTERS: Final[dict[str, Callable[..., Value]]] = {
     "rejectattr": reject_attribute,
     "list": to_list,
     "round": round_,
-    "abs": lambda value: abs(wants(value, (int, float), "abs", "a number")),
+    "abs": lambda value: abs(check_type(value, (int, float), "abs", "a number")),
     "min": smallest,
     "max": largest,
     "sum": total,
@@ -358,10 +363,10 @@ _TESTS: Final[dict[str, Callable[..., Value]]] = {
 FILTERS: Final[dict[str, Callable[..., Value]]] = {
     "default": default,
     "d": default,
-    **{name: _strict(work) for name, work in _FILTERS.items()},
+    **{name: _reject_undefined(work) for name, work in _FILTERS.items()},
 }
 TESTS: Final[dict[str, Callable[..., Value]]] = {
     "defined": lambda value: not isinstance(value, Undefined),
     "undefined": lambda value: isinstance(value, Undefined),
-    **{name: _strict(work) for name, work in _TESTS.items()},
+    **{name: _reject_undefined(work) for name, work in _TESTS.items()},
 }

@@ -29,11 +29,11 @@ IN_ALL: Final = 5_000_000
 """Steps of all expressions of one transition, or of the plan of one request."""
 
 
-class Costly(Exception):
+class TooExpensive(Exception):
     """The evaluation takes too long for the event loop."""
 
 
-class Refused(Exception):
+class ExpressionRefused(Exception):
     """An expression is refused; the message says why."""
 
 
@@ -60,7 +60,7 @@ class Meter:
         """Use `steps` of one evaluation."""
         self._one -= steps + 1
         if self._one < 0:
-            raise Refused(f"it works on too much: more than {MAX_STEPS} items in all")
+            raise ExpressionRefused(f"it works on too much: more than {MAX_STEPS} items in all")
         self.charge(steps + 1)
 
     def charge(self, steps: int) -> None:
@@ -68,8 +68,10 @@ class Meter:
         self._whole -= steps
         if self._whole < 0:
             if self._costly:
-                raise Costly
-            raise Refused(f"the expressions of this workflow work on too much at once: more than {IN_ALL} items in all")
+                raise TooExpensive
+            raise ExpressionRefused(
+                f"the expressions of this workflow work on too much at once: more than {IN_ALL} items in all"
+            )
 
 
 _meter: ContextVar[Meter] = ContextVar("what is left")
@@ -85,7 +87,7 @@ def meter() -> Meter:
 
 
 @contextmanager
-def on_the_loop() -> Iterator[None]:
+def limit_loop_time() -> Iterator[None]:
     """Raise Costly if the evaluations in this block are too long for the event loop."""
     token = _meter.set(Meter(ON_THE_LOOP, costly=True))
     try:
@@ -94,12 +96,12 @@ def on_the_loop() -> Iterator[None]:
         _meter.reset(token)
 
 
-async def evaluated(work: Callable[[], T]) -> T:
+async def evaluate_async(work: Callable[[], T]) -> T:
     """Call the pure function `work`, on the event loop if cheap, else in the thread."""
     try:
-        with on_the_loop():
+        with limit_loop_time():
             return work()
-    except Costly:
+    except TooExpensive:
         return await in_thread(work)
 
 

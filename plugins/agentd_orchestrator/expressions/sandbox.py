@@ -14,7 +14,7 @@ from jinja2.environment import TemplateExpression
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agentd_orchestrator.expressions import filters, values
-from agentd_orchestrator.expressions.metering import Refused
+from agentd_orchestrator.expressions.metering import ExpressionRefused
 
 JOIN: Final = "~"
 """The filter that replaces `~` and a string that contains expressions; users cannot write its name."""
@@ -66,7 +66,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Return an item of a map, a list or a string, or a Missing that lists the keys."""
         if isinstance(obj, Missing):
             return obj
-        values.known(argument)
+        values.check_defined(argument)
         if isinstance(obj, Mapping):
             if isinstance(argument, str) and argument in obj:
                 return obj[argument]
@@ -78,7 +78,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401
         """Refuse every call; `evaluate.py` has already refused them."""
-        raise Refused("calls are not taken")
+        raise ExpressionRefused("calls are not taken")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401, ARG002
         """Evaluate a binary operator within the limits."""

@@ -1,7 +1,7 @@
 """The values of expressions (JSON of limited size), and their operators.
 
-Every function that reads many items, or creates a large value, first calls `spend` or `fits`, which refuse it beyond a
-limit: no expression can block an orchestrator or fill its memory.
+Every function that reads many items, or creates a large value, first calls `spend` or `check_size`, which refuse it
+beyond a limit: no expression can block an orchestrator or fill its memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jinja2.runtime import Undefined
 
-from agentd_orchestrator.expressions.metering import Refused, meter
+from agentd_orchestrator.expressions.metering import ExpressionRefused, meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def spend(steps: int) -> None:
     meter().spend(steps)
 
 
-def walk(*found: Value) -> None:
+def count_steps(*found: Value) -> None:
     """Use a step for every item and every hundred characters in some values.
 
     This is what a comparison, a search or a conversion may have to read.  Raises Refused when there are not enough
@@ -56,13 +56,13 @@ def walk(*found: Value) -> None:
             spend(0)
 
 
-def fits(size: int) -> None:
+def check_size(size: int) -> None:
     """Raise Refused if a value of this size is too large to create."""
     if size > MAX_SIZE:
-        raise Refused(f"it makes a value of {size} characters; at most {MAX_SIZE} are allowed")
+        raise ExpressionRefused(f"it makes a value of {size} characters; at most {MAX_SIZE} are allowed")
 
 
-def known(value: Value) -> Value:
+def check_defined(value: Value) -> Value:
     """Return `value` if defined; else raise UndefinedError with the missing name."""
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()  # noqa: SLF001 - what jinja2's own StrictUndefined calls
@@ -79,10 +79,10 @@ def kind(value: Value) -> str:
     return next((name for types, name in names if isinstance(value, types)), "nothing" if value is None else "no value")
 
 
-def wants(value: Value, types: Any, name: str, what: str) -> Value:  # noqa: ANN401 - a type or several
+def check_type(value: Value, types: Any, name: str, what: str) -> Value:  # noqa: ANN401 - a type or several
     """Return `value` if it is of `types`; raises Refused in the name of a filter."""
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in _tuple(types)):
-        raise Refused(f"{name} takes {what}, not {kind(value)}")
+        raise ExpressionRefused(f"{name} takes {what}, not {kind(value)}")
     return value
 
 
@@ -96,7 +96,7 @@ def number(value: Value) -> Value:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise Refused("it makes a number that is too large, or none")
+    raise ExpressionRefused("it makes a number that is too large, or none")
 
 
 # -- operators --------------------------------------------------------------------------------------------------------
@@ -104,24 +104,24 @@ def number(value: Value) -> Value:
 
 def binary(operator: str, left: Value, right: Value) -> Value:
     """Return `left operator right` for numbers; `+` also joins strings or lists."""
-    left, right = known(left), known(right)
-    if operator == "+" and _joins(left, right):
+    left, right = check_defined(left), check_defined(right)
+    if operator == "+" and _can_join(left, right):
         size = len(left) + len(right)
-        fits(size if isinstance(left, str) else 8 * size)
+        check_size(size if isinstance(left, str) else 8 * size)
         spend(size // 100)
         return left + right
     for operand in (left, right):
         if isinstance(operand, bool) or not isinstance(operand, (int, float)):
-            raise Refused(f"{operator!r} reckons with numbers, not with {kind(operand)}")
+            raise ExpressionRefused(f"{operator!r} reckons with numbers, not with {kind(operand)}")
     operation = _RECKON.get(operator)
     if operation is None:
-        raise Refused(f"there is no {operator!r} in expressions")
+        raise ExpressionRefused(f"there is no {operator!r} in expressions")
     if operator in {"/", "//", "%"} and not right:
-        raise Refused("it divides by zero")
+        raise ExpressionRefused("it divides by zero")
     return number(operation(left, right))
 
 
-def _joins(left: Value, right: Value) -> bool:
+def _can_join(left: Value, right: Value) -> bool:
     return any(isinstance(left, type_) and isinstance(right, type_) for type_ in (str, list))
 
 
@@ -142,25 +142,25 @@ def unary(operator: str, value: Value) -> Value:
 
 def text_of(value: Value) -> str:
     """Return `value` as part of a string, as YAML writes it; raises Refused for null."""
-    value = known(value)
+    value = check_defined(value)
     if isinstance(value, str):
         return value
     if value is None:
-        raise Refused("nothing (null) cannot stand in a text; say what shall: | default('…', true)")
+        raise ExpressionRefused("nothing (null) cannot stand in a text; say what shall: | default('…', true)")
     return to_json(value)
 
 
 def joined(parts: list[Value]) -> str:
     """Join the parts of a string, or of `a ~ b`, into one string."""
     texts = [text_of(piece) for piece in parts]
-    fits(sum(map(len, texts)))
+    check_size(sum(map(len, texts)))
     return "".join(texts)
 
 
 def compare(left: Value, operator: str, right: Value) -> bool:
     """Return `left operator right`; counts steps, because it reads both values."""
-    left, right = known(left), known(right)
-    walk(left, right)
+    left, right = check_defined(left), check_defined(right)
+    count_steps(left, right)
     result: bool = _COMPARE[operator](left, right)
     return result
 
@@ -179,13 +179,13 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 def part(value: Value, start: Value, stop: Value, step: Value) -> Value:
     """Return a slice of a list or a string; counts steps."""
-    value = wants(known(value), (str, list, tuple), "a slice", "a list or a text")
+    value = check_type(check_defined(value), (str, list, tuple), "a slice", "a list or a text")
     spend(len(value) // 100)
     for bound in (start, stop, step):
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
-            raise Refused(f"the bounds of a slice are whole numbers, not {kind(bound)}")
+            raise ExpressionRefused(f"the bounds of a slice are whole numbers, not {kind(bound)}")
     if step == 0:
-        raise Refused("the step of a slice is not 0")
+        raise ExpressionRefused("the step of a slice is not 0")
     return value[start:stop:step]
 
 
@@ -194,7 +194,7 @@ def part(value: Value, start: Value, stop: Value, step: Value) -> Value:
 
 def to_json(value: Value) -> str:
     """Return the value as JSON, keys in order."""
-    walk(value)
+    count_steps(value)
     text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
     spend(len(text) // 100)
     return text
@@ -205,7 +205,7 @@ def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
 
     Raises Refused for a value that is too large, too deeply nested or not JSON.
     """
-    copied, left = _plain(known(value), room, depth)
+    copied, left = _plain(check_defined(value), room, depth)
     spend((room - left) // 16)
     return copied
 
@@ -214,7 +214,7 @@ def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
     room -= len(value) if isinstance(value, str) else 8
     if room < 0 or depth < 0:
         limit = f"at most {MAX_SIZE} characters are allowed" if room < 0 else "it is nested too deeply"
-        raise Refused(f"it makes too large a value: {limit}")
+        raise ExpressionRefused(f"it makes too large a value: {limit}")
     if value is None or isinstance(value, (str, bool)):
         return value, room
     if isinstance(value, (int, float)):
@@ -222,10 +222,10 @@ def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
     if isinstance(value, dict):
         return _plain_map(value, room, depth)
     if not isinstance(value, (list, tuple)):
-        raise Refused("it gives no value")
+        raise ExpressionRefused("it gives no value")
     items = []
     for element in value:
-        item, room = _plain(known(element), room, depth - 1)
+        item, room = _plain(check_defined(element), room, depth - 1)
         items.append(item)
     return items, room
 
@@ -234,6 +234,6 @@ def _plain_map(value: dict[Any, Value], room: int, depth: int) -> tuple[Value, i
     copied: dict[str, Value] = {}
     for key, item in value.items():
         if not isinstance(key, str):
-            raise Refused(f"the keys of a map are texts, not {kind(key)}")
-        copied[key], room = _plain(known(item), room - len(key), depth - 1)
+            raise ExpressionRefused(f"the keys of a map are texts, not {kind(key)}")
+        copied[key], room = _plain(check_defined(item), room - len(key), depth - 1)
     return copied, room

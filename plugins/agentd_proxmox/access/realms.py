@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RealmId = formats.Realm
 Text = Annotated[str, Meta(max_length=256)]
 Server = formats.Host
-Url = Annotated[str, formats.whole(r"https?://[^\s@]{1,240}", "without user and password")]
+Url = Annotated[str, formats.full_match(r"https?://[^\s@]{1,240}", "without user and password")]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 NEEDED: Final = {
@@ -55,9 +55,9 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     verify: bool | None = None
     base_dn: Text | None = None
     bind_dn: Text | None = None
-    user_attr: Annotated[str, formats.whole(r"[^\s\x00-\x1f\x7f]{2,256}")] | None = None
+    user_attr: Annotated[str, formats.full_match(r"[^\s\x00-\x1f\x7f]{2,256}")] | None = None
     filter: Text | None = None
-    domain: Annotated[str, formats.whole("[A-Za-z0-9._-]{1,253}")] | None = None
+    domain: Annotated[str, formats.full_match("[A-Za-z0-9._-]{1,253}")] | None = None
     issuer_url: Url | None = None
     client_id: Text | None = None
     autocreate: bool | None = None
@@ -78,7 +78,7 @@ class RealmInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
 
 
-class WhichRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RealmSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The realm."""
 
     id: RealmId
@@ -109,7 +109,7 @@ class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class Removed(msgspec.Struct, frozen=True):
+class DeletedRealm(msgspec.Struct, frozen=True):
     """The deleted realm."""
 
     id: str
@@ -138,7 +138,7 @@ class Realms:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_realm(self, call: Call, p: WhichRealm) -> RealmInfo:  # noqa: ARG002 - every tool has a call
+    async def get_realm(self, call: Call, p: RealmSelector) -> RealmInfo:  # noqa: ARG002 - every tool has a call
         """Show a realm: type, servers or issuer, number of users; secrets are left out."""
         return await self._realm(p.id)
 
@@ -153,8 +153,8 @@ class Realms:
         if missing:
             raise Rejected(f"settings: a realm of type {p.type} needs {' and '.join(missing)} too")
 
-        async def seen() -> Found | None:
-            now = await self._maybe(p.id)
+        async def check() -> Found | None:
+            now = await self._find(p.id)
             if now is not None:
                 differs = [key for key, value in wanted.items() if now.settings.get(key) != value]
                 if now.type != p.type or differs:
@@ -168,10 +168,10 @@ class Realms:
             call.target(Target(f"realm/{p.id}", f"realm {p.id} ({p.type}, {where})", {"there": False}, [], loses))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post("/access/domains", realm=p.id, type=p.type, **_sent(wanted))
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         self._hint(call, p.id, p.type, p.settings)
         return await self._realm(p.id)
 
@@ -181,7 +181,7 @@ class Realms:
         read: list[str] = []
         removed: list[str] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._realm(p.id)
             self._not_built_in(now, "changed")
             read[:] = [now.digest]
@@ -196,22 +196,22 @@ class Realms:
                 await self._may_decide("update_realm", p.id)
             previous = {key: old[key] for key in (*changes, *removed) if key in old}
             new = [key for key in changes if key not in old]
-            targets.back(call, "update_realm", ChangeRealm, {"id": p.id, "settings": previous, "without": new})
+            targets.set_undo(call, "update_realm", ChangeRealm, {"id": p.id, "settings": previous, "without": new})
             loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
             loses += [f"{key}: {old[key]!r} → nothing" for key in removed]
             call.target(_target(now, loses))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             sent = msgspec.structs.asdict(p.settings)
             more = {"digest": read[0] or None, "delete": ",".join(removed) or None}
             await self.proxmox.put(f"/access/domains/{p.id}", **more, **_sent(sent))
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._realm(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_realm(self, call: Call, p: WhichRealm) -> Removed:
+    async def delete_realm(self, call: Call, p: RealmSelector) -> DeletedRealm:
         """Delete a realm; its users can no longer log in.
 
         What was granted to its users stays until they are deleted.
@@ -219,8 +219,8 @@ class Realms:
         if p.id == formats.user_of(self.proxmox.user).rpartition("@")[2]:
             raise Rejected(f"id: {p.id} is the realm of agentd itself: it is not deleted")
 
-        async def seen() -> Found | None:
-            now = await self._maybe(p.id)
+        async def check() -> Found | None:
+            now = await self._find(p.id)
             if now is None:
                 return Found()
             self._not_built_in(now, "deleted")
@@ -229,18 +229,18 @@ class Realms:
             call.target(_target(now, [affected, "its settings, and its password or client key"]))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/access/domains/{p.id}")
 
-        await call.once(seen, act)
-        return Removed(p.id)
+        await call.ensure(check, apply)
+        return DeletedRealm(p.id)
 
     async def _may_decide(self, tool: str, realm: str) -> None:
         """Refuse a new directory for users that have more rights than agentd.
 
         The directory decides who these users are.
         """
-        ours = await escalation.own(self.proxmox)
+        ours = await escalation.token_rights(self.proxmox)
         lines = await ours.granted_beyond(ours.of_realm(realm))
         escalation.refuse(tool, ours.token, lines, f"who says who the users of {realm} are")
 
@@ -258,13 +258,13 @@ class Realms:
             call.warn(f"a person gives the password of {settings.bind_dn}: pveum realm modify {realm} --password …")
 
     async def _realm(self, name: str) -> RealmInfo:
-        found = await self._maybe(name)
+        found = await self._find(name)
         if found is None:
             known = sorted(one_line(entry["realm"]) for entry in await self.proxmox.get("/access/domains") or [])
             raise NotFound(f"id: there is no realm {name!r}; there are {', '.join(known)}")
         return found
 
-    async def _maybe(self, name: str) -> RealmInfo | None:
+    async def _find(self, name: str) -> RealmInfo | None:
         """Return the realm, or None.
 
         It is looked up in the list, because the error for a missing realm is not specific.

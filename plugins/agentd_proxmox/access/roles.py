@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import escalation, fields, filter_values, methods
-from agentd_proxmox.access.users import Removed
-from agentd_proxmox.escalation import READS, Entitled, Own
+from agentd_proxmox.access.users import DeletedAccount
+from agentd_proxmox.escalation import READS, AccessEntry, TokenRights
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RoleId = formats.Role
 Privilege = formats.Privilege
 AclPath = formats.AclPath
-Whom = formats.Whom
+Whom = formats.UserOrGroup
 
 
 class Role(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,7 +81,7 @@ class Permissions(msgspec.Struct, frozen=True):
     paths: dict[str, list[str]]
 
 
-class WhichGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GrantFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which entries: by start of the path, by user, token or @group, and by role."""
 
     path: str = ""
@@ -97,7 +97,7 @@ class NewRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     privileges: list[Privilege]
 
 
-class WhichRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RoleSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The role."""
 
     id: RoleId
@@ -115,7 +115,7 @@ class GrantRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     propagate: bool = True
 
 
-class WhosePermissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PermissionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user or token (left out: agentd's own token), and the path (left out: all)."""
 
     who: Whom | None = None
@@ -159,10 +159,10 @@ class Access:
         """
         call.target(Target(f"role/{p.id}", f"role {p.id}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._role(p.id)
             if now is None:
-                ours = await escalation.own(self.proxmox)
+                ours = await escalation.token_rights(self.proxmox)
                 not_ours = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
                 escalation.refuse("create_role", ours.token, not_ours, f"role {p.id}")
                 call.inverse("delete_role", {"id": p.id})
@@ -171,10 +171,10 @@ class Access:
                 raise Rejected(f"there is a role {p.id} already, with other privileges: update_role changes it")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post("/access/roles", roleid=p.id, privs=",".join(sorted(set(p.privileges))))
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._role(p.id) or Role(p.id, [])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
@@ -185,39 +185,39 @@ class Access:
         have.
         """
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._changeable(p.id)
             if now.privileges == sorted(set(p.privileges)):
                 return Found()
-            ours = await escalation.own(self.proxmox)
+            ours = await escalation.token_rights(self.proxmox)
             gained = sorted(set(p.privileges) - set(now.privileges))
             lost = sorted(set(now.privileges) - set(p.privileges))
-            escalation.refuse("update_role", ours.token, await _widened(ours, p.id, gained), f"role {p.id}")
-            if not await _widened(ours, p.id, lost):  # the undo gives the lost privileges back
+            escalation.refuse("update_role", ours.token, await _newly_exceeding(ours, p.id, gained), f"role {p.id}")
+            if not await _newly_exceeding(ours, p.id, lost):  # the undo gives the lost privileges back
                 call.inverse("update_role", {"id": p.id, "privileges": now.privileges})
             changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
             call.target(_role_target(now, [*changes, *await self._held(p.id)]))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(f"/access/roles/{p.id}", privs=",".join(sorted(set(p.privileges))))
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._changeable(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_role(self, call: Call, p: WhichRole) -> Removed:
+    async def delete_role(self, call: Call, p: RoleSelector) -> DeletedAccount:
         """Delete a role; all its holders lose it.
 
         A role that agentd itself has is not deleted.
         """
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if await self._role(p.id) is None:
                 return Found()
             now = await self._changeable(p.id)
             held = await self._held(p.id)
-            ours = await escalation.own(self.proxmox)
+            ours = await escalation.token_rights(self.proxmox)
             entries = ours.entries_of(p.id)
             for entry in entries:
                 ours.refuse_ours("delete_role", entry.who)
@@ -229,20 +229,20 @@ class Access:
             call.target(_role_target(now, held))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/access/roles/{p.id}")
 
-        await call.once(seen, act)
-        return Removed(p.id)
+        await call.ensure(check, apply)
+        return DeletedAccount(p.id)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def list_grants(self, call: Call, p: WhichGrants) -> Grants:  # noqa: ARG002
+    async def list_grants(self, call: Call, p: GrantFilter) -> Grants:  # noqa: ARG002
         """List which role is granted to which user, token or group, on which path.
 
         Only paths on which agentd's token may change rights are shown.
         """
         if p.role:
-            filter_values.known("role", p.role, [role.id for role in await self._roles()])
+            filter_values.check_exists("role", p.role, [role.id for role in await self._roles()])
         found = [
             grant
             for grant in await self._grants()
@@ -259,11 +259,11 @@ class Access:
         """
         wanted = Grant(p.path, p.who, p.role, p.propagate)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             role = await self._role(p.role)
             if role is None:
                 raise NotFound(f"there is no role {p.role!r}; there are {', '.join(e.id for e in await self._roles())}")
-            ours = await escalation.own(self.proxmox)
+            ours = await escalation.token_rights(self.proxmox)
             ours.refuse_ours("grant_role", p.who)
             if wanted in await self._grants():
                 return Found()
@@ -277,7 +277,7 @@ class Access:
             call.target(_grant_target(wanted, loses, there=False))
             return None
 
-        await call.once(seen, lambda: self._put(p, delete=False))
+        await call.ensure(check, lambda: self._put(p, delete=False))
         return wanted
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -285,14 +285,14 @@ class Access:
         """Revoke a granted role; a role of agentd itself is not revoked."""
         revoked: list[Grant] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = [e for e in await self._grants() if (e.path, e.who, e.role) == (p.path, p.who, p.role)]
-            ours = await escalation.own(self.proxmox)
+            ours = await escalation.token_rights(self.proxmox)
             ours.refuse_ours("revoke_role", p.who)
             if not now:
                 return Found()
             revoked[:] = now
-            entry = Entitled(p.path, p.who, p.role, now[0].propagate)
+            entry = AccessEntry(p.path, p.who, p.role, now[0].propagate)
             what = f"what role {p.role} on {p.path} keeps from {p.who}"
             escalation.refuse("revoke_role", ours.token, await ours.uncovered(entry), what)
             grant_again = {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate}
@@ -301,7 +301,7 @@ class Access:
             call.target(_grant_target(now[0], [f"{p.who} loses role {p.role} on {p.path}"], there=True))
             return None
 
-        await call.once(seen, lambda: self._put(p, delete=True))
+        await call.ensure(check, lambda: self._put(p, delete=True))
         return revoked[0] if revoked else Grant(p.path, p.who, p.role, p.propagate)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
@@ -321,7 +321,7 @@ class Access:
         return Realms(sorted(realms, key=lambda realm: realm.id))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
+    async def get_permissions(self, call: Call, p: PermissionsQuery) -> Permissions:  # noqa: ARG002
         """Show the permissions of a user or token by path, as Proxmox computes them.
 
         They include inherited rights and those of groups.
@@ -362,7 +362,7 @@ class Access:
         await self.proxmox.put("/access/acl", path=p.path, roles=p.role, **sent)
 
 
-async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
+async def _newly_exceeding(ours: TokenRights, role: str, gained: list[str]) -> list[str]:
     """Return which holders of `role` would gain more than agentd's own token has.
 
     Raises Rejected if agentd has the role.

@@ -13,7 +13,7 @@ import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, one_line, tool
 from agentd_proxmox import escalation, methods
-from agentd_proxmox.access.users import Epoch, Removed, Text, UserId, WhichUser, granted
+from agentd_proxmox.access.users import DeletedAccount, Epoch, Text, UserId, UserSelector, granted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     comment: Text = ""
 
 
-class WhichToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TokenSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The token and its user."""
 
     user: UserId
@@ -91,10 +91,12 @@ class ApiTokens:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def list_tokens(self, call: Call, p: WhichUser) -> Tokens:  # noqa: ARG002
+    async def list_tokens(self, call: Call, p: UserSelector) -> Tokens:  # noqa: ARG002
         """List the API tokens of a user; secrets are never shown."""
         # Listing tokens requires the right to change users; reading the user does not.
-        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.part(p.id)}")).get("tokens") or {}
+        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.path_part(p.id)}")).get(
+            "tokens"
+        ) or {}
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
@@ -111,10 +113,10 @@ class ApiTokens:
         file = folder / f"{p.user}!{p.name}"
         old: list[str] = []
 
-        async def seen() -> Found | None:
-            tokens = {token.id for token in (await self.list_tokens(call, WhichUser(p.user))).tokens}
+        async def check() -> Found | None:
+            tokens = {token.id for token in (await self.list_tokens(call, UserSelector(p.user))).tokens}
             old[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
-            if old and getattr(call, "begun", None) is not None:  # set in a run by the worker: Performance
+            if old and getattr(call, "begun", None) is not None:  # set in a run by the worker: Invocation
                 call.warn(
                     f"the answer to an earlier try of this call was lost, and with it the secret of {old[0]}: that "
                     "token was revoked, and made anew"
@@ -123,9 +125,9 @@ class ApiTokens:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: delete_token, or choose another name")
             await asyncio.to_thread(_writable, file)
             if not p.separated:
-                ours = await escalation.own(self.proxmox)
+                ours = await escalation.token_rights(self.proxmox)
                 ours.refuse_ours("create_token", p.user)
-                owner: Entry = await self.proxmox.get(f"/access/users/{formats.part(p.user)}") or {}
+                owner: Entry = await self.proxmox.get(f"/access/users/{formats.path_part(p.user)}") or {}
                 names = [p.user, *(f"@{group}" for group in owner.get("groups") or [])]
                 lines = await ours.granted_beyond(names)
                 escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
@@ -135,25 +137,25 @@ class ApiTokens:
             call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
-            path = f"/access/users/{formats.part(p.user)}/token/{p.name}"
+            path = f"/access/users/{formats.path_part(p.user)}/token/{p.name}"
             if old:  # created by this call, as its effect record says; the secret is lost
                 await self.proxmox.delete(path)
             answer = await self.proxmox.post(path, **sent)
             await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_token(self, call: Call, p: WhichToken) -> Removed:
+    async def delete_token(self, call: Call, p: TokenSelector) -> DeletedAccount:
         """Delete an API token; its clients lose access at once."""
         if f"{p.user}!{p.name}" == self.proxmox.user:
             raise Rejected(f"{self.proxmox.user} is the token that agentd itself uses: nothing was done")
 
-        async def seen() -> Found | None:
-            found = (await self.list_tokens(call, WhichUser(p.user))).tokens
+        async def check() -> Found | None:
+            found = (await self.list_tokens(call, UserSelector(p.user))).tokens
             now = next((token for token in found if token.id == f"{p.user}!{p.name}"), None)
             if now is None:
                 return Found()
@@ -162,11 +164,11 @@ class ApiTokens:
             call.target(Target(f"token/{now.id}", f"token {now.id}", state, [f"user/{p.user}"], lost))
             return None
 
-        async def act() -> None:
-            await self.proxmox.delete(f"/access/users/{formats.part(p.user)}/token/{p.name}")
+        async def apply() -> None:
+            await self.proxmox.delete(f"/access/users/{formats.path_part(p.user)}/token/{p.name}")
 
-        await call.once(seen, act)
-        return Removed(f"{p.user}!{p.name}")
+        await call.ensure(check, apply)
+        return DeletedAccount(f"{p.user}!{p.name}")
 
 
 def _writable(file: Path) -> None:
@@ -175,7 +177,7 @@ def _writable(file: Path) -> None:
     Proxmox shows the secret only once.
     """
     try:
-        files.replaceable(file)
+        files.check_replaceable(file)
     except UnsafeFile as error:
         raise Rejected(f"create_token: {error}") from error
 

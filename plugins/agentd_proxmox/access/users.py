@@ -84,7 +84,7 @@ class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: pages.Cursor = ""
 
 
-class WhichUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UserSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user."""
 
     id: UserId
@@ -127,13 +127,13 @@ class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     comment: Text = ""
 
 
-class WhichGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GroupSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The group."""
 
     id: GroupId
 
 
-class Removed(msgspec.Struct, frozen=True):
+class DeletedAccount(msgspec.Struct, frozen=True):
     """What was deleted."""
 
     id: str
@@ -178,13 +178,13 @@ class Users:
         users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda user: user.id)
         if p.group and p.group not in (named := {group for user in users for group in user.groups}):
             groups = await self.proxmox.get("/access/groups") or []
-            filter_values.known("group", p.group, {*named, *(str(group["groupid"]) for group in groups)})
+            filter_values.check_exists("group", p.group, {*named, *(str(group["groupid"]) for group in groups)})
         found = [e for e in users if p.name.lower() in e.id.lower() and (not p.group or p.group in e.groups)]
         page, after = pages.page(found, lambda user: user.id, p.limit, p.cursor)
         return UserPage(len(found), sum(user.enabled for user in found), page, after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_user(self, call: Call, p: WhichUser) -> User:  # noqa: ARG002
+    async def get_user(self, call: Call, p: UserSelector) -> User:  # noqa: ARG002
         """Show a user with its groups and the names of its tokens."""
         return await self._user(p.id)
 
@@ -204,8 +204,8 @@ class Users:
         }
         call.target(Target(f"user/{p.id}", f"user {p.id}"))
 
-        async def seen() -> Found | None:
-            existing = await self._maybe(p.id)
+        async def check() -> Found | None:
+            existing = await self._find(p.id)
             if existing is None:
                 call.inverse("delete_user", {"id": p.id})
                 return None
@@ -213,11 +213,11 @@ class Users:
                 raise Rejected(f"there is a user {p.id} already, with other settings: update_user changes it")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             sent = {key: value for key, value in wanted.items() if value != ""}
             await self.proxmox.post("/access/users", userid=p.id, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._user(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
@@ -227,7 +227,7 @@ class Users:
         The user may gain or lose rights by it.
         """
         if p.enabled is False:
-            self._not_ours(p.id, "disabled")
+            self._refuse_own(p.id, "disabled")
         wanted = {
             "enable": p.enabled,
             "groups": None if p.groups is None else ",".join(sorted(p.groups)),
@@ -236,7 +236,7 @@ class Users:
             "expire": p.expire,
         }
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._user(p.id)
             have = {"enable": now.enabled, "groups": ",".join(sorted(now.groups)), "email": now.email}
             have |= {"comment": now.comment, "expire": now.expire}
@@ -253,30 +253,30 @@ class Users:
             call.target(_target(now, *loses))
             return None
 
-        async def act() -> None:
-            await self.proxmox.put(f"/access/users/{formats.part(p.id)}", **wanted)
+        async def apply() -> None:
+            await self.proxmox.put(f"/access/users/{formats.path_part(p.id)}", **wanted)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._user(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_user(self, call: Call, p: WhichUser) -> Removed:
+    async def delete_user(self, call: Call, p: UserSelector) -> DeletedAccount:
         """Delete a user with its tokens and all that was granted to it."""
-        self._not_ours(p.id, "deleted")
+        self._refuse_own(p.id, "deleted")
 
-        async def seen() -> Found | None:
-            now = await self._maybe(p.id)
+        async def check() -> Found | None:
+            now = await self._find(p.id)
             if now is None:
                 return Found()
             tokens = f"its tokens {', '.join(now.tokens)}" if now.tokens else "no tokens"
             call.target(_target(now, tokens, *await granted(self.proxmox, "user", p.id)))
             return None
 
-        async def act() -> None:
-            await self.proxmox.delete(f"/access/users/{formats.part(p.id)}")
+        async def apply() -> None:
+            await self.proxmox.delete(f"/access/users/{formats.path_part(p.id)}")
 
-        await call.once(seen, act)
-        return Removed(p.id)
+        await call.ensure(check, apply)
+        return DeletedAccount(p.id)
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -294,26 +294,26 @@ class Users:
         """
         call.target(Target(f"group/{p.id}", f"group {p.id}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if await self._group(p.id) is not None:
                 return Found()
             call.inverse("delete_group", {"id": p.id})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post("/access/groups", groupid=p.id, comment=p.comment or None)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._group(p.id) or Group(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_group(self, call: Call, p: WhichGroup) -> Removed:
+    async def delete_group(self, call: Call, p: GroupSelector) -> DeletedAccount:
         """Delete a group; its members lose what was granted to it.
 
         A group that agentd is a member of is not deleted.
         """
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._group(p.id)
             if now is None:
                 return Found()
@@ -324,11 +324,11 @@ class Users:
             call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/access/groups/{p.id}")
 
-        await call.once(seen, act)
-        return Removed(p.id)
+        await call.ensure(check, apply)
+        return DeletedAccount(p.id)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
@@ -340,7 +340,7 @@ class Users:
         """
         if not changed.keys() & {"groups", "enable", "expire"}:
             return False
-        ours = await escalation.own(self.proxmox)
+        ours = await escalation.token_rights(self.proxmox)
         before, after = set(now.groups), set(now.groups if p.groups is None else p.groups)
         if before != after:
             ours.refuse_ours("update_user", p.id)
@@ -354,16 +354,16 @@ class Users:
         locked = not unlocked and changed.keys() & {"enable", "expire"}
         return bool(await ours.granted_beyond(lost | (everything if locked else set())))
 
-    def _not_ours(self, user: str, what: str) -> None:
+    def _refuse_own(self, user: str, what: str) -> None:
         if user == formats.user_of(self.proxmox.user):
             raise Rejected(f"{user} is the user that agentd itself is: it is not {what}")
         if user == ROOT:
             raise Rejected(f"{ROOT} is who can put everything right: it is not {what}")
 
     async def _user(self, user: str) -> User:
-        return _user(user, await self.proxmox.get(f"/access/users/{formats.part(user)}"))
+        return _user(user, await self.proxmox.get(f"/access/users/{formats.path_part(user)}"))
 
-    async def _maybe(self, user: str) -> User | None:
+    async def _find(self, user: str) -> User | None:
         """Return the user, or None."""
         try:
             return await self._user(user)

@@ -1,8 +1,8 @@
 """Refuse API calls that would give more rights than agentd's own token has.
 
-The named tools follow the same rule (`escalation`). Each method that can give rights has a check in `JUDGES`, which
-decides on the parameters that are sent. A method that changes something under /access and has no check here is refused,
-so a method that a newer Proxmox VE adds cannot be used to get around the rule.
+The named tools follow the same rule (`escalation`). Each method that can give rights has a check in `EXCESS_CHECKS`,
+which decides on the parameters that are sent. A method that changes something under /access and has no check here is
+refused, so a method that a newer Proxmox VE adds cannot be used to get around the rule.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from agentd import Proxmox
     from agentd_proxmox.api_schema import Endpoint
-    from agentd_proxmox.escalation import Own
+    from agentd_proxmox.escalation import TokenRights
 
     Entry = dict[str, Any]
-    Judge = Callable[[Own, str, Entry], Awaitable[list[str]]]
+    ExcessCheck = Callable[[TokenRights, str, Entry], Awaitable[list[str]]]
 
 
 async def check(proxmox: Proxmox, endpoint: Endpoint, sent: Entry) -> None:
@@ -29,19 +29,19 @@ async def check(proxmox: Proxmox, endpoint: Endpoint, sent: Entry) -> None:
 
     A change of agentd's own rights is rejected too.
     """
-    judge = JUDGES.get(endpoint.key)
-    if judge is None:
+    excess_check = EXCESS_CHECKS.get(endpoint.key)
+    if excess_check is None:
         if endpoint.verb != "GET" and endpoint.path.startswith("/access/"):
             raise Rejected(f"{endpoint.key}: it is not known who would gain which rights: use pveum")
         return
     if endpoint.key in MEMBERS and not (sent.get("vms") or sent.get("storage")):
         return
-    ours = await escalation.own(proxmox)
-    lines = await judge(ours, endpoint.key, {**sent, **endpoint.values})
+    ours = await escalation.token_rights(proxmox)
+    lines = await excess_check(ours, endpoint.key, {**sent, **endpoint.values})
     escalation.refuse(endpoint.key, ours.token, list(dict.fromkeys(lines)), "this call")
 
 
-async def _acl(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _acl_change(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     path, propagate = str(sent["path"]), is_on(sent.get("propagate", "1"))
     holders = [*names_in(sent.get("users", "")), *names_in(sent.get("tokens", ""))]
     holders += [f"@{group}" for group in names_in(sent.get("groups", ""))]
@@ -59,28 +59,28 @@ async def _acl(ours: Own, key: str, sent: Entry) -> list[str]:
     return found
 
 
-def _known(ours: Own, role: str) -> frozenset[str]:
+def _known(ours: TokenRights, role: str) -> frozenset[str]:
     if role not in ours.roles:
         raise NotFound(f"roles: there is no role {role!r}; there are {', '.join(sorted(ours.roles))}")
     return ours.roles[role]
 
 
-def _anywhere(ours: Own) -> set[str]:
+def _all_privileges(ours: TokenRights) -> set[str]:
     return {name for held in ours.held.values() for name in held}
 
 
-async def _new_role(ours: Own, _key: str, sent: Entry) -> list[str]:
-    return [*sorted(set(names_in(sent.get("privs", ""))) - _anywhere(ours)), *await _holders(ours, "", sent)]
+async def _new_role(ours: TokenRights, _key: str, sent: Entry) -> list[str]:
+    return [*sorted(set(names_in(sent.get("privs", ""))) - _all_privileges(ours)), *await _holders(ours, "", sent)]
 
 
-async def _holders(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _holders(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Return what the holders of a role gain.
 
     Raises Rejected if agentd is one of them.
     """
     role, privileges = str(sent["roleid"]), set(names_in(sent.get("privs", "")))
     gained = privileges - ours.roles.get(role, frozenset())
-    found = sorted(gained - _anywhere(ours))
+    found = sorted(gained - _all_privileges(ours))
     for entry in ours.entries_of(role):
         ours.refuse_ours(key, entry.who)
         missing = await ours.beyond(entry.path, gained, propagate=entry.propagate)
@@ -88,14 +88,14 @@ async def _holders(ours: Own, key: str, sent: Entry) -> list[str]:
     return found
 
 
-async def _gone_role(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _deleted_role(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     entries = ours.entries_of(str(sent["roleid"]))
     for entry in entries:
         ours.refuse_ours(key, entry.who)
     return [line for entry in entries for line in await ours.uncovered(entry)]
 
 
-async def _account(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _account(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Return the rights of a user beyond those of agentd's own token.
 
     The rights of the user's present groups and of the groups that it would get are included.
@@ -109,7 +109,7 @@ async def _account(ours: Own, key: str, sent: Entry) -> list[str]:
     return await ours.granted_beyond({user, *tokens, *groups, *await _groups(ours, user)})
 
 
-async def _changed_account(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _changed_account(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Return what a user gains by a change.
 
     A new name or address, or being disabled, gives it nothing.
@@ -119,12 +119,12 @@ async def _changed_account(ours: Own, key: str, sent: Entry) -> list[str]:
     return await _account(ours, key, sent) if may_gain else []
 
 
-async def _groups(ours: Own, user: str) -> set[str]:
+async def _groups(ours: TokenRights, user: str) -> set[str]:
     entries = await ours.proxmox.get("/access/groups") or []
     return {f"@{entry['groupid']}" for entry in entries if user in names_in(entry.get("users") or "")}
 
 
-async def _token(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _token(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Return what a token gains that gets all rights of its user.
 
     Raises Rejected for agentd's own token.
@@ -135,7 +135,7 @@ async def _token(ours: Own, key: str, sent: Entry) -> list[str]:
     return await _account(ours, key, sent)
 
 
-async def _gone(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _deletion(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Raise Rejected if the user, group or token that is deleted is agentd's own."""
     user, group = sent.get("userid"), sent.get("groupid")
     if group is not None:
@@ -147,7 +147,7 @@ async def _gone(ours: Own, key: str, sent: Entry) -> list[str]:
     return []
 
 
-async def _group(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _group(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Return what the members of a new group gain.
 
     Entries of the access list can be older than the group.
@@ -157,7 +157,7 @@ async def _group(ours: Own, key: str, sent: Entry) -> list[str]:
     return await ours.granted_beyond({name}) if key.startswith("POST") else []
 
 
-async def _realm(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _realm(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     realm = str(sent["realm"])
     user = ours.token.partition("!")[0]
     if user.endswith(f"@{realm}"):
@@ -165,7 +165,7 @@ async def _realm(ours: Own, key: str, sent: Entry) -> list[str]:
     return await ours.granted_beyond(ours.of_realm(realm))
 
 
-async def _sync_job(ours: Own, key: str, sent: Entry) -> list[str]:
+async def _sync_job(ours: TokenRights, key: str, sent: Entry) -> list[str]:
     """Return the rights of a realm's users beyond those of agentd's own token.
 
     The realm of an existing job is read from that job.
@@ -177,7 +177,7 @@ async def _sync_job(ours: Own, key: str, sent: Entry) -> list[str]:
     return await _realm(ours, key, {**sent, "realm": realm})
 
 
-async def _pool(ours: Own, _key: str, sent: Entry) -> list[str]:
+async def _pool(ours: TokenRights, _key: str, sent: Entry) -> list[str]:
     if is_on(sent.get("delete", "0")):
         return []
     members = [f"/vms/{vmid}" for vmid in names_in(sent.get("vms", ""))]
@@ -186,23 +186,23 @@ async def _pool(ours: Own, _key: str, sent: Entry) -> list[str]:
 
 
 MEMBERS: Final = frozenset({"PUT /pools", "PUT /pools/{poolid}"})
-JUDGES: Final[dict[str, Judge]] = {
-    "PUT /access/acl": _acl,
+EXCESS_CHECKS: Final[dict[str, ExcessCheck]] = {
+    "PUT /access/acl": _acl_change,
     "POST /access/roles": _new_role,
     "PUT /access/roles/{roleid}": _holders,
-    "DELETE /access/roles/{roleid}": _gone_role,
+    "DELETE /access/roles/{roleid}": _deleted_role,
     "POST /access/users": _account,
     "PUT /access/users/{userid}": _changed_account,
-    "DELETE /access/users/{userid}": _gone,
+    "DELETE /access/users/{userid}": _deletion,
     "PUT /access/password": _account,
     "PUT /access/users/{userid}/unlock-tfa": _account,
     "PUT /access/tfa/{userid}/{id}": _account,
     "DELETE /access/tfa/{userid}/{id}": _account,
     "PUT /access/users/{userid}/token/{tokenid}": _token,
-    "DELETE /access/users/{userid}/token/{tokenid}": _gone,
+    "DELETE /access/users/{userid}/token/{tokenid}": _deletion,
     "POST /access/groups": _group,
     "PUT /access/groups/{groupid}": _group,
-    "DELETE /access/groups/{groupid}": _gone,
+    "DELETE /access/groups/{groupid}": _deletion,
     "POST /access/domains": _realm,
     "PUT /access/domains/{realm}": _realm,
     "DELETE /access/domains/{realm}": _realm,

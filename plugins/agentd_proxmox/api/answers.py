@@ -29,7 +29,7 @@ COMMON: Final = frozenset(
 """Fields of answers that the schema omits for some methods."""
 
 
-def shown(key: str, answer: Any) -> Any:  # noqa: ANN401 - JSON
+def redact(key: str, answer: Any) -> Any:  # noqa: ANN401 - JSON
     """Return the answer of a method, with *** for values that must not be shown."""
     row = TABLE.get(key, {"fields": []})
     path = key.partition(" ")[2]
@@ -113,10 +113,10 @@ def audited(parameters: dict[str, Any]) -> dict[str, Any]:
     inner = given.get("parameters")
     if not isinstance(inner, dict):
         return dict(given)
-    return {**given, "parameters": {name: _kept(name, value) for name, value in inner.items()}}
+    return {**given, "parameters": {name: _audited_value(name, value) for name, value in inner.items()}}
 
 
-def _kept(name: str, value: Any) -> Any:  # noqa: ANN401
+def _audited_value(name: str, value: Any) -> Any:  # noqa: ANN401
     if name in OPEN or isinstance(value, bool | int | float) or value in {None, secrets.HIDDEN}:
         return value
     return f"sha256:{digest(value)[:SHORT]}"

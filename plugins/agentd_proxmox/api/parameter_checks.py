@@ -155,10 +155,10 @@ def encode(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 
     if kind in {"integer", "number"}:
         return _number(known, value, kind)
     text = _BOOLEANS[value] if isinstance(value, bool) else str(value)
-    return text, _odd([value]) or _text(known, text)
+    return text, _inexact([value]) or _text(known, text)
 
 
-def _odd(values: Iterable[Any]) -> list[str]:
+def _inexact(values: Iterable[Any]) -> list[str]:
     """Return the fault of values that have no exact text.
 
     These are nested objects and lists, NaN and numbers like 1e300.
@@ -172,7 +172,7 @@ def _odd(values: Iterable[Any]) -> list[str]:
     return []
 
 
-def _plain(value: Any) -> str:  # noqa: ANN401
+def _as_text(value: Any) -> str:  # noqa: ANN401
     """Return a value inside a list or an object as text."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
@@ -200,9 +200,9 @@ def _list(known: Schema, value: list[Any]) -> tuple[Any, list[str]]:
     kind = known.get("format")
     if known.get("type", "string") != "string" or isinstance(kind, dict):
         return None, ["takes one value, not a list"]
-    if odd := _odd(value):
+    if odd := _inexact(value):
         return None, odd
-    texts = [_plain(item) for item in value]
+    texts = [_as_text(item) for item in value]
     invalid = [text for text in texts if re.search(r"[,;\s]", text) or not text]
     if invalid or not texts:
         return None, [f"{_shown(invalid[0] if invalid else '')} cannot stand in a list"]
@@ -214,9 +214,9 @@ def _properties(known: Schema, value: dict[str, Any]) -> tuple[Any, list[str]]:
     """Return `key=value,…` for a parameter that is a property string."""
     if known.get("type", "string") != "string":
         return None, ["takes one value, not an object"]
-    if odd := _odd(value.values()):
+    if odd := _inexact(value.values()):
         return None, odd
-    texts = {str(key): _plain(item) for key, item in value.items()}
+    texts = {str(key): _as_text(item) for key, item in value.items()}
     invalid = [key for key, item in texts.items() if "," in item or "," in key or "=" in key]
     if invalid:
         return None, [f"{invalid[0]}: a ',' (or '=' in a name) would end the property"]

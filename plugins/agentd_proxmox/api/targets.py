@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentd import NotFound, Rejected, Target, formats, one_line
 from agentd_proxmox import targets
 from agentd_proxmox.api_tiers import is_on, names_in, owners
-from agentd_proxmox.inventory import Place
+from agentd_proxmox.inventory import GuestLocation
 
 if TYPE_CHECKING:
     from agentd_proxmox.api_schema import Endpoint
@@ -102,7 +102,7 @@ def _text(value: Any) -> str:  # noqa: ANN401 - text or a list
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def selected(endpoint: Endpoint, sent: Values, places: list[Place]) -> set[int]:
+def selected(endpoint: Endpoint, sent: Values, places: list[GuestLocation]) -> set[int]:
     """Return the guests that a call acts on without naming them.
 
     These are all guests, or those of a pool or of a node.
@@ -122,7 +122,7 @@ def _selects(endpoint: Endpoint, sent: Values) -> bool:
     return bool(MANY.fullmatch(endpoint.key) or {"all", "pool", "poolid"} & {*sent, *endpoint.values})
 
 
-async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[Target]:
+async def changed_guests(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[Target]:
     """Return each guest that a call is about to change, with its present state."""
     named = guests(endpoint, sent)
     if not named and not _selects(endpoint, sent):
@@ -135,24 +135,26 @@ async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[
         place = places.get(vmid)
         if place is None and values.get("vmid") == str(vmid) and values.get("node"):
             kind = "lxc" if "/lxc/" in endpoint.path else "qemu"  # the cluster's list may be 10 s old
-            place = Place(vmid, values["node"], kind, "", "unknown", template=False)
+            place = GuestLocation(vmid, values["node"], kind, "", "unknown", template=False)
         result.append(await _guest(inventory, vmid, place, endpoint, detailed=len(every) <= DETAILED))
     return result
 
 
-async def _guest(inventory: Inventory, vmid: int, place: Place | None, endpoint: Endpoint, *, detailed: bool) -> Target:
+async def _guest(
+    inventory: Inventory, vmid: int, place: GuestLocation | None, endpoint: Endpoint, *, detailed: bool
+) -> Target:
     if place is not None and not detailed:
         state = {"name": place.name, "node": place.node, "status": one_line(place.status)}
         return Target(f"guest/{place.vmid}", place.title, state=state, labels=place.target().labels)
     try:
         if place is not None:
-            return await targets.guest(inventory, place, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
+            return await targets.guest_target(inventory, place, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
     except NotFound:  # Proxmox reports this itself when the call is sent
         pass
     return Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False})
 
 
-def said(sent: Values) -> list[str]:
+def values_as_lines(sent: Values) -> list[str]:
     """Return every value that is sent, complete, one per line.
 
     Raises Rejected if they are longer than a person can read.

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import (
-    CONSENTED,
+    NEEDS_APPROVAL,
     Call,
     Found,
     NotFound,
@@ -55,7 +55,7 @@ Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
 Looking = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
 
 
-class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EndpointSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The words to search for, and the HTTP method.
 
     All words must occur in the path, the description or the parameter names.
@@ -78,7 +78,7 @@ class EndpointPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EndpointSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A method of the API, by HTTP method and path.
 
     The variables of the path may be filled in or not; `match` selects parameters by a part of their name.
@@ -179,7 +179,7 @@ class Api:
         self.schemas = schemas
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
-    async def api_find(self, call: Call, p: Words) -> EndpointPage:  # noqa: ARG002 - every tool has a call
+    async def api_find(self, call: Call, p: EndpointSearch) -> EndpointPage:  # noqa: ARG002 - every tool has a call
         """Search the Proxmox API by words, best match first; use it if no tool fits."""
         catalogue = await self.schemas.catalogue()
         words = p.words.lower().split()[:8]
@@ -200,7 +200,7 @@ class Api:
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
-    async def api_describe(self, call: Call, p: Which) -> Description:  # noqa: ARG002
+    async def api_describe(self, call: Call, p: EndpointSelector) -> Description:  # noqa: ARG002
         """Describe an API method: parameters, permissions, result, and its tool."""
         return describe((await self.schemas.catalogue()).resolve(p.method, p.path), p.match)
 
@@ -208,7 +208,7 @@ class Api:
     async def api_get(self, call: Call, p: Get) -> Data:  # noqa: ARG002
         """Read any path of the Proxmox API; a list is returned in pages."""
         endpoint, path, sent = await self._checked("GET", p.path, p.parameters, Tier.READ)
-        return page_of(api_answers.shown(endpoint.key, await self.proxmox.get(path, **sent)), p)
+        return page_of(api_answers.redact(endpoint.key, await self.proxmox.get(path, **sent)), p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="api")
     async def api_call(self, call: Call, p: Change) -> Changed:
@@ -257,24 +257,24 @@ class Api:
         endpoint, where, sent = await self._checked(verb, path, parameters, granted)
         answers: list[Any] = []
 
-        async def look() -> Found | None:
-            since: datetime | None = getattr(call, "begun", None)  # set in a run by the worker: Performance
-            found = None if since is None else await self._settled(endpoint, sent, since)
+        async def check() -> Found | None:
+            since: datetime | None = getattr(call, "begun", None)  # set in a run by the worker: Invocation
+            found = None if since is None else await self._started_task(endpoint, sent, since)
             if found is None:
                 await access_guard.check(self.proxmox, endpoint, sent)
-                for target in await self._targets(endpoint, where, sent, looks=granted in CONSENTED):
+                for target in await self._targets(endpoint, where, sent, looks=granted in NEEDS_APPROVAL):
                     call.target(target)
             return found
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             send = getattr(self.proxmox, endpoint.verb.lower())
             answers.append(await send(where, **sent))
             return upid_in(answers[-1])
 
         call.progress(f"{endpoint.verb} {where}")
-        found = await call.once(look, act)
+        found = await call.ensure(check, apply)
         if not found.upid:
-            return Changed(endpoint.key, data=clean(api_answers.shown(endpoint.key, answers[-1] if answers else None)))
+            return Changed(endpoint.key, data=clean(api_answers.redact(endpoint.key, answers[-1] if answers else None)))
         await self.inventory.finish(call, found)
         log = await self.proxmox.log_tail(found.upid, LOG_TAIL)
         return Changed(endpoint.key, upid=found.upid, log=log, settled=found.adopted)
@@ -284,11 +284,11 @@ class Api:
     ) -> list[Target]:
         """Return what a call is about to change, as far as the API can read it."""
         names = targets.labels(endpoint, sent)
-        state = await self._looks(endpoint, where) if looks else {}
-        what = Target(where, f"{endpoint.verb} {where}", state, names, targets.said(sent) if looks else [])
-        return [what, *await targets.found(self.inventory, endpoint, sent)]
+        state = await self._digest_of(endpoint, where) if looks else {}
+        what = Target(where, f"{endpoint.verb} {where}", state, names, targets.values_as_lines(sent) if looks else [])
+        return [what, *await targets.changed_guests(self.inventory, endpoint, sent)]
 
-    async def _looks(self, endpoint: api_schema.Endpoint, where: str) -> dict[str, Any]:
+    async def _digest_of(self, endpoint: api_schema.Endpoint, where: str) -> dict[str, Any]:
         """Return the digest of the object that is changed or deleted, or {}."""
         if endpoint.verb not in {"PUT", "DELETE"}:
             return {}
@@ -297,10 +297,12 @@ class Api:
         except NotFound:
             return {}
         return {
-            "object": pages.digest(api_answers.shown(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[:16]
+            "object": pages.digest(api_answers.redact(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[
+                :16
+            ]
         }
 
-    async def _settled(self, endpoint: api_schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
+    async def _started_task(self, endpoint: api_schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
         """Return the task that an unanswered write has started, or None.
 
         Raises UnknownOutcome while the task may still be missing from the lists.

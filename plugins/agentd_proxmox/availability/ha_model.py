@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agentd import Proxmox
-    from agentd_proxmox.inventory import Place
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
@@ -63,7 +63,7 @@ OF_GROUP = ("nodes", "restricted", "nofailback", "comment")
 OF_RULE = ("resources", "nodes", "strict", "affinity", "comment", "disable")
 
 
-def before(was: Rule, options: Iterable[str]) -> Entry:
+def old_values(was: Rule, options: Iterable[str]) -> Entry:
     """Return the old values of `options`, as parameters of our tools."""
     have: Entry = {
         "type": {"type": was.type},
@@ -85,7 +85,7 @@ def target(kind: str, rule: Rule, *loses: str) -> Target:
     return Target(f"ha-{kind}/{rule.name}", f"HA {kind} {rule.name}", {"digest": rule.digest}, labels, list(loses))
 
 
-def bond(rule: Rule) -> str:
+def describe(rule: Rule) -> str:
     """Return what a rule enforces, as a phrase for a person."""
     guests = ", ".join(rule.resources) or "no guest"
     if rule.type == "node-affinity":
@@ -130,7 +130,7 @@ def node_list(nodes: dict[str, int]) -> str | None:
     return ",".join(f"{name}:{nodes[name]}" if nodes[name] else name for name in sorted(nodes)) or None
 
 
-def differs(rule: Rule, wanted: Entry) -> list[str]:
+def differences(rule: Rule, wanted: Entry) -> list[str]:
     """Return the options that differ from `wanted`; None there means unchanged."""
     have: Entry = {
         "type": rule.type,
@@ -147,7 +147,7 @@ def differs(rule: Rule, wanted: Entry) -> list[str]:
     return [key for key, value in normalized.items() if value is not None and have[key] != value]
 
 
-def service(at: Place) -> str:
+def service(at: GuestLocation) -> str:
     """Return the HA service ID of a guest, such as `vm:100`."""
     return f"{'vm' if at.kind == 'qemu' else 'ct'}:{at.vmid}"
 

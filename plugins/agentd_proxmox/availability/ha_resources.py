@@ -21,7 +21,7 @@ from agentd_proxmox.fields import GuestName
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls
 
     Entry = dict[str, Any]
@@ -187,7 +187,7 @@ class Ha:
             "comment": p.comment or None,
         }
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entry = await self._entry(at)
             if entry is None:
                 call.inverse("delete_ha_resource", {"vmid": at.vmid, "guest": at.name})
@@ -196,10 +196,10 @@ class Ha:
                 raise Rejected(f"{at.title} is under HA with another {', '.join(other)}: update_ha_resource changes it")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(RESOURCES, sid=service(at), **wanted)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._there(at, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
@@ -222,7 +222,7 @@ class Ha:
         call.target(at.target())
         digest: list[str] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entry = await self._entry(at)
             if entry is None:
                 raise NotFound(f"{at.title} is not under HA: create_ha_resource puts it there")
@@ -232,12 +232,12 @@ class Ha:
             call.inverse("update_ha_resource", {"vmid": at.vmid} | _before(_resource(entry, at, ""), other))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             gone = ",".join(key for key, value in wanted.items() if value == "") or None
             sent = {key: value for key, value in wanted.items() if value not in ("", None)}
             await self.proxmox.put(f"{RESOURCES}/{service(at)}", delete=gone, digest=digest[0] or None, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._there(at, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -247,24 +247,24 @@ class Ha:
         It is no longer started on another node when its node fails.
         """
         at = await self.inventory.find(p.vmid, away=True)
-        targets.named(at, p.guest)
+        targets.check_name(at, p.guest)
         was: list[Resource] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entry = await self._entry(at)
             if entry is None:
                 return Found()
             _unchanged(at, entry, p.digest)
             was.append(_resource(entry, at, ""))
             lost = "its place under HA: nobody starts it elsewhere when its node dies"
-            call.target(await targets.guest(self.inventory, at, lost))
+            call.target(await targets.guest_target(self.inventory, at, lost))
             call.inverse("create_ha_resource", {"vmid": at.vmid} | _before(was[0], ["state", *_KEPT]))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"{RESOURCES}/{service(at)}", purge=None if p.purge else False)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         if await self._entry(at) is not None:
             raise TaskFailed(f"Proxmox says that it was done, and {at.title} is under HA: somebody put it back")
         return RemovedHa(service(at), was[0] if was else None)
@@ -278,7 +278,7 @@ class Ha:
         crm = {str(entry.get("sid")): one_line(entry.get("crm_state") or entry.get("state") or "") for entry in states}
         return [_resource(entry, at.get(str(entry["sid"])), crm.get(str(entry["sid"]), "")) for entry in entries or []]
 
-    async def _entry(self, at: Place) -> Entry | None:
+    async def _entry(self, at: GuestLocation) -> Entry | None:
         """Return the HA resource of a guest, or None.
 
         It is read from the list, because Proxmox answers a request for a missing resource with an error of its own.
@@ -286,7 +286,7 @@ class Ha:
         entries = await self.proxmox.get(RESOURCES) or []
         return next((dict(entry) for entry in entries if entry.get("sid") == service(at)), None)
 
-    async def _there(self, at: Place, wanted: Entry) -> Resource:
+    async def _there(self, at: GuestLocation, wanted: Entry) -> Resource:
         entry = await self._entry(at)
         if entry is None or (other := _differs(entry, wanted)):
             what = "it is not under HA" if entry is None else f"its {', '.join(other)} is another"
@@ -296,7 +296,7 @@ class Ha:
         return _resource(entry, at, one_line(one.get("crm_state") or one.get("state") or ""))
 
 
-def _unchanged(at: Place, entry: Entry, digest: str) -> str:
+def _unchanged(at: GuestLocation, entry: Entry, digest: str) -> str:
     """Return the current digest of a resource; raise ConfigChanged if it differs."""
     now = one_line(entry.get("digest") or "")
     if digest and digest != now:
@@ -326,7 +326,7 @@ def _differs(entry: Entry, wanted: Entry) -> list[str]:
     return [key for key, value in plain.items() if value is not None and one_line(have.get(key, "")) != one_line(value)]
 
 
-def _resource(entry: Entry, at: Place | None, state: str) -> Resource:
+def _resource(entry: Entry, at: GuestLocation | None, state: str) -> Resource:
     sid = one_line(entry["sid"])
     return Resource(
         sid=sid,

@@ -15,10 +15,10 @@ from agentd_proxmox.availability.ha_model import (
     OF_RULE,
     RULES,
     Rule,
-    before,
-    bond,
-    differs,
+    describe,
+    differences,
     node_list,
+    old_values,
     rules,
     service,
     target,
@@ -138,21 +138,21 @@ class HaRules:
             "disable": None if p.enabled else True,
         }
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             rule = _one(await self._all("rules"), p.name)
             if rule is None:
                 call.inverse("delete_ha_rule", {"name": p.name})
                 return None
-            if other := differs(rule, wanted):
+            if other := differences(rule, wanted):
                 raise Rejected(
                     f"there is an HA rule {p.name} with another {', '.join(other)}: update_ha_rule changes it"
                 )
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(RULES, rule=p.name, **wanted)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._there("rules", p.name, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
@@ -172,21 +172,21 @@ class HaRules:
             raise Rejected("update_ha_rule: say what to change")
         was: list[Rule] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             was[:] = [await self._known("rules", p.name)]
             call.target(target("rule", was[0]))
-            if not (other := differs(was[0], wanted)):
+            if not (other := differences(was[0], wanted)):
                 return Found()
             _unchanged(was[0], p.digest)
-            call.inverse("update_ha_rule", {"name": p.name} | before(was[0], other))
+            call.inverse("update_ha_rule", {"name": p.name} | old_values(was[0], other))
             return None
 
-        async def act() -> None:
-            sent = dropped_values.sent(wanted, wanted, {"disable", "strict"})
+        async def apply() -> None:
+            sent = dropped_values.changed_parameters(wanted, wanted, {"disable", "strict"})
             path = f"{RULES}/{p.name}"
             await self.proxmox.put(path, type=was[0].type, digest=was[0].digest or None, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._there("rules", p.name, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -208,26 +208,28 @@ class HaRules:
         }
         was: list[Rule] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             group = _one(await self._all("groups"), p.name)
             if group is None:
                 call.inverse("delete_ha_group", {"name": p.name})
                 return None
-            if not differs(group, wanted):
+            if not differences(group, wanted):
                 return Found()
             was[:] = [_unchanged(group, p.digest)]
-            call.inverse("set_ha_group", {"name": p.name} | before(group, OF_GROUP))
+            call.inverse("set_ha_group", {"name": p.name} | old_values(group, OF_GROUP))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             sent = {key: value for key, value in wanted.items() if value != ""}
             if not was:
                 await self.proxmox.post(GROUPS, group=p.name, **sent)
                 return
-            sent = dropped_values.sent(wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"})
+            sent = dropped_values.changed_parameters(
+                wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"}
+            )
             await self.proxmox.put(f"{GROUPS}/{p.name}", digest=was[0].digest or None, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._there("groups", p.name, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -238,7 +240,7 @@ class HaRules:
     async def _delete(self, call: Call, source: str, p: DeleteRule) -> DeletedRule:
         was: list[Rule] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             rule = _one(await self._all(source), p.name)
             if rule is None:
                 return Found()
@@ -246,15 +248,15 @@ class HaRules:
             if source == "groups" and rule.resources:
                 named = ", ".join(rule.resources)
                 raise Rejected(f"the HA group {p.name} is that of {named}: update_ha_resource gives them another one")
-            call.target(target(source.removesuffix("s"), rule, bond(rule)))
+            call.target(target(source.removesuffix("s"), rule, describe(rule)))
             again = ("set_ha_group", OF_GROUP) if source == "groups" else ("create_ha_rule", ("type", *OF_RULE))
-            call.inverse(again[0], {"name": p.name} | before(rule, again[1]))
+            call.inverse(again[0], {"name": p.name} | old_values(rule, again[1]))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/cluster/ha/{source}/{p.name}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         if _one(await self._all(source), p.name) is not None:
             raise TaskFailed(f"Proxmox says that it was done, and {p.name} is still there: somebody made it again")
         return DeletedRule(p.name, was[0] if was else None)
@@ -290,7 +292,7 @@ class HaRules:
 
     async def _there(self, source: str, name: str, wanted: Entry) -> Rule:
         rule = await self._known(source, name)
-        if other := differs(rule, wanted):
+        if other := differences(rule, wanted):
             raise TaskFailed(f"Proxmox says that it was done, and {name} has another {', '.join(other)}")
         return rule
 

@@ -38,7 +38,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs, Optional
 
     Entry = dict[str, Any]
@@ -101,7 +101,7 @@ class Migration:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def check_migration(self, call: Call, p: preflight.Wish) -> Report:  # noqa: ARG002 - every tool has a call
+    async def check_migration(self, call: Call, p: preflight.MigrationRequest) -> Report:  # noqa: ARG002 - every tool has a call
         """Check whether a guest can migrate, and what to do about each problem."""
         at = await self.inventory.find(p.vmid, p.name)
         facts = await self._facts(at, p)
@@ -118,7 +118,7 @@ class Migration:
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
-    async def migrate_guest(self, call: Call, p: preflight.Wish) -> Migrated:
+    async def migrate_guest(self, call: Call, p: preflight.MigrationRequest) -> Migrated:
         """Migrate a VM or container to another node, and wait until it is there.
 
         A running VM moves while it runs, a running container is stopped for it (restart=true).  The call is refused
@@ -128,21 +128,21 @@ class Migration:
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             nonlocal at
-            at, upid = await self._at_rest(call, at.vmid, p.target)
+            at, upid = await self._wait_until_unlocked(call, at.vmid, p.target)
             if upid or at.node == p.target:
                 return Found(upid)
             facts = await self._facts(at, p)
             self._refuse(call, at, p, preflight.findings(facts, p))
-            call.inverse("migrate_guest", preflight.back(facts, p))
+            call.inverse("migrate_guest", preflight.way_back(facts, p))
             return None
 
-        async def act() -> str | None:
-            running = guest_model.runs(await self.inventory.status(at))
+        async def apply() -> str | None:
+            running = guest_model.is_powered_on(await self.inventory.status(at))
             return upid_of(await self.proxmox.post(f"{at.path}/migrate", **_sent(at, p, running=running)))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         if not found.upid:
             return Migrated(await self.inventory.read(at), at.node, moved=False)
         upid = Upid.parse(found.upid)
@@ -154,14 +154,14 @@ class Migration:
         return Migrated(await self.inventory.read(now), upid.node, moved=True)
 
     @staticmethod
-    def _refuse(call: Call, at: Place, p: preflight.Wish, found: list[preflight.Finding]) -> None:
+    def _refuse(call: Call, at: GuestLocation, p: preflight.MigrationRequest, found: list[preflight.Finding]) -> None:
         """Raise Rejected for blocking findings; add the others as warnings."""
         if blocking := [finding.line() for finding in found if finding.blocks]:
             raise Rejected(f"{at.title} cannot move to {p.target}: {'; '.join(blocking)}: nothing was done")
         for finding in found:
             call.warn(finding.line())
 
-    async def _facts(self, at: Place, p: preflight.Wish) -> preflight.Facts:
+    async def _facts(self, at: GuestLocation, p: preflight.MigrationRequest) -> preflight.Facts:
         """Read what the checks need; a target that is not online is not queried."""
         nodes, storages, config, status = await asyncio.gather(
             self.inventory.resources("node"),
@@ -180,9 +180,9 @@ class Migration:
         if at.node == p.target or by_node.get(p.target, {}).get("status") != "online" or status.get("lock"):
             return facts
         conditions, bridges, jobs, snapshots = await asyncio.gather(
-            _may(self.proxmox.get(f"{at.path}/migrate", target=p.target)),
-            _may(self.proxmox.get(f"/nodes/{p.target}/network", type="any_bridge")),
-            _may(self.proxmox.get("/cluster/replication")),
+            _or_none(self.proxmox.get(f"{at.path}/migrate", target=p.target)),
+            _or_none(self.proxmox.get(f"/nodes/{p.target}/network", type="any_bridge")),
+            _or_none(self.proxmox.get("/cluster/replication")),
             self._snapshots(at) if config.get("parent") else _nothing(),
         )
         rules, managed = await self._ha(at) if (status.get("ha") or {}).get("managed") else (None, {})
@@ -201,7 +201,7 @@ class Migration:
             replicas=None if jobs is None else _targets(jobs, at.vmid),
         )
 
-    async def _snapshots(self, at: Place) -> dict[str, Entry]:
+    async def _snapshots(self, at: GuestLocation) -> dict[str, Entry]:
         """Return the configurations of the snapshots.
 
         The media and devices of a snapshot move with the guest as well.
@@ -212,31 +212,33 @@ class Migration:
         return dict(zip(names, found, strict=True))
 
     async def _cpus(self, *nodes: str) -> tuple[str, str] | None:
-        answers = await asyncio.gather(*(_may(self.proxmox.get(f"/nodes/{node}/status")) for node in nodes))
+        answers = await asyncio.gather(*(_or_none(self.proxmox.get(f"/nodes/{node}/status")) for node in nodes))
         source, target = (None if e is None else one_line((e.get("cpuinfo") or {}).get("model") or "") for e in answers)
         return None if source is None or target is None else (source, target)
 
-    async def _ha(self, at: Place) -> tuple[list[ha_model.Rule] | None, dict[str, str]]:
+    async def _ha(self, at: GuestLocation) -> tuple[list[ha_model.Rule] | None, dict[str, str]]:
         """Return the HA rules, and the nodes of the guests that HA manages.
 
         Groups of Proxmox VE 8 are returned as rules.
         """
         resources, places, rules = await asyncio.gather(
-            _may(self.proxmox.get("/cluster/ha/resources")), self.inventory.places(), _may(ha_model.rules(self.proxmox))
+            _or_none(self.proxmox.get("/cluster/ha/resources")),
+            self.inventory.places(),
+            _or_none(ha_model.rules(self.proxmox)),
         )
         where = {ha_model.service(place): place.node for place in places}
         managed = {str(e["sid"]): where[str(e["sid"])] for e in resources or [] if str(e["sid"]) in where}
         managed[ha_model.service(at)] = at.node
         return None if rules is None else rules.rules, managed
 
-    async def _at_rest(self, call: Call, vmid: int, target: str) -> tuple[Place, str]:
+    async def _wait_until_unlocked(self, call: Call, vmid: int, target: str) -> tuple[GuestLocation, str]:
         """Wait until nothing holds the guest; return where it is, and our own migration.
 
         The migration is the UPID of our task to `target`, or "" if none runs.
         """
         while True:
             at = await self.inventory.find(vmid)
-            upid, to = ("", "") if at.node == target else await self._under_way(at)
+            upid, to = ("", "") if at.node == target else await self._running_migration(at)
             if at.node == target or (upid and to == target):
                 return at, upid
             text = f"{at.title} is being moved to {to or 'some node'} ({upid})"
@@ -247,9 +249,9 @@ class Migration:
                     text = f"{at.title} has just been moved or deleted"
                 else:
                     return at, ""
-            await targets.pause(call, text)
+            await targets.wait_a_moment(call, text)
 
-    async def _under_way(self, at: Place) -> tuple[str, str]:
+    async def _running_migration(self, at: GuestLocation) -> tuple[str, str]:
         """Return the UPID and target node of our running migration, both "" if none runs."""
         tasks = await self.inventory.active([at.node])
         ours = [e for e in tasks if e.type in MOVERS and e.id == str(at.vmid) and e.user == self.proxmox.user]
@@ -295,7 +297,7 @@ class Migration:
         text = f"{error}{f': {why}' if why else ''}; {now.title} is where it was: {guest_model.state(status)}{lock}"
         raise TaskFailed(text, log=error.log)
 
-    async def _arrived(self, call: Call, at: Place, target: str, upid: Upid) -> Place:
+    async def _arrived(self, call: Call, at: GuestLocation, target: str, upid: Upid) -> GuestLocation:
         """Return the place of the guest on `target`; wait for one under HA."""
         idle, pause = time.monotonic(), 0.25
         while True:
@@ -319,14 +321,14 @@ class Migration:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 3.0)
 
-    async def _ha_state(self, now: Place, upid: Upid) -> str:
+    async def _ha_state(self, now: GuestLocation, upid: Upid) -> str:
         """Return the HA state of the guest; raise TaskFailed if its migration failed."""
         entries = await self.proxmox.tasks(upid.node, source="all", vmid=now.vmid, since=upid.start, limit=20)
         for task in entries:
             ended = one_line(task.get("status") or "RUNNING") if task.get("endtime") else ""
             if task.get("type") in {"qmigrate", "vzmigrate"} and ended not in {"", "OK"} and "WARNINGS" not in ended:
                 raise TaskFailed(f"the HA manager could not move {now.title}: {ended} ({task['upid']})")
-        states = await _may(self.proxmox.get("/cluster/ha/status/current")) or []
+        states = await _or_none(self.proxmox.get("/cluster/ha/status/current")) or []
         one: Entry = next((e for e in states if e.get("sid") == ha_model.service(now)), {})
         return one_line(one.get("crm_state") or one.get("state") or "")
 
@@ -340,7 +342,7 @@ def _targets(jobs: list[Entry], vmid: int) -> frozenset[str]:
     return frozenset(one_line(job.get("target")) for job in jobs if str(job.get("guest")) == str(vmid))
 
 
-async def _may(asked: Awaitable[T]) -> T | None:
+async def _or_none(asked: Awaitable[T]) -> T | None:
     """Return the answer, or None if the token may not read it.
 
     The checks report what they could not read.
@@ -351,7 +353,7 @@ async def _may(asked: Awaitable[T]) -> T | None:
         return None
 
 
-def _sent(at: Place, p: preflight.Wish, *, running: bool) -> Entry:
+def _sent(at: GuestLocation, p: preflight.MigrationRequest, *, running: bool) -> Entry:
     """Return the parameters of a migration in the names of Proxmox."""
     pairs = ",".join(f"{source}:{target}" for source, target in sorted(p.storage_map.items()))
     storages = ",".join(filter(None, (p.target_storage, pairs))) or None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agentd_proxmox.availability.ha_model import Rule
-    from agentd_proxmox.inventory import Place
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
@@ -35,7 +35,7 @@ _OF_THE_HOST = ("host", "max")
 """CPU types that show the CPU of the node to the guest."""
 
 
-class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MigrationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The guest, by its VMID or its unique name, the target node, and the mode.
 
     online             move a running VM while it runs; false: move it only if it is stopped
@@ -87,7 +87,7 @@ class Facts:
     replicas     nodes to which the guest is replicated
     """
 
-    at: Place
+    at: GuestLocation
     config: Entry
     status: Entry
     nodes: dict[str, Entry]
@@ -103,7 +103,7 @@ class Facts:
     @property
     def running(self) -> bool:
         """Whether the guest runs."""
-        return guest_model.runs(self.status)
+        return guest_model.is_powered_on(self.status)
 
     @property
     def sid(self) -> str:
@@ -111,7 +111,7 @@ class Facts:
         return service(self.at)
 
 
-def findings(facts: Facts, wish: Wish) -> list[Finding]:
+def findings(facts: Facts, wish: MigrationRequest) -> list[Finding]:
     """Return the findings of all checks, blocking ones first."""
     if wish.target == facts.at.node:
         return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing is to be done")]
@@ -124,7 +124,7 @@ def findings(facts: Facts, wish: Wish) -> list[Finding]:
     return sorted([*away, *rest], key=lambda finding: not finding.blocks)
 
 
-def back(facts: Facts, wish: Wish) -> dict[str, Any]:
+def way_back(facts: Facts, wish: MigrationRequest) -> dict[str, Any]:
     """Return the parameters that move the guest back, its disks to their storages."""
     storages = {wish.storage(name): name for name, _ in _local(facts).values()}
     moved = {there: here for there, here in storages.items() if there != here}
@@ -132,7 +132,7 @@ def back(facts: Facts, wish: Wish) -> dict[str, Any]:
     return wanted | {"restart": wish.restart, "with_local_disks": wish.with_local_disks}
 
 
-def needs_cpus(facts: Facts, wish: Wish) -> bool:
+def needs_cpus(facts: Facts, wish: MigrationRequest) -> bool:
     """Return whether the CPUs of both nodes have to be the same.
 
     A guest with CPU type `host` or `max` that moves while it runs expects the CPU that it was started on.
@@ -149,7 +149,7 @@ def _note(check: str, text: str, advice: str = "") -> Finding:
     return Finding(check, blocks=False, text=text, advice=advice)
 
 
-def _target(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _target(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     others = ", ".join(sorted(n for n, e in facts.nodes.items() if e.get("status") == "online" and n != facts.at.node))
     entry = facts.nodes.get(wish.target)
     if entry is None:
@@ -164,7 +164,7 @@ def _lock(facts: Facts) -> Iterator[Finding]:
         yield _block("lock", f"{facts.at.title} is locked ({lock})", "wait until that is over; list_tasks names it")
 
 
-def _mode(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _mode(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if not facts.running:
         return
     if facts.at.kind == "qemu" and not wish.online:
@@ -174,7 +174,7 @@ def _mode(facts: Facts, wish: Wish) -> Iterator[Finding]:
         yield _block("mode", f"{facts.at.title} runs, and a container cannot move while it runs", advice)
 
 
-def _managed(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _managed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if facts.managed and (wish.target_storage or wish.storage_map):
         text = "the HA manager moves it, and puts disks on the storages of the same name alone"
         yield _block("ha", text, "leave target_storage and storage_map out; or delete_ha_resource first")
@@ -205,7 +205,7 @@ def _is_medium(facts: Facts, key: str) -> bool:
     return any(drive.is_medium for drive in drives({key: facts.config[key]}))
 
 
-def _media(facts: Facts, _: Wish) -> Iterator[Finding]:
+def _media(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     shared = {name for (node, name), entry in facts.storages.items() if node == facts.at.node and entry.get("shared")}
     for where, drive in _everywhere(facts):
         advice = "delete the snapshot" if "snapshot" in where else "take it out first"
@@ -215,7 +215,7 @@ def _media(facts: Facts, _: Wish) -> Iterator[Finding]:
             yield _block("disks", f"{where} holds {drive.volume}, which only {facts.at.node} sees", advice)
 
 
-def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
+def _paths(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     """Block on devices, files and folders of the node, unless marked as shared."""
     for where, drive in _everywhere(facts):
         if drive.is_local_path and not drive.is_shared:
@@ -225,7 +225,7 @@ def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
             yield _block("disks", f"{where} is {kind} of {facts.at.node} ({drive.volume})", advice)
 
 
-def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _disks(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     local = _local(facts)
     disks = [key for key in local if not _is_medium(facts, key)]
     named = ", ".join(f"{key} on {local[key][0]}, {units.gib(local[key][1])}" for key in disks)
@@ -236,7 +236,7 @@ def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
         yield _note("disks", f"these disks are copied, which takes its time: {named}")
 
 
-def _linked(facts: Facts, _: Wish) -> Iterator[Finding]:
+def _linked(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     local = _local(facts)
     for drive in drives(facts.config):
         if drive.key in local and drive.is_linked:
@@ -252,7 +252,7 @@ def _types(facts: Facts) -> dict[str, str]:
     return {name: str(kind) for name, kind in known.items() if kind}
 
 
-def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
+def _snapshots(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     """Block on local disks that Proxmox does not copy.
 
     It does not copy disks of a running VM with snapshots, disks with snapshots on most types of storage, and any disk
@@ -277,7 +277,7 @@ def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
             yield _block("disks", text, "move_disk to another storage first")
 
 
-def _storages(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _storages(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     local, content = _local(facts), "images" if facts.at.kind == "qemu" else "rootdir"
     needed: dict[str, float] = {}
     for drive, (name, size) in _volumes(facts).items():
@@ -306,7 +306,7 @@ def _free(entry: Entry) -> float:
     return round(max(0, int(entry.get("maxdisk") or 0) - int(entry.get("disk") or 0)) / 2**30, 1)
 
 
-def _devices(facts: Facts, _: Wish) -> Iterator[Finding]:
+def _devices(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     """Block on devices of the node, by the configuration and by Proxmox' own answer."""
     if facts.at.kind != "qemu":
         return
@@ -324,7 +324,7 @@ def _is_local(key: str, value: str) -> bool:
     return "mapping=" not in value and not (key.startswith("usb") and first == "spice")
 
 
-def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _mapped(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     """Block on mapped devices that cannot move with a running guest.
 
     Otherwise warn that the target needs the mapped devices.
@@ -344,7 +344,7 @@ def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
         yield _note("devices", f"{wish.target} has to have the mapped devices {', '.join(sorted(mapped))}")
 
 
-def _replicas(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _replicas(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if facts.replicas is None:
         yield _note("replication", "the replication jobs were not read: the token lacks VM.Audit or Sys.Audit")
     elif facts.replicas and wish.target not in facts.replicas:
@@ -358,7 +358,7 @@ def _replicas(facts: Facts, wish: Wish) -> Iterator[Finding]:
             yield _note("replication", text)
 
 
-def _allowed(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _allowed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     """Report what Proxmox itself answers about the target.
 
     Its list of allowed nodes is only present for stopped guests.
@@ -384,7 +384,7 @@ def _reason(value: object) -> str:
     return ", ".join(one_line(e.get("sid") if isinstance(e, dict) else e) for e in parts)
 
 
-def _rules(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _rules(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if not facts.managed:
         return
     if facts.rules is None:
@@ -394,7 +394,7 @@ def _rules(facts: Facts, wish: Wish) -> Iterator[Finding]:
             yield from _node_rule(rule, wish) if rule.type == "node-affinity" else _resource_rule(rule, facts, wish)
 
 
-def _node_rule(rule: Rule, wish: Wish) -> Iterator[Finding]:
+def _node_rule(rule: Rule, wish: MigrationRequest) -> Iterator[Finding]:
     nodes = sorted(rule.nodes)
     if wish.target in nodes:
         return
@@ -405,7 +405,7 @@ def _node_rule(rule: Rule, wish: Wish) -> Iterator[Finding]:
         yield _note("rules", f"the HA rule {rule.name} prefers {', '.join(nodes)}: the HA manager may move it back")
 
 
-def _resource_rule(rule: Rule, facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _resource_rule(rule: Rule, facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     others = set(rule.resources) - {facts.sid}
     if rule.affinity == "negative":
         there = sorted(sid for sid in others if facts.managed.get(sid) == wish.target)
@@ -418,7 +418,7 @@ def _resource_rule(rule: Rule, facts: Facts, wish: Wish) -> Iterator[Finding]:
         )
 
 
-def _memory(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _memory(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     node = facts.nodes[wish.target]
     if not node.get("maxmem") or node.get("mem") is None:
         yield _note("memory", f"the memory of {wish.target} was not read: the token lacks Sys.Audit on it")
@@ -434,7 +434,7 @@ def _memory(facts: Facts, wish: Wish) -> Iterator[Finding]:
         yield _note("memory", text, "it can move, and may not start there")
 
 
-def _cpu(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _cpu(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if not needs_cpus(facts, wish):
         return
     if facts.cpus is None:
@@ -446,7 +446,7 @@ def _cpu(facts: Facts, wish: Wish) -> Iterator[Finding]:
         yield _block("cpu", text, "shutdown_guest first, or give it a CPU type that both have, such as x86-64-v2-AES")
 
 
-def _bridges(facts: Facts, wish: Wish) -> Iterator[Finding]:
+def _bridges(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if facts.bridges is None:
         yield _note("bridges", f"the bridges of {wish.target} were not read")
         return

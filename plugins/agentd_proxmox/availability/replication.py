@@ -100,7 +100,7 @@ class ReplicaPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class OneReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReplicationSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The replication job."""
 
     id: JobId
@@ -208,7 +208,7 @@ class Replication:
         return ReplicaPage(len(jobs), sum(bool(job.fails) for job in jobs), shown, unread, after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_replication(self, call: Call, p: OneReplica) -> ReplicaStatus:  # noqa: ARG002
+    async def get_replication(self, call: Call, p: ReplicationSelector) -> ReplicaStatus:  # noqa: ARG002
         """Show a replication job: its last run, the result, and the end of its log."""
         entry = await self._known(p.id)
         job = await self._read(entry)
@@ -217,7 +217,7 @@ class Replication:
         return ReplicaStatus(job, one_line(entry.get("digest") or ""), log)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def run_replication(self, call: Call, p: OneReplica) -> Replica:
+    async def run_replication(self, call: Call, p: ReplicationSelector) -> Replica:
         """Run a replication job now, and wait until it has run.
 
         The call makes the job due; the scheduler of the node starts due jobs once a minute.  A second call before that
@@ -231,10 +231,10 @@ class Replication:
         title = f"replication job {p.id} of {before.vmid} to {before.target}"
         call.target(Target(f"replication/{p.id}", title, labels=[f"guest/{before.vmid}"]))
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"/nodes/{before.source}/replication/{p.id}/schedule_now")
 
-        await call.once(_nothing, act)
+        await call.ensure(_nothing, apply)
         pause = 0.25
         while True:
             now = await self._read(entry)
@@ -269,7 +269,7 @@ class Replication:
         }
         name: list[str] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             mine = [e for e in await self.proxmox.get(JOBS) or [] if int(e["guest"]) == p.vmid]
             taken = {int(str(e["id"]).partition("-")[2]) for e in mine}
             same = next((e for e in mine if e.get("target") == p.target), None)
@@ -283,10 +283,10 @@ class Replication:
                 raise Rejected(f"the replication job {same['id']} of {at.title} to {p.target} is {what}")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(JOBS, id=name[0], type="local", target=p.target, **wanted)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         entries = await self.proxmox.get(JOBS) or []
         made = next((e for e in entries if (int(e["guest"]), e.get("target")) == (p.vmid, p.target)), None)
         if made is None:
@@ -306,7 +306,7 @@ class Replication:
             raise Rejected("update_replication: say what to change")
         digest: list[str] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entry = await self._known(p.id)
             call.target(Target(f"guest/{entry['guest']}", f"replication job {p.id}"))
             if not (other := _differs(entry, wanted)):
@@ -315,11 +315,11 @@ class Replication:
             call.inverse("update_replication", {"id": p.id} | _before(_replica(entry, {}, None), other))
             return None
 
-        async def act() -> None:
-            sent = dropped_values.sent(wanted, wanted, {"disable"})
+        async def apply() -> None:
+            sent = dropped_values.changed_parameters(wanted, wanted, {"disable"})
             await self.proxmox.put(f"{JOBS}/{p.id}", digest=digest[0] or None, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         entry = await self._known(p.id)
         if other := _differs(entry, wanted):
             raise TaskFailed(f"Proxmox says that it was done, and the job {p.id} has another {', '.join(other)}")
@@ -333,9 +333,9 @@ class Replication:
         """
         vmid = int(p.id.partition("-")[0])
         at = await self.inventory.find(vmid, away=True)
-        targets.named(at, p.guest)
+        targets.check_name(at, p.guest)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entry = await self._one(p.id)
             if entry is None or (entry.get("remove_job") and not p.force):
                 return Found()
@@ -349,10 +349,10 @@ class Replication:
             call.inverse("create_replication", {"vmid": vmid, "target": job.target} | _before(job, again))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"{JOBS}/{p.id}", keep=p.keep or None, force=p.force or None)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         entry = await self._one(p.id)
         if entry is not None and not entry.get("remove_job"):
             raise TaskFailed(f"Proxmox says that it was done, and the job {p.id} stays: somebody made it again")

@@ -36,7 +36,7 @@ from agentd_proxmox.guest_model import mark_of, notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -215,7 +215,7 @@ class Backups:
         storage = str((await targets.storage(self.inventory, at.node, p.storage, "backup"))["storage"])
         call.target(msgspec.structs.replace(at.target(), labels=[*at.target().labels, f"storage/{storage}"]))
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             sent = {"notes-template": notes, "protected": p.protected or None, "remove": False}
             return upid_of(
                 await self.proxmox.post(
@@ -228,7 +228,7 @@ class Backups:
                 )
             )
 
-        found = await call.once(lambda: self._look(call, at, storage), act)
+        found = await call.ensure(lambda: self._look(call, at, storage), apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -254,7 +254,7 @@ class Backups:
                     continue
                 found = await archives(self.inventory, node, storage, p.vmid)
                 lines += found
-                if not found and (reason := await targets.blind(self.inventory, storage)):
+                if not found and (reason := await targets.hidden_reason(self.inventory, storage)):
                     unread[f"{storage} on {node}"] = reason
             except AgentdError as error:
                 unread[f"{storage} on {node}"] = str(error)
@@ -264,7 +264,7 @@ class Backups:
             guests=len({line.vmid for line in lines}),
             size=sum(line.size for line in lines),
             protected=sum(line.protected for line in lines),
-            backups=[pages.only(line, p.show) for line in page],
+            backups=[pages.select_fields(line, p.show) for line in page],
             unread=unread,
             next=after,
         )
@@ -283,10 +283,10 @@ class Backups:
 
     async def _set(self, call: Call, node: str, volid: str, name: str, value: str | bool) -> BackupLine:  # noqa: FBT001
         storage = volid.partition(":")[0]
-        path = f"/nodes/{node}/storage/{storage}/content/{formats.part(volid)}"
+        path = f"/nodes/{node}/storage/{storage}/content/{formats.path_part(volid)}"
         call.target(Target(f"volume/{volid}", f"backup {volid}", labels=[f"storage/{storage}"]))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             present = (await self.proxmox.get(path)).get(name)
             now = bool(int(present or 0)) if name == "protected" else str(present or "")
             if now == value:
@@ -295,10 +295,10 @@ class Backups:
                 call.inverse("set_backup_protection", {"volid": volid, "node": node, "protected": now})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(path, **{name: value})
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await archive(self.inventory, node, volid)
 
     async def _storages(self, p: ListBackups) -> list[tuple[str, str, str]]:
@@ -306,10 +306,10 @@ class Backups:
 
         A shared storage occurs once, on a node where it is available.
         """
-        entries = [e for e in await self.inventory.resources("storage") if targets.holds(e, "backup")]
+        entries = [e for e in await self.inventory.resources("storage") if targets.may_contain(e, "backup")]
         wanted = [e for e in entries if p.storage in {None, e["storage"]} and p.node in {None, e["node"]}]
         if not wanted and (p.storage or p.node):
-            await targets.node_known(self.inventory, p.node)
+            await targets.check_node(self.inventory, p.node)
             names = ", ".join(sorted({f"{e['storage']} on {e['node']}" for e in entries})) or "none"
             what = " on ".join(filter(None, (f"storage {p.storage}" if p.storage else "no storage", p.node)))
             raise NotFound(f"{what} holds no backups, or does not exist; there are {names}")
@@ -321,25 +321,25 @@ class Backups:
             for e in chosen.values()
         ]
 
-    async def _ours(self, call: Call, at: Place, storage: str) -> BackupLine | None:
+    async def _ours(self, call: Call, at: GuestLocation, storage: str) -> BackupLine | None:
         found = await archives(self.inventory, at.node, storage, at.vmid)
         return next((line for line in found if line.made_by == call.key), None)
 
-    async def _look(self, call: Call, at: Place, storage: str) -> Found | None:
+    async def _look(self, call: Call, at: GuestLocation, storage: str) -> Found | None:
         """Return Found if our backup exists.
 
         Wait while a backup task of our token runs for the guest, which may be ours.
         """
-        while ours := await targets.running(self.inventory, at.node, {"vzdump"}, str(at.vmid)):
+        while ours := await targets.running_tasks(self.inventory, at.node, {"vzdump"}, str(at.vmid)):
             if await self._ours(call, at, storage) is not None:
                 break
-            await targets.pause(call, f"{at.title} is being backed up ({ours[0].text}): is it ours?")
+            await targets.wait_a_moment(call, f"{at.title} is being backed up ({ours[0].text}): is it ours?")
         if await self._ours(call, at, storage) is not None:
             return Found()
         await self.inventory.unlocked(call, at)
         return None
 
-    async def _failed(self, call: Call, at: Place, storage: str, error: TaskFailed) -> None:
+    async def _failed(self, call: Call, at: GuestLocation, storage: str, error: TaskFailed) -> None:
         """Raise an error with the reason of a failed backup and with what is left.
 
         Return only if our archive exists although the task failed.

@@ -187,7 +187,7 @@ class Jobs:
         """List the backup jobs of the cluster: schedule, storage, guests and retention."""
         jobs = await self._jobs()
         page, after = pages.page(jobs, lambda job: job.id, p.limit, p.cursor)
-        shown = [pages.only(job, p.show) for job in page]
+        shown = [pages.select_fields(job, p.show) for job in page]
         return JobPage(len(jobs), sum(job.enabled for job in jobs), shown, after)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
@@ -200,7 +200,7 @@ class Jobs:
             raise Rejected("create_backup_job: say whom to back up by exactly one of all, vmids, pool")
         if p.exclude and not p.all:
             raise Rejected("create_backup_job: exclude goes with all=true only")
-        name = p.id or targets.keyed(call, "create_backup_job")
+        name = p.id or targets.derived_name(call, "create_backup_job")
         call.target(Target(f"backup_job/{name}", f"backup job {name}", labels=[f"storage/{p.storage}"]))
         wanted = {
             "schedule": p.schedule,
@@ -219,7 +219,7 @@ class Jobs:
         }
         self._known(p.storage, await self.inventory.resources("storage"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             job = await self._one(name)
             if job is None:
                 await self._guests_known(p.vmids or [])
@@ -229,11 +229,11 @@ class Jobs:
                 raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post("/cluster/backup", id=name, **wanted)
 
-        await call.once(seen, act)
-        return await self._there(name)
+        await call.ensure(check, apply)
+        return await self._existing(name)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def update_backup_job(self, call: Call, p: UpdateJob) -> BackupJob:
@@ -254,23 +254,23 @@ class Jobs:
         if p.storage is not None:
             self._known(p.storage, await self.inventory.resources("storage"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             job = await self._raw(p.id)
             if p.vmids is not None and (job.get("all") or job.get("pool")):
                 raise Rejected(f"vmids: the backup job {p.id} takes all guests or a pool; make another job for these")
             if _is(_job(job), wanted):
                 return Found()
             self._unchanged(job, p.digest)
-            targets.back(call, "update_backup_job", UpdateJob, {"id": p.id, **_before(_job(job), wanted)})
+            targets.set_undo(call, "update_backup_job", UpdateJob, {"id": p.id, **_before(_job(job), wanted)})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             deleted = ",".join(key for key, value in wanted.items() if value == "")
             sent = {key: value for key, value in wanted.items() if value not in ("", None)}
             await self.proxmox.put(f"/cluster/backup/{p.id}", delete=deleted or None, **sent)
 
-        await call.once(seen, act)
-        return await self._there(p.id)
+        await call.ensure(check, apply)
+        return await self._existing(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def delete_backup_job(self, call: Call, p: DeleteJob) -> DeletedJob:
@@ -280,7 +280,7 @@ class Jobs:
         """
         before: list[BackupJob] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             job = await self._one(p.id)
             if job is None:
                 return Found()
@@ -291,13 +291,13 @@ class Jobs:
                 Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
             )
             if set(raw) <= SAID:  # otherwise it has settings that create_backup_job does not know
-                targets.back(call, "create_backup_job", CreateJob, _again(job))
+                targets.set_undo(call, "create_backup_job", CreateJob, _again(job))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/cluster/backup/{p.id}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return DeletedJob(p.id, before[0] if before else None, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
@@ -323,7 +323,7 @@ class Jobs:
     async def _one(self, name: str) -> BackupJob | None:
         return next((job for job in await self._jobs() if job.id == name), None)
 
-    async def _there(self, name: str) -> BackupJob:
+    async def _existing(self, name: str) -> BackupJob:
         job = await self._one(name)
         if job is None:
             raise NotFound(f"Proxmox says that it was done, and there is no backup job {name}: somebody deleted it")
@@ -357,7 +357,7 @@ class Jobs:
 
     @staticmethod
     def _known(storage: str, entries: list[Entry]) -> None:
-        suitable = sorted({e["storage"] for e in entries if targets.holds(e, "backup")})
+        suitable = sorted({e["storage"] for e in entries if targets.may_contain(e, "backup")})
         if storage not in suitable:
             raise Rejected(f"storage: {storage} holds no backups; {', '.join(suitable) or 'no storage'} does")
 

@@ -115,7 +115,7 @@ class Pruning:
         """
         seen: list[Pruned] = []
 
-        async def look() -> Found | None:
+        async def check() -> Found | None:
             seen[:] = [backup for backup in await self._marked(p) if backup.mark == "remove"]
             if not seen:
                 return Found()
@@ -127,10 +127,10 @@ class Pruning:
             call.target(_target(p, seen))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.delete(_path(p), **_rule(p)))
 
-        found = await call.once(look, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:

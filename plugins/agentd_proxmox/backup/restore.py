@@ -29,8 +29,8 @@ from agentd import (
 )
 from agentd_proxmox import fields, guest_model, methods, targets
 from agentd_proxmox.backup.archives import Archive, BackupLine, archive
-from agentd_proxmox.guest_model import Seat
-from agentd_proxmox.inventory import Place
+from agentd_proxmox.guest_model import VmidOwner
+from agentd_proxmox.inventory import GuestLocation
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class RestoreOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: fields.Storage | None = None
 
 
-class OneBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BackupSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A backup, as a node sees it."""
 
     volid: Archive
@@ -98,7 +98,7 @@ def parse_config(text: str) -> guest_model.Config:
         if line.startswith("["):
             break
         if line.startswith("#"):
-            if guest_model.internal(line):
+            if guest_model.is_internal(line):
                 continue
             described.append(unquote(line[1:]))
         elif (pair := line.partition(":"))[1]:
@@ -128,7 +128,7 @@ class Restore:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management", reads=True)
-    async def inspect_backup(self, call: Call, p: OneBackup) -> Inspection:  # noqa: ARG002 - every tool has a call
+    async def inspect_backup(self, call: Call, p: BackupSelector) -> Inspection:  # noqa: ARG002 - every tool has a call
         """Check a backup without restoring it.
 
         It checks that the backup exists, is not empty, is readable and verified, and reports its guest.  Only restoring
@@ -163,7 +163,7 @@ class Restore:
         if not call.key:
             raise Rejected("restore_backup: this call has no key, so what it makes could not be found again")
         line = await archive(self.inventory, p.node, p.volid)
-        wanted = Place(
+        wanted = GuestLocation(
             *(p.vmid, p.node, line.type or "qemu", p.name or "", "unknown"),
             template=False,
             tags=tuple(p.tags),
@@ -175,7 +175,7 @@ class Restore:
         if p.name:
             more["name" if wanted.kind == "qemu" else "hostname"] = p.name
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             try:
                 return await self._send(call, wanted, p.volid, p.storage, more)
             except VmidTaken:
@@ -184,8 +184,8 @@ class Restore:
                     raise
                 return found.upid or None
 
-        with targets.taken_unless_ours():
-            found = await call.once(lambda: self._look(call, wanted), act)
+        with targets.not_ours_as_taken():
+            found = await call.ensure(lambda: self._look(call, wanted), apply)
         return await self._finished(call, wanted, found)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="backup_management")
@@ -202,23 +202,26 @@ class Restore:
             raise Rejected(f"{p.volid} is a backup of a {line.type} guest, and {at.title} is not: nothing was done")
         await self._target(at.node, p.storage, at.kind)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
-            if guest_model.judge(config, call.key) is Seat.OURS and config.get("lock") not in guest_model.MAKING:
+            if (
+                guest_model.owner_of(config, call.key) is VmidOwner.OURS
+                and config.get("lock") not in guest_model.MAKING
+            ):
                 return Found()
-            if ours := await targets.running(self.inventory, at.node, RESTORERS, str(at.vmid)):
+            if ours := await targets.running_tasks(self.inventory, at.node, RESTORERS, str(at.vmid)):
                 return Found(ours[0].text)
             self._may_overwrite(at, p.guest, config, await self.inventory.unlocked(call, at))
             lost = f"all that it holds ({', '.join(guest_model.disks(config)) or 'no disks'}), replaced by {p.volid}"
-            call.target(await targets.guest(self.inventory, at, lost, volumes=True))
+            call.target(await targets.guest_target(self.inventory, at, lost, volumes=True))
             return None
 
-        found = await call.once(seen, lambda: self._send(call, at, p.volid, p.storage, {"force": True}))
+        found = await call.ensure(check, lambda: self._send(call, at, p.volid, p.storage, {"force": True}))
         return await self._finished(call, at, found)
 
     @staticmethod
-    def _may_overwrite(at: Place, name: str, config: guest_model.Config, status: dict[str, Any]) -> None:
-        targets.named(at, name)
+    def _may_overwrite(at: GuestLocation, name: str, config: guest_model.Config, status: dict[str, Any]) -> None:
+        targets.check_name(at, name)
         if (state := guest_model.state(status)) not in {"stopped", "suspended"}:
             raise Rejected(f"{at.title} is {state}: only a stopped guest is overwritten; nothing was done")
         if guest_model.enabled(config.get("protection")):
@@ -231,13 +234,15 @@ class Restore:
     async def _config(self, node: str, volid: str) -> guest_model.Config:
         return parse_config(str(await self.proxmox.get(f"/nodes/{node}/vzdump/extractconfig", volume=volid) or ""))
 
-    async def _send(self, call: Call, at: Place, volid: str, storage: str | None, more: dict[str, Any]) -> str | None:
+    async def _send(
+        self, call: Call, at: GuestLocation, volid: str, storage: str | None, more: dict[str, Any]
+    ) -> str | None:
         old = guest_model.text_of(str((await self._config(at.node, volid)).get("description") or ""))
         source = {"archive": volid} if at.kind == "qemu" else {"ostemplate": volid, "restore": True}
         sent = {"vmid": at.vmid, "storage": storage, "description": guest_model.describe(old, call.key)} | source | more
         return upid_of(await self.proxmox.post(f"/nodes/{at.node}/{at.kind}", **sent))
 
-    async def _seat(self, wanted: Place) -> tuple[Place, guest_model.Config | None]:
+    async def _target_state(self, wanted: GuestLocation) -> tuple[GuestLocation, guest_model.Config | None]:
         at = await self.inventory.at(wanted.vmid)
         try:
             return at or wanted, await self.inventory.config(at or wanted)
@@ -246,40 +251,40 @@ class Restore:
                 raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
             return wanted, None
 
-    async def _look(self, call: Call, wanted: Place) -> Found | None:
+    async def _look(self, call: Call, wanted: GuestLocation) -> Found | None:
         """Return Found if our guest exists on its VMID; wait while this cannot be decided."""
         idle = 0
         while True:
-            at, config = await self._seat(wanted)
-            seat = guest_model.judge(config, call.key)
-            if seat is Seat.FREE:
+            at, config = await self._target_state(wanted)
+            owner = guest_model.owner_of(config, call.key)
+            if owner is VmidOwner.FREE:
                 if wanted.name:  # delete_guest requires a name
                     call.inverse("delete_guest", {"vmid": wanted.vmid, "name": wanted.name})
                 return None
-            if seat is Seat.OURS and (config or {}).get("lock") not in guest_model.MAKING:
+            if owner is VmidOwner.OURS and (config or {}).get("lock") not in guest_model.MAKING:
                 return Found()
-            if seat is Seat.STRANGER:
+            if owner is VmidOwner.FOREIGN:
                 raise VmidTaken(f"the VMID is taken: {at.title} is not ours")
-            if ours := await targets.running(self.inventory, at.node, RESTORERS, str(at.vmid)):
+            if ours := await targets.running_tasks(self.inventory, at.node, RESTORERS, str(at.vmid)):
                 return Found(ours[0].text)
             idle += 1
             if idle > NOBODY:
                 raise VmidTaken(f"the VMID is taken: {at.title} was left half made, and no task of ours is at it")
-            await targets.pause(call, f"{at.title} is being made; waiting to see by whom")
+            await targets.wait_a_moment(call, f"{at.title} is being made; waiting to see by whom")
 
-    async def _finished(self, call: Call, wanted: Place, found: Found) -> fields.Guest:
+    async def _finished(self, call: Call, wanted: GuestLocation, found: Found) -> fields.Guest:
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
             raise TaskFailed(f"{error}; {await self._left(wanted)}", log=error.log) from error
-        at, config = await self._seat(wanted)
-        if guest_model.judge(config, call.key) is not Seat.OURS:
+        at, config = await self._target_state(wanted)
+        if guest_model.owner_of(config, call.key) is not VmidOwner.OURS:
             raise VmidTaken(f"the task ended well, and {at.title} does not bear our mark: somebody else made it")
         return await self.inventory.read(at)
 
-    async def _left(self, wanted: Place) -> str:
+    async def _left(self, wanted: GuestLocation) -> str:
         try:
-            at, config = await self._seat(wanted)
+            at, config = await self._target_state(wanted)
         except AgentdError as error:
             return f"what was left of guest {wanted.vmid} is not known ({error})"
         if config is None:

@@ -200,7 +200,7 @@ class Ceph:
         """
         node = p.through or p.host
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._osd(node, p)
             if now.in_ is (p.data == "in"):
                 return Found()
@@ -218,10 +218,10 @@ class Ceph:
             call.target(Target(f"osd/{p.osd}", f"osd.{p.osd} on {p.host}", state, [f"node/{p.host}"], loses, risks))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"/nodes/{node}/ceph/osd/{p.osd}/{p.data}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._osd(node, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management", raises=(SERIOUS,))
@@ -232,16 +232,16 @@ class Ceph:
         """
         call.target(Target("ceph/flags", "flags of Ceph"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if (p.flag in await self._flags()) is p.value:
                 return Found()
             call.inverse("set_ceph_flag", {"flag": p.flag, "value": not p.value})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(f"{FLAGS}/{p.flag}", value=p.value)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         flags = await self._flags()
         if (p.flag in flags) is not p.value:
             raise NotFound(f"Proxmox says that it was done, and the flag {p.flag} is not so: {flags}")

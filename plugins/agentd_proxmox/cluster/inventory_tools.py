@@ -194,7 +194,7 @@ class TaskPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class OneTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TaskSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The task, and how many lines of the end of its log to return.
 
     patience  how long to wait for the end of the task
@@ -251,7 +251,7 @@ class Cluster:
         return pages.fill(tally, "nodes", lines, lambda line: line.node, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_node(self, call: Call, p: fields.OneNode) -> NodeDetails:  # noqa: ARG002
+    async def get_node(self, call: Call, p: fields.NodeSelector) -> NodeDetails:  # noqa: ARG002
         """Show one node in detail."""
         known = {entry["node"]: entry for entry in await self.proxmox.get("/nodes")}
         if p.node not in known:
@@ -268,9 +268,11 @@ class Cluster:
         The data comes from the cluster's list, which is up to 10 s old: a query to the storages hangs if one of them
         hangs.
         """
-        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        filter_values.check_exists("node", p.node, await self.inventory.node_names() if p.node else ())
         lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
-        filter_values.known("content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)})
+        filter_values.check_exists(
+            "content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)}
+        )
         lines = [line for line in lines if p.node in {None, line.node} and (not p.content or p.content in line.content)]
         by_status, by_storage = (dict(Counter(getattr(line, of) for line in lines)) for of in ("status", "storage"))
         tally = StoragePage(len(lines), by_status, by_storage)
@@ -294,12 +296,12 @@ class Cluster:
         else:
             source = "active" if p.running else "all"
             entries = await self.proxmox.tasks(p.node, source=source, limit=500, **({"vmid": p.vmid} if p.vmid else {}))
-        lines = [line for line in map(_task_line, entries) if _wanted(line, p)]
+        lines = [line for line in map(_task_line, entries) if _wanted_changes(line, p)]
         tally = TaskPage(len(lines), dict(Counter(map(_ending, lines))))
         return pages.fill(tally, "tasks", lines, _newest, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_task(self, call: Call, p: OneTask) -> TaskDetails:
+    async def get_task(self, call: Call, p: TaskSelector) -> TaskDetails:
         """Show the status of a Proxmox task and the end of its log.
 
         With `patience` it waits for the end of the task.
@@ -406,7 +408,7 @@ def _task_line(entry: Entry) -> TaskLine:
     )
 
 
-def _wanted(line: TaskLine, p: ListTasks) -> bool:
+def _wanted_changes(line: TaskLine, p: ListTasks) -> bool:
     return (
         (p.vmid is None or line.id == str(p.vmid))
         and (not p.running or line.status == "running")

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 PATH: Final = "/cluster/notifications"
 SERVERS: Final = "/cluster/metrics/server"
 Name = formats.ConfigId
-Mail = Annotated[str, formats.whole(r"[^\s@,;<>]{1,64}@[A-Za-z0-9.-]{1,190}", "address of mail")]
+Mail = Annotated[str, formats.full_match(r"[^\s@,;<>]{1,64}@[A-Za-z0-9.-]{1,190}", "address of mail")]
 User = formats.User
 Host = formats.Host
-Rule = Annotated[str, formats.whole(r"(?:exact|regex):[a-z-]{1,40}=[^\x00-\x1f]{1,200}", "exact:type=vzdump")]
-Calendar = Annotated[str, formats.whole("[A-Za-z0-9*/,.: -]{1,100}", "mon..fri 8-17")]
+Rule = Annotated[str, formats.full_match(r"(?:exact|regex):[a-z-]{1,40}=[^\x00-\x1f]{1,200}", "exact:type=vzdump")]
+Calendar = Annotated[str, formats.full_match("[A-Za-z0-9*/,.: -]{1,100}", "mon..fri 8-17")]
 Comment = Annotated[str, Meta(max_length=256)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
@@ -59,7 +59,7 @@ class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     comment: Comment = ""
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NameSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name."""
 
     name: Name
@@ -90,23 +90,23 @@ class AddServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     server: Host
     port: Port
     protocol: Literal["udp", "tcp"] = "udp"
-    path: Annotated[str, formats.whole("[A-Za-z0-9_.-]{1,64}")] | None = None
+    path: Annotated[str, formats.full_match("[A-Za-z0-9_.-]{1,64}")] | None = None
 
 
-class Set(msgspec.Struct, frozen=True):
+class StoredSettings(msgspec.Struct, frozen=True):
     """The name, and the settings as Proxmox stores them."""
 
     name: str
     settings: dict[str, str]
 
 
-class Gone(msgspec.Struct, frozen=True):
+class DeletedName(msgspec.Struct, frozen=True):
     """The name of what was deleted."""
 
     name: str
 
 
-class NoticeRules:
+class NotificationSetup:
     """The tools that set up notifications and metric servers."""
 
     calls: ClassVar[Calls] = {
@@ -136,13 +136,13 @@ class NoticeRules:
     # -- matchers -----------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def set_notification_matcher(self, call: Call, p: SetMatcher) -> Set:
+    async def set_notification_matcher(self, call: Call, p: SetMatcher) -> StoredSettings:
         """Create or change a matcher: which notifications go to which targets."""
         call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
-        wanted = _wanted(p)
+        wanted = _wanted_changes(p)
         there: list[bool] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             known = await self._named("targets")
             missing = sorted(set(p.targets) - set(known))
             if missing:
@@ -157,7 +157,7 @@ class NoticeRules:
             self._invertible(call, now)
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             if not there[0]:
                 sent = {key: value for key, value in wanted.items() if value}
                 await self.proxmox.post(f"{PATH}/matchers", name=p.name, **sent)
@@ -166,14 +166,14 @@ class NoticeRules:
             gone = [key for key in wanted if key not in sent]
             await self.proxmox.put(f"{PATH}/matchers/{p.name}", delete=gone or None, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return _shown(p.name, (await self._named("matchers")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_notification_matcher(self, call: Call, p: Which) -> Gone:
+    async def delete_notification_matcher(self, call: Call, p: NameSelector) -> DeletedName:
         """Delete a matcher; what only it forwarded is no longer sent to anyone."""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = (await self._named("matchers")).get(p.name)
             if now is None:
                 return Found()
@@ -187,11 +187,11 @@ class NoticeRules:
             call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications", _kept(now), [], loses))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"{PATH}/matchers/{p.name}")
 
-        await call.once(seen, act)
-        return Gone(p.name)
+        await call.ensure(check, apply)
+        return DeletedName(p.name)
 
     @staticmethod
     def _invertible(call: Call, now: Entry) -> None:
@@ -209,7 +209,7 @@ class NoticeRules:
     # -- targets ------------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def create_mail_target(self, call: Call, p: AddMail) -> Set:
+    async def create_mail_target(self, call: Call, p: AddMail) -> StoredSettings:
         """Create a notification target that sends mail without a login.
 
         set_notification_matcher sends notifications to it, test_notification tests it.
@@ -222,7 +222,7 @@ class NoticeRules:
         sent: Entry = {"mailto": p.to or None, "mailto-user": p.users or None, "comment": p.comment or None}
         sent |= {"server": p.server, "port": p.port, "mode": p.mode, "from-address": p.sender}
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = (await self._named("targets")).get(p.name)
             if now is None:
                 call.inverse("delete_notification_target", {"name": p.name})
@@ -235,21 +235,21 @@ class NoticeRules:
                 raise Rejected(f"name: there is a target {p.name} already, with another {differs[0]}")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"{PATH}/endpoints/{p.type}", name=p.name, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return _shown(p.name, (await self._named("targets")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_notification_target(self, call: Call, p: Which) -> Gone:
+    async def delete_notification_target(self, call: Call, p: NameSelector) -> DeletedName:
         """Delete a notification target with its password or token.
 
         It is refused while a matcher sends to the target.
         """
         kind: list[str] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = (await self._named("targets")).get(p.name)
             if now is None:
                 return Found()
@@ -273,19 +273,19 @@ class NoticeRules:
             now = await self.proxmox.get(f"{PATH}/endpoints/{kind[0]}/{p.name}") or {}
             if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
                 values = {new: now[key] for key, new in MAILS.items() if now.get(key)}
-                targets.back(call, "create_mail_target", AddMail, {"name": p.name, "type": kind[0], **values})
+                targets.set_undo(call, "create_mail_target", AddMail, {"name": p.name, "type": kind[0], **values})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"{PATH}/endpoints/{kind[0]}/{p.name}")
 
-        await call.once(seen, act)
-        return Gone(p.name)
+        await call.ensure(check, apply)
+        return DeletedName(p.name)
 
     # -- metric servers -----------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def create_metric_server(self, call: Call, p: AddServer) -> Set:
+    async def create_metric_server(self, call: Call, p: AddServer) -> StoredSettings:
         """Send the metrics of all nodes to a graphite or InfluxDB server as well.
 
         A server that needs a token is added by an administrator.
@@ -295,7 +295,7 @@ class NoticeRules:
         call.target(Target(f"metrics/{p.name}", f"metric server {p.name}"))
         wanted: Entry = {"type": p.type, "server": p.server, "port": p.port}
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = (await self._servers()).get(p.name)
             if now is None:
                 call.inverse("delete_metric_server", {"name": p.name})
@@ -306,18 +306,18 @@ class NoticeRules:
                 )
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             extra = {"proto": p.protocol, "path": p.path} if p.type == "graphite" else {"influxdbproto": "udp"}
             await self.proxmox.post(f"{SERVERS}/{p.name}", **wanted, **extra)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return _shown(p.name, (await self._servers()).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_metric_server(self, call: Call, p: Which) -> Gone:
+    async def delete_metric_server(self, call: Call, p: NameSelector) -> DeletedName:
         """Delete a metric server; nodes send it nothing more, and its token is lost."""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = (await self._servers()).get(p.name)
             if now is None:
                 return Found()
@@ -327,14 +327,16 @@ class NoticeRules:
             if set(now) <= PLAIN and not int(now.get("disable") or 0):
                 protocol = now.get("proto") or now.get("influxdbproto") or "udp"
                 values = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
-                targets.back(call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values})
+                targets.set_undo(
+                    call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values}
+                )
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"{SERVERS}/{p.name}")
 
-        await call.once(seen, act)
-        return Gone(p.name)
+        await call.ensure(check, apply)
+        return DeletedName(p.name)
 
     # -- reads --------------------------------------------------------------------------------------------------------
 
@@ -346,7 +348,7 @@ class NoticeRules:
         return {one_line(entry["id"]): entry | {"port": int(entry.get("port") or 0)} for entry in found}
 
 
-def _wanted(p: SetMatcher) -> Entry:
+def _wanted_changes(p: SetMatcher) -> Entry:
     """Return a matcher as Proxmox stores it."""
     return {
         "target": sorted(p.targets),
@@ -370,11 +372,11 @@ def _kept(entry: Entry) -> Entry:
     }
 
 
-def _shown(name: str, entry: Entry) -> Set:
+def _shown(name: str, entry: Entry) -> StoredSettings:
     texts = {
         key: one_line(", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in entry.items()
     }
-    return Set(
+    return StoredSettings(
         name,
         {key: value for key, value in texts.items() if value not in {"", "0", "False"} and key not in {"name", "id"}},
     )

@@ -43,7 +43,7 @@ class Matcher(msgspec.Struct, frozen=True, omit_defaults=True):
     enabled: bool = True
 
 
-class Notices(msgspec.Struct, frozen=True):
+class Notifications(msgspec.Struct, frozen=True):
     """The notification targets, the matchers, and the metric servers."""
 
     targets: list[Receiver]
@@ -57,7 +57,7 @@ class TestTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: formats.ConfigId
 
 
-class Sent(msgspec.Struct, frozen=True):
+class TestSent(msgspec.Struct, frozen=True):
     """The target that a test was sent to."""
 
     name: str
@@ -83,7 +83,7 @@ class Synced(msgspec.Struct, frozen=True):
     log: list[str]
 
 
-class NoticeTools:
+class NotificationTools:
     """The tools for notifications and the sync of realms."""
 
     calls: ClassVar[Calls] = {
@@ -104,31 +104,31 @@ class NoticeTools:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_notifications(self, call: Call, p: fields.NoParameters) -> Notices:  # noqa: ARG002
+    async def list_notifications(self, call: Call, p: fields.NoParameters) -> Notifications:  # noqa: ARG002
         """List the notification targets, the matchers, and the metric servers."""
         receivers, matchers = [await self.proxmox.get(f"{PATH}/{kind}") or [] for kind in ("targets", "matchers")]
         servers = await self.proxmox.get("/cluster/metrics/server") or []
-        return Notices(
+        return Notifications(
             [_receiver(receiver) for receiver in receivers],
             [_matcher(matcher) for matcher in matchers],
             {one_line(e["id"]): one_line(f"{e.get('type')} {e.get('server')}:{e.get('port')}") for e in servers},
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="cluster_management")
-    async def test_notification(self, call: Call, p: TestTarget) -> Sent:
+    async def test_notification(self, call: Call, p: TestTarget) -> TestSent:
         """Send a test notification through a target; its recipients get a message."""
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
 
-        async def seen() -> None:
+        async def check() -> None:
             known = [one_line(entry["name"]) for entry in await self.proxmox.get(f"{PATH}/targets") or []]
             if p.name not in known:
                 raise NotFound(f"name: there is no target {p.name!r}; there are {', '.join(known) or 'none'}")
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"{PATH}/targets/{p.name}/test")
 
-        await call.once(seen, act)
-        return Sent(p.name)
+        await call.ensure(check, apply)
+        return TestSent(p.name)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def sync_realm(self, call: Call, p: SyncRealm) -> Synced:
@@ -144,24 +144,24 @@ class NoticeTools:
             there = ", ".join(fit) or "none"
             raise NotFound(f"realm: there is no directory {p.realm!r} to sync with; there are {there}")
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if p.preview:  # a running sync is not a preview, and a second preview changes nothing
                 return None
             for node in sorted(one_line(entry["node"]) for entry in await self.proxmox.get("/nodes") or []):
-                ours = await targets.running(self.inventory, node, {"auth-realm-sync"}, p.realm)
+                ours = await targets.running_tasks(self.inventory, node, {"auth-realm-sync"}, p.realm)
                 if ours:
                     return Found(ours[0].text)
-            own = await escalation.own(self.proxmox)
+            own = await escalation.token_rights(self.proxmox)
             lines = await own.granted_beyond(own.of_realm(p.realm))
             escalation.refuse("sync_realm", own.token, lines, f"the directory of {p.realm}")
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             sent = {"scope": p.scope, "remove-vanished": "none", "enable-new": True}
             sent |= {"dry-run": True} if p.preview else {}
             return upid_of(await self.proxmox.post(f"/access/domains/{p.realm}/sync", **sent))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         await self.inventory.finish(call, found)
         return Synced(p.realm, await self.proxmox.log_tail(found.upid) if found.upid else [])
 

@@ -62,7 +62,7 @@ class PoolPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PoolSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The pool, and the page of its guests to return."""
 
     pool: PoolId
@@ -159,7 +159,7 @@ class Pools:
         return PoolPage(len(pools), [PoolLine(name, pools[name]) for name in shown], after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_pool(self, call: Call, p: OnePool) -> Pool:  # noqa: ARG002
+    async def get_pool(self, call: Call, p: PoolSelector) -> Pool:  # noqa: ARG002
         """Show a pool: its guests, its storages and the pools within it."""
         return await self._read(p.pool, p.limit, p.cursor)
 
@@ -168,7 +168,7 @@ class Pools:
         """Create an empty pool; an existing one with the same comment is not changed."""
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             pools = await self._list()
             if p.pool not in pools:
                 call.inverse("delete_pool", {"pool": p.pool})
@@ -179,10 +179,10 @@ class Pools:
                 )
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post("/pools", poolid=p.pool, comment=p.comment or None)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(p.pool)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="cluster_management")
@@ -199,17 +199,17 @@ class Pools:
         labels = [*(f"guest/{vmid}" for vmid in p.guests), *(f"storage/{storage}" for storage in p.storages)]
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", labels=labels))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entry = await self._entry(p.pool)
-            sent.update(await self._wanted(entry, p))
+            sent.update(await self._wanted_changes(entry, p))
             if not sent:
                 return Found()
-            widened = await self._widened(p, sent)
+            widened = await self._excess_permissions(p, sent)
             if not p.move and not widened:  # this call does not know the old pools of moved guests
-                call.inverse("update_pool", _back(entry, p, sent))
+                call.inverse("update_pool", _undo_parameters(entry, p, sent))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             vms = ",".join(map(str, sent.get("vms", []))) or None
             await self.proxmox.put(
                 "/pools",
@@ -221,7 +221,7 @@ class Pools:
                 **{"allow-move": True if p.move and vms and not p.remove else None},
             )
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         left = _changes(await self._entry(p.pool), p)
         if left:
             raise TaskFailed(
@@ -234,10 +234,10 @@ class Pools:
         """Delete an empty pool, and the permissions that were granted on it."""
         was: list[bool] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             pools = await self._list()
             if p.pool not in pools:
-                return await self._gone(p.pool)
+                return await self._find_deleted(p.pool)
             was.append(True)
             pool = await self._read(p.pool, limit=5)
             inside = [f"guest {guest.vmid}" for guest in pool.guests] + [f"storage {name}" for name in pool.storages]
@@ -251,15 +251,15 @@ class Pools:
             call.inverse("create_pool", {"pool": p.pool, "comment": pool.comment})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete("/pools", poolid=p.pool)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         if p.pool in await self._list():
             raise TaskFailed(f"Proxmox says that it was done, and there is still a pool {p.pool}")
         return DeletedPool(p.pool, bool(was))
 
-    async def _widened(self, p: UpdatePool, sent: Entry) -> list[str]:
+    async def _excess_permissions(self, p: UpdatePool, sent: Entry) -> list[str]:
         """Return which permissions of the membership exceed those of agentd's own token.
 
         Raises Rejected if a new member would get such permissions.
@@ -268,7 +268,7 @@ class Pools:
         members += [f"/storage/{storage}" for storage in sent.get("storages", [])]
         if not members:
             return []
-        ours = await escalation.own(self.proxmox)
+        ours = await escalation.token_rights(self.proxmox)
         widened = await ours.pooled_beyond(p.pool, members)
         if not p.remove:
             escalation.refuse("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
@@ -284,7 +284,7 @@ class Pools:
             raise Denied(f"the token {self.proxmox.user} has no rights, so Proxmox shows it no pools (Pool.Audit)")
         return {one_line(entry["poolid"]): one_line(entry.get("comment") or "") for entry in entries}
 
-    async def _gone(self, name: str) -> Found:
+    async def _find_deleted(self, name: str) -> Found:
         """Return Found if a pool does not exist; raise Denied if it is only hidden.
 
         The list of pools omits those that the token may not see.
@@ -322,7 +322,7 @@ class Pools:
             next=after,
         )
 
-    async def _wanted(self, entry: Entry, p: UpdatePool) -> Entry:
+    async def _wanted_changes(self, entry: Entry, p: UpdatePool) -> Entry:
         """Return the changes to send; raises ConfigChanged, and what `_free` raises."""
         wanted = _changes(entry, p)
         if wanted and p.digest and p.digest != _digest(entry):
@@ -332,7 +332,7 @@ class Pools:
         if wanted.get("storages") and not p.remove:
             there = {entry.get("storage") for entry in await self.inventory.resources("storage")}
             for storage in wanted["storages"]:
-                filter_values.known("storages", storage, there, "storage")
+                filter_values.check_exists("storages", storage, there, "storage")
         return wanted
 
     async def _free(self, vmids: list[int], p: UpdatePool) -> None:
@@ -373,7 +373,7 @@ def _changes(entry: Entry, p: UpdatePool) -> Entry:
     return {key: value for key, value in changes.items() if value not in ([], None)}
 
 
-def _back(entry: Entry, p: UpdatePool, sent: Entry) -> Entry:
+def _undo_parameters(entry: Entry, p: UpdatePool, sent: Entry) -> Entry:
     """Return the parameters that undo a change."""
     changed: Entry = {"pool": p.pool, "guests": sent.get("vms", []), "storages": sent.get("storages", [])}
     comment = {"comment": one_line(entry.get("comment") or "")} if "comment" in sent else {}

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import fields, guest_model, guest_writing, methods
-from agentd_proxmox.fields import RUNNING, Which
+from agentd_proxmox.fields import RUNNING, GuestSelector
 from agentd_proxmox.guests.guest_agent import Agent
 from agentd_proxmox.inventory import MARGIN
 
@@ -45,7 +45,7 @@ class CheckGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Annotated[int, Meta(ge=1, le=3600)] = 60
 
 
-class Checked(msgspec.Struct, frozen=True):
+class BootCheckResult(msgspec.Struct, frozen=True):
     """The observed state of a running guest; `checked` describes it in sentences."""
 
     vmid: int
@@ -56,7 +56,7 @@ class Checked(msgspec.Struct, frozen=True):
     checked: list[str]
 
 
-class Trial:
+class BootCheckTools:
     """Tools that test guests."""
 
     calls: ClassVar[Calls] = {
@@ -80,25 +80,25 @@ class Trial:
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             if not (changed := guest_model.changes(config, isolated(config))):
                 return Found()
-            await guest_writing.promise(self.inventory, call, at, guest_writing.keys_of(changed))
+            await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return await guest_writing.change(self.inventory, call, at, p.digest, isolated)
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         await guest_writing.finish(self.inventory, call, at, found, isolated(await self.inventory.config(at)))
-        live = await guest_writing.live(self.inventory, at)
+        live = await guest_writing.running_config(self.inventory, at)
         if late := guest_model.changes(live, isolated(live)):
             raise TaskFailed(f"{at.title} takes this on at its next start: {', '.join(late)}; it is not isolated yet")
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management", stoppable=True)
-    async def check_guest(self, call: Call, p: CheckGuest) -> Checked:
+    async def check_guest(self, call: Call, p: CheckGuest) -> BootCheckResult:
         """Wait until a guest has booted.
 
         It has booted when the guest agent of a VM answers, or when the guest has run for `seconds`.
@@ -109,14 +109,14 @@ class Trial:
             uptime, state = int(status.get("uptime") or 0), guest_model.state(status)
             if state != RUNNING:
                 raise TaskFailed(f"{at.title} is {state}: it did not go on running")
-            ping = await self.agent.ping_guest_agent(call, Which(at.vmid)) if at.kind == "qemu" else None
+            ping = await self.agent.ping_guest_agent(call, GuestSelector(at.vmid)) if at.kind == "qemu" else None
             if ping is not None and ping.answers:
                 observed = [f"it runs for {uptime} s", f"its guest agent {ping.version} answers".replace("  ", " ")]
-                return Checked(at.vmid, at.name, at.node, uptime, agent=True, checked=observed)
+                return BootCheckResult(at.vmid, at.name, at.node, uptime, agent=True, checked=observed)
             if uptime >= p.seconds:
                 none = "a container has no guest agent" if ping is None else f"no guest agent answers: {ping.reason}"
                 observed = [f"it runs for {uptime} s", none]
-                return Checked(at.vmid, at.name, at.node, uptime, agent=False, checked=observed)
+                return BootCheckResult(at.vmid, at.name, at.node, uptime, agent=False, checked=observed)
             if call.left() < MARGIN:
                 raise TaskFailed(f"{at.title} runs for {uptime} s, not for {p.seconds}, and the deadline is near")
             call.progress(f"{at.title} runs for {uptime} of {p.seconds} s")
@@ -125,10 +125,10 @@ class Trial:
 
 def isolated(config: guest_model.Config) -> guest_model.Config:
     """Return the changed options that disconnect a guest from its networks."""
-    cut = {key: _cut(str(value)) for key, value in config.items() if _NETWORK.match(key)}
+    cut = {key: _shorten(str(value)) for key, value in config.items() if _NETWORK.match(key)}
     return {**cut, "onboot": False}
 
 
-def _cut(value: str) -> str:
+def _shorten(value: str) -> str:
     parts = [part for part in value.split(",") if not part.startswith("link_down=")]
     return value if _DOWN in value.split(",") else ",".join([*parts, _DOWN])

@@ -21,11 +21,11 @@ from agentd_proxmox import (
     targets,
     units,
 )
-from agentd_proxmox.fields import Which
+from agentd_proxmox.fields import GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
@@ -41,7 +41,7 @@ class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: str = ""
     tag: str = ""
     name: str = ""
-    type: Annotated[str, formats.whole("(?:qemu|lxc)?", "qemu (VM), lxc (container) or both")] = ""
+    type: Annotated[str, formats.full_match("(?:qemu|lxc)?", "qemu (VM), lxc (container) or both")] = ""
     templates: bool = False
     limit: pages.Fit = None
     cursor: pages.VmidCursor = ""
@@ -117,7 +117,7 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise for a change that removes the protection."""
-        fields.guarded("protection", on=self.protection)
+        fields.check_protection("protection", on=self.protection)
 
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,8 +161,8 @@ class Guests:
         present state.
         """
         places = await self.inventory.now(await self.inventory.places())
-        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
-        filter_values.known("status", p.status, {*GUEST_STATES, *(at.status for at in places)})
+        filter_values.check_exists("node", p.node, await self.inventory.node_names() if p.node else ())
+        filter_values.check_exists("status", p.status, {*GUEST_STATES, *(at.status for at in places)})
         tags = {tag for at in places for tag in at.tags}
         if p.tag and p.tag not in tags:
             call.warn(f"tag: no guest has the tag {p.tag!r}; {nearest(p.tag, tags)}")
@@ -176,14 +176,14 @@ class Guests:
 
         The result has counts of all that match, and one page.
         """
-        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        filter_values.check_exists("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [place for place in await self.inventory.places() if place.template and p.node in {None, place.node}]
         found = [place.line() for place in places]
         tally = TemplatePage(len(found), dict(Counter(line.node for line in found)))
         return pages.fill(tally, "templates", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_guest(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
+    async def get_guest(self, call: Call, p: GuestSelector) -> fields.Guest:  # noqa: ARG002
         """Show the current state of a VM or container.
 
         The result has its node, status, size, disks, networks, tags and lock.
@@ -201,19 +201,19 @@ class Guests:
         at = await self.inventory.find(p.vmid, vm=True)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             changed = guest_model.changes(config, _wanted(p, config))
             if not changed:
                 return Found()
             _balloon_fits(p, config)
-            await guest_writing.promise(self.inventory, call, at, guest_writing.keys_of(changed))
+            await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
 
-        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), _wanted(p, {}))
+        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), _wanted(p, {}))
         return await self.inventory.read(at)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
@@ -227,9 +227,9 @@ class Guests:
         call.target(at.target())
         disk, digest = p.disk or "", ""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             nonlocal digest, disk
-            if ours := await targets.running(self.inventory, at.node, {"resize"}, str(at.vmid)):
+            if ours := await targets.running_tasks(self.inventory, at.node, {"resize"}, str(at.vmid)):
                 return Found(ours[0].text)
             config = await self.inventory.config(at)
             digest = str(config.get("digest") or "")
@@ -239,12 +239,12 @@ class Guests:
             await self.inventory.unlocked(call, at)
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             # With the digest, Proxmox refuses a request that was delayed on its way and arrives late.
             sent = {"disk": disk, "size": f"{p.size}G", "digest": digest or None}
             return upid_of(await self.proxmox.put(f"{at.path}/resize", **sent))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed:
@@ -254,7 +254,7 @@ class Guests:
         return await self.inventory.read(at)
 
 
-def _boot_disk(at: Place, config: guest_model.Config) -> str:
+def _boot_disk(at: GuestLocation, config: guest_model.Config) -> str:
     """Return the disk that a guest boots from.
 
     Raise Rejected if its configuration does not name it.
@@ -265,7 +265,7 @@ def _boot_disk(at: Place, config: guest_model.Config) -> str:
     raise Rejected(f"disk: {at.title} does not say which disk it boots from; name one of {have}; nothing was done")
 
 
-def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, float]) -> bool:
+def _too_small(call: Call, at: GuestLocation, disk: str, size: int, disks: dict[str, float]) -> bool:
     """Return whether the disk has to grow.
 
     Raise Rejected if the guest has no disk of that name.
@@ -291,7 +291,7 @@ def _by_vmid(line: fields.GuestLine) -> str:
     return f"{line.vmid:09d}"
 
 
-def _matches(place: Place, p: ListVms) -> bool:
+def _matches(place: GuestLocation, p: ListVms) -> bool:
     return (
         place.template == p.templates
         and p.node in {None, place.node}

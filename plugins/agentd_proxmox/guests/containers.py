@@ -13,12 +13,12 @@ from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
 from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, targets
-from agentd_proxmox.guests.create import Creation, Order
+from agentd_proxmox.guests.create import Creation, GuestOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 NOT_OPTIONS = frozenset({"vmid", "digest"})
@@ -28,7 +28,7 @@ Gateway = formats.CtGateway4
 Address6 = formats.CtIp6
 Gateway6 = formats.CtGateway6
 Features = Annotated[
-    str, formats.whole("(?:[a-z_]+=[a-z0-9;]+(?:,[a-z_]+=[a-z0-9;]+)*)?", "for example nesting=1,keyctl=1")
+    str, formats.full_match("(?:[a-z_]+=[a-z0-9;]+(?:,[a-z_]+=[a-z0-9;]+)*)?", "for example nesting=1,keyctl=1")
 ]
 Swap = Annotated[int, Meta(ge=0, le=4_194_304, description="MiB")]
 
@@ -105,7 +105,7 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise for a change that removes the protection."""
-        fields.guarded("protection", on=self.protection)
+        fields.check_protection("protection", on=self.protection)
 
 
 class Containers:
@@ -152,7 +152,7 @@ class Containers:
             await guest_writing.bridge(self.inventory, p.node, p.bridge)
             return str(await self.proxmox.post(f"/nodes/{p.node}/lxc", **new_container(p, call.key)))
 
-        order = Order(p.vmid, p.node, p.name, p.pool, kind="lxc")
+        order = GuestOrder(p.vmid, p.node, p.name, p.pool, kind="lxc")
         return await self.creation.make(call, "create_container", order, send)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="container_management")
@@ -163,9 +163,9 @@ class Containers:
         update_tags change them.
         """
 
-        async def options() -> tuple[Place, guest_model.Config]:
+        async def options() -> tuple[GuestLocation, guest_model.Config]:
             source = await self._container(p.source)
-            running = guest_model.runs(await self.inventory.status(source))
+            running = guest_model.is_powered_on(await self.inventory.status(source))
             return source, clone_of(source, p, call.key, running=running)
 
         async def check() -> None:
@@ -176,7 +176,7 @@ class Containers:
             source, sent = await options()
             return str(await self.proxmox.post(f"{source.path}/clone", **sent))
 
-        order = Order(p.vmid, p.node, p.name, p.pool, p.source, kind="lxc")
+        order = GuestOrder(p.vmid, p.node, p.name, p.pool, p.source, kind="lxc")
         return await self.creation.make(call, "clone_container", order, send, check)
 
     @tool(
@@ -191,24 +191,24 @@ class Containers:
         at = await self._container(p.vmid)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             changed = guest_model.changes(config, _wanted(p, config))
             if not changed:
                 return Found()
-            await guest_writing.promise(self.inventory, call, at, guest_writing.keys_of(changed))
+            await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
 
-        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), _wanted(p, {}))
+        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), _wanted(p, {}))
         waiting = sorted(await guest_writing.pending(self.inventory, at))
         if waiting:
             call.warn(f"{at.title} takes on at its next start: {', '.join(waiting)}")
         return await self.inventory.read(at)
 
-    async def _container(self, vmid: int) -> Place:
+    async def _container(self, vmid: int) -> GuestLocation:
         at = await self.inventory.find(vmid)
         if at.kind != "lxc":
             raise Rejected(f"{at.title} is not a container")
@@ -259,7 +259,7 @@ def new_container(p: CreateContainer, key: str) -> guest_model.Config:
     }
 
 
-def clone_of(source: Place, p: CloneContainer, key: str, *, running: bool) -> guest_model.Config:
+def clone_of(source: GuestLocation, p: CloneContainer, key: str, *, running: bool) -> guest_model.Config:
     """Return the parameters of POST /nodes/{node}/lxc/{source}/clone."""
     if not p.full and not source.template:
         raise Rejected(f"clone_container: {source.title} is no template, so only a full clone can be made of it")

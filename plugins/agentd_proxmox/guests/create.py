@@ -37,8 +37,8 @@ from agentd import (
     tool,
 )
 from agentd_proxmox import api_tiers, drives, fields, guest_model, guest_writing, methods, targets
-from agentd_proxmox.guest_model import Seat
-from agentd_proxmox.inventory import MARGIN, Inventory, Place
+from agentd_proxmox.guest_model import VmidOwner
+from agentd_proxmox.inventory import MARGIN, GuestLocation, Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -110,7 +110,7 @@ class Vmids(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Order:
+class GuestOrder:
     """The guest to create and its node; `template` is the source if it is a clone."""
 
     vmid: int
@@ -170,7 +170,7 @@ def _consistent(p: CreateVm) -> None:
         raise Rejected(f"create_vm: {given[0]}: it goes with `image` ({hint} otherwise)")
 
 
-def clone_of(source: Place, p: CreateVm, key: str) -> guest_model.Config:
+def clone_of(source: GuestLocation, p: CreateVm, key: str) -> guest_model.Config:
     """Return the parameters of POST /nodes/{node}/qemu/{template}/clone.
 
     Proxmox takes no tags here: a clone has the tags of its template, and update_vm changes them.
@@ -224,7 +224,7 @@ class Creation:
         of its template, as the result shows; update_vm and resize_disk change them.
         """
         _consistent(p)
-        order = Order(p.vmid, p.node, p.name, p.pool, p.template)
+        order = GuestOrder(p.vmid, p.node, p.name, p.pool, p.template)
 
         async def check() -> None:
             if p.template is not None:
@@ -234,7 +234,7 @@ class Creation:
 
         return await self.make(call, "create_vm", order, lambda: self._send(p, call.key), check)
 
-    async def can_clone(self, tool: str, source: Place, node: str, storage: str | None) -> None:
+    async def can_clone(self, tool: str, source: GuestLocation, node: str, storage: str | None) -> None:
         """Raise for a clone that Proxmox would refuse, and say where a clone is possible."""
         config = await self.inventory.config(source)
         if fixed := drives.not_cloned(config, container=source.kind == "lxc"):
@@ -263,7 +263,7 @@ class Creation:
         self,
         call: Call,
         tool: str,
-        p: Order,
+        p: GuestOrder,
         send: Callable[[], Awaitable[str]],
         check: Callable[[], Awaitable[None]] | None = None,
     ) -> fields.Guest:
@@ -274,10 +274,10 @@ class Creation:
         """
         if not call.key:
             raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
-        wanted = Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False, pool=p.pool or "")
+        wanted = GuestLocation(p.vmid, p.node, p.kind, p.name, "unknown", template=False, pool=p.pool or "")
         call.target(wanted.target())
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             try:
                 return await send()
             except Denied as error:
@@ -289,14 +289,14 @@ class Creation:
                     raise
                 return found.upid or None
 
-        with targets.taken_unless_ours():
-            found = await call.once(lambda: self._look(call, p, check), act)
+        with targets.not_ours_as_taken():
+            found = await call.ensure(lambda: self._look(call, p, check), apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
-            raise TaskFailed(f"{error}; {await self._left_behind(p)}", log=error.log) from error
-        at, config = await self._seat(p)
-        if guest_model.judge(config, call.key) is not Seat.OURS:
+            raise TaskFailed(f"{error}; {await self._remains(p)}", log=error.log) from error
+        at, config = await self._target_state(p)
+        if guest_model.owner_of(config, call.key) is not VmidOwner.OURS:
             raise VmidTaken(f"the task ended well, and {at.title} does not bear our mark: somebody replaced it")
         return await self.inventory.read(at)
 
@@ -342,7 +342,7 @@ class Creation:
                 "download_url as content import, with a name that ends in .qcow2, .raw or .vmdk"
             )
 
-    def _denied(self, p: Order, error: Denied) -> Denied:
+    def _denied(self, p: GuestOrder, error: Denied) -> Denied:
         """Return the error with the missing privilege.
 
         For a create, Proxmox answers only `Permission check failed`.
@@ -353,38 +353,40 @@ class Creation:
         command = grant(where, "VM.Allocate", self.proxmox.user)
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
-    async def _look(self, call: Call, p: Order, check: Callable[[], Awaitable[None]] | None = None) -> Found | None:
+    async def _look(
+        self, call: Call, p: GuestOrder, check: Callable[[], Awaitable[None]] | None = None
+    ) -> Found | None:
         """Return Found if our guest exists on its VMID; wait while this cannot be decided."""
         idle = 0
         while True:
-            at, config = await self._seat(p)
-            seat = guest_model.judge(config, call.key)
-            if seat is Seat.FREE:
+            at, config = await self._target_state(p)
+            owner = guest_model.owner_of(config, call.key)
+            if owner is VmidOwner.FREE:
                 if check is not None:
                     await check()
                 call.inverse("delete_guest", {"vmid": p.vmid, "name": p.name})
                 return None
-            if seat is Seat.STRANGER:
+            if owner is VmidOwner.FOREIGN:
                 raise VmidTaken(f"the VMID is taken: {at.title} is not ours")
-            if seat is Seat.OURS and (config or {}).get("lock") not in guest_model.MAKING:
+            if owner is VmidOwner.OURS and (config or {}).get("lock") not in guest_model.MAKING:
                 return Found()
             ours = await self._our_makers(p, at)
-            if seat is Seat.OURS and len(ours) == 1:
+            if owner is VmidOwner.OURS and len(ours) == 1:
                 return Found(ours[0].text)
             idle = 0 if ours else idle + 1
             if idle > NO_MAKER:
-                _abandoned(at, seat)
+                _refuse_abandoned(at, owner)
                 return None
             await self._pause(call, at)
 
     @staticmethod
-    async def _pause(call: Call, at: Place) -> None:
+    async def _pause(call: Call, at: GuestLocation) -> None:
         if call.left() < MARGIN:
             raise GuestLocked(f"{at.title} is being made, and it is not to be told by whom", delay=5.0)
         call.progress(f"{at.title} is being made; waiting to see by whom")
         await asyncio.sleep(PAUSE)
 
-    async def _seat(self, p: Order) -> tuple[Place, guest_model.Config | None]:
+    async def _target_state(self, p: GuestOrder) -> tuple[GuestLocation, guest_model.Config | None]:
         """Return the place of the guest on the VMID and its configuration (or None).
 
         The place comes from the cluster's list.  If the guest is not in it, the wanted node is asked: the list may be
@@ -392,14 +394,14 @@ class Creation:
         """
         at = await self.inventory.at(p.vmid)
         try:
-            wanted = at or Place(p.vmid, p.node, p.kind, "", "unknown", template=False)
+            wanted = at or GuestLocation(p.vmid, p.node, p.kind, "", "unknown", template=False)
             return wanted, await self.inventory.config(wanted)
         except NotFound as error:
             if at is not None:
                 raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
-            return Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False), None
+            return GuestLocation(p.vmid, p.node, p.kind, p.name, "unknown", template=False), None
 
-    async def _our_makers(self, p: Order, at: Place) -> list[Upid]:
+    async def _our_makers(self, p: GuestOrder, at: GuestLocation) -> list[Upid]:
         """Return the tasks of our token that may be creating the guest.
 
         Raise VmidTaken for tasks of another user.  The task of a clone runs on the node of its source and has the VMID
@@ -415,22 +417,22 @@ class Creation:
             raise VmidTaken(f"the VMID is taken: {makers[0].user} is making {at.title} ({makers[0].text})")
         return ours
 
-    async def _left_behind(self, p: Order) -> str:
+    async def _remains(self, p: GuestOrder) -> str:
         try:
-            at, config = await self._seat(p)
+            at, config = await self._target_state(p)
         except AgentdError as error:
             return f"whether guest {p.vmid} was left behind is not known ({error})"
         noun = "VM" if p.kind == "qemu" else "container"
         return f"no {noun} {p.vmid} was left behind" if config is None else f"{at.title} was left behind"
 
 
-def _abandoned(at: Place, seat: Seat) -> None:
+def _refuse_abandoned(at: GuestLocation, owner: VmidOwner) -> None:
     """Raise TaskFailed for our own half-created guest without a running task.
 
     Otherwise the request is sent: a guest without our mark does not seem to be ours, and Proxmox itself answers that
     the VMID is taken.
     """
-    if seat is Seat.OURS:
+    if owner is VmidOwner.OURS:
         raise TaskFailed(f"{at.title} was left behind half made: its task died; destroy it and use another VMID")
 
 

@@ -25,7 +25,7 @@ from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls
 
 DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
@@ -64,7 +64,7 @@ class DeletedGuest(msgspec.Struct, frozen=True):
     guest: fields.Guest | None
 
 
-class Removal:
+class DeletionTools:
     """Tools that delete guests."""
 
     calls: ClassVar[Calls] = {
@@ -91,19 +91,21 @@ class Removal:
         """
         before: list[fields.Guest] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             at = await self.inventory.at(p.vmid)
             if at is None:
-                return await self._gone(call, p)
-            targets.named(at, p.name)
+                return await self._deletion_task(call, p)
+            targets.check_name(at, p.name)
             ours = [e for e in await self.inventory.active([at.node]) if self._ours(e, p.vmid)]
             if ours:
                 return Found(ours[0].text)
-            before.append(await self._free(call, at, p))
-            call.target(await targets.guest(self.inventory, at, *await self._loses(at, before[-1]), volumes=True))
+            before.append(await self._deletable_guest(call, at, p))
+            call.target(
+                await targets.guest_target(self.inventory, at, *await self._loses(at, before[-1]), volumes=True)
+            )
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             path = f"/nodes/{before[-1].node}/{before[-1].type}/{p.vmid}"
             return upid_of(
                 await self.proxmox.delete(
@@ -111,7 +113,7 @@ class Removal:
                 )
             )
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -135,11 +137,11 @@ class Removal:
         """
         before: list[fields.Guest] = []
 
-        async def seen() -> Found | None:
-            at = await self._there(p.vmid)
+        async def check() -> Found | None:
+            at = await self._find_guest(p.vmid)
             if at is None:
                 return Found()
-            if ours := await targets.running(self.inventory, at.node, DESTROYERS, str(p.vmid)):
+            if ours := await targets.running_tasks(self.inventory, at.node, DESTROYERS, str(p.vmid)):
                 return Found(ours[0].text)
             await self._made_here(call, at)
             await self.inventory.unlocked(call, at)
@@ -147,19 +149,19 @@ class Removal:
             call.target(at.target())
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             path = f"/nodes/{before[-1].node}/{before[-1].type}/{p.vmid}"
             if before[-1].status != STOPPED and (stopping := upid_of(await self.proxmox.post(f"{path}/status/stop"))):
                 await self.proxmox.wait(stopping, call.left())
             return upid_of(await self.proxmox.delete(path, purge=True))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         await self.inventory.finish(call, found)
-        if await self._there(p.vmid) is not None:
+        if await self._find_guest(p.vmid) is not None:
             raise TaskFailed(f"the task ended well, and guest {p.vmid} is still there")
         return DeletedGuest(p.vmid, before[-1].name if before else "", before[-1] if before else None)
 
-    async def _there(self, vmid: int) -> Place | None:
+    async def _find_guest(self, vmid: int) -> GuestLocation | None:
         """Return the place of the guest, None if it is gone.
 
         The cluster's list may show it for seconds after its end.
@@ -172,7 +174,7 @@ class Removal:
             return None
         return at
 
-    async def _made_here(self, call: Call, at: Place) -> None:
+    async def _made_here(self, call: Call, at: GuestLocation) -> None:
         """Raise Rejected if the task that is being undone did not create the guest.
 
         Our own effect record shows it.  The guest must also have the mark: a guest that was created later under the
@@ -184,13 +186,13 @@ class Removal:
                 f"{at.title} was not made by the task that is undone here: nothing was done; delete_guest may"
             )
 
-    async def _loses(self, at: Place, guest: fields.Guest) -> list[str]:
+    async def _loses(self, at: GuestLocation, guest: fields.Guest) -> list[str]:
         entries = await self.proxmox.get(f"{at.path}/snapshot") or []
         snapshots = [one_line(entry["name"]) for entry in entries if entry.get("name") != "current"]
         disks = [f"{name} of {units.gib(size)}" for name, size in guest.disks.items()]
         return [", ".join(disks) or "no disks", f"{len(snapshots)} snapshots" if snapshots else "no snapshots"]
 
-    async def _free(self, call: Call, at: Place, p: DeleteGuest) -> fields.Guest:
+    async def _deletable_guest(self, call: Call, at: GuestLocation, p: DeleteGuest) -> fields.Guest:
         """Return the guest if it may be deleted; raise Rejected with the reasons if not."""
         await self.inventory.unlocked(call, at)
         guest, config = await self.inventory.read(at), await self.inventory.config(at)
@@ -210,7 +212,7 @@ class Removal:
             raise Rejected(f"{at.title} is not deleted, {'; '.join(why)}; nothing was done")
         return guest
 
-    async def _clones(self, at: Place, config: guest_model.Config) -> list[str]:
+    async def _clones(self, at: GuestLocation, config: guest_model.Config) -> list[str]:
         """Return the volumes that are linked clones of a template's disks."""
         found: list[str] = []
         for drive in guest_model.disks(config) if config.get("template") else ():
@@ -226,7 +228,7 @@ class Removal:
             ]
         return found
 
-    async def _gone(self, call: Call, p: DeleteGuest) -> Found:
+    async def _deletion_task(self, call: Call, p: DeleteGuest) -> Found:
         """Return our task that deleted the guest recently.
 
         Raise NotFound if there is none.

@@ -19,7 +19,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 MOVERS = frozenset({"qmmove", "move_volume"})
@@ -119,7 +119,7 @@ class Disks:
         _fits(at, p.disk)
         value = f"{p.storage}:{p.size}{_mounted(at, p.mount, backup=p.backup)}"
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             if p.disk in config:
                 if (guest_model.disks(config)[p.disk], volume_of(config, p.disk, at).partition(":")[0]) == (
@@ -128,13 +128,13 @@ class Disks:
                 ):
                     return Found()
                 raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
-            guest_writing.unchanged(at, config, p.digest)
+            guest_writing.check_unchanged(at, config, p.digest)
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             await self.inventory.unlocked(call, at)
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
             return None
 
-        found = await call.once(seen, self._changing(call, at, p.digest, {p.disk: value}))
+        found = await call.ensure(check, self._changing_options(call, at, p.digest, {p.disk: value}))
         await guest_writing.finish(self.inventory, call, at, found, [p.disk])
         volume_of(await self.inventory.config(at), p.disk, at)
         return await self._used(call, at, p.disk)
@@ -149,27 +149,27 @@ class Disks:
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             present_storage = volume_of(config, p.disk, at).partition(":")[0]
             if present_storage == p.storage:
                 return Found()
-            ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
+            ours = await targets.running_tasks(self.inventory, at.node, MOVERS, str(at.vmid))
             if ours:
                 return Found(ours[0].text)
-            guest_writing.unchanged(at, config, p.digest)
+            guest_writing.check_unchanged(at, config, p.digest)
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
                 raise Rejected(f"{at.title} is {status.get('status')}: shutdown_guest first; nothing was done")
             return None  # no undo: moving it back would make a third volume, and the old one is out of date by then
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             which, where = ("disk", "move_disk") if at.kind == "qemu" else ("volume", "move_volume")
             options = {which: p.disk, "storage": p.storage, "digest": p.digest or None}
             return upid_of(await self.proxmox.post(f"{at.path}/{where}", **options))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         config = await self.inventory.config(at)
         if volume_of(config, p.disk, at).partition(":")[0] != p.storage:
             raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} does not lie on {p.storage}")
@@ -186,18 +186,18 @@ class Disks:
         call.target(at.target())
         _fits(at, p.disk)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
-            if p.disk not in config or await self._goes(at, p.disk):
+            if p.disk not in config or await self._is_released(at, p.disk):
                 return Found()
-            guest_writing.unchanged(at, config, p.digest)
+            guest_writing.check_unchanged(at, config, p.digest)
             await self.inventory.unlocked(call, at)
-            await guest_writing.promise(self.inventory, call, at, guest_writing.without(config, [p.disk]))
+            await guest_writing.record_undo(self.inventory, call, at, guest_writing.without(config, [p.disk]))
             return None
 
-        found = await call.once(seen, self._changing(call, at, p.digest, {"delete": p.disk}))
+        found = await call.ensure(check, self._changing_options(call, at, p.digest, {"delete": p.disk}))
         await guest_writing.finish(self.inventory, call, at, found, [p.disk, "boot"])
-        if p.disk in await guest_writing.live(self.inventory, at):
+        if p.disk in await guest_writing.running_config(self.inventory, at):
             call.warn(f"{at.title} keeps {p.disk} until its next start")
         return await self._now(at)
 
@@ -209,13 +209,13 @@ class Disks:
         _fits(at, p.disk)
         value = p.volume + _mounted(at, p.mount, backup=p.backup)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             if p.disk in config:
                 if volume_of(config, p.disk, at) == p.volume:
                     return Found()
                 raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
-            guest_writing.unchanged(at, config, p.digest)
+            guest_writing.check_unchanged(at, config, p.digest)
             unused = unused_of(config)
             if p.volume not in unused.values():
                 have = ", ".join(unused.values()) or "none"
@@ -224,25 +224,25 @@ class Disks:
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
             return None
 
-        found = await call.once(seen, self._changing(call, at, p.digest, {p.disk: value}))
+        found = await call.ensure(check, self._changing_options(call, at, p.digest, {p.disk: value}))
         await guest_writing.finish(self.inventory, call, at, found, [p.disk])
         if volume_of(await self.inventory.config(at), p.disk, at) != p.volume:
             raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} is not {p.volume}")
         return await self._used(call, at, p.disk)
 
-    def _changing(
-        self, call: Call, at: Place, digest: str, changed: guest_model.Config
+    def _changing_options(
+        self, call: Call, at: GuestLocation, digest: str, changed: guest_model.Config
     ) -> Callable[[], Awaitable[str | None]]:
         """Return a function that reads the configuration and changes options of it."""
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             config = await self.inventory.config(at)
-            guest_writing.unchanged(at, config, digest)
+            guest_writing.check_unchanged(at, config, digest)
             return await guest_writing.send(self.inventory, call, at, config, changed)
 
-        return act
+        return apply
 
-    async def _goes(self, at: Place, disk: str) -> bool:
+    async def _is_released(self, at: GuestLocation, disk: str) -> bool:
         """Return whether a container will release the mount point at its next start.
 
         Until then its configuration still shows it.
@@ -252,16 +252,16 @@ class Disks:
         entries = await self.proxmox.get(f"{at.path}/pending") or []
         return any(entry.get("key") == disk and entry.get("delete") for entry in entries)
 
-    async def _used(self, call: Call, at: Place, disk: str) -> DiskChange:
-        if disk not in await guest_writing.live(self.inventory, at):
+    async def _used(self, call: Call, at: GuestLocation, disk: str) -> DiskChange:
+        if disk not in await guest_writing.running_config(self.inventory, at):
             call.warn(f"{at.title} uses {disk} from its next start on")
         return await self._now(at)
 
-    async def _now(self, at: Place) -> DiskChange:
+    async def _now(self, at: GuestLocation) -> DiskChange:
         return DiskChange(await self.inventory.read(at), unused_of(await self.inventory.config(at)))
 
 
-def volume_of(config: guest_model.Config, disk: str, at: Place) -> str:
+def volume_of(config: guest_model.Config, disk: str, at: GuestLocation) -> str:
     """Return the volume of a disk.
 
     Raise Rejected with the existing disks if there is no such disk.
@@ -279,17 +279,17 @@ def unused_of(config: guest_model.Config) -> dict[str, str]:
     return {key: volume for key, volume in volumes.items() if _UNUSED.match(key) and volume not in used}
 
 
-def _fits(at: Place, disk: str) -> None:
+def _fits(at: GuestLocation, disk: str) -> None:
     if not _OF[at.kind].match(disk):
         names = "mp0, mp1, …" if at.kind == "lxc" else "scsi1, virtio0, …"
         raise Rejected(f"disk: {at.title} can be given and rid of {names}, not {disk}; nothing was done")
 
 
-def _content(at: Place) -> str:
+def _content(at: GuestLocation) -> str:
     return "images" if at.kind == "qemu" else "rootdir"
 
 
-def _mounted(at: Place, mount: str, *, backup: bool) -> str:
+def _mounted(at: GuestLocation, mount: str, *, backup: bool) -> str:
     """Return the options after the volume of a mount point.
 
     Raise Rejected if its path is missing.

@@ -34,12 +34,12 @@ from agentd import (
     tool,
 )
 from agentd_proxmox import fields, methods, targets
-from agentd_proxmox.fields import GuestName, Which
+from agentd_proxmox.fields import GuestName, GuestSelector
 from agentd_proxmox.guests import guest_output
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -59,7 +59,7 @@ Bytes = Annotated[int, Meta(ge=1, le=200_000, description="bytes that are read")
 Words = Annotated[list[str], Meta(min_length=1, max_length=256)]
 
 
-class Pinged(msgspec.Struct, frozen=True):
+class AgentPing(msgspec.Struct, frozen=True):
     """Whether the agent answers; if not, the reason and what to do."""
 
     vmid: int
@@ -177,7 +177,7 @@ class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: Annotated[str, Meta(min_length=1)]
 
 
-class Written(msgspec.Struct, frozen=True):
+class WrittenFile(msgspec.Struct, frozen=True):
     """The file as it was read back; `changed` is false if it already had this content."""
 
     vmid: int
@@ -204,18 +204,18 @@ class Agent:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def ping_guest_agent(self, call: Call, p: Which) -> Pinged:  # noqa: ARG002 - every tool has a call
+    async def ping_guest_agent(self, call: Call, p: GuestSelector) -> AgentPing:  # noqa: ARG002 - every tool has a call
         """Check whether the guest agent of a VM answers, and what to do if it does not."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         try:
             info = await self._ask(at, LOOK)
         except (Rejected, ProxmoxUnavailable) as error:
-            return Pinged(at.vmid, at.name, at.node, answers=False, reason=one_line(error))
+            return AgentPing(at.vmid, at.name, at.node, answers=False, reason=one_line(error))
         version = guest_output.word(guest_output.record(info.get("result")).get("version"))
-        return Pinged(at.vmid, at.name, at.node, answers=True, version=version)
+        return AgentPing(at.vmid, at.name, at.node, answers=True, version=version)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_guest_agent_info(self, call: Call, p: Which) -> AgentInfo:  # noqa: ARG002
+    async def get_guest_agent_info(self, call: Call, p: GuestSelector) -> AgentInfo:  # noqa: ARG002
         """Show what the guest agent of a VM reports: system, addresses, file systems."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         await self._ask(at, LOOK)
@@ -247,38 +247,40 @@ class Agent:
         Its effects cannot be undone.  Unsafe to repeat: if the answer is lost, nothing outside the VM shows whether the
         command has run.
         """
-        at = await self._named(p.vmid, p.guest)
+        at = await self._named_guest(p.vmid, p.guest)
         pid: list[int] = []
 
-        async def seen() -> None:
+        async def check() -> None:
             await self._ask(at, LOOK)
             call.target(
-                await targets.guest(self.inventory, at, f"whatever this does in it: {guest_output.command(p.command)}")
+                await targets.guest_target(
+                    self.inventory, at, f"whatever this does in it: {guest_output.command(p.command)}"
+                )
             )
 
-        async def act() -> None:
+        async def apply() -> None:
             sent = {"command": p.command, "input-data": p.stdin or None}
             answer = await self._ask(at, "exec", sent, write=True)
             if (number := guest_output.number(answer.get("pid"))) is None:
                 raise PermanentError(f"the guest agent of {at.title} does not say as what the command runs")
             pid.append(number)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._ended(call, at, pid[0], p)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def read_guest_file(self, call: Call, p: ReadFile) -> FileContent:
         """Read a part of a file in a VM through its guest agent."""
-        at = await self._named(p.vmid, p.guest)
+        at = await self._named_guest(p.vmid, p.guest)
         read: list[tuple[bytes, bool]] = []
 
-        async def seen() -> None:  # never returns Found: each call reads again
-            call.target(await targets.guest(self.inventory, at))
+        async def check() -> None:  # never returns Found: each call reads again
+            call.target(await targets.guest_target(self.inventory, at))
 
-        async def act() -> None:
+        async def apply() -> None:
             read.append(await self._read(at, p.path, p.offset, p.limit))
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         content, more = read[0]
         text = guest_output.file_text(content)
         return FileContent(
@@ -286,12 +288,12 @@ class Agent:
             path=p.path,
             size=len(content),
             truncated=more,
-            text=guest_output.shown(text) if text is not None else "",
+            text=guest_output.printable_text(text) if text is not None else "",
             base64="" if text is not None else base64.b64encode(content).decode(),
         )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="vm_management")
-    async def write_guest_file(self, call: Call, p: WriteFile) -> Written:
+    async def write_guest_file(self, call: Call, p: WriteFile) -> WrittenFile:
         """Write a file in a VM through its guest agent, and read it back.
 
         The previous content of the file is overwritten.
@@ -299,29 +301,31 @@ class Agent:
         content = p.content.encode()
         if len(content) > WRITABLE:
             raise Rejected(f"content: {len(content)} bytes; Proxmox takes {WRITABLE} at once")
-        at = await self._named(p.vmid, p.guest)
+        at = await self._named_guest(p.vmid, p.guest)
 
-        async def seen() -> Found | None:
-            if await self._holds(at, p.path, content):
+        async def check() -> Found | None:
+            if await self._has_content(at, p.path, content):
                 return Found()
-            call.target(await targets.guest(self.inventory, at, f"what {guest_output.word(p.path)} in it holds now"))
+            call.target(
+                await targets.guest_target(self.inventory, at, f"what {guest_output.word(p.path)} in it holds now")
+            )
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             encoded = base64.b64encode(content).decode()
             await self._ask(at, "file-write", {"file": p.path, "content": encoded, "encode": False}, write=True)
 
-        found = await call.once(seen, act)
-        if not await self._holds(at, p.path, content):
+        found = await call.ensure(check, apply)
+        if not await self._has_content(at, p.path, content):
             raise TaskFailed(f"Proxmox says that it was done, and {p.path} of {at.title} holds something else")
-        return Written(at.vmid, p.path, len(content), changed=not found.adopted)
+        return WrittenFile(at.vmid, p.path, len(content), changed=not found.adopted)
 
-    async def _named(self, vmid: int, guest: str) -> Place:
+    async def _named_guest(self, vmid: int, guest: str) -> GuestLocation:
         at = await self.inventory.find(vmid, vm=True)
-        targets.named(at, guest)
+        targets.check_name(at, guest)
         return at
 
-    async def _ask(self, at: Place, command: str, params: Entry | None = None, *, write: bool = False) -> Entry:
+    async def _ask(self, at: GuestLocation, command: str, params: Entry | None = None, *, write: bool = False) -> Entry:
         """Return the answer of the agent.
 
         Raise Rejected with what to do if no agent answers.
@@ -342,7 +346,7 @@ class Agent:
             raise Rejected(f"the guest agent of {at.title} does not do {command} ({text})")
         return answer
 
-    async def _ended(self, call: Call, at: Place, pid: int, p: Execute) -> Executed:
+    async def _ended(self, call: Call, at: GuestLocation, pid: int, p: Execute) -> Executed:
         """Wait for the end of a command.
 
         While Proxmox cannot be reached the wait continues, because the command must not be started again.
@@ -364,7 +368,7 @@ class Agent:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 2.0)
 
-    async def _read(self, at: Place, path: str, offset: int, limit: int) -> tuple[bytes, bool]:
+    async def _read(self, at: GuestLocation, path: str, offset: int, limit: int) -> tuple[bytes, bool]:
         """Return a part of a file, and whether there is more.
 
         Proxmox VE 8 sends the whole file, as Latin-1.
@@ -381,7 +385,7 @@ class Agent:
             content = _decoded(answer, path)
         return content[:limit], guest_output.flag(answer.get("truncated")) or len(content) > limit
 
-    async def _holds(self, at: Place, path: str, content: bytes) -> bool:
+    async def _has_content(self, at: GuestLocation, path: str, content: bytes) -> bool:
         try:
             return await self._read(at, path, 0, max(1, len(content))) == (content, False)
         except (PermanentError, NotFound) as error:
@@ -397,9 +401,10 @@ def _decoded(answer: Entry, path: str) -> bytes:
         raise PermanentError(f"the guest agent answers for {one_line(path)} with what is no base64: {error}") from error
 
 
-def _executed(at: Place, pid: int, answer: Entry, limit: int) -> Executed:
+def _executed(at: GuestLocation, pid: int, answer: Entry, limit: int) -> Executed:
     out, err = (
-        guest_output.shown(guest_output.unmangled(str(answer.get(key) or ""))) for key in ("out-data", "err-data")
+        guest_output.printable_text(guest_output.decode_latin1(str(answer.get(key) or "")))
+        for key in ("out-data", "err-data")
     )
     cut = any(guest_output.flag(answer.get(key)) for key in ("out-truncated", "err-truncated"))
     return Executed(

@@ -22,7 +22,7 @@ _UNSEEN = re.compile(
 )
 
 
-def shown(text: str) -> str:
+def printable_text(text: str) -> str:
     """Return text without characters that control a terminal or are invisible."""
     return _UNSEEN.sub("", text)
 
@@ -36,7 +36,7 @@ def file_text(content: bytes) -> str | None:
         return content[: error.start].decode() if cut_at_end else None  # the end of the data cuts a character in two
 
 
-def unmangled(text: str) -> str:
+def decode_latin1(text: str) -> str:
     """Return the original of a text whose UTF-8 Proxmox decoded as Latin-1."""
     try:
         return text.encode("latin-1").decode()
@@ -46,12 +46,12 @@ def unmangled(text: str) -> str:
 
 def command(words: list[str]) -> str:
     """Return a command, complete, as it is shown for approval."""
-    return one_line(shown(shlex.join(words)))
+    return one_line(printable_text(shlex.join(words)))
 
 
 def word(value: object) -> str:
     """Return a name from a guest as one short line."""
-    return one_line(shown(str("" if value is None else value)))[:WORD]
+    return one_line(printable_text(str("" if value is None else value)))[:WORD]
 
 
 def record(value: object) -> Entry:

@@ -13,12 +13,12 @@ from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
 from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
-from agentd_proxmox.fields import Which
+from agentd_proxmox.fields import GuestSelector
 from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.guests.suspend import SECRET
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 _LONGEST: Final = 2000
@@ -42,7 +42,7 @@ Model = Literal[
 ]
 
 
-class OneCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NicSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A network card of a guest.
 
     digest: from get_guest; if the configuration has changed since, nothing is done
@@ -92,7 +92,7 @@ class Configuration(msgspec.Struct, frozen=True):
     options: dict[str, str]
 
 
-class Networks:
+class NicTools:
     """Tools for network cards, and for the complete configuration."""
 
     calls: ClassVar[Calls] = {
@@ -111,7 +111,7 @@ class Networks:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_guest_config(self, call: Call, p: Which) -> Configuration:  # noqa: ARG002 - every tool has a call
+    async def get_guest_config(self, call: Call, p: GuestSelector) -> Configuration:  # noqa: ARG002 - every tool has a call
         """Show all options of a VM or container in the form of Proxmox.
 
         get_guest is shorter and also shows the status.
@@ -136,25 +136,25 @@ class Networks:
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             changed = guest_model.changes(config, _wanted(at, p, config))
             if not changed:
                 return Found()
             await guest_writing.bridge(self.inventory, at.node, p.bridge)
             if p.card in config:
-                await guest_writing.promise(self.inventory, call, at, [p.card])
+                await guest_writing.record_undo(self.inventory, call, at, [p.card])
             else:
                 call.inverse("delete_guest_network", {"vmid": at.vmid, "card": p.card})
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(at, p, config))
 
-        return await self._changed(call, at, p.card, await call.once(seen, act))
+        return await self._changed(call, at, p.card, await call.ensure(check, apply))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def delete_guest_network(self, call: Call, p: OneCard) -> fields.Guest:
+    async def delete_guest_network(self, call: Call, p: NicSelector) -> fields.Guest:
         """Remove a network card from a VM or container.
 
         set_guest_network with its MAC address adds it again.
@@ -162,34 +162,34 @@ class Networks:
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             if p.card not in config:
                 return Found()
-            await guest_writing.promise(self.inventory, call, at, guest_writing.without(config, [p.card]))
+            await guest_writing.record_undo(self.inventory, call, at, guest_writing.without(config, [p.card]))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return await guest_writing.change(self.inventory, call, at, p.digest, lambda _: {p.card: ""})
 
-        return await self._changed(call, at, p.card, await call.once(seen, act))
+        return await self._changed(call, at, p.card, await call.ensure(check, apply))
 
-    async def _changed(self, call: Call, at: Place, card: str, found: Found) -> fields.Guest:
+    async def _changed(self, call: Call, at: GuestLocation, card: str, found: Found) -> fields.Guest:
         await guest_writing.finish(self.inventory, call, at, found, [card, "boot"])
-        live = await guest_writing.live(self.inventory, at)
+        live = await guest_writing.running_config(self.inventory, at)
         guest = await self.inventory.read(at)
         if one_line(live.get(card, "")) != guest.networks.get(card, ""):
             call.warn(f"{at.title} takes {card} on at its next start")
         return guest
 
 
-def _wanted(at: Place, p: SetNetwork, config: guest_model.Config) -> guest_model.Config:
+def _wanted(at: GuestLocation, p: SetNetwork, config: guest_model.Config) -> guest_model.Config:
     have = option_strings.card(config.get(p.card, ""))
     want = _merged(at, p, have)
     return {p.card: config[p.card] if want == have and p.card in config else _written(at, want)}
 
 
-def _merged(at: Place, p: SetNetwork, have: option_strings.Parts) -> option_strings.Parts:
+def _merged(at: GuestLocation, p: SetNetwork, have: option_strings.Parts) -> option_strings.Parts:
     """Return the wanted parts.
 
     Raise Rejected for a part that this kind of guest does not have.
@@ -227,7 +227,7 @@ def _merged(at: Place, p: SetNetwork, have: option_strings.Parts) -> option_stri
     return {key: value for key, value in merged.items() if value}
 
 
-def _written(at: Place, want: option_strings.Parts) -> str:
+def _written(at: GuestLocation, want: option_strings.Parts) -> str:
     rest = [f"{key}={value}" for key, value in want.items() if at.kind == "lxc" or key not in {"model", "macaddr"}]
     if at.kind == "lxc":
         return ",".join(rest)

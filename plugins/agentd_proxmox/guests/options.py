@@ -16,10 +16,10 @@ from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
 from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
-Key = Annotated[str, formats.whole("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
+Key = Annotated[str, formats.full_match("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
 
 
 class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,11 +61,11 @@ class RawOptions:
         call.target(at.target())
         keys = [*p.options, *p.remove]
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             if not (changed := _changes(p, config)):
                 return Found()
-            guest_writing.unchanged(at, config, p.digest)
+            guest_writing.check_unchanged(at, config, p.digest)
             _allowed(at, p, config)
             for name in {
                 option_strings.card(changed[key]).get("bridge") for key in changed if option_strings.NET.match(key)
@@ -73,17 +73,17 @@ class RawOptions:
                 await guest_writing.bridge(self.inventory, at.node, name)
             await self.inventory.unlocked(call, at)
             known = guest_writing.without(config, guest_writing.keys_of(changed))
-            await guest_writing.promise(self.inventory, call, at, dict.fromkeys(known))
+            await guest_writing.record_undo(self.inventory, call, at, dict.fromkeys(known))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             config = await self.inventory.config(at)
-            guest_writing.unchanged(at, config, p.digest)
+            guest_writing.check_unchanged(at, config, p.digest)
             changed = _changes(p, config)
             return await guest_writing.send(self.inventory, call, at, config, changed) if changed else None
 
-        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), keys)
-        if late := await guest_writing.waits(self.inventory, at, keys):
+        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), keys)
+        if late := await guest_writing.waiting_options(self.inventory, at, keys):
             call.warn(f"{at.title} takes {', '.join(late)} on at its next start")
         return await self.inventory.read(at)
 
@@ -104,15 +104,15 @@ def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Conf
         wanted |= {"description": text} if text else {}
         deleted = [key for key in deleted if key != "description" or not text]
     changed: guest_model.Config = {
-        key: value for key, value in wanted.items() if not option_strings.same(key, config.get(key), value)
+        key: value for key, value in wanted.items() if not option_strings.same_value(key, config.get(key), value)
     }
     return changed | ({"delete": ",".join(deleted)} if deleted else {})
 
 
-def _allowed(at: Place, p: SetGuestOptions, config: guest_model.Config) -> None:
+def _allowed(at: GuestLocation, p: SetGuestOptions, config: guest_model.Config) -> None:
     """Raise Rejected for options that are not writable and for foreign disks."""
     for key in p.remove:
-        if not option_strings.known(at.kind, key):
+        if not option_strings.is_known_option(at.kind, key):
             raise Rejected(f"remove: {key} is not an option that these tools write; nothing was done")
         if option_strings.MOUNT.match(key) or option_strings.DRIVE.match(key):
             raise Rejected(f"remove: {key} is a disk: detach_disk takes it off; nothing was done")
@@ -121,19 +121,19 @@ def _allowed(at: Place, p: SetGuestOptions, config: guest_model.Config) -> None:
             raise Rejected(f"options: {reason}; nothing was done")
 
 
-def _refused(at: Place, key: str, value: str, config: guest_model.Config) -> str:
+def _refused(at: GuestLocation, key: str, value: str, config: guest_model.Config) -> str:
     if any(ord(character) < ord(" ") and character != "\n" for character in value):
         return f"{key} has control characters"
-    if option_strings.same(key, config.get(key), value):
+    if option_strings.same_value(key, config.get(key), value):
         return ""
-    if reason := option_strings.unwritable(at.kind, key, value):
+    if reason := option_strings.unwritable_reason(at.kind, key, value):
         return reason
     return (
         _foreign(at, key, value, config) if option_strings.MOUNT.match(key) or option_strings.DRIVE.match(key) else ""
     )
 
 
-def _foreign(at: Place, key: str, value: str, config: guest_model.Config) -> str:
+def _foreign(at: GuestLocation, key: str, value: str, config: guest_model.Config) -> str:
     """Return why a disk is not a disk of the guest, "" if it is.
 
     Allowed are its unused volumes, and the volume that this option already has.

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import fields, guest_model, methods
-from agentd_proxmox.fields import RUNNING, STOPPED, Which
+from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls
 
 
-class Shutdown(Which, frozen=True, forbid_unknown_fields=True):
+class Shutdown(GuestSelector, frozen=True, forbid_unknown_fields=True):
     """A guest and its time to shut down (`patience`, s).
 
     force: stop the guest hard after that time
@@ -31,7 +31,7 @@ class Shutdown(Which, frozen=True, forbid_unknown_fields=True):
     force: bool = False
 
 
-class Reboot(Which, frozen=True, forbid_unknown_fields=True):
+class Reboot(GuestSelector, frozen=True, forbid_unknown_fields=True):
     """A guest and its time to shut down (`patience`, s)."""
 
     patience: fields.Seconds = 60
@@ -53,7 +53,7 @@ class Power:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def start_guest(self, call: Call, p: Which) -> fields.Guest:
+    async def start_guest(self, call: Call, p: GuestSelector) -> fields.Guest:
         """Start a VM or container and wait until it runs; a running one is not changed."""
         at = await self.inventory.find(p.vmid, p.name)
         if at.template:
@@ -62,7 +62,7 @@ class Power:
         return await self._switch(call, at, "start", RUNNING, besides="suspended")
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def stop_guest(self, call: Call, p: Which) -> fields.Guest:
+    async def stop_guest(self, call: Call, p: GuestSelector) -> fields.Guest:
         """Stop a VM or container at once, like pulling the power plug.
 
         shutdown_guest shuts it down cleanly.
@@ -94,28 +94,32 @@ class Power:
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             status = await self.inventory.unlocked(call, at)
-            if not guest_model.runs(status):
+            if not guest_model.is_powered_on(status):
                 raise Rejected(f"{at.title} is {guest_model.state(status)}: only a running guest can be rebooted")
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/status/reboot", timeout=p.patience))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         return await self._settled(at, RUNNING)
 
     async def _switch(
-        self, call: Call, at: Place, action: str, wanted: str, *, besides: str = "", **options: int | None
+        self, call: Call, at: GuestLocation, action: str, wanted: str, *, besides: str = "", **options: int | None
     ) -> fields.Guest:
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if _is(await self.inventory.status(at), wanted):
                 return Found()
             status = await self.inventory.unlocked(call, at, besides=besides)
-            if wanted == RUNNING and guest_model.runs(status) and (state := guest_model.state(status)) != RUNNING:
+            if (
+                wanted == RUNNING
+                and guest_model.is_powered_on(status)
+                and (state := guest_model.state(status)) != RUNNING
+            ):
                 advice = (
                     "resume_vm lets it go on" if state in guest_model.RESUMABLE else "reset_vm, or stop_guest first"
                 )
@@ -125,10 +129,10 @@ class Power:
             call.inverse("shutdown_guest" if wanted == RUNNING else "start_guest", {"vmid": at.vmid})
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -138,7 +142,7 @@ class Power:
             call.warn(f"{error}; but {at.title} is {wanted}")
         return await self._settled(at, wanted)
 
-    async def _under_way(self, at: Place, action: str) -> str:
+    async def _under_way(self, at: GuestLocation, action: str) -> str:
         """Return the UPID of a running task that does `action` to the guest, or "".
 
         A caller that did not wait for the answer, or another client, started it: a second task would only fail.
@@ -147,7 +151,7 @@ class Power:
         entries = await self.proxmox.tasks(at.node, source="active", vmid=at.vmid)
         return next((str(e["upid"]) for e in entries if e.get("type") in kinds and not e.get("endtime")), "")
 
-    async def _settled(self, at: Place, wanted: str) -> fields.Guest:
+    async def _settled(self, at: GuestLocation, wanted: str) -> fields.Guest:
         """Return the guest; raise TaskFailed if it does not reach the wanted state.
 
         The HA manager switches a guest under HA some seconds after the task ended OK, so this waits for it.

@@ -18,11 +18,11 @@ from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
 from agentd_proxmox import fields, filter_values, guest_model, methods, pages, targets
-from agentd_proxmox.fields import GuestName, Which
+from agentd_proxmox.fields import GuestName, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -146,7 +146,7 @@ class OldSnapshotPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-def tree(at: Place, entries: list[Entry], now: datetime) -> SnapshotTree:
+def tree(at: GuestLocation, entries: list[Entry], now: datetime) -> SnapshotTree:
     """Return the answer of Proxmox as a tree, parents first.
 
     A snapshot with an unknown parent is a root.
@@ -202,7 +202,7 @@ class Snapshots:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_snapshots(self, call: Call, p: Which) -> SnapshotTree:  # noqa: ARG002 - every tool has a call
+    async def list_snapshots(self, call: Call, p: GuestSelector) -> SnapshotTree:  # noqa: ARG002 - every tool has a call
         """List the snapshots of a VM or container as a tree, with their age.
 
         Proxmox does not report their size.
@@ -221,18 +221,18 @@ class Snapshots:
         if at.template:
             raise Rejected(f"{at.title} is a template: it has no snapshots")
         call.target(at.target())
-        name = p.name or targets.keyed(call, "create_snapshot")
+        name = p.name or targets.derived_name(call, "create_snapshot")
         if name.lower() in {CURRENT, "pending", "vzdump"}:
             raise Rejected(f"create_snapshot: Proxmox keeps the name {name!r} for itself; choose another one")
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             described = guest_model.describe(p.description, call.key) if call.key else p.description
             vmstate = p.vmstate or None
             return upid_of(
                 await self.proxmox.post(f"{at.path}/snapshot", snapname=name, description=described, vmstate=vmstate)
             )
 
-        found = await call.once(lambda: self._seat(call, at, name), act)
+        found = await call.ensure(lambda: self._find_ours(call, at, name), apply)
         try:
             await self.inventory.finish(call, found)
             line = await self._one(at, name)
@@ -248,9 +248,9 @@ class Snapshots:
     async def rollback_snapshot(self, call: Call, p: RollbackSnapshot) -> RolledBack:
         """Roll a guest back to a snapshot: everything written since then is lost."""
         at = await self.inventory.find(p.vmid)
-        targets.named(at, p.guest)
+        targets.check_name(at, p.guest)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             line = await self._one(at, p.name)
             if line is None or line.state:
                 raise Rejected(
@@ -258,17 +258,17 @@ class Snapshots:
                 )
             await self.inventory.unlocked(call, at)
             lost = f"what was written to it since {p.name} was made ({line.time:%Y-%m-%d %H:%M} UTC)"
-            call.target(await targets.guest(self.inventory, at, lost, volumes=True))
+            call.target(await targets.guest_target(self.inventory, at, lost, volumes=True))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/snapshot/{p.name}/rollback", start=p.start or None))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
-            raise TaskFailed(f"{error}; {await self._left(at)}", log=error.log) from error
+            raise TaskFailed(f"{error}; {await self._remains(at)}", log=error.log) from error
         shown = await self._tree(at)
         if shown.current != p.name:
             raise TaskFailed(f"the task ended well, and {at.title} goes on from {shown.current!r}, not from {p.name!r}")
@@ -281,32 +281,32 @@ class Snapshots:
         The state of the guest does not change; the children of the snapshot get its parent.
         """
         at = await self.inventory.find(p.vmid)
-        targets.named(at, p.guest)
+        targets.check_name(at, p.guest)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             line = await self._one(at, p.name)
             if line is None:
                 return Found()
-            ours = await targets.running(self.inventory, at.node, DELETERS, str(at.vmid))
+            ours = await targets.running_tasks(self.inventory, at.node, DELETERS, str(at.vmid))
             if line.state == "delete" and len(ours) == 1:
                 return Found(ours[0].text)
             await self.inventory.unlocked(call, at)
             call.target(
-                await targets.guest(
+                await targets.guest_target(
                     self.inventory, at, f"its snapshot {p.name}, made {line.time:%Y-%m-%d %H:%M} UTC", volumes=True
                 )
             )
             return None if await self._one(at, p.name) is not None else Found()
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.delete(f"{at.path}/snapshot/{p.name}", force=p.force or None))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
             if await self._one(at, p.name) is not None:
-                raise TaskFailed(f"{error}; {await self._left(at)}", log=error.log) from error
+                raise TaskFailed(f"{error}; {await self._remains(at)}", log=error.log) from error
             call.warn(f"{error}; but the snapshot is gone")
         shown = await self._tree(at)
         if any(line.name == p.name for line in shown.snapshots):
@@ -322,7 +322,7 @@ class Snapshots:
         """
         if p.cursor and not (p.cursor.isascii() and p.cursor.isdigit()):
             raise Rejected("list_old_snapshots: a cursor is what `next` said, nothing else")
-        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        filter_values.check_exists("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [at for at in await self.inventory.places() if p.node in {None, at.node} and not at.template]
         read, after = pages.page(places, lambda place: f"{place.vmid:09d}", p.guests, p.cursor)
         answers = await asyncio.gather(*map(self._asked, read))
@@ -342,37 +342,37 @@ class Snapshots:
         unread = {at.title: str(e) for at, e in zip(read, answers, strict=True) if isinstance(e, AgentdError)}
         return OldSnapshotPage(len(old), len(read), len(places), found, unread, after)
 
-    async def _asked(self, at: Place) -> SnapshotTree | AgentdError:
+    async def _asked(self, at: GuestLocation) -> SnapshotTree | AgentdError:
         try:
             return await self._tree(at)
         except AgentdError as error:
             return error
 
-    async def _entries(self, at: Place) -> list[Entry]:
+    async def _entries(self, at: GuestLocation) -> list[Entry]:
         return await self.proxmox.get(f"{at.path}/snapshot") or []
 
-    async def _tree(self, at: Place) -> SnapshotTree:
+    async def _tree(self, at: GuestLocation) -> SnapshotTree:
         return tree(at, await self._entries(at), datetime.now(UTC))
 
-    async def _one(self, at: Place, name: str) -> SnapshotLine | None:
+    async def _one(self, at: GuestLocation, name: str) -> SnapshotLine | None:
         return next((line for line in (await self._tree(at)).snapshots if line.name == name), None)
 
-    async def _names(self, at: Place) -> str:
+    async def _names(self, at: GuestLocation) -> str:
         return ", ".join(line.name for line in (await self._tree(at)).snapshots) or "none"
 
-    async def _seat(self, call: Call, at: Place, name: str) -> Found | None:
+    async def _find_ours(self, call: Call, at: GuestLocation, name: str) -> Found | None:
         """Return Found if our snapshot exists or is being created.
 
         Wait for a lock that another task holds.
         """
         while True:
             entry = next((entry for entry in await self._entries(at) if entry.get("name") == name), None)
-            ours = await targets.running(self.inventory, at.node, MAKERS, str(at.vmid))
+            ours = await targets.running_tasks(self.inventory, at.node, MAKERS, str(at.vmid))
             if entry is not None:
                 return self._ours(call, at, entry, [task.text for task in ours])
             if not ours:
                 break
-            await targets.pause(call, f"a snapshot of {at.title} is being made ({ours[0].text}): is it ours?")
+            await targets.wait_a_moment(call, f"a snapshot of {at.title} is being made ({ours[0].text}): is it ours?")
         await self.inventory.unlocked(call, at)
         entry = next((entry for entry in await self._entries(at) if entry.get("name") == name), None)
         if entry is None:
@@ -380,7 +380,7 @@ class Snapshots:
         return None if entry is None else self._ours(call, at, entry, [])
 
     @staticmethod
-    def _ours(call: Call, at: Place, entry: Entry, makers: list[str]) -> Found:
+    def _ours(call: Call, at: GuestLocation, entry: Entry, makers: list[str]) -> Found:
         name = one_line(entry.get("name"))
         if not call.key or marks.mark(call.key) not in guest_model.marks(str(entry.get("description") or "")):
             raise Rejected(f"{at.title} has a snapshot {name} that this call did not make: choose another name")
@@ -390,7 +390,7 @@ class Snapshots:
             raise TaskFailed(f"the snapshot {name} of {at.title} was left half made: delete_snapshot with force, retry")
         return Found(makers[0])
 
-    async def _settled(self, call: Call, at: Place, name: str, error: TaskFailed) -> SnapshotLine:
+    async def _settled(self, call: Call, at: GuestLocation, name: str, error: TaskFailed) -> SnapshotLine:
         """Return our snapshot if it exists although the task failed.
 
         Else raise TaskFailed with what is left.  The snapshot exists if an earlier request of ours, which seemed lost,
@@ -402,9 +402,9 @@ class Snapshots:
             call.warn(f"{error}; but the snapshot {name} is there and ours")
             return _line(entry, datetime.now(UTC))
         left = f"the snapshot {name} was left behind" if entry is not None else f"no snapshot {name} was left behind"
-        raise TaskFailed(f"{error}; {left}; {await self._left(at)}", log=error.log) from error
+        raise TaskFailed(f"{error}; {left}; {await self._remains(at)}", log=error.log) from error
 
-    async def _left(self, at: Place) -> str:
+    async def _remains(self, at: GuestLocation) -> str:
         try:
             lock = (await self.inventory.status(at)).get("lock")
         except AgentdError as error:

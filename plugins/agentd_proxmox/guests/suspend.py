@@ -11,13 +11,13 @@ from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, one_line, tool
 from agentd_proxmox import fields, guest_model, guest_writing, methods, option_strings, targets
-from agentd_proxmox.fields import RUNNING, STOPPED, Which
+from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Look = Callable[[], Awaitable[Found | None]]
@@ -32,7 +32,7 @@ FROZEN = (
 )
 
 
-class Suspend(Which, frozen=True, forbid_unknown_fields=True):
+class Suspend(GuestSelector, frozen=True, forbid_unknown_fields=True):
     """A VM.
 
     todisk: write its memory to its storage and stop it, else pause it in memory
@@ -91,7 +91,7 @@ class Console(msgspec.Struct, frozen=True):
     command: str
 
 
-class States:
+class SuspendTools:
     """Tools for the states of a guest other than running or stopped."""
 
     calls: ClassVar[Calls] = {
@@ -124,7 +124,7 @@ class States:
         at = await self._vm(p, FROZEN)
         wanted = SUSPENDED if p.todisk else PAUSED
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if guest_model.state(await self.inventory.status(at)) == wanted:
                 return Found()
             state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
@@ -133,16 +133,16 @@ class States:
             call.inverse("resume_vm", {"vmid": at.vmid})
             return None
 
-        return await self._act(call, at, seen, "suspend", wanted, todisk=p.todisk or None)
+        return await self._act(call, at, check, "suspend", wanted, todisk=p.todisk or None)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def resume_vm(self, call: Call, p: Which) -> fields.Guest:
+    async def resume_vm(self, call: Call, p: GuestSelector) -> fields.Guest:
         """Resume a VM that is suspended in memory or to disk; a running VM is not changed."""
         at = await self._vm(p, FROZEN)
         # A VM that is suspended to disk is resumed by a start, which reads the saved memory.
         asleep = guest_model.state(await self.inventory.status(at)) == SUSPENDED
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if guest_model.state(await self.inventory.status(at)) == RUNNING:
                 return Found()
             state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
@@ -151,10 +151,10 @@ class States:
             call.inverse("suspend_vm", {"vmid": at.vmid, "todisk": asleep})
             return None
 
-        return await self._act(call, at, seen, "start" if asleep else "resume", RUNNING)
+        return await self._act(call, at, check, "start" if asleep else "resume", RUNNING)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
-    async def reset_vm(self, call: Call, p: Which) -> fields.Guest:
+    async def reset_vm(self, call: Call, p: GuestSelector) -> fields.Guest:
         """Reset a running VM, like pressing its reset button.
 
         reboot_guest restarts it cleanly.
@@ -163,13 +163,13 @@ class States:
         """
         at = await self._vm(p)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             state = guest_model.state(await self.inventory.unlocked(call, at))
             if state != RUNNING:
                 raise Rejected(f"{at.title} is {state}: only a running VM can be reset; nothing was done")
             return None
 
-        return await self._act(call, at, seen, "reset", RUNNING)
+        return await self._act(call, at, check, "reset", RUNNING)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def convert_to_template(self, call: Call, p: MakeTemplate) -> fields.Guest:
@@ -178,9 +178,9 @@ class States:
         This cannot be undone, and the guest can never be started again.
         """
         at = await self.inventory.find(p.vmid)
-        targets.named(at, p.name)
+        targets.check_name(at, p.name)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if (await self.inventory.config(at)).get("template"):
                 return Found()
             status = await self.inventory.unlocked(call, at)
@@ -192,13 +192,13 @@ class States:
                 raise Rejected(
                     f"{at.title} has snapshots ({', '.join(names)}): delete_snapshot first; nothing was done"
                 )
-            call.target(await targets.guest(self.inventory, at, "it can never be started again", volumes=True))
+            call.target(await targets.guest_target(self.inventory, at, "it can never be started again", volumes=True))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/template"))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         guest = await self.inventory.read(at)
         if not guest.template:
             raise TaskFailed(f"the task ended well, and {at.title} is no template")
@@ -211,26 +211,31 @@ class States:
             raise Rejected("update_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
         if p.tags is None and not p.add and not p.remove:
             raise Rejected("update_tags: give `tags`, or `add` and `remove`")
-        if both := sorted(set(option_strings.tags(";".join(p.add))) & set(option_strings.tags(";".join(p.remove)))):
+        if both := sorted(
+            set(option_strings.comparable_tags(";".join(p.add)))
+            & set(option_strings.comparable_tags(";".join(p.remove)))
+        ):
             raise Rejected(f"update_tags: {', '.join(both)} stands in `add` and in `remove`")
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
-            if not guest_model.changes(config, _tagged(p, config)):
+            if not guest_model.changes(config, _wanted_tags(p, config)):
                 return Found()
-            await guest_writing.promise(self.inventory, call, at, ["tags"])
+            await guest_writing.record_undo(self.inventory, call, at, ["tags"])
             return None
 
-        async def act() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _tagged(p, config))
+        async def apply() -> str | None:
+            return await guest_writing.change(
+                self.inventory, call, at, p.digest, lambda config: _wanted_tags(p, config)
+            )
 
-        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), ["tags"])
+        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), ["tags"])
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_pending_changes(self, call: Call, p: Which) -> Pending:  # noqa: ARG002 - every tool has a call
+    async def get_pending_changes(self, call: Call, p: GuestSelector) -> Pending:  # noqa: ARG002 - every tool has a call
         """Show changes of a VM or container that take effect only at its next start."""
         at = await self.inventory.find(p.vmid, p.name)
         entries = await self.proxmox.get(f"{at.path}/pending") or []
@@ -239,7 +244,7 @@ class States:
         return Pending(at.vmid, at.name, at.node, lines)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_console(self, call: Call, p: Which) -> Console:  # noqa: ARG002 - every tool has a call
+    async def get_console(self, call: Call, p: GuestSelector) -> Console:  # noqa: ARG002 - every tool has a call
         """Show how a person opens the console of a guest.
 
         Opening it needs a login, no ticket is made.
@@ -250,7 +255,7 @@ class States:
         return Console(at.vmid, at.node, f"{self.proxmox.settings.url}/?{where}", f"{command} {at.vmid}")
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def regenerate_cloudinit(self, call: Call, p: Which) -> fields.Guest:
+    async def regenerate_cloudinit(self, call: Call, p: GuestSelector) -> fields.Guest:
         """Regenerate the cloud-init drive of a VM from its configuration.
 
         The guest reads it at its next boot.
@@ -258,7 +263,7 @@ class States:
         at = await self._vm(p)
         call.target(at.target())
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             config = await self.inventory.config(at)
             if not any(
                 "cloudinit" in str(value).partition(",")[0] for key, value in config.items() if DRIVE.match(key)
@@ -267,13 +272,13 @@ class States:
             await self.inventory.unlocked(call, at)
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(f"{at.path}/cloudinit")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self.inventory.read(at)
 
-    async def _vm(self, p: Which, why: str = "") -> Place:
+    async def _vm(self, p: GuestSelector, why: str = "") -> GuestLocation:
         at = await self.inventory.find(p.vmid, p.name)
         if at.kind != "qemu":
             raise Rejected(f"{at.title} is not a VM" + (f": {why}" if why else ""))
@@ -282,29 +287,29 @@ class States:
         return at
 
     async def _act(
-        self, call: Call, at: Place, seen: Look, action: str, wanted: str, **options: object
+        self, call: Call, at: GuestLocation, seen: Look, action: str, wanted: str, **options: object
     ) -> fields.Guest:
         call.target(at.target())
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(seen, apply))
         state = guest_model.state(await self.inventory.status(at))
         if state != wanted:
             raise TaskFailed(f"the task ended well, and {at.title} is {state}, not {wanted}")
         return await self.inventory.read(at)
 
 
-def _tagged(p: SetTags, config: guest_model.Config) -> guest_model.Config:
+def _wanted_tags(p: SetTags, config: guest_model.Config) -> guest_model.Config:
     """Return the wanted tags.
 
     They are compared without regard to case, and their case stays as it is.
     """
     if p.tags is not None:
         return {"tags": sorted(set(p.tags))}
-    gone, have = set(option_strings.tags(";".join(p.remove))), guest_model.split_tags(config.get("tags"))
-    added = [tag for tag in p.add if tag.casefold() not in option_strings.tags(";".join(have))]
+    gone, have = set(option_strings.comparable_tags(";".join(p.remove))), guest_model.split_tags(config.get("tags"))
+    added = [tag for tag in p.add if tag.casefold() not in option_strings.comparable_tags(";".join(have))]
     return {"tags": sorted({tag for tag in [*have, *added] if tag.casefold() not in gone})}
 
 

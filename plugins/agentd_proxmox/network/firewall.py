@@ -16,17 +16,17 @@ import msgspec
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
 from agentd_proxmox import methods, pages, targets
 from agentd_proxmox.network import firewall_rules
-from agentd_proxmox.network.firewall_lockout import CLUSTER, Doors, switched
+from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, switched
 from agentd_proxmox.network.firewall_rules import (
     AddRule,
     ChangeRule,
     DeleteRule,
+    FirewallSelector,
     Level,
     Policy,
     Rule,
-    Where,
-    listed,
-    on,
+    is_on,
+    rules_path,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
     next: str = ""
 
 
-class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ListFirewall(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The firewall, and the page of its rules to return."""
 
     limit: pages.Fit = None
@@ -87,7 +87,7 @@ class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True)
     show: pages.Fields = msgspec.field(default_factory=list)
 
 
-class SetOptions(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SetOptions(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The options to change; an omitted one is kept.
 
     A node has no policies of its own: those of the cluster apply.
@@ -131,7 +131,7 @@ class Firewalls:
         """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
-        self.doors = Doors(inventory.proxmox)
+        self.lockout = LockoutCheck(inventory.proxmox)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
@@ -145,46 +145,48 @@ class Firewalls:
         The rule applies at once if the firewall is in force.
         """
         path, title = await self._path(p)
-        sent = {**firewall_rules.sent(p), "enable": int(p.enabled)}
+        sent = {**firewall_rules.rule_parameters(p), "enable": int(p.enabled)}
         mark = marks.mark(call.key) if call.key else ""
         if p.to and not mark:
             raise Rejected("to: this call has no key, so the rule could not be found again to be moved")
 
-        async def seen() -> Found | None:
-            entries = await self.doors.rules(path, p)
+        async def check() -> Found | None:
+            entries = await self.lockout.rules(path, p)
             if (pos := firewall_rules.marked(entries, mark)) is not None:
                 to = min(p.to, len(entries) - 1)
-                return Found() if not p.to or (pos == to and on(entries[pos].get("enable")) is p.enabled) else None
+                return Found() if not p.to or (pos == to and is_on(entries[pos].get("enable")) is p.enabled) else None
             to = min(p.to, len(entries))
             after = firewall_rules.added(entries, sent, to)
-            says = f"{firewall_rules.says(sent)} is added"
-            call.target(_target(p, title, entries, says, *await self.doors.shut(path, p, entries, after)))
+            says = f"{firewall_rules.rule_text(sent)} is added"
+            call.target(_target(p, title, entries, says, *await self.lockout.closed_access(path, p, entries, after)))
             call.inverse("delete_firewall_rule", {**_of(p), "pos": to, "rule": firewall_rules.names(after)[to]})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             comment = f"{p.comment} {mark}".strip()
             if not p.to:
-                await self.proxmox.post(listed(path, p), **sent, comment=comment or None)
+                await self.proxmox.post(rules_path(path, p), **sent, comment=comment or None)
                 return
-            if firewall_rules.marked(await self.doors.rules(path, p), mark) is None:  # off until it is at its position
-                await self.proxmox.post(listed(path, p), **sent | {"enable": 0}, comment=comment)
+            if (
+                firewall_rules.marked(await self.lockout.rules(path, p), mark) is None
+            ):  # off until it is at its position
+                await self.proxmox.post(rules_path(path, p), **sent | {"enable": 0}, comment=comment)
             await self._place(path, p, mark)
 
-        await call.once(seen, act)
-        if mark and firewall_rules.marked(await self.doors.rules(path, p), mark) is None:
+        await call.ensure(check, apply)
+        if mark and firewall_rules.marked(await self.lockout.rules(path, p), mark) is None:
             raise TaskFailed(f"Proxmox says that it was done, and {title} has no such rule")
         return await self._read(p)
 
     async def _place(self, path: str, p: AddRule, mark: str) -> None:
         """Move our new rule, which is off, to its position, and switch it on there."""
-        rules = listed(path, p)
-        entries = await self.doors.rules(path, p)
+        rules = rules_path(path, p)
+        entries = await self.lockout.rules(path, p)
         pos, to = firewall_rules.marked(entries, mark), min(p.to, len(entries) - 1)
         if pos is not None and pos != to:  # Proxmox counts with the rule at its old place
             digest = entries[pos].get("digest") or None
             await self.proxmox.put(f"{rules}/{pos}", moveto=to + (to > pos), digest=digest)
-            entries = await self.doors.rules(path, p)
+            entries = await self.lockout.rules(path, p)
         if firewall_rules.marked(entries, mark) != to:
             raise TaskFailed("somebody changed the rules meanwhile: the new one is switched off; list_firewall")
         if p.enabled:
@@ -199,25 +201,27 @@ class Firewalls:
         path, title = await self._path(p)
         at: list[Entry] = []
 
-        async def seen() -> Found | None:
-            entries = await self.doors.rules(path, p)
+        async def check() -> Found | None:
+            entries = await self.lockout.rules(path, p)
             if firewall_rules.moved(entries, p) or firewall_rules.changed(entries, p):
                 return Found()
-            at[:] = [firewall_rules.hold(entries, p.pos, p.rule, title)]
+            at[:] = [firewall_rules.rule_at(entries, p.pos, p.rule, title)]
             after = firewall_rules.after(entries, p)
             if after == entries:
                 return Found()
-            shut = await self.doors.shut(path, p, entries, after)
-            call.target(_target(p, title, entries, firewall_rules.what(p), *shut))
-            call.inverse("update_firewall_rule", {**_of(p), **firewall_rules.back(entries, after, p)})
+            shut = await self.lockout.closed_access(path, p, entries, after)
+            call.target(_target(p, title, entries, firewall_rules.change_text(p), *shut))
+            call.inverse("update_firewall_rule", {**_of(p), **firewall_rules.undo_parameters(entries, after, p)})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(
-                f"{listed(path, p)}/{p.pos}", **firewall_rules.difference(at[0], p), digest=at[0].get("digest") or None
+                f"{rules_path(path, p)}/{p.pos}",
+                **firewall_rules.difference(at[0], p),
+                digest=at[0].get("digest") or None,
             )
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -229,23 +233,25 @@ class Firewalls:
         path, title = await self._path(p)
         at: list[str] = []
 
-        async def seen() -> Found | None:
-            entries = await self.doors.rules(path, p)
+        async def check() -> Found | None:
+            entries = await self.lockout.rules(path, p)
             if p.rule not in firewall_rules.names(entries):
                 return Found()
-            entry = firewall_rules.hold(entries, p.pos, p.rule, title)
-            firewall_rules.last(entries, p.rule)
+            entry = firewall_rules.rule_at(entries, p.pos, p.rule, title)
+            firewall_rules.check_not_shadowed(entries, p.rule)
             left = [other for other in entries if other is not entry]
-            shut = await self.doors.shut(path, p, entries, left)
+            shut = await self.lockout.closed_access(path, p, entries, left)
             call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
-            targets.back(call, "create_firewall_rule", AddRule, {**_of(p), **firewall_rules.again(entry, p.pos)})
+            targets.set_undo(
+                call, "create_firewall_rule", AddRule, {**_of(p), **firewall_rules.recreate_parameters(entry, p.pos)}
+            )
             at[:] = [str(entry.get("digest") or "")]
             return None
 
-        async def act() -> None:
-            await self.proxmox.delete(f"{listed(path, p)}/{p.pos}", digest="".join(at) or None)
+        async def apply() -> None:
+            await self.proxmox.delete(f"{rules_path(path, p)}/{p.pos}", digest="".join(at) or None)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -254,16 +260,16 @@ class Firewalls:
         path, title = await self._path(p)
         wanted, at = _wanted(p), [""]
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             options = await self.proxmox.get(f"{path}/options") or {}
             at[:] = [str(options.get("digest") or "")]
             now = {key: _now(options, path, key) for key in wanted}
             if now == wanted:
                 return Found()
-            if p.digest and p.digest != firewall_rules.digest(options, await self.doors.rules(path, p)):
+            if p.digest and p.digest != firewall_rules.digest(options, await self.lockout.rules(path, p)):
                 raise ConfigChanged(f"{title} was changed since it was read: look again, then decide again")
             if p.vmid is None and not p.locked_out and (p.enable or p.policy_in):
-                await self.doors.reachable(path, p, options | wanted)
+                await self.lockout.check_reachable(path, p, options | wanted)
             changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
             call.target(Target(_name(p), title, now, _labels(p), [changes]))
             call.inverse(
@@ -271,13 +277,13 @@ class Firewalls:
             )
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(f"{path}/options", **wanted, digest=at[0] or None)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(p)
 
-    async def _path(self, p: Where | AddRule) -> tuple[str, str]:
+    async def _path(self, p: FirewallSelector | AddRule) -> tuple[str, str]:
         """Return the API path of a firewall, and its name for a person."""
         if sum(value is not None for value in (p.node, p.vmid, p.group)) > 1:
             raise Rejected("name a node, a vmid or a group, one of them; none is the cluster's firewall")
@@ -288,9 +294,9 @@ class Firewalls:
             return f"/nodes/{p.node}/firewall", f"firewall of the node {p.node}"
         return CLUSTER, f"security group {p.group}" if p.group else "firewall of the cluster"
 
-    async def _read(self, p: Where | AddRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
+    async def _read(self, p: FirewallSelector | AddRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
         path, title = await self._path(p)
-        entries = await self.doors.rules(path, p)
+        entries = await self.lockout.rules(path, p)
         options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}
         cluster = options if path == CLUSTER and not p.group else await self.proxmox.get(f"{CLUSTER}/options") or {}
         here, whole = bool(p.group) or switched(options, path), switched(cluster, CLUSTER)
@@ -331,7 +337,7 @@ def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch
     if key == "enable":
         return switched(options, path)
     if key in _SWITCHES:
-        return on(options.get(key, _SWITCHES[key]))
+        return is_on(options.get(key, _SWITCHES[key]))
     return str(options.get(key) or RESTS.get(key, "ACCEPT" if key == "policy_forward" else "nolog"))
 
 
@@ -348,17 +354,17 @@ def _wanted(p: SetOptions) -> Entry:
     return wanted
 
 
-def _of(p: Where | AddRule) -> Entry:
+def _of(p: FirewallSelector | AddRule) -> Entry:
     return {key: value for key in ("node", "vmid", "group") if (value := getattr(p, key)) is not None}
 
 
-def _name(p: Where | AddRule) -> str:
+def _name(p: FirewallSelector | AddRule) -> str:
     return "firewall/" + next((f"{key}/{value}" for key, value in _of(p).items()), "cluster")
 
 
-def _labels(p: Where | AddRule) -> list[str]:
+def _labels(p: FirewallSelector | AddRule) -> list[str]:
     return [f"guest/{p.vmid}"] if p.vmid else [f"node/{p.node}"] if p.node else []
 
 
-def _target(p: Where | AddRule, title: str, entries: list[Entry], *what: str) -> Target:
+def _target(p: FirewallSelector | AddRule, title: str, entries: list[Entry], *what: str) -> Target:
     return Target(_name(p), title, {"rules": firewall_rules.digest({}, entries)}, _labels(p), list(what))

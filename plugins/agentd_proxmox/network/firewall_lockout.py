@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd import Rejected
-from agentd_proxmox.network.firewall_rules import Where, listed, on
+from agentd_proxmox.network.firewall_rules import FirewallSelector, is_on, rules_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,22 +26,22 @@ MANAGED: Final = frozenset({8006, 22})
 
 def switched(options: Entry, path: str) -> bool:
     """Return whether a firewall is on; that of a node is on by default."""
-    return on(options.get("enable", int(re.fullmatch(r"/nodes/[^/]+/firewall", path) is not None)))
+    return is_on(options.get("enable", int(re.fullmatch(r"/nodes/[^/]+/firewall", path) is not None)))
 
 
-class Doors:
+class LockoutCheck:
     """Checks which ports the rules of the cluster and its nodes open."""
 
     def __init__(self, proxmox: Proxmox) -> None:
         """Use this Proxmox client."""
         self.proxmox = proxmox
 
-    async def rules(self, path: str, p: Where | AddRule) -> list[Entry]:
+    async def rules(self, path: str, p: FirewallSelector | AddRule) -> list[Entry]:
         """Return the rules of a firewall in their order."""
-        found: list[Entry] = await self.proxmox.get(listed(path, p)) or []
+        found: list[Entry] = await self.proxmox.get(rules_path(path, p)) or []
         return sorted(found, key=lambda rule: int(rule.get("pos") or 0))
 
-    async def open(self, entries: list[Entry], policy: object, groups: dict[str, list[Entry]]) -> set[int]:
+    async def open_ports(self, entries: list[Entry], policy: object, groups: dict[str, list[Entry]]) -> set[int]:
         """Return the ports of MANAGED that these rules open.
 
         `groups` are the security groups whose rules are known already; others are read.
@@ -50,22 +50,24 @@ class Doors:
         if used:  # a rule may name a group that was deleted
             used &= {str(entry["group"]) for entry in await self.proxmox.get(f"{CLUSTER}/groups") or []}
         found = {group: await self.proxmox.get(f"{CLUSTER}/groups/{group}") or [] for group in sorted(used)}
-        return doors(entries, groups | found, policy)
+        return open_ports(entries, groups | found, policy)
 
-    async def shut(self, path: str, p: Where | AddRule, before: list[Entry], after: list[Entry]) -> list[str]:
+    async def closed_access(
+        self, path: str, p: FirewallSelector | AddRule, before: list[Entry], after: list[Entry]
+    ) -> list[str]:
         """Return what access a change of rules closes, if the cluster's firewall is on."""
         options = {} if p.vmid is not None else await self.proxmox.get(f"{CLUSTER}/options") or {}
         if not switched(options, CLUSTER):
             return []
-        below = [] if path == CLUSTER and not p.group else await self.rules(CLUSTER, Where())
+        below = [] if path == CLUSTER and not p.group else await self.rules(CLUSTER, FirewallSelector())
         policy, found = options.get("policy_in"), []
         for entries in (before, after):
             groups, rules = ({p.group: entries}, below) if p.group else ({}, [*entries, *below])
-            found.append(await self.open(rules, policy, groups))
+            found.append(await self.open_ports(rules, policy, groups))
         shut = found[0] - found[1]
         return [f"nobody from outside of the nodes' own network gets in at {_list(shut)} any more"] if shut else []
 
-    async def reachable(self, path: str, p: Where, options: Entry) -> None:
+    async def check_reachable(self, path: str, p: FirewallSelector, options: Entry) -> None:
         """Reject switching on a firewall if no rule opens a node's API and shell.
 
         Proxmox itself admits the nodes' own network, and nothing else.
@@ -73,10 +75,10 @@ class Doors:
         cluster, rules = options, await self.rules(path, p)
         if path != CLUSTER:
             cluster = await self.proxmox.get(f"{CLUSTER}/options") or {}
-            rules += await self.rules(CLUSTER, Where())
+            rules += await self.rules(CLUSTER, FirewallSelector())
         if not (switched(options, path) and switched(cluster, CLUSTER)):
             return
-        shut = MANAGED - await self.open(rules, cluster.get("policy_in"), {})
+        shut = MANAGED - await self.open_ports(rules, cluster.get("policy_in"), {})
         if shut:
             raise Rejected(
                 f"no rule of the cluster lets anybody reach the ports {_list(shut)} of the nodes: outside of "
@@ -84,7 +86,7 @@ class Doors:
             )
 
 
-def doors(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: object) -> set[int]:
+def open_ports(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: object) -> set[int]:
     """Return the ports of MANAGED that these rules open, at least for one source."""
     opened: set[int] = set()
     closed: set[int] = set()
@@ -101,7 +103,7 @@ def _unfolded(entries: list[Entry], groups: Mapping[str, list[Entry]]) -> list[E
     """Return the enabled rules for incoming traffic, with those of groups in place."""
     found: list[Entry] = []
     for entry in entries:
-        if not on(entry.get("enable")):
+        if not is_on(entry.get("enable")):
             continue
         if entry.get("type") == "group":
             found += _unfolded(groups.get(str(entry.get("action")), []), {})

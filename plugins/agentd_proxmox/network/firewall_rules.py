@@ -19,8 +19,8 @@ from agentd_proxmox import fields, pages
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-Address = Annotated[str, formats.whole("[+A-Za-z0-9_.:/,-]{1,512}", "address, network, range, +ipset or alias")]
-Ports = Annotated[str, formats.whole("[A-Za-z0-9:,._+-]{1,256}", "80, 80:90, 80,443 or a name")]
+Address = Annotated[str, formats.full_match("[+A-Za-z0-9_.:/,-]{1,512}", "address, network, range, +ipset or alias")]
+Ports = Annotated[str, formats.full_match("[A-Za-z0-9:,._+-]{1,256}", "80, 80:90, 80,443 or a name")]
 Group = formats.SecurityGroup
 Comment = formats.OneLine
 Policy = Literal["ACCEPT", "REJECT", "DROP"]
@@ -42,7 +42,7 @@ KEYS: Final = tuple(WORDS)
 """The fields of a rule besides its type and action."""
 
 
-class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FirewallSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The firewall of a node, a guest or a security group, by default the cluster's."""
 
     node: fields.Node | None = None
@@ -60,7 +60,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: list[str] = []
 
 
-class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RuleContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of a rule.
 
     uses  apply the rules of this security group, on an interface or everywhere
@@ -71,16 +71,16 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     uses: Group | None = None
     source: Address | None = None
     dest: Address | None = None
-    proto: Annotated[str, formats.whole("[A-Za-z0-9.+/-]{1,32}")] | None = None
+    proto: Annotated[str, formats.full_match("[A-Za-z0-9.+/-]{1,32}")] | None = None
     dport: Ports | None = None
     sport: Ports | None = None
-    icmp_type: Annotated[str, formats.whole("[A-Za-z0-9-]{1,40}", "for example echo-request")] | None = None
-    macro: Annotated[str, formats.whole("[A-Za-z0-9]{1,128}", "for example SSH or HTTPS")] | None = None
+    icmp_type: Annotated[str, formats.full_match("[A-Za-z0-9-]{1,40}", "for example echo-request")] | None = None
+    macro: Annotated[str, formats.full_match("[A-Za-z0-9]{1,128}", "for example SSH or HTTPS")] | None = None
     iface: Annotated[formats.Interface, Meta(description="for example net0 or vmbr0")] | None = None
     log: Level | None = None
 
 
-class AddRule(Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AddRule(RuleContent, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of the new rule; it is added as the first, or at position `to`."""
 
     node: fields.Node | None = None
@@ -91,7 +91,7 @@ class AddRule(Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
     to: Position = 0
 
 
-class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ChangeRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The rule, by its position and text (list_firewall), and its changes.
 
     becomes  the whole new content of the rule
@@ -101,23 +101,23 @@ class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rule: str
     enabled: bool | None = None
     comment: Comment | None = None
-    becomes: Said | None = None
+    becomes: RuleContent | None = None
     to: Annotated[int, Meta(ge=0, le=10_000, description="move it to this position")] | None = None
 
 
-class DeleteRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeleteRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The rule, by its position and text (list_firewall)."""
 
     pos: Position
     rule: str
 
 
-def on(value: Any) -> bool:  # noqa: ANN401 - a number, its text, or nothing
+def is_on(value: Any) -> bool:  # noqa: ANN401 - a number, its text, or nothing
     """Return whether a switch is on, which Proxmox writes as a number or omits."""
     return bool(int(value or 0))
 
 
-def says(entry: Entry) -> str:
+def rule_text(entry: Entry) -> str:
     """Return the text of a rule, in one line."""
     parts = (f"{word}{entry[key]}" for key, word in WORDS.items() if entry.get(key) not in (None, "", "nolog"))
     return one_line(" ".join([f"{entry.get('type')} {entry.get('action')}", *parts]))
@@ -125,7 +125,7 @@ def says(entry: Entry) -> str:
 
 def names(entries: list[Entry]) -> list[str]:
     """Return the texts of rules, with a number if an earlier rule has the same text."""
-    texts = [says(entry) for entry in entries]
+    texts = [rule_text(entry) for entry in entries]
     count = [texts[: number + 1].count(text) for number, text in enumerate(texts)]
     return [text if nth == 1 else f"{text} ({nth})" for text, nth in zip(texts, count, strict=True)]
 
@@ -133,7 +133,7 @@ def names(entries: list[Entry]) -> list[str]:
 def lines(entries: list[Entry]) -> list[Rule]:
     """Return rules in the form of a result."""
     return [
-        Rule(number, name, on(entry.get("enable")), comment(entry), _errors(entry))
+        Rule(number, name, is_on(entry.get("enable")), comment(entry), _errors(entry))
         for number, (name, entry) in enumerate(zip(names(entries), entries, strict=True))
     ]
 
@@ -150,7 +150,7 @@ def comment(entry: Entry) -> str:
     return one_line(text if mark else str(entry.get("comment") or ""))
 
 
-def noted(entry: Entry, text: str) -> str:
+def keep_mark(entry: Entry, text: str) -> str:
     """Return `text` as a comment that keeps the mark of agentd."""
     return f"{text.strip()} {_comment(entry)[1]}".strip()
 
@@ -161,7 +161,7 @@ def _comment(entry: Entry) -> tuple[str, str]:
     return text, last if key_of(last) else ""
 
 
-def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
+def rule_at(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
     """Return the rule at a position.
 
     Raises NotFound if no rule has the text `rule`, and Rejected if the rule is at another position.
@@ -175,7 +175,7 @@ def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
     raise Rejected(f"pos: at {pos} {title} says {there}; {rule!r} is at {called.index(rule)} now")
 
 
-def last(entries: list[Entry], rule: str) -> None:
+def check_not_shadowed(entries: list[Entry], rule: str) -> None:
     """Reject a rule if a later one has the same text.
 
     A repeated call could not distinguish them.
@@ -192,15 +192,15 @@ def _plain(name: str) -> str:
 def digest(options: Entry, entries: list[Entry]) -> str:
     """Return a digest of the options and rules of a firewall."""
     settings = {key: str(value) for key, value in options.items() if key != "digest"}
-    return pages.digest([settings, [[says(entry), str(entry.get("enable") or 0)] for entry in entries]])
+    return pages.digest([settings, [[rule_text(entry), str(entry.get("enable") or 0)] for entry in entries]])
 
 
-def listed(path: str, p: Where | AddRule) -> str:
+def rules_path(path: str, p: FirewallSelector | AddRule) -> str:
     """Return the API path of the rules of a firewall."""
     return f"/cluster/firewall/groups/{p.group}" if p.group else f"{path}/rules"
 
 
-def sent(p: Said) -> Entry:
+def rule_parameters(p: RuleContent) -> Entry:
     """Return the content of a rule as parameters of Proxmox."""
     if p.uses:
         return {"type": "group", "action": p.uses, "iface": p.iface}
@@ -217,12 +217,12 @@ def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
     changed = dict(entry)
     if p.becomes is not None:
         changed = {key: value for key, value in entry.items() if key not in KEYS}
-        changed |= {key: value for key, value in sent(p.becomes).items() if value is not None}
-        changed = entry if says(changed) == says(entry) else changed
-    if p.enabled is not None and on(entry.get("enable")) is not p.enabled:
+        changed |= {key: value for key, value in rule_parameters(p.becomes).items() if value is not None}
+        changed = entry if rule_text(changed) == rule_text(entry) else changed
+    if p.enabled is not None and is_on(entry.get("enable")) is not p.enabled:
         changed = changed | {"enable": int(p.enabled)}
     if p.comment is not None and p.comment.strip() != comment(entry):
-        changed = changed | {"comment": noted(entry, p.comment)}
+        changed = changed | {"comment": keep_mark(entry, p.comment)}
     return [changed if rule is entry else rule for rule in entries]
 
 
@@ -247,20 +247,20 @@ def changed(entries: list[Entry], p: ChangeRule) -> bool:
     """Return whether a rule has its new text, and no rule has the old one."""
     if p.becomes is None:
         return False
-    called, text = names(entries), says(sent(p.becomes))
+    called, text = names(entries), rule_text(rule_parameters(p.becomes))
     return text != p.rule and p.rule not in called and text in called
 
 
-def what(p: ChangeRule) -> str:
+def change_text(p: ChangeRule) -> str:
     """Return a description of the change of a rule."""
     changes = [f"moves to position {p.to}"] if p.to is not None else []
-    changes += [f"becomes {says(sent(p.becomes))}"] if p.becomes is not None else []
+    changes += [f"becomes {rule_text(rule_parameters(p.becomes))}"] if p.becomes is not None else []
     changes += ["is switched " + ("on" if p.enabled else "off")] if p.enabled is not None else []
     changes += ["gets another comment"] if p.comment is not None else []
     return f"{p.rule} {', '.join(changes)}"
 
 
-def back(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str, Any]:
+def undo_parameters(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str, Any]:
     """Return the parameters that undo the change of a rule."""
     place = p.pos if p.to is None else becoming.index(entries[p.pos])
     found: dict[str, Any] = {"pos": place, "rule": names(becoming)[place]}
@@ -268,22 +268,22 @@ def back(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str
         return found | {"to": p.pos}
     entry = entries[p.pos]
     if p.becomes is not None:
-        found["becomes"] = _as_said(entry)
+        found["becomes"] = _as_parameters(entry)
     if p.enabled is not None:
-        found["enabled"] = on(entry.get("enable"))
+        found["enabled"] = is_on(entry.get("enable"))
     return found | ({"comment": comment(entry)} if p.comment is not None else {})
 
 
-def _as_said(entry: Entry) -> dict[str, Any]:
+def _as_parameters(entry: Entry) -> dict[str, Any]:
     """Return the content of a rule as parameters of our tools."""
     content = {key.replace("-", "_"): str(entry[key]) for key in KEYS if entry.get(key)}
     kind = {"direction": entry["type"], "action": entry["action"]}
     return content | ({"uses": entry["action"]} if entry["type"] == "group" else kind)
 
 
-def again(entry: Entry, pos: int) -> dict[str, Any]:
+def recreate_parameters(entry: Entry, pos: int) -> dict[str, Any]:
     """Return the parameters that add a rule again at its position."""
-    return {**_as_said(entry), "comment": comment(entry), "enabled": on(entry.get("enable")), "to": pos}
+    return {**_as_parameters(entry), "comment": comment(entry), "enabled": is_on(entry.get("enable")), "to": pos}
 
 
 def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:

@@ -30,7 +30,7 @@ Name = formats.FirewallName
 Network = formats.IpOrCidr
 Member = Annotated[
     str,
-    formats.whole("!?(?:dc/|guest/)?[0-9A-Za-z:./_-]{2,64}", "address, network or alias; !… is left out"),
+    formats.full_match("!?(?:dc/|guest/)?[0-9A-Za-z:./_-]{2,64}", "address, network or alias; !… is left out"),
 ]
 LEVELS: Final = (CLUSTER, *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")))
 KINDS: Final = ("aliases", "ipset", "ipset/{name}")
@@ -46,7 +46,7 @@ USERS: Final = (
 """The calls that find the rules that use an alias or an IP set."""
 
 
-def _on_each(*calls: str) -> tuple[str, ...]:
+def _on_each_firewall(*calls: str) -> tuple[str, ...]:
     pairs = (call.split(" ") for call in calls)
     return (*LISTS, *(f"{verb} {level}/{rest}" for verb, rest in pairs for level in LEVELS))
 
@@ -78,7 +78,7 @@ class Sets(msgspec.Struct, frozen=True):
     groups: dict[str, str]
 
 
-class WhoseSets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FirewallSetsSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The guest; omitted: the cluster."""
 
     vmid: fields.Vmid | None = None
@@ -138,11 +138,14 @@ class FirewallSets:
 
     calls: ClassVar[Calls] = {
         "list_firewall_sets": LISTS,
-        "set_firewall_alias": (*_on_each("POST aliases", "PUT aliases/{name}"), *USERS),
-        "set_firewall_ipset": (*_on_each("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"), *USERS),
+        "set_firewall_alias": (*_on_each_firewall("POST aliases", "PUT aliases/{name}"), *USERS),
+        "set_firewall_ipset": (
+            *_on_each_firewall("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"),
+            *USERS,
+        ),
         "create_firewall_group": (*LISTS, f"POST {CLUSTER}/groups"),
         "delete_firewall_set": (
-            *_on_each("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
+            *_on_each_firewall("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
             *(f"DELETE {CLUSTER}/groups/{{group}}", *USERS),
         ),
     }
@@ -154,7 +157,7 @@ class FirewallSets:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_firewall_sets(self, call: Call, p: WhoseSets) -> Sets:  # noqa: ARG002 - every tool has a call
+    async def list_firewall_sets(self, call: Call, p: FirewallSetsSelector) -> Sets:  # noqa: ARG002 - every tool has a call
         """List aliases, IP sets with their entries, and security groups."""
         return await self._read(await self._path(p.vmid))
 
@@ -164,25 +167,25 @@ class FirewallSets:
         path, cidr = await self._path(p.vmid), _network(p.cidr)
         there: list[Alias] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = next((alias for alias in (await self._read(path)).aliases if _same(alias, p.name)), None)
             if now and (_network(now.cidr), now.comment) == (cidr, p.comment):
                 return Found()
             there[:] = [now] if now else []
             old = {"name": p.name, "cidr": now.cidr, "comment": now.comment} if now else None
             call.inverse(*(("set_firewall_alias", old | _of(p)) if old else _delete("alias", p)))
-            used = await firewall_uses.users(self.inventory, "alias", p.name, p.vmid) if now else []
+            used = await firewall_uses.uses_of(self.inventory, "alias", p.name, p.vmid) if now else []
             call.target(_target("alias", p, now.cidr if now else "", cidr, used))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             sent = {"cidr": cidr, "comment": p.comment or None}
             if there:
                 await self.proxmox.put(f"{path}/aliases/{there[0].name}", **sent)
             else:
                 await self.proxmox.post(f"{path}/aliases", name=p.name, **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(path)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -194,23 +197,23 @@ class FirewallSets:
         path, wanted = await self._path(p.vmid), {_member(entry) for entry in p.entries}
         now: list[IpSet] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now[:] = [ipset for ipset in (await self._read(path)).ipsets if ipset.name == p.name]
             if now and set(now[0].entries) == wanted:
                 return Found()
             undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
             call.inverse(*(("set_firewall_ipset", undo | _of(p)) if undo else _delete("ipset", p)))
             old = ", ".join(sorted(now[0].entries)) if now else ""
-            used = await firewall_uses.users(self.inventory, "ipset", p.name, p.vmid) if now else []
+            used = await firewall_uses.uses_of(self.inventory, "ipset", p.name, p.vmid) if now else []
             call.target(_target("ipset", p, old, ", ".join(sorted(wanted)), used))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             if not now:
                 await self.proxmox.post(f"{path}/ipset", name=p.name, comment=p.comment or None)
             await self._make(f"{path}/ipset/{p.name}", set(now[0].entries) if now else set(), wanted)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         found = await self._read(path)
         made = next((set(ipset.entries) for ipset in found.ipsets if ipset.name == p.name), None)
         if made != wanted:
@@ -222,16 +225,16 @@ class FirewallSets:
         """Create a security group without rules; no firewall uses it yet."""
         call.target(Target(f"firewall/group/{p.name}", f"security group {p.name}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if p.name in (await self._read(CLUSTER)).groups:
                 return Found()
             call.inverse("delete_firewall_set", {"kind": "group", "name": p.name})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"{CLUSTER}/groups", group=p.name, comment=p.comment or None)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(CLUSTER)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -246,7 +249,7 @@ class FirewallSets:
         path = await self._path(p.vmid)
         entries: list[str] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             sets = await self._read(path)
             kept: dict[str, dict[str, dict[str, Any]]] = {
                 "alias": {alias.name: {"cidr": alias.cidr, "comment": alias.comment} for alias in sets.aliases},
@@ -257,18 +260,18 @@ class FirewallSets:
                 return Found()
             was = kept[p.kind][p.name]
             entries[:] = was.get("entries", [])
-            targets.back(call, *_MAKES[p.kind], {"name": p.name, **was, **_of(p)})
-            used = await firewall_uses.users(self.inventory, p.kind, p.name, p.vmid)
+            targets.set_undo(call, *_MAKES[p.kind], {"name": p.name, **was, **_of(p)})
+            used = await firewall_uses.uses_of(self.inventory, p.kind, p.name, p.vmid)
             call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], "", used))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             if p.kind == "ipset":
                 await self._make(f"{path}/ipset/{p.name}", set(entries), set())
             where = {"alias": "aliases", "ipset": "ipset", "group": "groups"}[p.kind]
             await self.proxmox.delete(f"{path}/{where}/{p.name}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return DeletedName(p.kind, p.name)
 
     async def _path(self, vmid: int | None) -> str:
@@ -280,7 +283,7 @@ class FirewallSets:
 
         In this order nothing is locked out meanwhile.
         """
-        turned = {entry for entry in now if _turned(entry) in wanted}
+        turned = {entry for entry in now if _is_excluded(entry) in wanted}
         for entry in sorted(turned):  # a set cannot contain an address twice
             await self._drop(path, entry)
         for entry in sorted(wanted - now):
@@ -322,7 +325,7 @@ def _same(alias: Alias, name: str) -> bool:
     return alias.name.lower() == name.lower()  # Proxmox stores aliases in lower case
 
 
-def _turned(entry: str) -> str:
+def _is_excluded(entry: str) -> str:
     return entry.removeprefix("!") if entry.startswith("!") else f"!{entry}"
 
 

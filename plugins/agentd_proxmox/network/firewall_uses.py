@@ -23,7 +23,7 @@ TOGETHER = 4
 """Number of firewalls that are read at the same time."""
 
 
-async def users(inventory: Inventory, kind: str, name: str, vmid: int | None) -> list[str]:
+async def uses_of(inventory: Inventory, kind: str, name: str, vmid: int | None) -> list[str]:
     """Return where a name is used, one line each, and what could not be read."""
     firewalls, found = await _firewalls(inventory, vmid), list[str]()
     room = asyncio.Semaphore(TOGETHER)
@@ -31,7 +31,7 @@ async def users(inventory: Inventory, kind: str, name: str, vmid: int | None) ->
     async def uses(title: str, path: str, *, group: bool) -> list[str]:
         async with room:
             try:
-                return await _uses(inventory, title, path, names(kind, name, vmid), group=group)
+                return await _uses(inventory, title, path, spellings(kind, name, vmid), group=group)
             except (ProxmoxUnavailable, Denied, PermanentError) as error:
                 return [f"whether {title} uses it is not known: {one_line(error)}"]
 
@@ -40,7 +40,7 @@ async def users(inventory: Inventory, kind: str, name: str, vmid: int | None) ->
     return found
 
 
-def names(kind: str, name: str, vmid: int | None) -> frozenset[str]:
+def spellings(kind: str, name: str, vmid: int | None) -> frozenset[str]:
     """Return the spellings of a name in rules and sets.
 
     An alias is written alone or with its level, an IP set with a `+`.
@@ -52,7 +52,7 @@ def names(kind: str, name: str, vmid: int | None) -> frozenset[str]:
     return frozenset({f"{sign}{name}".lower(), f"{sign}{level}/{name}".lower()})
 
 
-def names_it(entry: Entry, wanted: frozenset[str], *, group: bool = False) -> bool:
+def uses_name(entry: Entry, wanted: frozenset[str], *, group: bool = False) -> bool:
     """Return whether a rule uses one of `wanted`.
 
     A security group is the action of a rule of type group.
@@ -87,9 +87,9 @@ async def _uses(inventory: Inventory, title: str, path: str, wanted: frozenset[s
     rules: list[Entry] = await inventory.proxmox.get(path if group else f"{path}/rules") or []
     whole = not any(name.startswith("+") or "/" in name for name in wanted)
     found = [
-        f"rule {entry.get('pos', number)} of {title} uses it: {firewall_rules.says(entry)}"
+        f"rule {entry.get('pos', number)} of {title} uses it: {firewall_rules.rule_text(entry)}"
         for number, entry in enumerate(rules)
-        if names_it(entry, wanted, group=whole)
+        if uses_name(entry, wanted, group=whole)
     ]
     bare = path.startswith("/nodes/") and "/qemu/" not in path and "/lxc/" not in path  # a node has no sets of its own
     if group or whole or bare or any(name.startswith("+") for name in wanted):

@@ -163,7 +163,12 @@ class SdnTools:
         """Create or change a zone; the change is pending until apply_sdn."""
         if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
             raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
-        sent: Entry = {"bridge": p.bridge, "peers": _joined(p.peers), "nodes": _joined(p.nodes), "mtu": p.mtu}
+        sent: Entry = {
+            "bridge": p.bridge,
+            "peers": _joined_names(p.peers),
+            "nodes": _joined_names(p.nodes),
+            "mtu": p.mtu,
+        }
         await self._set(call, "zone", p, sent, {"type": p.type})
         return await self._read()
 
@@ -182,9 +187,9 @@ class SdnTools:
         call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
         path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
         sent = {key: value for key, value in {"gateway": p.gateway, "snat": p.snat}.items() if value is not None}
-        _once(p, sent)
+        _check_not_both(p, sent)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = next((entry for entry in await self._kept(p.vnet) if _cidr(entry) == p.subnet), None)
             there[:] = [one_line(now["subnet"])] if now else []
             if now is None:
@@ -193,16 +198,16 @@ class SdnTools:
             old = _effective(now)
             if _agrees(old, sent) and not any(old.get(option) for option in p.without):
                 return Found()
-            targets.back(call, *_was("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
+            targets.set_undo(call, *_restore_parameters("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             if there:
                 await self.proxmox.put(f"{path}/{there[0]}", **sent, delete=",".join(p.without) or None)
             else:
                 await self.proxmox.post(path, subnet=p.subnet, type="subnet", **sent)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read()
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -212,8 +217,8 @@ class SdnTools:
             raise Rejected("subnet: is said for the kind subnet, and for no other")
         path: list[str] = []
 
-        async def seen() -> Found | None:
-            there, inside, path[:] = await self._inside(p)
+        async def check() -> Found | None:
+            there, inside, path[:] = await self._object_and_content(p)
             if not there:
                 return Found()
             if inside:
@@ -221,21 +226,21 @@ class SdnTools:
             title = f"{p.kind} {p.subnet or p.name} of the software-defined networks"
             state = {"is": pages.digest(there)}
             if set(there) <= KNOWN:  # otherwise it has settings that these tools cannot set
-                targets.back(call, *_was(p.kind, there))
+                targets.set_undo(call, *_restore_parameters(p.kind, there))
             call.target(Target(f"sdn/{p.name}", title, state, [], ["the network of the guests on it, after apply_sdn"]))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"{SDN}/{path[0]}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read()
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_sdn(self, call: Call, p: ApplySdn) -> Sdn:
         """Apply the pending changes of the software-defined networks on all nodes."""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._read()
             if not now.pending:  # nothing is pending once apply is called, but nodes may still be working
                 return Found(await self._applying())
@@ -245,10 +250,10 @@ class SdnTools:
             call.target(Target("sdn/cluster", title, {"pending": now.digest}, [], now.pending))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.put(SDN))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         return await self._read()
 
     async def _applying(self) -> str:
@@ -258,19 +263,23 @@ class SdnTools:
         ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
         return ours[0] if ours else ""
 
-    async def _inside(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
+    async def _object_and_content(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
         """Return the object ({} if it does not exist), what is in it, and its API path."""
         if p.kind == "subnet":
             subnet = next((entry for entry in await self._kept(p.name) if _cidr(entry) == p.subnet), {})
             found = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
             return found, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
-        there: Entry = next((entry for entry in await self._those(f"{p.kind}s") if entry.get(p.kind) == p.name), {})
+        there: Entry = next(
+            (entry for entry in await self._list_objects(f"{p.kind}s") if entry.get(p.kind) == p.name), {}
+        )
         if not there:
             return {}, [], []
         if p.kind == "vnet":
             inside = sorted(_cidr(entry) for entry in await self._kept(p.name))
         else:
-            inside = [one_line(entry["vnet"]) for entry in await self._those("vnets") if entry.get("zone") == p.name]
+            inside = [
+                one_line(entry["vnet"]) for entry in await self._list_objects("vnets") if entry.get("zone") == p.name
+            ]
         return there, inside, [f"{p.kind}s/{p.name}"]
 
     async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
@@ -278,11 +287,11 @@ class SdnTools:
         path, name = f"{SDN}/{key}s", str(getattr(p, key))
         call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
         settings = {option: value for option, value in sent.items() if value is not None}
-        _once(p, settings)
+        _check_not_both(p, settings)
         there: list[Entry] = []
 
-        async def seen() -> Found | None:
-            there[:] = [entry for entry in await self._those(f"{key}s") if entry.get(key) == name]
+        async def check() -> Found | None:
+            there[:] = [entry for entry in await self._list_objects(f"{key}s") if entry.get(key) == name]
             if not there:
                 call.inverse("delete_sdn", {"kind": key, "name": name})
                 return None
@@ -290,16 +299,16 @@ class SdnTools:
                 raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
             if _agrees(there[0], settings) and not any(there[0].get(option) for option in p.without):
                 return Found()
-            targets.back(call, *_was(key, there[0]))
+            targets.set_undo(call, *_restore_parameters(key, there[0]))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             if there:
                 await self.proxmox.put(f"{path}/{name}", **settings, delete=",".join(p.without) or None)
             else:
                 await self.proxmox.post(path, **{key: name}, **first, **settings)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
 
     async def _read(self) -> Sdn:
         zones = [_zone(zone) for zone in await self.proxmox.get(f"{SDN}/zones", pending=True) or []]
@@ -316,7 +325,7 @@ class SdnTools:
     async def _entries(self, vnet: str) -> list[Entry]:
         return await self.proxmox.get(f"{SDN}/vnets/{vnet}/subnets", pending=True) or []
 
-    async def _those(self, kind: str) -> list[Entry]:
+    async def _list_objects(self, kind: str) -> list[Entry]:
         """Return the zones or virtual networks with their pending changes."""
         entries: list[Entry] = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
         return [_effective(entry) for entry in entries if entry.get("state") != "deleted"]
@@ -334,7 +343,7 @@ KNOWN: Final = frozenset(
 """The settings of zones, networks and subnets that these tools can set, and what else Proxmox returns."""
 
 
-def _was(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
+def _restore_parameters(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
     """Return how to restore a zone, a virtual network or a subnet.
 
     The answer is a tool, the type of its parameters, and their values.
@@ -348,7 +357,7 @@ def _was(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
     return name, parameters, {**values, **lists, **numbers, "without": sorted(_MAY_LACK[kind] - set(values))}
 
 
-def _once(p: SetZone | SetVnet | SetSubnet, settings: Entry) -> None:
+def _check_not_both(p: SetZone | SetVnet | SetSubnet, settings: Entry) -> None:
     """Reject a setting that is both set and removed."""
     if both := sorted(set(settings) & set(p.without)):
         raise Rejected(f"without: {both[0]} is said as well; say one of both")
@@ -362,7 +371,7 @@ _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
 _MAY_LACK: Final = {"zone": {"nodes", "mtu"}, "vnet": {"tag", "alias"}, "subnet": {"gateway"}}
 
 
-def _joined(names: list[str] | None) -> str | None:
+def _joined_names(names: list[str] | None) -> str | None:
     return None if names is None else ",".join(names)
 
 

@@ -65,7 +65,7 @@ class CertificateTools:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_certificates(self, call: Call, p: fields.OneNode) -> Certificates:
+    async def list_certificates(self, call: Call, p: fields.NodeSelector) -> Certificates:
         """List a node's certificates with their remaining days; warn of early expiry."""
         found = await self._read(p.node)
         for certificate in found:
@@ -76,7 +76,7 @@ class CertificateTools:
         return Certificates(p.node, found)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
-    async def renew_certificate(self, call: Call, p: fields.OneNode) -> Certificates:
+    async def renew_certificate(self, call: Call, p: fields.NodeSelector) -> Certificates:
         """Order a node's certificate by ACME, or renew it in its last 30 days.
 
         A certificate that is valid for longer is left unchanged. The node's web server loads the new one by itself.
@@ -84,8 +84,8 @@ class CertificateTools:
         call.target(Target(f"certificate/{p.node}", f"certificate of {p.node}", labels=[f"node/{p.node}"]))
         existing: list[Certificate] = []
 
-        async def seen() -> Found | None:
-            if running := await targets.running(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
+        async def check() -> Found | None:
+            if running := await targets.running_tasks(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
                 return Found(running[0].text)
             found = await self._read(p.node)
             existing[:] = [certificate for certificate in found if certificate.file == OURS]
@@ -94,11 +94,11 @@ class CertificateTools:
             await self._orderable(p.node, found)
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             send = self.proxmox.put if existing else self.proxmox.post
             return upid_of(await send(f"/nodes/{p.node}/certificates/acme/certificate"))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         found = await self._read(p.node)
         if all(certificate.file != OURS for certificate in found):
             raise TaskFailed(f"the task ended well, and {p.node} has no certificate {OURS}")

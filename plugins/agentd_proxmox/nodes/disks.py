@@ -30,7 +30,7 @@ WORN: Final = 90
 """Percent of an SSD's life used from which on it is reported."""
 FULL: Final = 90
 """Percent used of a thin pool's data or metadata from which on it is reported."""
-Device = Annotated[str, formats.whole("/dev/[A-Za-z0-9/_.:-]{1,120}", "for example /dev/sdb")]
+Device = Annotated[str, formats.full_match("/dev/[A-Za-z0-9/_.:-]{1,120}", "for example /dev/sdb")]
 Serial = Annotated[
     str, Meta(min_length=1, max_length=120, description="serial number of the disk, as list_node_disks shows it")
 ]
@@ -63,7 +63,7 @@ class Disks(msgspec.Struct, frozen=True):
     disks: list[Disk]
 
 
-class OneDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DiskSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The disk and its node."""
 
     node: fields.Node
@@ -91,7 +91,7 @@ class Smart(msgspec.Struct, frozen=True):
     text: list[str]
 
 
-class Made(msgspec.Struct, frozen=True, omit_defaults=True):
+class CreatedStorage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Storage on disks: a ZFS pool, a volume group, a thin pool or a directory.
 
     Sizes are in bytes, used is in percent; metadata: of a thin pool, in percent.
@@ -114,11 +114,11 @@ class LocalStorage(msgspec.Struct, frozen=True):
     """
 
     node: str
-    made: list[Made]
+    made: list[CreatedStorage]
     unread: dict[str, str] = {}
 
 
-class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ZfsPoolSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ZFS pool and its node."""
 
     node: fields.Node
@@ -151,20 +151,20 @@ class PoolStatus(msgspec.Struct, frozen=True):
     parts: list[Vdev]
 
 
-class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DiskChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A disk, by its path and its serial number."""
 
     device: Device
     serial: Serial
 
 
-class InitializeDisk(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class InitializeDisk(DiskChoice, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The disk, by its path and its serial number, and its node."""
 
     node: fields.Node
 
 
-class MakeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateLocalStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What to create, on which disks.
 
     raid: level of a ZFS pool
@@ -174,12 +174,12 @@ class MakeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     node: fields.Node
     kind: Literal["zfs", "lvm", "lvmthin", "directory"]
     name: Name
-    disks: Annotated[list[Chosen], Meta(min_length=1, max_length=24)]
+    disks: Annotated[list[DiskChoice], Meta(min_length=1, max_length=24)]
     raid: Literal["single", "mirror", "raid10", "raidz", "raidz2", "raidz3"] = "single"
     storage: bool = True
 
 
-class Hardware:
+class NodeDiskTools:
     """The tools for disks and the storage on them."""
 
     calls: ClassVar[Calls] = {
@@ -203,17 +203,17 @@ class Hardware:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_node_disks(self, call: Call, p: fields.OneNode) -> Disks:
+    async def list_node_disks(self, call: Call, p: fields.NodeSelector) -> Disks:
         """List a node's physical disks with health and use, those with problems first."""
-        disks = sorted(await self._disks(p.node), key=lambda disk: (not _bad(disk), disk.device))
+        disks = sorted(await self._disks(p.node), key=lambda disk: (not _has_problem(disk), disk.device))
         for disk in disks:
-            if _bad(disk):
+            if _has_problem(disk):
                 worn = f", {disk.worn} % of its life used" if disk.worn is not None else ""
                 call.warn(f"{disk.device} of {p.node} ({disk.model}, {disk.serial}): {disk.health}{worn}")
         return Disks(p.node, disks)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def get_disk_health(self, call: Call, p: OneDisk) -> Smart:  # noqa: ARG002 - every tool has a call
+    async def get_disk_health(self, call: Call, p: DiskSelector) -> Smart:  # noqa: ARG002 - every tool has a call
         """Show the SMART data of a disk."""
         await self._disk(p.node, p.device, None)
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/smart", disk=p.device) or {}
@@ -225,7 +225,7 @@ class Hardware:
         return Smart(p.device, one_line(data.get("health") or "UNKNOWN"), attributes, text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_local_storage(self, call: Call, p: fields.OneNode) -> LocalStorage:
+    async def list_local_storage(self, call: Call, p: fields.NodeSelector) -> LocalStorage:
         """List a node's ZFS pools, volume groups, thin pools and directories.
 
         Warns of those that are full or in a bad state.
@@ -244,14 +244,14 @@ class Hardware:
                 )
         return LocalStorage(p.node, found, unread)
 
-    async def _each(self, node: str) -> tuple[list[Made], dict[str, str]]:
+    async def _each(self, node: str) -> tuple[list[CreatedStorage], dict[str, str]]:
         """Return the storage on a node's disks, and the kinds that it cannot list.
 
         Raises the node's error if it can list none.
         """
         answers = await asyncio.gather(*(self._made(node, kind) for kind in KINDS), return_exceptions=True)
         unread: dict[str, str] = {}
-        found: list[Made] = []
+        found: list[CreatedStorage] = []
         for kind, answer in zip(KINDS, answers, strict=True):
             if isinstance(answer, list):
                 found += answer
@@ -262,18 +262,18 @@ class Hardware:
         return found, unread
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def get_zfs_status(self, call: Call, p: OnePool) -> PoolStatus:  # noqa: ARG002
+    async def get_zfs_status(self, call: Call, p: ZfsPoolSelector) -> PoolStatus:  # noqa: ARG002
         """Show a ZFS pool: state, last scan, and the errors of each of its parts."""
         pools = {pool.name for pool in await self._made(p.node, "zfs")}
         if p.pool not in pools:
             raise NotFound(f"pool: {p.node} has no ZFS pool {p.pool!r}; it has {', '.join(sorted(pools)) or 'none'}")
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/zfs/{p.pool}")
-        parts = sorted(_parts(data.get("children") or []), key=_well)
+        parts = sorted(_parts(data.get("children") or []), key=_is_healthy)
         texts = {key: one_line(data.get(key) or "") for key in ("state", "status", "action", "scan", "errors")}
         return PoolStatus(pool=p.pool, parts=parts, **texts)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
-    async def create_local_storage(self, call: Call, p: MakeStorage) -> LocalStorage:
+    async def create_local_storage(self, call: Call, p: CreateLocalStorage) -> LocalStorage:
         """Create a ZFS pool, volume group, thin pool or directory on unused disks.
 
         The disks are overwritten.
@@ -284,14 +284,14 @@ class Hardware:
         if len({disk.device for disk in p.disks}) < len(p.disks):
             raise Rejected("disks: a disk is named twice")
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if p.name in {storage.name for storage in await self._made(p.node, p.kind)}:
                 return Found()
             disks = await asyncio.gather(*(self._free(p.node, disk.device, disk.serial) for disk in p.disks))
             call.target(_target(p.node, list(disks), f"{p.kind} {p.name} of"))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             sent: Entry = {"name": p.name, "add_storage": p.storage}
             devices = [disk.device for disk in p.disks]
             if p.kind == "zfs":
@@ -300,24 +300,24 @@ class Hardware:
                 sent |= {"device": devices[0]}
             return upid_of(await self.proxmox.post(f"/nodes/{p.node}/disks/{p.kind}", **sent))
 
-        await self.inventory.finish(call, await call.once(seen, act))
-        return await self.list_local_storage(call, fields.OneNode(p.node))
+        await self.inventory.finish(call, await call.ensure(check, apply))
+        return await self.list_local_storage(call, fields.NodeSelector(p.node))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def initialize_disk(self, call: Call, p: InitializeDisk) -> Disk:
         """Write an empty partition table (GPT) to an unused disk."""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             disk = await self._free(p.node, p.device, p.serial)
             if disk.gpt:
                 return Found()
             call.target(_target(p.node, [disk], "partition table of"))
             return None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"/nodes/{p.node}/disks/initgpt", disk=p.device))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         return await self._disk(p.node, p.device, p.serial)
 
     async def _disks(self, node: str) -> list[Disk]:
@@ -338,7 +338,7 @@ class Hardware:
             raise Rejected(f"device: {device} of {node} ({serial}) is used by {disk.used}: nothing was done")
         return disk
 
-    async def _made(self, node: str, kind: str) -> list[Made]:
+    async def _made(self, node: str, kind: str) -> list[CreatedStorage]:
         data = await self.proxmox.get(f"/nodes/{node}/disks/{kind}") or []
         entries = data.get("children") or [] if isinstance(data, dict) else data
         return [_MADE[kind](entry) for entry in entries]
@@ -359,31 +359,37 @@ def _disk(entry: Entry) -> Disk:
     )
 
 
-def _bad(disk: Disk) -> bool:
+def _has_problem(disk: Disk) -> bool:
     return disk.health not in {"PASSED", "OK", "UNKNOWN"} or (disk.worn or 0) >= WORN
 
 
-def _zfs(entry: Entry) -> Made:
+def _zfs(entry: Entry) -> CreatedStorage:
     size, free = int(entry.get("size") or 0), int(entry.get("free") or 0)
     used = round(100 * (size - free) / size, 1) if size else 0.0
-    return Made("zfs", one_line(entry["name"]), one_line(entry.get("health") or ""), size, free, used)
+    return CreatedStorage("zfs", one_line(entry["name"]), one_line(entry.get("health") or ""), size, free, used)
 
 
-def _lvm(entry: Entry) -> Made:
+def _lvm(entry: Entry) -> CreatedStorage:
     size, free = int(entry.get("size") or 0), int(entry.get("free") or 0)
     used = round(100 * (size - free) / size, 1) if size else 0.0
-    return Made("lvm", one_line(entry["name"]), size=size, free=free, used=used, on=_names(entry.get("children") or []))
+    return CreatedStorage(
+        "lvm", one_line(entry["name"]), size=size, free=free, used=used, on=_names(entry.get("children") or [])
+    )
 
 
-def _thin(entry: Entry) -> Made:
+def _thin(entry: Entry) -> CreatedStorage:
     size, used = int(entry.get("lv_size") or 0), int(entry.get("used") or 0)
     whole, meta = int(entry.get("metadata_size") or 0), int(entry.get("metadata_used") or 0)
     share, filled = (round(100 * part / all_, 1) if all_ else 0.0 for part, all_ in ((used, size), (meta, whole)))
-    return Made("lvmthin", one_line(entry["lv"]), "", size, size - used, share, filled, one_line(entry.get("vg") or ""))
+    return CreatedStorage(
+        "lvmthin", one_line(entry["lv"]), "", size, size - used, share, filled, one_line(entry.get("vg") or "")
+    )
 
 
-def _directory(entry: Entry) -> Made:
-    return Made("directory", one_line(entry["path"]).rpartition("/")[2], on=one_line(entry.get("device") or ""))
+def _directory(entry: Entry) -> CreatedStorage:
+    return CreatedStorage(
+        "directory", one_line(entry["path"]).rpartition("/")[2], on=one_line(entry.get("device") or "")
+    )
 
 
 _MADE: Final = {"zfs": _zfs, "lvm": _lvm, "lvmthin": _thin, "directory": _directory}
@@ -403,7 +409,7 @@ def _parts(entries: list[Entry]) -> list[Vdev]:
     return found
 
 
-def _well(part: Vdev) -> bool:
+def _is_healthy(part: Vdev) -> bool:
     return part.state == "ONLINE" and not part.read + part.write + part.checksum
 
 

@@ -119,7 +119,7 @@ class NodeNetwork:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_interfaces(self, call: Call, p: fields.OneNode) -> Interfaces:  # noqa: ARG002 - every tool has a call
+    async def list_interfaces(self, call: Call, p: fields.NodeSelector) -> Interfaces:  # noqa: ARG002 - every tool has a call
         """List the interfaces of a node as they will be, and the pending changes."""
         return await self._read(p.node)
 
@@ -130,10 +130,10 @@ class NodeNetwork:
         The change is pending until apply_network.
         """
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
-        sent, removed = _sent(p), _gone(p)
+        sent, removed = _sent(p), _removed_settings(p)
         existing: list[Entry] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._one(p.node, p.iface)
             existing[:] = [now] if now is not None else []
             if now is not None:
@@ -141,14 +141,14 @@ class NodeNetwork:
                 same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
                 if same and not any(now.get(key) for key in removed):
                     return Found()
-                targets.back(call, "set_interface", SetInterface, _was(p.node, now))
+                targets.set_undo(call, "set_interface", SetInterface, _restore_parameters(p.node, now))
                 return None
             if p.type == "eth":
                 raise NotFound(f"iface: {p.node} has no network card {p.iface!r}")
             call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             if existing:  # Proxmox removes addresses that are not sent
                 kept = {key: value for key, value in existing[0].items() if key in KEPT and key not in removed}
                 settings = kept | sent | {"type": existing[0]["type"], "delete": ",".join(removed) or None}
@@ -156,7 +156,7 @@ class NodeNetwork:
             else:
                 await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._settled(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -166,7 +166,7 @@ class NodeNetwork:
         The interface exists until apply_network.
         """
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._one(p.node, p.iface)
             if now is None:
                 return Found()
@@ -177,28 +177,28 @@ class NodeNetwork:
             name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
             # set_interface cannot restore other settings than these.
             if set(now) <= KNOWN and now.get("bridge_stp") != "on":
-                targets.back(call, "set_interface", SetInterface, _was(p.node, now))
+                targets.set_undo(call, "set_interface", SetInterface, _restore_parameters(p.node, now))
             call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/nodes/{p.node}/network/{p.iface}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._settled(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_network(self, call: Call, p: Apply) -> Interfaces:
         """Apply a node's pending network changes; a mistake can cut the node off."""
 
-        async def seen() -> Found | None:
-            running = await targets.running(self.inventory, p.node, {"srvreload"}, "networking")
+        async def check() -> Found | None:
+            running = await targets.running_tasks(self.inventory, p.node, {"srvreload"}, "networking")
             return Found(running[0].text) if running else await self._waiting(call, p, "put in force")
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.put(f"/nodes/{p.node}/network"))
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:  # a reload of the network can end its own task
@@ -213,13 +213,13 @@ class NodeNetwork:
     async def revert_network(self, call: Call, p: Apply) -> Interfaces:
         """Drop a node's pending network changes; the interfaces stay as they are."""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             return await self._waiting(call, p, "dropped")
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/nodes/{p.node}/network")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._read(p.node)
 
     async def _waiting(self, call: Call, p: Apply, becomes: str) -> Found | None:
@@ -330,7 +330,7 @@ def _sent(p: SetInterface) -> Entry:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _was(node: str, now: Entry) -> Entry:
+def _restore_parameters(node: str, now: Entry) -> Entry:
     """Return the parameters of set_interface that restore the present interface."""
     kind = str(now.get("type")).removeprefix("OVS")
     text = {name: one_line(now[key]) for name, key in TEXTS.items() if now.get(key)}
@@ -345,7 +345,7 @@ def _was(node: str, now: Entry) -> Entry:
     return named | text | lists | switches | mtu | {"without": without + ["mtu"] * (not mtu)}
 
 
-def _gone(p: SetInterface) -> list[str]:
+def _removed_settings(p: SetInterface) -> list[str]:
     """Return the settings to remove, by their Proxmox names.
 
     A gateway is removed with its address.

@@ -13,7 +13,7 @@ from agentd import Call, Found, NotFound, ProxmoxUnavailable, Rejected, Repeat, 
 from agentd_proxmox import fields, methods, targets
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -81,24 +81,24 @@ class NodePower:
 
         Its guests are shut down with it, unless HA or a person moves them first.
         """
-        running: list[Place] = []
+        running: list[GuestLocation] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             nodes = await self._nodes()
             if p.command == "shutdown" and not nodes[_known(nodes, p.node)]:
                 return Found()
             if not nodes[_known(nodes, p.node)]:
                 raise Rejected(f"{p.node} is not online, so it cannot be rebooted; wake_node wakes it")
             if not p.without_quorum:
-                _enough(nodes, p.node)
+                _check_quorum(nodes, p.node)
             running[:] = await self._running(p.node)
             call.target(_target(p, running, ours=await self._answering() == p.node))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"/nodes/{p.node}/status", command=p.command)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         if p.command == "reboot":
             call.warn(f"{p.node} was told to reboot; list_nodes says when it is back")
         else:
@@ -113,14 +113,14 @@ class NodePower:
         """
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             nodes = await self._nodes()
             return Found() if nodes[_known(nodes, p.node)] else None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(f"/nodes/{p.node}/wakeonlan")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return NodeState(p.node, await self._state(p.node), [])
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
@@ -131,7 +131,7 @@ class NodePower:
         """
         upid = Upid.parse(p.upid)
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if not (await self.proxmox.task(p.upid)).running:
                 return Found()
             title = f"task {upid.type} {upid.id or '(no id)'} of {upid.user} on {upid.node}, running"
@@ -140,12 +140,12 @@ class NodePower:
             call.target(Target(f"task/{p.upid}", title, {"running": True}, labels, loses))
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/nodes/{upid.node}/tasks/{p.upid}")
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         while (status := await self.proxmox.task(p.upid)).running:
-            await targets.pause(call, f"waiting until {p.upid} has ended")
+            await targets.wait_a_moment(call, f"waiting until {p.upid} has ended")
         return StoppedTask(p.upid, one_line(status.exit))
 
     async def _nodes(self) -> dict[str, bool]:
@@ -168,7 +168,7 @@ class NodePower:
         except ProxmoxUnavailable:
             return "unknown"
 
-    async def _running(self, node: str) -> list[Place]:
+    async def _running(self, node: str) -> list[GuestLocation]:
         here = [place for place in await self.inventory.places() if place.node == node]
         return [place for place in await self.inventory.now(here) if place.status not in {"stopped", "suspended"}]
 
@@ -179,7 +179,7 @@ def _known(nodes: dict[str, bool], node: str) -> str:
     return node
 
 
-def _enough(nodes: dict[str, bool], node: str) -> None:
+def _check_quorum(nodes: dict[str, bool], node: str) -> None:
     """Refuse if the nodes that remain would have no quorum.
 
     A single node needs none.
@@ -192,7 +192,7 @@ def _enough(nodes: dict[str, bool], node: str) -> None:
         )
 
 
-def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
+def _target(p: StopNode, running: list[GuestLocation], *, ours: bool) -> Target:
     named = [f"{place.title} stops" for place in running]
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
     state: dict[str, Any] = {"online": True, "running": [place.vmid for place in running]}

@@ -46,7 +46,7 @@ API: Final = frozenset({"pveproxy", "pvedaemon", "pve-cluster"})
 CUT: Final = re.compile(r"received interrupt|unexpected status")
 """The exit status of a task whose own worker process was ended."""
 SERVICES: Final = "/nodes/{node}/services"
-Service = Annotated[str, formats.whole("[a-z][a-z0-9-]{0,63}", "as list_services names it")]
+Service = Annotated[str, formats.full_match("[a-z][a-z0-9-]{0,63}", "as list_services names it")]
 Address = formats.Ip
 Domain = Annotated[formats.Domain, Meta(description="search domain")]
 Zone = formats.TimeZone
@@ -73,7 +73,7 @@ class Services(msgspec.Struct, frozen=True):
     services: list[ServiceLine]
 
 
-class OneService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ServiceSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The service and its node."""
 
     node: fields.Node
@@ -156,7 +156,7 @@ class Updates(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class Node:
+class NodeTools:
     """The tools for services, settings and updates of a node."""
 
     calls: ClassVar[Calls] = {
@@ -187,32 +187,32 @@ class Node:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_services(self, call: Call, p: fields.OneNode) -> Services:  # noqa: ARG002 - every tool has a call
+    async def list_services(self, call: Call, p: fields.NodeSelector) -> Services:  # noqa: ARG002 - every tool has a call
         """List the services of a node; enabled ones that do not run come first."""
         lines = [_service(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
-        lines.sort(key=lambda line: (not _amiss(line), line.service))
+        lines.sort(key=lambda line: (not _has_failed(line), line.service))
         return Services(p.node, sum(line.state == "running" for line in lines), lines)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
-    async def start_service(self, call: Call, p: OneService) -> ServiceLine:
+    async def start_service(self, call: Call, p: ServiceSelector) -> ServiceLine:
         """Start a service of a node; a running service is left as it is."""
         call.target(
             Target(f"service/{p.node}/{p.service}", f"service {p.service} on {p.node}", labels=[f"node/{p.node}"])
         )
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if (await self._one(p.node, p.service)).state == "running":
                 return Found()
             call.inverse("stop_service", {"node": p.node, "service": p.service})
             return None
 
-        return await self._done(call, p, "start", await call.once(seen, self._act(p.node, p.service, "start")))
+        return await self._done(call, p, "start", await call.ensure(check, self._act(p.node, p.service, "start")))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
-    async def stop_service(self, call: Call, p: OneService) -> ServiceLine:
+    async def stop_service(self, call: Call, p: ServiceSelector) -> ServiceLine:
         """Stop a service of a node; what it does is not available until it is started."""
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             line = await self._one(p.node, p.service)
             if line.state != "running":
                 return Found()
@@ -222,22 +222,22 @@ class Node:
             call.inverse("start_service", {"node": p.node, "service": p.service})
             return None
 
-        return await self._done(call, p, "stop", await call.once(seen, self._act(p.node, p.service, "stop")))
+        return await self._done(call, p, "stop", await call.ensure(check, self._act(p.node, p.service, "stop")))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
     async def restart_service(self, call: Call, p: RestartService) -> ServiceLine:
         """Restart a service of a node, or reload its configuration."""
         verb = "reload" if p.reload else "restart"
 
-        async def seen() -> None:
+        async def check() -> None:
             line = await self._one(p.node, p.service)
             call.target(_target(p.node, line, f"what {p.service} was doing ({line.description}), for a moment"))
 
-        found = await call.once(seen, self._act(p.node, p.service, verb))
-        return await self._done(call, OneService(p.node, p.service), verb, found)
+        found = await call.ensure(check, self._act(p.node, p.service, verb))
+        return await self._done(call, ServiceSelector(p.node, p.service), verb, found)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def get_node_settings(self, call: Call, p: fields.OneNode) -> NodeSettings:
+    async def get_node_settings(self, call: Call, p: fields.NodeSelector) -> NodeSettings:
         """Show a node's name servers, time zone and clock, compared with our clock."""
         found = await self._settings(p.node)
         if abs(found.offset) > SKEW:
@@ -251,7 +251,7 @@ class Node:
             raise Rejected("dns: name each server once; Proxmox writes it once")
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._settings(p.node)
             # Compared before the digest, which our own change alters when its answer was lost.
             if (now.dns, now.search) == (p.dns, p.search):
@@ -262,11 +262,11 @@ class Node:
                 call.inverse("set_dns", {"node": p.node, "dns": now.dns, "search": now.search})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             servers = {f"dns{number}": server for number, server in enumerate(p.dns, 1)}
             await self.proxmox.put(f"/nodes/{p.node}/dns", search=p.search, **servers)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         after = await self._settings(p.node)
         if (after.dns, after.search) != (p.dns, p.search):
             now = f"asks {', '.join(after.dns) or 'nobody'} and searches {after.search!r}"
@@ -278,17 +278,17 @@ class Node:
         """Set the time zone that a node shows; its clock is not changed."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._settings(p.node)
             if now.timezone == p.timezone:
                 return Found()
             call.inverse("set_timezone", {"node": p.node, "timezone": now.timezone})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.put(f"/nodes/{p.node}/time", timezone=p.timezone)
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         after = await self._settings(p.node)
         if after.timezone != p.timezone:
             raise TaskFailed(f"Proxmox says that it was done, and the time zone of {p.node} is {after.timezone}")
@@ -304,18 +304,18 @@ class Node:
         return Updates(p.node, len(lines), origins, kernel, page, after)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def refresh_updates(self, call: Call, p: fields.OneNode) -> Updates:
+    async def refresh_updates(self, call: Call, p: fields.NodeSelector) -> Updates:
         """Refresh a node's list of available package updates; installs nothing."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def seen() -> Found | None:
-            running = await targets.running(self.inventory, p.node, {"aptupdate"}, "")
+        async def check() -> Found | None:
+            running = await targets.running_tasks(self.inventory, p.node, {"aptupdate"}, "")
             return Found(running[0].text) if running else None
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"/nodes/{p.node}/apt/update"))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         return await self.list_updates(call, ListUpdates(p.node))
 
     async def _one(self, node: str, service: str) -> ServiceLine:
@@ -325,12 +325,12 @@ class Node:
         return lines[service]
 
     def _act(self, node: str, service: str, verb: str) -> Callable[[], Awaitable[str | None]]:
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(await self.proxmox.post(f"/nodes/{node}/services/{service}/{verb}"))
 
-        return act
+        return apply
 
-    async def _done(self, call: Call, p: OneService, verb: str, found: Found) -> ServiceLine:
+    async def _done(self, call: Call, p: ServiceSelector, verb: str, found: Found) -> ServiceLine:
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -340,7 +340,7 @@ class Node:
             raise TaskFailed(f"{p.service} on {p.node} was to {verb}, and is {line.state}; get_node_log may say why")
         return line
 
-    async def _interrupted(self, call: Call, p: OneService, verb: str, error: TaskFailed) -> None:
+    async def _interrupted(self, call: Call, p: ServiceSelector, verb: str, error: TaskFailed) -> None:
         """Accept a failed task if the service is in the wanted state; else raise `error`.
 
         A failed restart or reload is accepted only for a service of the API that ended the very task that restarts it.
@@ -371,7 +371,7 @@ def _service(entry: Entry) -> ServiceLine:
     )
 
 
-def _amiss(line: ServiceLine) -> bool:
+def _has_failed(line: ServiceLine) -> bool:
     return line.state != "running" and line.enabled == "enabled"
 
 

@@ -67,14 +67,14 @@ class NodeLogs:
             found = await self._lines(p.node, lastentries=SEARCHED if p.match else p.lines)
         else:
             found = await self._since(call, p, p.minutes)
-        return LogLines(p.node, len(found), _fitting(found, p.match)[-p.lines :])
+        return LogLines(p.node, len(found), _matching(found, p.match)[-p.lines :])
 
     async def _since(self, call: Call, p: NodeLog, minutes: int) -> list[str]:
         """Return the lines of the last `minutes`, read back until there are enough."""
         now = int(time.time())
         start, until, width = now - 60 * minutes, now, PIECE
         found: list[str] = []
-        while until > start and len(_fitting(found, p.match)) < p.lines:
+        while until > start and len(_matching(found, p.match)) < p.lines:
             if len(found) >= MOST:
                 back = datetime.fromtimestamp(until, UTC)
                 call.warn(
@@ -92,5 +92,5 @@ class NodeLogs:
         return [line for line in found if not (line.startswith("s=") and ";i=" in line)]
 
 
-def _fitting(lines: list[str], word: str) -> list[str]:
+def _matching(lines: list[str], word: str) -> list[str]:
     return [line for line in lines if word.lower() in line.lower()]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Content = Literal["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"]
 Path = formats.StoragePath
-Word = Annotated[str, formats.whole("[A-Za-z0-9/_.:-]{1,200}")]
+Word = Annotated[str, formats.full_match("[A-Za-z0-9/_.:-]{1,200}")]
 USERS: Final = 5
 """Maximum number of guests on a storage that are named."""
 
@@ -63,7 +63,7 @@ class Definitions(msgspec.Struct, frozen=True):
     storages: list[Definition]
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StorageSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A storage."""
 
     storage: fields.Storage
@@ -82,7 +82,7 @@ class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     path: Path | None = None
     server: Word | None = None
     export: Path | None = None
-    share: Annotated[str, formats.whole(r"[^/\\\x00-\x1f\x7f]{1,200}")] | None = None
+    share: Annotated[str, formats.full_match(r"[^/\\\x00-\x1f\x7f]{1,200}")] | None = None
     vgname: Word | None = None
     thinpool: Word | None = None
     pool: Word | None = None
@@ -103,7 +103,7 @@ class ChangeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     digest: str = ""
 
 
-class Removed(msgspec.Struct, frozen=True):
+class RemovedStorage(msgspec.Struct, frozen=True):
     """The storage that Proxmox does not use any more."""
 
     storage: str
@@ -155,7 +155,7 @@ class StorageDefinitions:
             raise Rejected(f"type: {p.type} takes {' and '.join(NEEDED[p.type])}, and no other of {', '.join(ALL)}")
         call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = (await self._all()).get(p.storage)
             if now is None:
                 call.inverse("delete_storage", {"storage": p.storage})
@@ -165,7 +165,7 @@ class StorageDefinitions:
                 raise Rejected(f"storage: there is a {now.type} storage {p.storage} on {now.source} already")
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             settings = {key: getattr(p, key) for key in NEEDED[p.type]}
             if p.type == "zfspool":
                 settings = {"pool": p.pool}
@@ -181,7 +181,7 @@ class StorageDefinitions:
                 **shared,
             )
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._one(p.storage)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
@@ -194,7 +194,7 @@ class StorageDefinitions:
         if p.enabled is None and p.content is None and p.nodes is None:
             raise Rejected("update_storage: say enabled, content or nodes")
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             now = await self._one(p.storage)
             old = {"enabled": now.enabled, "content": now.content, "nodes": now.nodes}
             wanted = {"enabled": p.enabled, "content": sorted(p.content or []), "nodes": sorted(p.nodes or [])}
@@ -206,23 +206,25 @@ class StorageDefinitions:
             call.inverse("update_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             content = None if p.content is None else ",".join(p.content)
             nodes = None if p.nodes is None else ",".join(p.nodes)
             wanted = {"disable": None if p.enabled is None else not p.enabled, "content": content, "nodes": nodes}
-            await self.proxmox.put(f"/storage/{p.storage}", **dropped_values.sent(wanted, wanted, {"disable"}))
+            await self.proxmox.put(
+                f"/storage/{p.storage}", **dropped_values.changed_parameters(wanted, wanted, {"disable"})
+            )
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._one(p.storage)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
-    async def delete_storage(self, call: Call, p: Which) -> Removed:
+    async def delete_storage(self, call: Call, p: StorageSelector) -> RemovedStorage:
         """Remove a storage from Proxmox; the data on it stays.
 
         A storage with disks of guests is refused.
         """
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             entries = await self.proxmox.get("/storage") or []
             raw = next((entry for entry in entries if entry["storage"] == p.storage), None)
             if raw is None:
@@ -239,16 +241,16 @@ class StorageDefinitions:
             if set(raw) <= SAID and now.enabled:  # otherwise it has settings that create_storage does not know
                 settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
-                targets.back(
+                targets.set_undo(
                     call, "create_storage", AddStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
                 )
             return None
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.delete(f"/storage/{p.storage}")
 
-        await call.once(seen, act)
-        return Removed(p.storage)
+        await call.ensure(check, apply)
+        return RemovedStorage(p.storage)
 
     async def _all(self) -> dict[str, Definition]:
         return {shown.storage: shown for shown in map(_definition, await self.proxmox.get("/storage") or [])}

@@ -46,14 +46,14 @@ class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum: hexadecimal, by `algorithm`; if the file has another one, nothing is sent
     """
 
-    path: Annotated[str, formats.whole(r"/[^\x00-\x1f\x7f]+", most=4096)]
+    path: Annotated[str, formats.full_match(r"/[^\x00-\x1f\x7f]+", most=4096)]
     storage: fields.Storage
     node: fields.Node
     content: Literal["iso", "vztmpl", "import"] = "iso"
     filename: Annotated[
-        str, formats.whole("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,254})?", "letters, digits and . _ - alone")
+        str, formats.full_match("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,254})?", "letters, digits and . _ - alone")
     ] = ""
-    checksum: Annotated[str, formats.whole("[0-9A-Fa-f]*")] = ""
+    checksum: Annotated[str, formats.full_match("[0-9A-Fa-f]*")] = ""
     algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
 
 
@@ -84,24 +84,24 @@ class Uploads:
         volid = f"{p.storage}:{p.content}/{name}"
         call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
         with opened(p.path, self.inventory.settings.upload_dirs) as file:
-            body = Upload(file, name, _teller(call, p.path, file))
+            body = Upload(file, name, _progress_reporter(call, p.path, file))
             if not body.size:
                 raise Rejected(f"path: {p.path} is empty: nothing was sent")
 
-            async def seen() -> Found | None:
+            async def check() -> Found | None:
                 await self._idle(call, p, name)
                 return await self._free(call, p, volid, body.size)
 
-            async def act() -> str | None:
+            async def apply() -> str | None:
                 with contextlib.ExitStack() as until_sent:
-                    until_sent.enter_context(call.breakable())
+                    until_sent.enter_context(call.allow_stop())
                     checksum = await self._checksum(p, body)
                     body.describe({"content": p.content, "checksum-algorithm": p.algorithm, "checksum": checksum})
                     where = f"/nodes/{p.node}/storage/{p.storage}/upload"
                     return upid_of(await self.proxmox.upload(where, body, until_sent.close))
 
-            found = await call.once(seen, act)
-        return await self._taken_in(call, p, volid, found)
+            found = await call.ensure(check, apply)
+        return await self._wait_for_copy(call, p, volid, found)
 
     async def _idle(self, call: Call, p: UploadFile, name: str) -> None:
         """Wait while a copy task of our token runs that may be for this file.
@@ -119,7 +119,7 @@ class Uploads:
                     break
             else:
                 return
-            await targets.pause(call, f"a file is being taken in ({task.text}): is it {name}?")
+            await targets.wait_a_moment(call, f"a file is being taken in ({task.text}): is it {name}?")
 
     async def _free(self, call: Call, p: UploadFile, volid: str, size: int) -> Found | None:
         """Return Found if the file exists, None if it does not and there is space for it.
@@ -153,7 +153,7 @@ class Uploads:
             raise Rejected(f"checksum: {p.path} has {p.algorithm} {found}, not {p.checksum}: nothing was sent")
         return found
 
-    async def _taken_in(self, call: Call, p: UploadFile, volid: str, found: Found) -> VolumeLine:
+    async def _wait_for_copy(self, call: Call, p: UploadFile, volid: str, found: Found) -> VolumeLine:
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -221,7 +221,7 @@ def _name(p: UploadFile) -> str:
     return name
 
 
-def _teller(call: Call, path: str, file: BinaryIO) -> Callable[[str, int], None]:
+def _progress_reporter(call: Call, path: str, file: BinaryIO) -> Callable[[str, int], None]:
     """Return a function that reports each further percent, from any thread."""
     loop, size, last = asyncio.get_running_loop(), max(1, os.fstat(file.fileno()).st_size), [("", -1)]
 

@@ -20,7 +20,7 @@ from agentd_proxmox.guest_model import notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -32,9 +32,9 @@ DISKS = frozenset({"images", "rootdir"})
 HELD = frozenset({"iso", "snippets"})
 """Content that any guest may use; only the configuration of the guest shows it."""
 
-Content = Annotated[str, formats.whole("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
+Content = Annotated[str, formats.full_match("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
 # Proxmox replaces any other character by `_`, so the file would not have the requested name.
-FileName = Annotated[str, formats.whole("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - alone")]
+FileName = Annotated[str, formats.full_match("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - alone")]
 
 
 class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +81,7 @@ class ContentPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class OneStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NodeStorageSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A storage on a node."""
 
     storage: fields.Storage
@@ -112,10 +112,10 @@ class DownloadUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     storage: fields.Storage
     node: fields.Node
-    url: Annotated[str, formats.whole(r"https?://[^\s\x00-\x1f\x7f]+", most=2048)]
+    url: Annotated[str, formats.full_match(r"https?://[^\s\x00-\x1f\x7f]+", most=2048)]
     filename: FileName
     content: Literal["iso", "vztmpl", "import"] = "iso"
-    checksum: Annotated[str, formats.whole("[0-9A-Fa-f]*")] = ""
+    checksum: Annotated[str, formats.full_match("[0-9A-Fa-f]*")] = ""
     algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
     verify_certificates: bool = True
 
@@ -130,7 +130,7 @@ class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: fields.Node
     vmid: fields.Vmid
     size: fields.Gibibytes
-    name: Annotated[str, formats.whole("[a-z0-9][a-z0-9-]{0,39}", "becomes vm-<vmid>-<name>")] = ""
+    name: Annotated[str, formats.full_match("[a-z0-9][a-z0-9-]{0,39}", "becomes vm-<vmid>-<name>")] = ""
     format: Literal["raw", "qcow2"] = "raw"
 
 
@@ -189,7 +189,7 @@ class Storage:
         await targets.storage(self.inventory, p.node, p.storage, p.content)
         entries = await self._content(p.node, p.storage, content=p.content or None, vmid=p.vmid)
         lines = [_line(entry) for entry in entries]
-        if not lines and (reason := await targets.blind(self.inventory, p.storage)):
+        if not lines and (reason := await targets.hidden_reason(self.inventory, p.storage)):
             call.warn(reason)
         if p.largest:
             page, after = sorted(lines, key=lambda line: (-line.size, line.volid))[: p.limit], ""
@@ -199,12 +199,12 @@ class Storage:
             total=len(lines),
             size=sum(line.size for line in lines),
             by_content=dict(Counter(line.content for line in lines)),
-            volumes=[pages.only(line, p.show) for line in page],
+            volumes=[pages.select_fields(line, p.show) for line in page],
             next=after,
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def get_storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002 - every tool has a call
+    async def get_storage_status(self, call: Call, p: NodeStorageSelector) -> StorageStatus:  # noqa: ARG002 - every tool has a call
         """Show the current state of a storage on a node.
 
         This reads the storage itself, so it takes long if the storage hangs.
@@ -238,7 +238,7 @@ class Storage:
         volid = f"{p.storage}:{p.content}/{p.filename}"
         call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             if ours := await self._fetching(call, p, volid):
                 return Found(ours)
             existing = await self._one(p.node, volid)
@@ -249,7 +249,7 @@ class Storage:
             call.warn(f"{volid} was there already and is left as it is; give a checksum to have it compared")
             return Found()
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return upid_of(
                 await self.proxmox.post(
                     f"/nodes/{p.node}/storage/{p.storage}/download-url",
@@ -262,7 +262,7 @@ class Storage:
                 )
             )
 
-        found = await call.once(seen, act)
+        found = await call.ensure(check, apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -275,7 +275,7 @@ class Storage:
         """Allocate an empty disk for a guest; it is not attached yet."""
         at = await self.inventory.find(p.vmid)
         entry = await targets.storage(self.inventory, p.node, p.storage, "images")
-        name = f"vm-{p.vmid}-{p.name or targets.keyed(call, 'create_volume')}"
+        name = f"vm-{p.vmid}-{p.name or targets.derived_name(call, 'create_volume')}"
         files = str(entry.get("plugintype")) in {"dir", "nfs", "cifs", "btrfs", "cephfs"}
         if p.format != "raw" and not files:
             raise Rejected(f"format: storage {p.storage} ({entry.get('plugintype')}) holds raw disks only")
@@ -285,7 +285,7 @@ class Storage:
         labels = [f"storage/{p.storage}", owner.name, *owner.labels]
         call.target(Target(f"volume/{volid}", f"a disk of {at.title}", labels=labels))
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             existing = await self._one(p.node, volid)
             if existing is None:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
@@ -296,7 +296,7 @@ class Storage:
                 )
             return Found()
 
-        async def act() -> None:
+        async def apply() -> None:
             await self.proxmox.post(
                 f"/nodes/{p.node}/storage/{p.storage}/content",
                 vmid=p.vmid,
@@ -305,7 +305,7 @@ class Storage:
                 format=p.format if files else None,
             )
 
-        await call.once(seen, act)
+        await call.ensure(check, apply)
         return await self._made(p.node, volid)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
@@ -316,7 +316,7 @@ class Storage:
         """
         before: list[VolumeLine] = []
 
-        async def seen() -> Found | None:
+        async def check() -> Found | None:
             line = await self._idle(call, p)
             if line is None:
                 return Found()
@@ -329,11 +329,11 @@ class Storage:
             call.target(_target(p, line))
             return None
 
-        async def act() -> str | None:
-            path = f"/nodes/{p.node}/storage/{p.volid.partition(':')[0]}/content/{formats.part(p.volid)}"
+        async def apply() -> str | None:
+            path = f"/nodes/{p.node}/storage/{p.volid.partition(':')[0]}/content/{formats.path_part(p.volid)}"
             return upid_of(await self.proxmox.delete(path))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.ensure(check, apply))
         if await self._one(p.node, p.volid) is not None:
             raise TaskFailed(f"the task ended well, and {p.volid} is still there")
         return Deleted(p.volid, before[0] if before else None)
@@ -350,7 +350,9 @@ class Storage:
             ours = [e for e in active if e.type == "imgdel" and e.id in task_ids and e.user == self.proxmox.user]
             if not ours:
                 break
-            await targets.pause(call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?")
+            await targets.wait_a_moment(
+                call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?"
+            )
         return line
 
     async def _fetching(self, call: Call, p: DownloadUrl, volid: str) -> str:
@@ -358,10 +360,10 @@ class Storage:
 
         Wait while there are several.
         """
-        while ours := await targets.running(self.inventory, p.node, {"download"}, p.filename):
+        while ours := await targets.running_tasks(self.inventory, p.node, {"download"}, p.filename):
             if len(ours) == 1:
                 return ours[0].text
-            await targets.pause(call, f"{volid} is being fetched ({ours[0].text})")
+            await targets.wait_a_moment(call, f"{volid} is being fetched ({ours[0].text})")
         return ""
 
     async def _content(self, node: str, storage: str, **filters: str | int | None) -> list[Entry]:
@@ -396,7 +398,7 @@ class Storage:
         entries = await self._content(p.node, p.volid.partition(":")[0])
         return [one_line(e["volid"]) for e in entries if re.search(rf"(^|/){re.escape(name)}", str(e.get("parent")))]
 
-    async def _options(self, at: Place, volid: str) -> list[str]:
+    async def _options(self, at: GuestLocation, volid: str) -> list[str]:
         """Return the options of a guest and its snapshots that name the volume."""
         found = [key for key, value in (await self.inventory.config(at)).items() if _names(value, volid)]
         for snapshot in await self.proxmox.get(f"{at.path}/snapshot") or []:

@@ -24,8 +24,8 @@ if __package__ in {None, ""}:
 
 from pve.client import FakePve
 from system.chaos import checker, cluster, evidence, plan
-from system.chaos.cast import Cast, with_plugin
-from system.chaos.crowd import Crowd
+from system.chaos.clients import Clients
+from system.chaos.processes import Processes, with_plugin
 
 POISON = "poison"
 """What stands in the id of a workflow whose task kills whoever takes it, each time."""
@@ -55,22 +55,22 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
         def crashes(name: str, start: int) -> tuple[str, str]:
             return plan.crashes(name, given.crash, POISON if given.poison else ""), f"{given.seed} {name} {start}"
 
-        async with Cast(folder, nats, pve, crashes) as cast:
+        async with Processes(folder, nats, pve, crashes) as processes:
             client = await evidence.connect(nats.urls)
-            crowd = Crowd(client, requests)
+            clients = Clients(client, requests)
             async with evidence.Recorder(client) as recorder, asyncio.TaskGroup() as group:
-                group.create_task(crowd.ask())
-                group.create_task(cast.suffer(faults))
-            await cast.recover()
-            wanted = crowd.wanted()
+                group.create_task(clients.ask())
+                group.create_task(processes.suffer(faults))
+            await processes.recover()
+            wanted = clients.wanted()
             (folder / "ids.json").write_text(json.dumps(wanted, indent=1))
-            stopped = asyncio.create_task(crowd.give_up())
+            stopped = asyncio.create_task(clients.give_up())
             took, left = await evidence.settle(client, [each["id"] for each in wanted], checker.TERMINAL, given.settle)
             stopped.cancel()
-            await crowd.end()
+            await clients.end()
             found = await evidence.read(client, pve.control, wanted, recorder)
             await client.close()
-            deaths = cast.count()
+            deaths = processes.count()
         (folder / "world.json").write_text(json.dumps({"requests": found.requests, "tasks": found.tasks}, indent=1))
         violations = checker.judge(found)
     say(checker.report(violations))
@@ -79,7 +79,7 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
     figures = ", ".join(f"{kind} {number}" for kind, number in sorted(deaths.items()))
     verdict = "FAILED" if violations or left else "passed"
     say(
-        f"chaos {verdict}: seed {given.seed}, {len(wanted)} workflows ({crowd.summary(found.events)}), "
+        f"chaos {verdict}: seed {given.seed}, {len(wanted)} workflows ({clients.summary(found.events)}), "
         f"faults: {figures or 'none'}; lost {checker.lost(violations)}, doubled {checker.twice(violations)}, "
         f"settled {took:.1f} s after the last fault"
     )

@@ -14,10 +14,10 @@ import pytest
 
 from harness import eventually
 from system.chaos import checker, evidence
-from system.chaos.cast import Cast, with_plugin
+from system.chaos.clients import Clients
 from system.chaos.cluster import SIZE, Cluster
-from system.chaos.crowd import Crowd
 from system.chaos.plan import Request
+from system.chaos.processes import Processes, with_plugin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,18 +36,18 @@ pytestmark = pytest.mark.system
 class Stage:
     """A network with one fault armed, the requests made of it, and the verdict over it."""
 
-    def __init__(self, client: Client, cast: Cast, pve: FakePve) -> None:
+    def __init__(self, client: Client, processes: Processes, pve: FakePve) -> None:
         """Keep what is asked and what is judged."""
-        self.client, self.cast, self.pve = client, cast, pve
+        self.client, self.processes, self.pve = client, processes, pve
         self.recorder = evidence.Recorder(client)
         self.requests: list[Request] = []
 
     async def ask(self, *requests: Request) -> None:
         """Send requests, all at once."""
         self.requests += requests
-        crowd = Crowd(self.client, list(requests))
-        await crowd.ask()
-        await crowd.said()
+        clients = Clients(self.client, list(requests))
+        await clients.ask()
+        await clients.said()
 
     async def event(self, workflow: str) -> dict[str, Any]:
         """Return the last event of a workflow, nothing if there is none."""
@@ -55,7 +55,7 @@ class Stage:
 
     async def verdict(self) -> str:
         """Wait until all is quiet, at most as long as it may take; return the checker's report."""
-        wanted = Crowd(self.client, self.requests).wanted()
+        wanted = Clients(self.client, self.requests).wanted()
         names = [each["id"] for each in wanted]
         await evidence.settle(self.client, names, checker.TERMINAL, BOUND)
         found = await evidence.read(self.client, self.pve.control, wanted, self.recorder)
@@ -70,9 +70,9 @@ def stage(tmp_path: Path, pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> Call
     @asynccontextmanager
     async def setting(armed: str, names: tuple[str, ...], servers: int = 1) -> AsyncIterator[Stage]:
         with Cluster(tmp_path / "nats", servers) as nats:
-            async with Cast(tmp_path, nats, pve, lambda _name, _start: (armed, "0"), names) as cast:
+            async with Processes(tmp_path, nats, pve, lambda _name, _start: (armed, "0"), names) as processes:
                 client = await evidence.connect(nats.urls)
-                made = Stage(client, cast, pve)
+                made = Stage(client, processes, pve)
                 async with made.recorder:
                     yield made
                 await client.close()
@@ -87,7 +87,7 @@ async def test_what_a_dead_orchestrator_did_not_send_is_sent(stage: Callable[...
         verdict = await on.verdict()
 
         assert verdict == "every invariant holds"
-        assert on.cast.count()["crash after-commit"] == 1
+        assert on.processes.count()["crash after-commit"] == 1
 
 
 async def test_what_was_done_is_not_done_again(stage: Callable[..., Any]) -> None:
@@ -98,7 +98,7 @@ async def test_what_was_done_is_not_done_again(stage: Callable[..., Any]) -> Non
         verdict = await on.verdict()
 
         assert verdict == "every invariant holds"
-        assert on.cast.count()["crash after-post"] == 1
+        assert on.processes.count()["crash after-post"] == 1
 
 
 async def test_what_was_taken_and_not_written_down_comes_again(stage: Callable[..., Any]) -> None:
@@ -108,7 +108,7 @@ async def test_what_was_taken_and_not_written_down_comes_again(stage: Callable[.
         verdict = await on.verdict()
 
         assert verdict == "every invariant holds"
-        assert on.cast.count()["crash before-commit"] == 1
+        assert on.processes.count()["crash before-commit"] == 1
 
 
 async def test_a_write_under_way_is_not_a_write_done(stage: Callable[..., Any]) -> None:
@@ -117,8 +117,8 @@ async def test_a_write_under_way_is_not_a_write_done(stage: Callable[..., Any]) 
     async with stage("", names, SIZE) as on:
         for number in range(3):
             await on.ask(*(Request(0, f"fan-{number}-{each}", "chaos_fan", {"naps": 40}) for each in range(4)))
-            leader = on.cast.nats.leader("AI_WORKFLOWS")
-            followers = [each for index, each in enumerate(on.cast.nats.nodes) if index != leader]
+            leader = on.processes.nats.leader("AI_WORKFLOWS")
+            followers = [each for index, each in enumerate(on.processes.nats.nodes) if index != leader]
             for each in followers:
                 each.process.send_signal(signal.SIGSTOP)
             await asyncio.sleep(1.0)  # as long as writes stay under way
@@ -140,7 +140,7 @@ async def test_a_late_end_of_an_older_attempt_is_no_end(stage: Callable[..., Any
             return "" if agent == other else str(agent)
 
         agent = await eventually(begun, "the first attempt is begun")
-        sleeper = on.cast.daemons[agent.removesuffix("-pve1")]
+        sleeper = on.processes.daemons[agent.removesuffix("-pve1")]
         sleeper.signal(signal.SIGSTOP)
         try:
             await eventually(lambda: begun(agent), "a later attempt is begun by the other", 40)

@@ -60,17 +60,17 @@ class Tools:
         guests = await self.proxmox.get("/cluster/resources", type="vm") or []
         at = next((f"/nodes/{each['node']}/qemu/{p.vmid}" for each in guests if int(each["vmid"]) == p.vmid), "")
 
-        async def look() -> Found | None:
+        async def check() -> Found | None:
             if not at:
                 return Found()
             config = await self.proxmox.get(f"{at}/config")
             ours = f"agentd:{p.key}" in str(config.get("description") or "").splitlines()
             return None if ours else Found()
 
-        async def act() -> str | None:
+        async def apply() -> str | None:
             return str(await self.proxmox.delete(at))
 
-        found = await call.once(look, act)
+        found = await call.ensure(check, apply)
         if found.upid:
             await self.proxmox.wait(found.upid, call.left())
         return Done(f"VM {p.vmid} is gone")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 IMAGE = b"an image" * 1000
 
 
-class Shelf(BaseHTTPRequestHandler):
+class DownloadServer(BaseHTTPRequestHandler):
     """Serves /image.iso, and /cut.iso only half."""
 
     def do_GET(self) -> None:
@@ -32,7 +32,7 @@ class Shelf(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """Serve files on loopback and yield the address."""
-    with HTTPServer(("127.0.0.1", 0), Shelf) as server:
+    with HTTPServer(("127.0.0.1", 0), DownloadServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"

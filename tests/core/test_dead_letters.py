@@ -80,7 +80,7 @@ async def test_poisoned_among_good(bus: Bus) -> None:
     async with taking(bus, handle):
         await handled(bus)
     (letter,) = await letters(bus, 1)
-    body = await dead_letters.body(bus, letter)
+    body = await dead_letters.read_body(bus, letter)
 
     assert sorted(map(int, seen.bodies)) == [number for number in range(100) if number != 50]
     assert (letter.stream, letter.subject, letter.sequence) == (subjects.INPUT, subject, 51)
@@ -127,7 +127,7 @@ async def test_poisoned_headers_do_not_act(bus: Bus) -> None:
     await dead_letters.replay(bus, letter, "alice")
     again = await bus.last(subjects.INPUT, letter.subject)
 
-    assert (await dead_letters.body(bus, letter)).headers == expected
+    assert (await dead_letters.read_body(bus, letter)).headers == expected
     assert again is not None
     assert again.headers == {"X-From": "me", "Agentd-Replay": str(letter.number)}
 
@@ -151,12 +151,12 @@ async def test_a_closed_letter(bus: Bus) -> None:
     await bus.store(subjects.complete("a", "w", "t"), b"poison")
     async with taking(bus, refuse):
         (letter,) = await letters(bus, 1)
-    before = await dead_letters.counted(bus)
+    before = await dead_letters.count_open(bus)
     await dead_letters.close(bus, letter, "alice")
     after = await dead_letters.find(bus, letter.number)
 
     assert before == {subjects.INPUT: 1}
-    assert await dead_letters.counted(bus) == {}
+    assert await dead_letters.count_open(bus) == {}
     assert (after.state, after.closed_by) == ("closed", "alice")
     with pytest.raises(PermanentError, match="was closed by alice"):
         await dead_letters.replay(bus, after, "bob")
@@ -190,8 +190,8 @@ async def test_killed_between_keeping_and_ending(nats_server: NatsServer, bus: B
     """A message that was kept by one that died before it ended it is one letter, though two gave it up."""
     async with connected(nats_server.url, agent="other") as other:
         job = DeadLetter(subjects.INPUT, 1, "ai.tasks.complete.a.w.t", "x", "first", datetime.now(UTC))
-        await dead_letters.bury(other, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
-    await dead_letters.bury(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
+        await dead_letters.store_dead_letter(other, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
+    await dead_letters.store_dead_letter(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
 
     assert [each.agent_id for each in await dead_letters.letters(bus)] == ["first"]
 
@@ -229,7 +229,7 @@ async def test_a_message_as_large_as_nats_takes(bus: Bus) -> None:
     (letter,) = await letters(bus, 1)
 
     assert (letter.size, letter.cut) == (size, True)
-    assert size - 2000 < len((await dead_letters.body(bus, letter)).data) < size
+    assert size - 2000 < len((await dead_letters.read_body(bus, letter)).data) < size
     with pytest.raises(PermanentError, match=f"letter {letter.number} cannot be replayed: it was too large"):
         await dead_letters.replay(bus, letter, "alice")
 
@@ -240,9 +240,9 @@ async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) ->
     forged = DeadLetter(subjects.INPUT, 5, subjects.signal("alice", "w1"), "x", "worker", stored)
     event = DeadLetter(subjects.INPUT, 6, subjects.event("w1"), "x", "orchestrator", stored)
     assignment = DeadLetter(subjects.WORKFLOWS, 7, subjects.assign("specialist", "w", "t", 1), "x", "worker", stored)
-    await dead_letters.bury(bus, dead_letters.GIVEN_UP, "specialist", forged, b"{}")
-    await dead_letters.bury(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, event, b"{}")
-    await dead_letters.bury(bus, dead_letters.POISONED, "specialist", assignment, b"{}")
+    await dead_letters.store_dead_letter(bus, dead_letters.GIVEN_UP, "specialist", forged, b"{}")
+    await dead_letters.store_dead_letter(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, event, b"{}")
+    await dead_letters.store_dead_letter(bus, dead_letters.POISONED, "specialist", assignment, b"{}")
     await bus.store(subjects.dead(dead_letters.GIVEN_UP, "orch", "nonsense"), b"x", headers={dead_letters.LETTER: "{]"})
     found = await dead_letters.letters(bus)
 
@@ -272,7 +272,7 @@ async def test_what_a_stranger_ended(bus: Bus) -> None:
     await pull.cut()
 
     assert (letter.why, letter.stream, letter.reason) == ("ended", subjects.WORKFLOWS, "I cannot read this")
-    assert (await dead_letters.body(bus, letter)).text == '{"task_id": "w.t"}'
+    assert (await dead_letters.read_body(bus, letter)).text == '{"task_id": "w.t"}'
 
 
 async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,4 +299,4 @@ async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.
     assert done.error.code == "poisoned"
     assert (letter.why, letter.stream, letter.consumer) == ("poisoned", subjects.WORKFLOWS, SERVICE)
     assert letter.reason == "begun 5 times without an end: whoever runs it dies"
-    assert '"task_id":"w.t"' in ((await dead_letters.body(bus, letter)).text or "")
+    assert '"task_id":"w.t"' in ((await dead_letters.read_body(bus, letter)).text or "")

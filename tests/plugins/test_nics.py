@@ -25,7 +25,7 @@ async def bridges(lab: FakePve) -> None:
 
 async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
     """Only what is said changes, once; what was there before is put back by the inverse."""
-    before = (await tools.once("get_guest", vmid=101)).networks
+    before = (await tools.call("get_guest", vmid=101)).networks
     wanted: dict[str, Any] = {
         "vmid": 101,
         "tag": 5,
@@ -35,9 +35,9 @@ async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
         "bridge": "vmbr1",
     }
     call = MemoryCall()
-    done = [await tools.once("set_guest_network", each, **wanted) for each in (call, MemoryCall())][1]
+    done = [await tools.call("set_guest_network", each, **wanted) for each in (call, MemoryCall())][1]
     assert call.undo is not None
-    back = await tools.once(call.undo[0], **call.undo[1])
+    back = await tools.call(call.undo[0], **call.undo[1])
 
     assert done.networks["net0"] == f"virtio={MAC},bridge=vmbr1,firewall=1,link_down=1,rate=12.5,tag=5"
     assert back.networks == before
@@ -47,10 +47,10 @@ async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
 async def test_new_and_gone(tools: Bench) -> None:
     """A VM gets a second card, of a model, and loses it; with its MAC address it is the same again."""
     call, gone = MemoryCall(), MemoryCall()
-    made = await tools.once("set_guest_network", call, vmid=101, card="net1", bridge="vmbr0", model="e1000", mac=MAC)
-    left = [await tools.once("delete_guest_network", each, vmid=101, card="net1") for each in (gone, MemoryCall())][1]
+    made = await tools.call("set_guest_network", call, vmid=101, card="net1", bridge="vmbr0", model="e1000", mac=MAC)
+    left = [await tools.call("delete_guest_network", each, vmid=101, card="net1") for each in (gone, MemoryCall())][1]
     assert gone.undo is not None
-    again = await tools.once(gone.undo[0], **gone.undo[1])
+    again = await tools.call(gone.undo[0], **gone.undo[1])
 
     assert call.undo == ("delete_guest_network", {"vmid": 101, "card": "net1"})
     assert made.networks["net1"] == f"e1000={MAC},bridge=vmbr0"
@@ -61,9 +61,9 @@ async def test_new_and_gone(tools: Bench) -> None:
 async def test_container(tools: Bench, steered: Steer) -> None:
     """A container's card has addresses; a new one is called after its number."""
     call = MemoryCall()
-    await tools.once("set_guest_network", call, vmid=201, ip="192.0.2.5/24", gateway="192.0.2.1")
-    made = await tools.once("set_guest_network", vmid=201, card="net1", bridge="vmbr1", tag=7)
-    back = await tools.once("set_guest_network", vmid=201, ip="dhcp")
+    await tools.call("set_guest_network", call, vmid=201, ip="192.0.2.5/24", gateway="192.0.2.1")
+    made = await tools.call("set_guest_network", vmid=201, card="net1", bridge="vmbr1", tag=7)
+    back = await tools.call("set_guest_network", vmid=201, ip="dhcp")
 
     assert call.undo is not None
     assert "ip=dhcp" in call.undo[1]["options"]["net0"].split(",")
@@ -78,7 +78,7 @@ async def test_running(tools: Bench, lab: FakePve) -> None:
     """What a running VM takes on only at its next start is told."""
     await without_hotplug(lab, 100)
     call = MemoryCall()
-    await tools.once("set_guest_network", call, vmid=100, tag=9)
+    await tools.call("set_guest_network", call, vmid=100, tag=9)
 
     assert call.warnings == ["VM 100 'web-01' on pve1 takes net0 on at its next start"]
 
@@ -95,7 +95,7 @@ async def test_running(tools: Bench, lab: FakePve) -> None:
 async def test_wrong(tools: Bench, steered: Steer, wrong: dict[str, Any], told: str) -> None:
     """What a guest cannot have, and another configuration than the one that was read, is refused; nothing is sent."""
     with pytest.raises(errors.AgentdError, match=told):
-        await tools.once("set_guest_network", **{"vmid": 101, **wrong})
+        await tools.call("set_guest_network", **{"vmid": 101, **wrong})
     with pytest.raises(errors.InvalidMessage, match="bridge"):
         tools.tools["set_guest_network"].parse({"vmid": 101, "bridge": "vmbr0,tag=1"})
     assert await steered.log("POST", "/config$") == await steered.log("PUT", "/config$") == []
@@ -114,7 +114,7 @@ async def test_whole(tools: Bench, steered: Steer) -> None:
     """All options are shown as they are written, secrets as stars, texts in one line."""
     config = {"cipassword": "geheim", "description": "a\x1b[31m\nb", "cores": 2}
     await steered.guest(vmid=300, node="pve1", name="odd", config=config)
-    shown = await tools.once("get_guest_config", vmid=300)
+    shown = await tools.call("get_guest_config", vmid=300)
 
     assert shown.options["cipassword"] == "***"
     assert (shown.options["description"], shown.options["cores"]) == ("a [31m b", "2")
@@ -127,12 +127,12 @@ async def test_options(tools: Bench, steered: Steer) -> None:
     wanted: dict[str, Any] = {"vmid": 101, "options": {"startup": "order=3"}, "remove": ["net0"]}
     call = MemoryCall()
     for each in (call, MemoryCall()):
-        await tools.once("update_guest_options", each, **wanted)
+        await tools.call("update_guest_options", each, **wanted)
     between = (await steered.found(101))["config"]
     assert call.undo is not None
-    await tools.once(call.undo[0], MemoryCall("wf.back"), **call.undo[1])
+    await tools.call(call.undo[0], MemoryCall("wf.back"), **call.undo[1])
 
     assert (between["startup"], "net0" in between) == ("order=3", False)
     assert (await steered.found(101))["config"] == before
     with pytest.raises(errors.Rejected, match="net0: name it in `options` or in `remove`"):
-        await tools.once("update_guest_options", vmid=101, options={"net0": "x"}, remove=["net0"])
+        await tools.call("update_guest_options", vmid=101, options={"net0": "x"}, remove=["net0"])

@@ -25,7 +25,7 @@ QUIET = 45.0
 """Seconds until nothing is pending: an acknowledgement that a dead server took with it is asked for after 30."""
 
 
-class Cast:
+class RestartingDaemons:
     """The daemons of a test; whoever dies is started again, as systemd would."""
 
     def __init__(self, net: Net, names: tuple[str, ...] = ROLES) -> None:

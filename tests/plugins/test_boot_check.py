@@ -26,7 +26,7 @@ class TestIsolate:
     async def test_cut(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """A stopped VM or container has every cable unplugged and does not start at boot, and is changed once."""
         for _ in range(2):
-            guest = await tools.once("isolate_guest", vmid=vmid)
+            guest = await tools.call("isolate_guest", vmid=vmid)
 
             assert guest.networks
             assert all("link_down=1" in each.split(",") for each in guest.networks.values())
@@ -37,7 +37,7 @@ class TestIsolate:
         """A running VM that would take it on only at its next start is not called isolated."""
         await without_hotplug(lab, 100)
         with pytest.raises(errors.TaskFailed, match=r"VM 100 .* at its next start: net0; it is not isolated yet"):
-            await tools.once("isolate_guest", vmid=100)
+            await tools.call("isolate_guest", vmid=100)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
@@ -67,19 +67,19 @@ class TestCheck:
 
     async def test_agent(self, tools: Bench) -> None:
         """A VM whose guest agent answers is good at once."""
-        seen = await tools.once("check_guest", vmid=100, seconds=3600)
+        seen = await tools.call("check_guest", vmid=100, seconds=3600)
 
         assert (seen.agent, seen.vmid) == (True, 100)
         assert seen.checked[1].startswith("its guest agent ")
 
     async def test_runs(self, tools: Bench, steered: Steer) -> None:
         """One without an agent, and a container, have to run for so many seconds, which is waited for."""
-        await tools.once("stop_guest", vmid=200)
-        await tools.once("start_guest", vmid=200)
+        await tools.call("stop_guest", vmid=200)
+        await tools.call("start_guest", vmid=200)
         call = MemoryCall()
-        seen = await tools.once("check_guest", call, vmid=200, seconds=2)
+        seen = await tools.call("check_guest", call, vmid=200, seconds=2)
         await steered.guest(vmid=300, node="pve1", name="mute", status="running", config={"agent": "0"})
-        mute = await tools.once("check_guest", vmid=300, seconds=1)
+        mute = await tools.call("check_guest", vmid=300, seconds=1)
 
         assert seen.checked == [f"it runs for {seen.uptime} s", "a container has no guest agent"]
         assert (seen.agent, mute.agent, mute.checked[1][:24]) == (False, False, "no guest agent answers: ")
@@ -88,14 +88,14 @@ class TestCheck:
     async def test_stops(self, tools: Bench) -> None:
         """A guest that does not run, or stops while it is watched, is told."""
         with pytest.raises(errors.TaskFailed, match="VM 101 'db-01' on pve1 is stopped: it did not go on running"):
-            await tools.once("check_guest", vmid=101)
+            await tools.call("check_guest", vmid=101)
         call = MemoryCall(seconds=60)
-        running = asyncio.create_task(tools.once("check_guest", call, vmid=200, seconds=3600))
+        running = asyncio.create_task(tools.call("check_guest", call, vmid=200, seconds=3600))
 
         async def watched() -> bool:
             return bool(call.said)
 
         await until(watched)
-        await tools.once("stop_guest", vmid=200)
+        await tools.call("stop_guest", vmid=200)
         with pytest.raises(errors.TaskFailed, match="container 200 'dns' on pve1 is stopped: it did not go on running"):
             await running

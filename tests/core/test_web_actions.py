@@ -90,7 +90,7 @@ async def test_bad_requests_name_what_is_wrong() -> None:
         ("/api/workflows/nope/approve", b""): (404, "there is no workflow 'nope'"),
         (f"{PATH}/approve", b'{"tsak": "a"}'): (400, "tsak"),
         (f"{PATH}/approve", b'{"task": 1}'): (400, "task"),
-        (f"{PATH}/approve", b"{"): (400, "Steering"),
+        (f"{PATH}/approve", b"{"): (400, "ActionDetails"),
         (f"{PATH}/approve", b" " * 20_000): (413, "16384 bytes"),
     }
     async with serving(view, tokens={"bob": kept}) as ask:

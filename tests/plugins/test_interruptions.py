@@ -75,7 +75,7 @@ async def test_an_answer_lost_on_its_way(tools: Bench, steered: Steer, code: int
 
 async def test_a_task_is_asked_at_its_own_node(tools: Bench, steered: Steer) -> None:
     """Wherever the API is reached, a task's status and log are asked at the node that runs it."""
-    await tools.once("create_vm", **NEW)
+    await tools.call("create_vm", **NEW)
     asked = {each["path"] for each in await steered.log("GET", "/tasks/UPID")}
 
     assert asked
@@ -85,8 +85,8 @@ async def test_a_task_is_asked_at_its_own_node(tools: Bench, steered: Steer) -> 
 async def test_a_fresh_guest_has_no_name_yet(tools: Bench, steered: Steer) -> None:
     """What was made a moment ago is found by its number although the cluster's list does not know it well yet."""
     await steered.settings(stat_lag=5)
-    made = await tools.once("create_vm", **NEW)
-    started = await tools.once("start_guest", MemoryCall("wf.start"), vmid=NEW["vmid"])
+    made = await tools.call("create_vm", **NEW)
+    started = await tools.call("start_guest", MemoryCall("wf.start"), vmid=NEW["vmid"])
 
     assert (made.name, started.name, started.status) == (NEW["name"], NEW["name"], "running")
 
@@ -110,4 +110,4 @@ async def test_the_guest_moves_away_meanwhile(tools: Bench, steered: Steer) -> N
     await moving
 
     assert started.status == "running"
-    assert (await tools.once("get_guest", vmid=201)).node == "pve1"
+    assert (await tools.call("get_guest", vmid=201)).node == "pve1"

@@ -20,8 +20,8 @@ class TestSuspend:
     @pytest.mark.parametrize("todisk", [False, True])
     async def test_there_and_back(self, tools: Bench, steered: Steer, *, todisk: bool) -> None:
         """A VM sleeps and goes on, each once: what is so already is left alone."""
-        asleep = [await tools.once("suspend_vm", vmid=100, todisk=todisk) for _ in range(2)]
-        awake = [await tools.once("resume_vm", vmid=100) for _ in range(2)]
+        asleep = [await tools.call("suspend_vm", vmid=100, todisk=todisk) for _ in range(2)]
+        awake = [await tools.call("resume_vm", vmid=100) for _ in range(2)]
 
         state = ("stopped", "suspended") if todisk else ("paused", "")
         assert [(each.status, each.lock) for each in asleep] == [state] * 2
@@ -31,9 +31,9 @@ class TestSuspend:
     async def test_not_running(self, tools: Bench, steered: Steer) -> None:
         """A stopped VM can neither be suspended nor resumed; what to do is said."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 is stopped: only a running VM"):
-            await tools.once("suspend_vm", vmid=101)
+            await tools.call("suspend_vm", vmid=101)
         with pytest.raises(errors.Rejected, match="stopped, not suspended: start_guest starts it"):
-            await tools.once("resume_vm", vmid=101)
+            await tools.call("resume_vm", vmid=101)
         assert await steered.log("POST") == []
 
     async def test_container(self, tools: Bench) -> None:
@@ -41,7 +41,7 @@ class TestSuspend:
         with pytest.raises(
             errors.Rejected, match=r"is not a VM: Proxmox suspends containers only .*; use shutdown_guest"
         ):
-            await tools.once("suspend_vm", vmid=200)
+            await tools.call("suspend_vm", vmid=200)
 
     @pytest.mark.parametrize("todisk", [False, True])
     async def test_cut(self, tools: Bench, steered: Steer, *, todisk: bool) -> None:
@@ -56,7 +56,7 @@ class TestSuspend:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.PowerMgmt.*pveum acl modify /vms/100"):
-            await Bench(proxmox).once("suspend_vm", vmid=100)
+            await Bench(proxmox).call("suspend_vm", vmid=100)
         await proxmox.close()
 
 
@@ -65,9 +65,9 @@ class TestReset:
 
     async def test_reset(self, tools: Bench, steered: Steer) -> None:
         """A running VM runs again after one task; a stopped one is refused."""
-        assert (await tools.once("reset_vm", vmid=100)).status == "running"
+        assert (await tools.call("reset_vm", vmid=100)).status == "running"
         with pytest.raises(errors.Rejected, match="only a running VM can be reset"):
-            await tools.once("reset_vm", vmid=101)
+            await tools.call("reset_vm", vmid=101)
         assert len(await steered.tasks("qmreset")) == 1
 
     async def test_doubt(self, tools: Bench, steered: Steer) -> None:
@@ -88,22 +88,22 @@ class TestTemplate:
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """A stopped VM or container becomes a template, once."""
-        name = (await tools.once("get_guest", vmid=vmid)).name
+        name = (await tools.call("get_guest", vmid=vmid)).name
         for _ in range(2):
-            assert (await tools.once("convert_to_template", vmid=vmid, name=name)).template
+            assert (await tools.call("convert_to_template", vmid=vmid, name=name)).template
 
         assert len(await steered.log("POST")) == 1
 
     async def test_kept(self, tools: Bench, steered: Steer) -> None:
         """A guest of another name, one that runs and one with snapshots are refused with what to do."""
         with pytest.raises(errors.Rejected, match="is not called 'x'"):
-            await tools.once("convert_to_template", vmid=101, name="x")
-        running = (await tools.once("get_guest", vmid=100)).name
+            await tools.call("convert_to_template", vmid=101, name="x")
+        running = (await tools.call("get_guest", vmid=100)).name
         with pytest.raises(errors.Rejected, match="is running: shutdown_guest first"):
-            await tools.once("convert_to_template", vmid=100, name=running)
-        await tools.once("create_snapshot", MemoryCall("wf.snap"), vmid=101, name="before")
+            await tools.call("convert_to_template", vmid=100, name=running)
+        await tools.call("create_snapshot", MemoryCall("wf.snap"), vmid=101, name="before")
         with pytest.raises(errors.Rejected, match=r"has snapshots \(before\): delete_snapshot first"):
-            await tools.once("convert_to_template", vmid=101, name="db-01")
+            await tools.call("convert_to_template", vmid=101, name="db-01")
 
         assert not (await steered.found(101)).get("template")
 
@@ -121,11 +121,11 @@ class TestTags:
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_set(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """Tags are said as a whole, added and removed; what is so already is left alone."""
-        await tools.once("update_tags", MemoryCall("a"), vmid=vmid, tags=["web", "old"])
-        found = await tools.once("update_tags", MemoryCall("b"), vmid=vmid, add=["new"], remove=["old"])
+        await tools.call("update_tags", MemoryCall("a"), vmid=vmid, tags=["web", "old"])
+        found = await tools.call("update_tags", MemoryCall("b"), vmid=vmid, add=["new"], remove=["old"])
         sent = len(await steered.log("POST") + await steered.log("PUT"))
-        again = await tools.once("update_tags", MemoryCall("c"), vmid=vmid, add=["new"], remove=["old"])
-        none = await tools.once("update_tags", MemoryCall("d"), vmid=vmid, tags=[])
+        again = await tools.call("update_tags", MemoryCall("c"), vmid=vmid, add=["new"], remove=["old"])
+        none = await tools.call("update_tags", MemoryCall("d"), vmid=vmid, tags=[])
 
         assert found.tags == again.tags == ["new", "web"]
         assert sent == 2
@@ -142,12 +142,12 @@ class TestTags:
     async def test_wrong(self, tools: Bench, wrong: dict[str, Any], text: str) -> None:
         """A wish that says nothing or two things is refused."""
         with pytest.raises(errors.Rejected, match=text):
-            await tools.once("update_tags", vmid=101, **wrong)
+            await tools.call("update_tags", vmid=101, **wrong)
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """A configuration that was changed since is not changed."""
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("update_tags", vmid=201, add=["a"], digest="0" * 40)
+            await tools.call("update_tags", vmid=201, add=["a"], digest="0" * 40)
         assert await steered.log("PUT") == []
 
 
@@ -156,14 +156,14 @@ class TestPending:
 
     async def test_shown(self, tools: Bench) -> None:
         """What waits for a restart is shown as it is and as it will be; a guest that waits for nothing has none."""
-        before = await tools.once("get_pending_changes", vmid=100)
-        have = (await tools.once("get_guest", vmid=100)).cores
-        await tools.once("update_vm", vmid=100, cores=have + 1)
-        (after,) = (await tools.once("get_pending_changes", vmid=100)).pending
+        before = await tools.call("get_pending_changes", vmid=100)
+        have = (await tools.call("get_guest", vmid=100)).cores
+        await tools.call("update_vm", vmid=100, cores=have + 1)
+        (after,) = (await tools.call("get_pending_changes", vmid=100)).pending
 
         assert before.pending == []
         assert (after.option, after.now, after.then) == ("cores", str(have), str(have + 1))
-        assert (await tools.once("get_pending_changes", vmid=200)).pending == []
+        assert (await tools.call("get_pending_changes", vmid=200)).pending == []
 
 
 class TestConsole:
@@ -171,7 +171,7 @@ class TestConsole:
 
     async def test_hint(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
         """The page and the command fit the guest's kind, and no ticket is made."""
-        vm, container = [await tools.once("get_console", vmid=vmid) for vmid in (101, 200)]
+        vm, container = [await tools.call("get_console", vmid=vmid) for vmid in (101, 200)]
 
         assert vm.url == f"{lab.url}/?console=kvm&novnc=1&vmid=101&vmname=db-01&node=pve1"
         assert (vm.command, container.command) == ("qm terminal 101", "pct console 200")
@@ -184,9 +184,9 @@ class TestCloudInit:
 
     async def test_sent(self, tools: Bench, steered: Steer) -> None:
         """It is asked for once where there is a drive, and refused where there is none."""
-        await tools.once("create_vm", MemoryCall("wf.c"), vmid=302, node="pve1", name="cloudy", template=9000)
-        assert (await tools.once("regenerate_cloudinit", vmid=302)).vmid == 302
+        await tools.call("create_vm", MemoryCall("wf.c"), vmid=302, node="pve1", name="cloudy", template=9000)
+        assert (await tools.call("regenerate_cloudinit", vmid=302)).vmid == 302
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 has no cloud-init drive"):
-            await tools.once("regenerate_cloudinit", vmid=101)
+            await tools.call("regenerate_cloudinit", vmid=101)
 
         assert len(await steered.log("PUT", "/302/cloudinit$")) == len(await steered.log("PUT")) == 1

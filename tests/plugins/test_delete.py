@@ -22,7 +22,7 @@ class TestDelete:
 
     async def test_gone(self, tools: Bench, steered: Steer) -> None:
         """A stopped VM is gone with its task, and the answer says what it was; purge is not sent unless asked for."""
-        gone = await tools.once("delete_guest", **DB)
+        gone = await tools.call("delete_guest", **DB)
 
         assert (gone.vmid, gone.name, gone.guest.node, gone.guest.status) == (101, "db-01", "pve1", "stopped")
         assert await steered.found(101) is None
@@ -30,8 +30,8 @@ class TestDelete:
 
     async def test_container(self, tools: Bench, steered: Steer) -> None:
         """A container goes the same way, with what was asked for besides."""
-        name = (await tools.once("get_guest", vmid=201)).name
-        await tools.once("delete_guest", vmid=201, name=name, purge=True, unreferenced=True)
+        name = (await tools.call("get_guest", vmid=201)).name
+        await tools.call("delete_guest", vmid=201, name=name, purge=True, unreferenced=True)
 
         (sent,) = await steered.log("DELETE")
         assert await steered.found(201) is None
@@ -43,18 +43,18 @@ class TestDelete:
     async def test_other_name(self, tools: Bench, steered: Steer) -> None:
         """A VMID that belongs to a guest of another name now is not touched."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 is not called 'web': nothing was done"):
-            await tools.once("delete_guest", vmid=101, name="web")
+            await tools.call("delete_guest", vmid=101, name="web")
 
         assert await steered.log("DELETE") == []
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """A guest that was changed since it was looked at is not deleted; as it was looked at, it is."""
-        old = (await tools.once("get_guest", vmid=101)).digest
-        await tools.once("update_vm", MemoryCall("wf.u"), vmid=101, cores=7)
+        old = (await tools.call("get_guest", vmid=101)).digest
+        await tools.call("update_vm", MemoryCall("wf.u"), vmid=101, cores=7)
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("delete_guest", **DB, digest=old)
+            await tools.call("delete_guest", **DB, digest=old)
         sent = await steered.log("DELETE")
-        await tools.once("delete_guest", **DB, digest=(await tools.once("get_guest", vmid=101)).digest)
+        await tools.call("delete_guest", **DB, digest=(await tools.call("get_guest", vmid=101)).digest)
 
         assert sent == []
         assert await steered.found(101) is None
@@ -73,22 +73,22 @@ class TestDelete:
         await steered.guest(vmid=310, node="pve1", name="kept", type="qemu", config=config, **more)
 
         with pytest.raises(errors.Rejected, match=text):
-            await tools.once("delete_guest", vmid=310, name="kept")
+            await tools.call("delete_guest", vmid=310, name="kept")
         assert await steered.log("DELETE") == []
 
     async def test_linked_clones(self, tools: Bench, steered: Steer) -> None:
         """A template that has linked clones stays, and they are named."""
-        name = (await tools.once("get_guest", vmid=9000)).name
-        await tools.once("create_vm", vmid=301, node="pve1", name="linked", template=9000, full=False)
+        name = (await tools.call("get_guest", vmid=9000)).name
+        await tools.call("create_vm", vmid=301, node="pve1", name="linked", template=9000, full=False)
 
         with pytest.raises(errors.Rejected, match=r"it has linked clones: .*301"):
-            await tools.once("delete_guest", vmid=9000, name=name)
+            await tools.call("delete_guest", vmid=9000, name=name)
         assert await steered.log("DELETE") == []
 
     async def test_unknown(self, tools: Bench) -> None:
         """A guest that never was is not called deleted."""
         with pytest.raises(errors.NotFound, match="there is no guest 999"):
-            await tools.once("delete_guest", vmid=999, name="x")
+            await tools.call("delete_guest", vmid=999, name="x")
 
     async def test_cut(self, tools: Bench, steered: Steer) -> None:
         """A deletion whose answer is lost is found done by its task, not done again."""
@@ -123,7 +123,7 @@ class TestDelete:
         await steered.lock(101, "backup")
 
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
-            await Bench(proxmox, ToolSettings(lock_timeout=0.2)).once("delete_guest", **DB)
+            await Bench(proxmox, ToolSettings(lock_timeout=0.2)).call("delete_guest", **DB)
         assert await steered.log("DELETE") == []
         await proxmox.close()
 
@@ -132,13 +132,13 @@ class TestDelete:
         await steered.rule("DELETE", "/qemu/101$", {"task_exit": "lvremove failed"})
 
         with pytest.raises(errors.TaskFailed, match=r"lvremove failed.*VM 101 'db-01' on pve1 is still there"):
-            await tools.once("delete_guest", **DB)
+            await tools.call("delete_guest", **DB)
 
     async def test_warnings(self, tools: Bench, steered: Steer) -> None:
         """A deletion that ends with warnings is done, and the warnings are handed on."""
         await steered.rule("DELETE", "/qemu/101$", {"task_exit": "WARNINGS: 1"})
         call = MemoryCall()
-        await tools.once("delete_guest", call, **DB)
+        await tools.call("delete_guest", call, **DB)
 
         assert call.warnings
         assert await steered.found(101) is None
@@ -148,7 +148,7 @@ class TestDelete:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Allocate.*pveum acl modify /vms/101"):
-            await Bench(proxmox).once("delete_guest", **DB)
+            await Bench(proxmox).call("delete_guest", **DB)
         assert await steered.found(101) is not None
         await proxmox.close()
 
@@ -156,7 +156,7 @@ class TestDelete:
 async def test_template_tags(tools: Bench) -> None:
     """create_vm does not drop the tags of a clone without a word."""
     with pytest.raises(errors.Rejected, match=r"tags: a clone has its template's; leave `tags` out"):
-        await tools.once("create_vm", **{k: NEW[k] for k in ("vmid", "node", "name")}, template=9000, tags=["web"])
+        await tools.call("create_vm", **{k: NEW[k] for k in ("vmid", "node", "name")}, template=9000, tags=["web"])
 
 
 def undoing(key: str, *made: str) -> MemoryCall:
@@ -169,16 +169,16 @@ def undoing(key: str, *made: str) -> MemoryCall:
 
 async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) -> None:
     """Running or not; what another workflow made, or a person, stays."""
-    await tools.once("create_vm", MemoryCall("wf-1.create"), **NEW)
-    await tools.once("start_guest", MemoryCall("wf-1.start"), vmid=300)
+    await tools.call("create_vm", MemoryCall("wf-1.create"), **NEW)
+    await tools.call("start_guest", MemoryCall("wf-1.start"), vmid=300)
     with pytest.raises(errors.Rejected, match="was not made by the task that is undone here: nothing was done"):
-        await tools.once("discard_guest", undoing("wf-2.create", "guest/300"), vmid=300)
+        await tools.call("discard_guest", undoing("wf-2.create", "guest/300"), vmid=300)
     with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):
-        await tools.once("discard_guest", undoing("wf-1.create", "guest/101"), vmid=101)
+        await tools.call("discard_guest", undoing("wf-1.create", "guest/101"), vmid=101)
     for call in (MemoryCall("wf-1.undo-create"), undoing("wf-1.create"), undoing("wf-1.create", "guest/301")):
         with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):
-            await tools.once("discard_guest", call, vmid=300)
-    gone = await tools.once("discard_guest", undoing("wf-1.create", "guest/300"), vmid=300)
+            await tools.call("discard_guest", call, vmid=300)
+    gone = await tools.call("discard_guest", undoing("wf-1.create", "guest/300"), vmid=300)
 
     assert gone.guest.status == "running"
     assert await steered.found(300) is None
@@ -188,6 +188,6 @@ async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) ->
 async def test_who_approves_sees_what_goes(tools: Bench) -> None:
     """The disks with their sizes, and how many snapshots."""
     call = MemoryCall()
-    await tools.once("delete_guest", call, vmid=101, name="db-01")
+    await tools.call("delete_guest", call, vmid=101, name="db-01")
 
     assert [(each.name, each.loses) for each in call.targets] == [("guest/101", ["scsi0 of 32 GiB", "no snapshots"])]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def working(
+async def running_consumer(
     bus: Bus, handle: Handle, *, slots: int = 4, log: Lines | None = None, drain: float = 0.0
 ) -> AsyncIterator[Consumer]:
     """Run a consumer of `w`; at the end it must stop by itself."""

@@ -35,9 +35,9 @@ class TestDisks:
     async def test_trouble_comes_first(self, tools: Bench, steered: Steer) -> None:
         """A disk that fails or is worn out is at the top of the list and warned of; so is a full thin pool."""
         await steered.platters(disks={"pve1:/dev/sda": "FAILED"})
-        disks = await tools.once("list_node_disks", call := MemoryCall(), **PVE1)
-        smart = await tools.once("get_disk_health", **PVE1, device="/dev/sda")
-        made = await tools.once("list_local_storage", full := MemoryCall(), **PVE1)
+        disks = await tools.call("list_node_disks", call := MemoryCall(), **PVE1)
+        smart = await tools.call("get_disk_health", **PVE1, device="/dev/sda")
+        made = await tools.call("list_local_storage", full := MemoryCall(), **PVE1)
 
         assert [each.device for each in disks.disks] == ["/dev/sda", "/dev/sdc", "/dev/sdb", "/dev/sdd"]
         assert [each.worn for each in disks.disks] == [3, 96, 1, None]
@@ -49,13 +49,13 @@ class TestDisks:
 
     async def test_a_pool_is_made_once(self, tools: Bench, steered: Steer) -> None:
         """A pool is made of the disks that were shown, which are used then; asked again nothing is made."""
-        made = await tools.once("create_local_storage", call := MemoryCall(), **ZFS)
-        await tools.once("create_local_storage", same := MemoryCall(), **ZFS)
-        used = {each.device: each.used for each in (await tools.once("list_node_disks", **PVE1)).disks}
-        well = await tools.once("get_zfs_status", **PVE1, pool="tank")
+        made = await tools.call("create_local_storage", call := MemoryCall(), **ZFS)
+        await tools.call("create_local_storage", same := MemoryCall(), **ZFS)
+        used = {each.device: each.used for each in (await tools.call("list_node_disks", **PVE1)).disks}
+        well = await tools.call("get_zfs_status", **PVE1, pool="tank")
         await steered.platters(pools={"pve1:tank": "DEGRADED"})
-        ill = await tools.once("get_zfs_status", **PVE1, pool="tank")
-        await tools.once("list_local_storage", warned := MemoryCall(), **PVE1)
+        ill = await tools.call("get_zfs_status", **PVE1, pool="tank")
+        await tools.call("list_local_storage", warned := MemoryCall(), **PVE1)
 
         assert ("zfs", "tank", "ONLINE") in {(each.kind, each.name, each.state) for each in made.made}
         assert same.acted == 0
@@ -78,13 +78,13 @@ class TestDisks:
             ({"device": "/dev/sdb", "serial": "OTHER"}, "serial: /dev/sdb of pve1 is the disk pve1-B, not OTHER"),
         ):
             with pytest.raises(errors.Rejected, match=line):
-                await tools.once("create_local_storage", **{**ZFS, "disks": [wrong]})
+                await tools.call("create_local_storage", **{**ZFS, "disks": [wrong]})
         with pytest.raises(errors.NotFound, match="device: pve1 has no disk /dev/sdz; it has /dev/sda"):
-            await tools.once("get_disk_health", **PVE1, device="/dev/sdz")
+            await tools.call("get_disk_health", **PVE1, device="/dev/sdz")
         with pytest.raises(errors.Rejected, match="disks: lvm is made of one disk"):
-            await tools.once("create_local_storage", **{**ZFS, "kind": "lvm"})
+            await tools.call("create_local_storage", **{**ZFS, "kind": "lvm"})
         with pytest.raises(errors.NotFound, match="pool: pve1 has no ZFS pool 'nope'; it has none"):
-            await tools.once("get_zfs_status", **PVE1, pool="nope")
+            await tools.call("get_zfs_status", **PVE1, pool="nope")
 
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
 
@@ -103,9 +103,9 @@ class TestCeph:
 
     async def test_none(self, tools: Bench) -> None:
         """A cluster without Ceph says so; it is no error to ask."""
-        assert (await tools.once("get_ceph_status")).installed is False
+        assert (await tools.call("get_ceph_status")).installed is False
         with pytest.raises(errors.AgentdError, match="not installed"):
-            await tools.once("set_ceph_flag", flag="noout", value=True)
+            await tools.call("set_ceph_flag", flag="noout", value=True)
 
     @pytest.mark.parametrize("reason", ["got timeout", "rados_connect failed - Operation timed out"])
     async def test_away(self, tools: Bench, steered: Steer, reason: str) -> None:
@@ -113,16 +113,16 @@ class TestCeph:
         await steered.rule("GET", "/cluster/ceph/status$", {"status": 500, "reason": reason})
 
         with pytest.raises(errors.AgentdError, match=reason):
-            await tools.once("get_ceph_status")
+            await tools.call("get_ceph_status")
 
     async def test_health(self, tools: Bench, steered: Steer) -> None:
         """Warnings are told in words, disks that are down come first, flags are set once and taken back."""
         await steered.platters(ceph=HEALTH)
-        set_ = await tools.once("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
-        await tools.once("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
+        set_ = await tools.call("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
+        await tools.call("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
         await steered.node("pve3", online=False)
-        found = await tools.once("get_ceph_status")
-        osds = await tools.once("list_osds", **PVE1)
+        found = await tools.call("get_ceph_status")
+        osds = await tools.call("list_osds", **PVE1)
 
         assert (set_.flags, same.acted) == (["noout"], 0)
         assert call.undo == ("set_ceph_flag", {"flag": "noout", "value": False})
@@ -143,14 +143,14 @@ class TestStorages:
             "export": "/srv/pve",
             "content": ["iso", "backup"],
         }
-        made = await tools.once("create_storage", add := MemoryCall(), **wanted)
-        await tools.once("create_storage", same := MemoryCall(), **wanted)
-        off = await tools.once("update_storage", change := MemoryCall(), storage="shelf", enabled=False, nodes=["pve1"])
-        await tools.once("update_storage", still := MemoryCall(), storage="shelf", enabled=False)
-        back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
-        await tools.once("delete_storage", gone := MemoryCall(), storage="shelf")
-        await tools.once("delete_storage", twice := MemoryCall(), storage="shelf")
-        left = [each.storage for each in (await tools.once("list_storage_definitions")).storages]
+        made = await tools.call("create_storage", add := MemoryCall(), **wanted)
+        await tools.call("create_storage", same := MemoryCall(), **wanted)
+        off = await tools.call("update_storage", change := MemoryCall(), storage="shelf", enabled=False, nodes=["pve1"])
+        await tools.call("update_storage", still := MemoryCall(), storage="shelf", enabled=False)
+        back = await tools.call(change.undo[0], **change.undo[1]) if change.undo else None
+        await tools.call("delete_storage", gone := MemoryCall(), storage="shelf")
+        await tools.call("delete_storage", twice := MemoryCall(), storage="shelf")
+        left = [each.storage for each in (await tools.call("list_storage_definitions")).storages]
 
         assert (made.content, made.source, made.enabled) == (["backup", "iso"], "192.0.2.9:/srv/pve", True)
         assert (same.acted, still.acted, twice.acted) == (0, 0, 0)
@@ -164,7 +164,7 @@ class TestStorages:
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_change_unanswered(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A change bound to a digest is made once, though its answer or request was lost."""
-        found = await tools.once("list_storage_definitions")
+        found = await tools.call("list_storage_definitions")
         digest = next(each.digest for each in found.storages if each.storage == "local")
         await steered.rule("PUT", "/storage/local$", {fault: True}, 1)
         call = MemoryCall()
@@ -182,33 +182,33 @@ class TestStorages:
             "share": "iso",
             "content": ["iso"],
         }
-        made = await tools.once("create_storage", **share)
-        await tools.once("create_storage", same := MemoryCall(), **share)
+        made = await tools.call("create_storage", **share)
+        await tools.call("create_storage", same := MemoryCall(), **share)
 
         assert (made.source, same.acted) == ("192.0.2.9/iso", 0)
         with pytest.raises(errors.InvalidMessage, match="'password': is a secret"):
-            await tools.once("create_storage", **share, password="x")  # noqa: S106 - none
+            await tools.call("create_storage", **share, password="x")  # noqa: S106 - none
 
     async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:
         """A storage on which guests have disks is not removed, and they are named."""
         with pytest.raises(errors.Rejected, match=r"storage: local-lvm holds disks of VM 100 .*: nothing was done"):
-            await tools.once("delete_storage", storage="local-lvm")
+            await tools.call("delete_storage", storage="local-lvm")
 
         assert await steered.log("DELETE") == []
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """What does not fit the type, what is there as something else, and what has changed are told."""
         with pytest.raises(errors.Rejected, match="type: nfs takes server and export, and no other of path"):
-            await tools.once("create_storage", storage="x1", type="nfs", path="/x", content=["iso"])
+            await tools.call("create_storage", storage="x1", type="nfs", path="/x", content=["iso"])
         with pytest.raises(errors.Rejected, match="storage: there is a dir storage local on /var/lib/vz already"):
-            await tools.once("create_storage", storage="local", type="dir", path="/other", content=["iso"])
+            await tools.call("create_storage", storage="local", type="dir", path="/other", content=["iso"])
         with pytest.raises(errors.NotFound, match="storage: there is no storage 'nope'; there are local"):
-            await tools.once("update_storage", storage="nope", enabled=False)
+            await tools.call("update_storage", storage="nope", enabled=False)
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("update_storage", storage="local", enabled=False, digest="0" * 40)
+            await tools.call("update_storage", storage="local", enabled=False, digest="0" * 40)
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Datastore.Allocate on /storage; to grant it: pveum"):
-            await Bench(audit).once("create_storage", storage="x1", type="dir", path="/x", content=["iso"])
+            await Bench(audit).call("create_storage", storage="x1", type="dir", path="/x", content=["iso"])
         await audit.close()
 
 
@@ -220,8 +220,8 @@ class TestUsage:
     )
     async def test_few_numbers(self, tools: Bench, of: dict[str, Any], value: str) -> None:
         """Seventy points are four numbers a value; all points only of what is asked for; empty ones are none."""
-        found = await tools.once("get_usage", **of)
-        whole = await tools.once("get_usage", **of, points=[value])
+        found = await tools.call("get_usage", **of)
+        whole = await tools.call("get_usage", **of, points=[value])
 
         assert (found.samples, found.points) == (70, {})
         assert found.values[value].least == found.values[value].most == found.values[value].last > 0
@@ -231,11 +231,11 @@ class TestUsage:
     async def test_refused(self, tools: Bench) -> None:
         """What is meant must be said, and values that there are not are told."""
         with pytest.raises(errors.Rejected, match="node: name a guest by its vmid, a node, or a storage"):
-            await tools.once("get_usage", storage="local")
+            await tools.call("get_usage", storage="local")
         with pytest.raises(errors.Rejected, match="points: there is no 'colour'; there are cpu"):
-            await tools.once("get_usage", vmid=100, points=["colour"])
+            await tools.call("get_usage", vmid=100, points=["colour"])
         with pytest.raises(errors.NotFound, match="there is no guest 999"):
-            await tools.once("get_usage", vmid=999)
+            await tools.call("get_usage", vmid=999)
 
 
 class TestNotices:
@@ -243,21 +243,21 @@ class TestNotices:
 
     async def test_targets(self, tools: Bench) -> None:
         """Targets and matchers are listed; a test goes to one that there is."""
-        found = await tools.once("list_notifications")
-        sent = await tools.once("test_notification", name=found.targets[0].name)
+        found = await tools.call("list_notifications")
+        sent = await tools.call("test_notification", name=found.targets[0].name)
 
         assert found.matchers
         assert sent.name == found.targets[0].name
         with pytest.raises(errors.NotFound, match="name: there is no target 'nope'; there are"):
-            await tools.once("test_notification", name="nope")
+            await tools.call("test_notification", name="nope")
 
     async def test_sync(self, tools: Bench, steered: Steer) -> None:
         """A directory is synced without deleting anybody; a realm that is none is told."""
         await steered.platters(directories={"corp": "ldap"})
-        done = await tools.once("sync_realm", realm="corp", scope="users")
+        done = await tools.call("sync_realm", realm="corp", scope="users")
 
         assert "updating users" in done.log[0]
         (sent,) = await steered.log("POST", "/sync$")
         assert sent["params"]["remove-vanished"] == "none"
         with pytest.raises(errors.NotFound, match="realm: there is no directory 'pam' to sync with; there are corp"):
-            await tools.once("sync_realm", realm="pam")
+            await tools.call("sync_realm", realm="pam")

@@ -11,7 +11,7 @@ from agentd.wire.messages import Tier
 from agentd.wire.workflow import result_of
 from agentd_orchestrator.builtin_workflows.deploy_vm import VmDeployment, definitions
 from agentd_orchestrator.engine.plan_check import check_plan
-from agentd_specialist.model import VmWish
+from agentd_specialist.model import VmRequest
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 
 PLANS = {each.name: each for each in definitions()}
@@ -72,7 +72,7 @@ def test_a_deployment_and_a_wish_are_the_same() -> None:
     """The workflow's parameters are those of the tool that checks them: fields, types, order and defaults."""
     described = [
         [(each.name, each.type, each.default, each.default_factory) for each in msgspec.structs.fields(kind)]
-        for kind in (VmDeployment, VmWish)
+        for kind in (VmDeployment, VmRequest)
     ]
 
     assert repr(described[0]) == repr(described[1])
@@ -89,7 +89,7 @@ def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
 
 def test_what_a_clone_is_configured_with_is_what_configure_vm_takes() -> None:
     """No parameter of the wish is lost on its way."""
-    wish = {each.name for each in msgspec.structs.fields(VmWish)}
+    wish = {each.name for each in msgspec.structs.fields(VmRequest)}
     takes = {each.name for each in msgspec.structs.fields(ConfigureVm)}
 
     assert takes - wish == {"size"}

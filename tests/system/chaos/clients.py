@@ -23,7 +23,7 @@ DECIDES: Final = "boss"
 GATE: Final = "gate"
 
 
-class Crowd:
+class Clients:
     """Sends what was drawn, for as long as it takes until NATS has stored it."""
 
     def __init__(self, client: Client, requests: list[Request]) -> None:

@@ -39,15 +39,15 @@ class TestRealms:
 
     async def test_life(self, tools: Bench) -> None:
         """A realm is made, changed and deleted once each; who comes in no more is named; a change is taken back."""
-        made = await tools.once("create_realm", add := MemoryCall(), **LDAP)
-        await tools.once("create_realm", same := MemoryCall(), **LDAP)
-        await tools.once("create_user", id="ann@corp")
+        made = await tools.call("create_realm", add := MemoryCall(), **LDAP)
+        await tools.call("create_realm", same := MemoryCall(), **LDAP)
+        await tools.call("create_user", id="ann@corp")
         new = {"server1": "ldap2.example.com"}
-        moved = await tools.once("update_realm", change := MemoryCall(), id="corp", settings=new, digest=made.digest)
-        await tools.once("update_realm", still := MemoryCall(), id="corp", settings=new, digest=made.digest)
-        back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
-        await tools.once("delete_realm", gone := MemoryCall(), id="corp")
-        await tools.once("delete_realm", twice := MemoryCall(), id="corp")
+        moved = await tools.call("update_realm", change := MemoryCall(), id="corp", settings=new, digest=made.digest)
+        await tools.call("update_realm", still := MemoryCall(), id="corp", settings=new, digest=made.digest)
+        back = await tools.call(change.undo[0], **change.undo[1]) if change.undo else None
+        await tools.call("delete_realm", gone := MemoryCall(), id="corp")
+        await tools.call("delete_realm", twice := MemoryCall(), id="corp")
 
         assert (made.type, made.settings["base_dn"], add.undo) == (
             "ldap",
@@ -62,7 +62,7 @@ class TestRealms:
         assert back is not None
         assert back.settings["server1"] == "ldap.example.com"
         assert gone.targets[0].loses[0] == "1 users come in no more: ann@corp"
-        assert "corp" not in {each.id for each in (await tools.once("list_realms")).realms}
+        assert "corp" not in {each.id for each in (await tools.call("list_realms")).realms}
         assert {tools.tools[f"{each}_realm"].tier for each in ("create", "update", "delete")} == {
             Tier.DESTROY,
             Tier.EXEC,
@@ -70,18 +70,18 @@ class TestRealms:
 
     async def test_secrets(self, tools: Bench, lab: FakePve) -> None:
         """The client key that Proxmox tells is shown to nobody, and none is taken."""
-        await tools.once("create_realm", **OPENID)
+        await tools.call("create_realm", **OPENID)
         proxmox = connect(lab)
         await proxmox.put("/access/domains/sso", **{"client-key": "s3cret"})
         raw = await proxmox.get("/access/domains/sso")
         await proxmox.close()
-        shown = await tools.once("get_realm", id="sso")
+        shown = await tools.call("get_realm", id="sso")
 
         assert raw["client-key"] == "s3cret"
         assert b"s3cret" not in msgspec.json.encode(shown)
         for name in ("client_key", "password"):
             with pytest.raises(errors.InvalidMessage, match=name):
-                await tools.once("create_realm", **{**OPENID, "settings": {name: "x"}})
+                await tools.call("create_realm", **{**OPENID, "settings": {name: "x"}})
 
     async def test_refused(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
         """What is missing, foreign, built in or changed meanwhile is told, and nothing is done."""
@@ -91,26 +91,26 @@ class TestRealms:
             ({**LDAP, "id": "pve"}, "id: there is a realm pve of type pve already"),
         ):
             with pytest.raises(errors.Rejected, match=line):
-                await tools.once("create_realm", **given)
+                await tools.call("create_realm", **given)
         with pytest.raises(errors.Rejected, match="id: pve is the realm of agentd itself: it is not deleted"):
-            await tools.once("delete_realm", id="pve")
+            await tools.call("delete_realm", id="pve")
         with pytest.raises(errors.Rejected, match=r"id: pam \(pam\) comes with Proxmox: it is not deleted"):
-            await tools.once("delete_realm", id="pam")
+            await tools.call("delete_realm", id="pam")
         with pytest.raises(errors.NotFound, match="id: there is no realm 'nope'; there are pam, pve"):
-            await tools.once("get_realm", id="nope")
+            await tools.call("get_realm", id="nope")
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
-        await tools.once("create_realm", **LDAP)
+        await tools.call("create_realm", **LDAP)
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("update_realm", id="corp", settings={"comment": "x"}, digest="0" * 40)
+            await tools.call("update_realm", id="corp", settings={"comment": "x"}, digest="0" * 40)
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Realm.Allocate on /access/realm; to grant it: pveum"):
-            await Bench(audit).once("create_realm", **OPENID)
+            await Bench(audit).call("create_realm", **OPENID)
         await audit.close()
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A change whose answer or request was lost is made once, though its digest is an old one then."""
-        made = await tools.once("create_realm", **LDAP)
+        made = await tools.call("create_realm", **LDAP)
         await steered.rule("PUT", "/access/domains/corp$", {fault: True}, 1)
         call, wanted = MemoryCall(), {"settings": {"comment": "x"}, "digest": made.digest}
         done = await tools.until_done("update_realm", call, id="corp", **wanted)
@@ -122,7 +122,7 @@ class TestRealms:
     async def test_preview(self, tools: Bench, steered: Steer) -> None:
         """A preview of a sync asks Proxmox to change nothing."""
         await steered.platters(directories={"corp": "ldap"})
-        await tools.once("sync_realm", realm="corp", preview=True)
+        await tools.call("sync_realm", realm="corp", preview=True)
 
         (sent,) = await steered.log("POST", "/sync$")
         assert sent["params"]["dry-run"] == "1"
@@ -133,13 +133,13 @@ class TestNotices:
 
     async def test_matcher(self, tools: Bench) -> None:
         """A matcher is made, changed and deleted, each taken back to exactly what was there."""
-        await tools.once("set_notification_matcher", add := MemoryCall(), **MATCHER)
-        await tools.once("set_notification_matcher", same := MemoryCall(), **MATCHER)
+        await tools.call("set_notification_matcher", add := MemoryCall(), **MATCHER)
+        await tools.call("set_notification_matcher", same := MemoryCall(), **MATCHER)
         rules = {"rules": ["exact:type=vzdump"], "severities": [], "mode": "any", "enabled": False}
-        new = await tools.once("set_notification_matcher", change := MemoryCall(), **{**MATCHER, **rules})
-        back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
-        await tools.once("delete_notification_matcher", gone := MemoryCall(), name="nights")
-        again = await tools.once(gone.undo[0], **gone.undo[1]) if gone.undo else None
+        new = await tools.call("set_notification_matcher", change := MemoryCall(), **{**MATCHER, **rules})
+        back = await tools.call(change.undo[0], **change.undo[1]) if change.undo else None
+        await tools.call("delete_notification_matcher", gone := MemoryCall(), name="nights")
+        again = await tools.call(gone.undo[0], **gone.undo[1]) if gone.undo else None
 
         assert (add.undo, same.acted) == (("delete_notification_matcher", {"name": "nights"}), 0)
         assert new.settings["match-field"] == "exact:type=vzdump"
@@ -154,16 +154,16 @@ class TestNotices:
     async def test_targets(self, tools: Bench) -> None:
         """A target is added once; one that a matcher sends to is not deleted."""
         mail: dict[str, Any] = {"name": "ops", "type": "smtp", "server": "mx.example.com", "sender": "pve@example.com"}
-        await tools.once("create_mail_target", add := MemoryCall(), **mail, to=["ops@example.com"])
-        await tools.once("create_mail_target", same := MemoryCall(), **mail, to=["ops@example.com"])
+        await tools.call("create_mail_target", add := MemoryCall(), **mail, to=["ops@example.com"])
+        await tools.call("create_mail_target", same := MemoryCall(), **mail, to=["ops@example.com"])
         with pytest.raises(errors.Rejected, match="name: there is a target ops already, with another mailto"):
-            await tools.once("create_mail_target", **mail, to=["else@example.com"])
-        await tools.once("set_notification_matcher", name="nights", targets=["ops"])
+            await tools.call("create_mail_target", **mail, to=["else@example.com"])
+        await tools.call("set_notification_matcher", name="nights", targets=["ops"])
         with pytest.raises(errors.Rejected, match="name: the matchers nights send to ops: nothing was done"):
-            await tools.once("delete_notification_target", name="ops")
-        await tools.once("delete_notification_matcher", name="nights")
-        await tools.once("delete_notification_target", gone := MemoryCall(), name="ops")
-        left = [each.name for each in (await tools.once("list_notifications")).targets]
+            await tools.call("delete_notification_target", name="ops")
+        await tools.call("delete_notification_matcher", name="nights")
+        await tools.call("delete_notification_target", gone := MemoryCall(), name="ops")
+        left = [each.name for each in (await tools.call("list_notifications")).targets]
 
         assert (add.undo, same.acted, gone.acted) == (("delete_notification_target", {"name": "ops"}), 0, 1)
         assert left == ["mail-to-root"]
@@ -171,15 +171,15 @@ class TestNotices:
     async def test_figures(self, tools: Bench) -> None:
         """A server for figures is added and taken away once each."""
         given = {"name": "graph", "type": "graphite", "server": "192.0.2.7", "port": 2003, "protocol": "tcp"}
-        made = await tools.once("create_metric_server", add := MemoryCall(), **given)
-        await tools.once("create_metric_server", same := MemoryCall(), **given)
-        listed = (await tools.once("list_notifications")).metric_servers
-        await tools.once("delete_metric_server", name="graph")
+        made = await tools.call("create_metric_server", add := MemoryCall(), **given)
+        await tools.call("create_metric_server", same := MemoryCall(), **given)
+        listed = (await tools.call("list_notifications")).metric_servers
+        await tools.call("delete_metric_server", name="graph")
 
         assert (made.settings["server"], same.acted) == ("192.0.2.7", 0)
         assert add.undo == ("delete_metric_server", {"name": "graph"})
         assert listed == {"graph": "graphite 192.0.2.7:2003"}
-        assert (await tools.once("list_notifications")).metric_servers == {}
+        assert (await tools.call("list_notifications")).metric_servers == {}
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
         """What comes with Proxmox stays, what there is not is told, and nothing is done."""
@@ -203,9 +203,9 @@ class TestNotices:
             ),
         ):
             with pytest.raises(errors.Rejected, match=line):
-                await tools.once(tool, **given)
+                await tools.call(tool, **given)
         with pytest.raises(errors.NotFound, match="targets: there is no target 'nope'; there are mail-to-root"):
-            await tools.once("set_notification_matcher", name="nights", targets=["nope"])
+            await tools.call("set_notification_matcher", name="nights", targets=["nope"])
 
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
 
@@ -216,12 +216,12 @@ class TestCephDisks:
     async def test_out_and_in(self, tools: Bench, steered: Steer) -> None:
         """A disk is taken out once while all data is whole, and taken in again; it is named by its node too."""
         await steered.platters(ceph={"pgmap": {"bytes_total": 300, "bytes_used": 100, "pgs_by_state": CLEAN}})
-        await tools.once("move_osd_data", out := MemoryCall(), osd=1, host="pve2", data="out")
-        await tools.once("move_osd_data", same := MemoryCall(), osd=1, host="pve2", data="out")
-        first = (await tools.once("list_osds", node="pve1")).osds[0]
-        back = await tools.once(out.undo[0], **out.undo[1]) if out.undo else None
+        await tools.call("move_osd_data", out := MemoryCall(), osd=1, host="pve2", data="out")
+        await tools.call("move_osd_data", same := MemoryCall(), osd=1, host="pve2", data="out")
+        first = (await tools.call("list_osds", node="pve1")).osds[0]
+        back = await tools.call(out.undo[0], **out.undo[1]) if out.undo else None
         with pytest.raises(errors.Rejected, match=r"host: osd.1 is in pve2, not in pve1: look again"):
-            await tools.once("move_osd_data", osd=1, host="pve1", data="out")
+            await tools.call("move_osd_data", osd=1, host="pve1", data="out")
 
         assert (first.id, first.in_, same.acted) == (1, False, 0)
         assert out.targets[0].loses == ["data is moved until osd.1 is out"]
@@ -233,7 +233,7 @@ class TestCephDisks:
         groups = [*CLEAN, {"state_name": "active+undersized+degraded", "count": 4}]
         await steered.platters(ceph={"pgmap": {"pgs_by_state": groups}})
         with pytest.raises(errors.Rejected, match=r"osd: not all data has all its copies now \(4 active\+undersized"):
-            await tools.once("move_osd_data", osd=1, host="pve2", data="out")
+            await tools.call("move_osd_data", osd=1, host="pve2", data="out")
 
         assert await steered.log("POST") == []
 
@@ -241,7 +241,7 @@ class TestCephDisks:
         """Pools are listed in percent, and a monitor that is away is warned of."""
         await steered.platters(ceph={})
         await steered.node("pve3", online=False)
-        found = await tools.once("list_ceph_pools", call := MemoryCall(), node="pve1")
+        found = await tools.call("list_ceph_pools", call := MemoryCall(), node="pve1")
 
         assert [(each.name, each.size, each.used) for each in found.pools] == [("vms", 3, 86.1)]
         assert found.monitors[0].name == "pve3"
@@ -254,8 +254,8 @@ class TestDisk:
     async def test_once(self, tools: Bench, steered: Steer) -> None:
         """An unused disk gets its partition table once; one that is used, or another one, is left alone."""
         disk: dict[str, Any] = {"node": "pve1", "device": "/dev/sdc", "serial": "pve1-C"}
-        done = await tools.once("initialize_disk", call := MemoryCall(), **disk)
-        await tools.once("initialize_disk", same := MemoryCall(), **disk)
+        done = await tools.call("initialize_disk", call := MemoryCall(), **disk)
+        await tools.call("initialize_disk", same := MemoryCall(), **disk)
         for wrong, line in (
             ({**disk, "serial": "OTHER"}, "serial: /dev/sdc of pve1 is the disk pve1-C, not OTHER"),
             (
@@ -264,7 +264,7 @@ class TestDisk:
             ),
         ):
             with pytest.raises(errors.Rejected, match=line):
-                await tools.once("initialize_disk", **wrong)
+                await tools.call("initialize_disk", **wrong)
 
         assert (done.gpt, same.acted) == (True, 0)
         assert call.targets[0].state == {"/dev/sdc": "pve1-C"}

@@ -33,9 +33,9 @@ class TestLook:
     async def test_ping(self, tools: Bench, steered: Steer) -> None:
         """An agent that answers, one that is off, a VM that does not run: each is told with what to do."""
         await steered.guest(vmid=121, name="mute", node="pve1", status="running", config={})
-        yes, no, stopped = [await tools.once("ping_guest_agent", vmid=vmid) for vmid in (100, 121, 101)]
+        yes, no, stopped = [await tools.call("ping_guest_agent", vmid=vmid) for vmid in (100, 121, 101)]
         await steered.rule("GET", "/agent/info$", {"status": 500, "reason": "VM 100 qmp command failed - got timeout"})
-        slow = await tools.once("ping_guest_agent", vmid=100)
+        slow = await tools.call("ping_guest_agent", vmid=100)
 
         assert (yes.answers, yes.version, yes.reason) == (True, "9.0.0", "")
         assert (no.answers, stopped.answers, slow.answers) == (False, False, False)
@@ -43,11 +43,11 @@ class TestLook:
         assert "`agent: enabled=1` in its configuration since its last start" in no.reason
         assert "got timeout" in slow.reason
         with pytest.raises(errors.Rejected, match="container 200 'dns' on pve1 is not a VM"):
-            await tools.once("ping_guest_agent", vmid=200)
+            await tools.call("ping_guest_agent", vmid=200)
 
     async def test_info(self, tools: Bench) -> None:
         """System, addresses and file systems are shown; sizes in GiB."""
-        info = await tools.once("get_guest_agent_info", vmid=100)
+        info = await tools.call("get_guest_agent_info", vmid=100)
 
         assert (info.hostname, info.system) == ("web-01", "Debian GNU/Linux 13 (trixie)")
         assert [(each.name, each.addresses) for each in info.interfaces][1] == ("eth0", ["192.0.2.10/24"])
@@ -65,7 +65,7 @@ class TestLook:
                 "get-fsinfo": [{"total-bytes": 9**999}],
             },
         )
-        info = await tools.once("get_guest_agent_info", vmid=named["vmid"])
+        info = await tools.call("get_guest_agent_info", vmid=named["vmid"])
 
         assert not {"\x1b", "\x00", "\u202e", "\n"} & set(str(info))
         assert len(info.system) <= 200
@@ -75,7 +75,7 @@ class TestLook:
     async def test_part_unread(self, tools: Bench, steered: Steer) -> None:
         """A part that the agent does not know is named, the rest is shown."""
         await steered.rule("GET", "/get-fsinfo$", {"status": 500, "reason": "command guest-get-fsinfo is disabled"})
-        info = await tools.once("get_guest_agent_info", vmid=100)
+        info = await tools.call("get_guest_agent_info", vmid=100)
 
         assert info.hostname == "web-01"
         assert "disabled" in info.unread["get-fsinfo"]
@@ -88,7 +88,7 @@ class TestExec:
         """A command's outputs and exit code come back; its arguments and its input arrive as they were given."""
         said = {"out-data": NASTY, "err-data": "GrÃ¼Ã\x9fe\n", "exitcode": 3}
         named = await guest(steered, {"exec": {"sh -c a=1; echo $a & b": said}})
-        ran = await tools.once(
+        ran = await tools.call(
             "exec_in_guest", call := MemoryCall(), command=["sh", "-c", "a=1; echo $a & b"], stdin="x=1;2", **named
         )
         sent = (await steered.log("POST", "/exec$"))[0]["params"]
@@ -103,7 +103,7 @@ class TestExec:
     async def test_bounded(self, tools: Bench, steered: Steer) -> None:
         """An output is cut to its bound, and that is said."""
         named = await guest(steered, {"exec": {"yes": {"out-data": "y\n" * 50_000, "exitcode": 0}}})
-        ran = await tools.once("exec_in_guest", command=["yes"], limit=1000, **named)
+        ran = await tools.call("exec_in_guest", command=["yes"], limit=1000, **named)
 
         assert (len(ran.out), ran.truncated) == (1000, True)
 
@@ -111,7 +111,7 @@ class TestExec:
         """A command is waited for, also while it cannot be asked; it is begun once."""
         named = await guest(steered, {"exec": {"slow": {"seconds": 0.6, "exitcode": 0}}})
         await steered.rule("GET", "/exec-status", {"status": 595, "reason": "Connection refused"}, 2)
-        ran = await tools.once("exec_in_guest", command=["slow"], **named)
+        ran = await tools.call("exec_in_guest", command=["slow"], **named)
 
         assert ran.exited
         assert len(await steered.log("POST", "/exec$")) == 1
@@ -120,7 +120,7 @@ class TestExec:
         """A command that takes longer than its patience goes on, and that is said with its process id."""
         named = await guest(steered, {"exec": {"sleep 60": {"seconds": 60, "exitcode": 0}}})
         begun = time.monotonic()
-        ran = await tools.once("exec_in_guest", call := MemoryCall(), command=["sleep", "60"], patience=1, **named)
+        ran = await tools.call("exec_in_guest", call := MemoryCall(), command=["sleep", "60"], patience=1, **named)
 
         assert not ran.exited
         assert ran.exitcode is None
@@ -141,9 +141,9 @@ class TestExec:
     async def test_wrong_guest(self, tools: Bench, steered: Steer) -> None:
         """A guest of another name is not touched; neither is one without an agent."""
         with pytest.raises(errors.Rejected, match="is not called 'db-01': nothing was done"):
-            await tools.once("exec_in_guest", vmid=100, guest="db-01", command=["id"])
+            await tools.call("exec_in_guest", vmid=100, guest="db-01", command=["id"])
         with pytest.raises(errors.Rejected, match="has no guest agent that answers"):
-            await tools.once("exec_in_guest", vmid=101, guest="db-01", command=["id"])
+            await tools.call("exec_in_guest", vmid=101, guest="db-01", command=["id"])
         assert await steered.log("POST", "/exec$") == []
 
     async def test_denied(self, lab: FakePve) -> None:
@@ -151,7 +151,7 @@ class TestExec:
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.GuestAgent.Unrestricted on /vms/100; to grant it: pveum"):
-            await Bench(proxmox).once("exec_in_guest", command=["id"], **WEB)
+            await Bench(proxmox).call("exec_in_guest", command=["id"], **WEB)
         await proxmox.close()
 
     @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ class TestExec:
     async def test_bad_input(self, tools: Bench, wrong: dict[str, Any], field: str) -> None:
         """Bad input is refused with the name of the field."""
         with pytest.raises(errors.InvalidMessage, match=field):
-            await tools.once("exec_in_guest", **WEB | wrong)
+            await tools.call("exec_in_guest", **WEB | wrong)
 
 
 class TestFiles:
@@ -170,9 +170,9 @@ class TestFiles:
     @pytest.mark.parametrize("content", ["plain\n", "a=1&b=2; 100 % $(id)\r\n", "Grüße 🐧\n", "x" * 46_080])
     async def test_written(self, tools: Bench, steered: Steer, content: str) -> None:
         """A file holds exactly what was written; writing it again does nothing."""
-        wrote = await tools.once("write_guest_file", call := MemoryCall(), path="/etc/motd", content=content, **WEB)
-        again = await tools.once("write_guest_file", path="/etc/motd", content=content, **WEB)
-        read = await tools.once("read_guest_file", path="/etc/motd", limit=50_000, **WEB)
+        wrote = await tools.call("write_guest_file", call := MemoryCall(), path="/etc/motd", content=content, **WEB)
+        again = await tools.call("write_guest_file", path="/etc/motd", content=content, **WEB)
+        read = await tools.call("read_guest_file", path="/etc/motd", limit=50_000, **WEB)
 
         assert (wrote.changed, again.changed) == (True, False)
         assert wrote.size == read.size == len(content.encode())
@@ -187,13 +187,13 @@ class TestFiles:
         await tools.until_done("write_guest_file", call := MemoryCall(), path="/a", content="b", **WEB)
 
         assert call.adopted is (fault == "cut_after")
-        assert (await tools.once("read_guest_file", path="/a", **WEB)).text == "b"
+        assert (await tools.call("read_guest_file", path="/a", **WEB)).text == "b"
 
     async def test_parts(self, tools: Bench) -> None:
         """A long file is read in parts; a character that was cut in two makes no binary of it."""
-        await tools.once("write_guest_file", path="/long", content="0123456789ü", **WEB)
-        first = await tools.once("read_guest_file", path="/long", limit=11, **WEB)
-        rest = await tools.once("read_guest_file", path="/long", offset=8, **WEB)
+        await tools.call("write_guest_file", path="/long", content="0123456789ü", **WEB)
+        first = await tools.call("read_guest_file", path="/long", limit=11, **WEB)
+        rest = await tools.call("read_guest_file", path="/long", offset=8, **WEB)
 
         assert (first.text, first.truncated) == ("0123456789", True)
         assert (rest.text, rest.truncated) == ("89ü", False)
@@ -201,7 +201,7 @@ class TestFiles:
     async def test_binary(self, tools: Bench, steered: Steer) -> None:
         """What is no text comes in base64."""
         named = await guest(steered, {"files": {"/bin/x": "\x7fELF\x00\xff"}})
-        read = await tools.once("read_guest_file", path="/bin/x", **named)
+        read = await tools.call("read_guest_file", path="/bin/x", **named)
 
         assert (read.text, read.base64) == ("", "f0VMRgD/")
 
@@ -211,18 +211,18 @@ class TestFiles:
         named = await guest(steered, {"files": {"/etc/os": "GrÃ¼Ã\x9fe from 8"}})
         rule = {"status": 400, "reason": "Parameter verification failed.", "errors": {"decode": fault}}
         await steered.rule("GET", "/file-read$", rule, 1)
-        read = await tools.once("read_guest_file", path="/etc/os", limit=7, **named)
+        read = await tools.call("read_guest_file", path="/etc/os", limit=7, **named)
 
         assert (read.text, read.truncated) == ("Grüße", True)
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
         """A file that is not there, one that is too large, and a guest of another name are told as they are."""
         with pytest.raises(errors.PermanentError, match="No such file"):
-            await tools.once("read_guest_file", path="/none", **WEB)
+            await tools.call("read_guest_file", path="/none", **WEB)
         with pytest.raises(errors.Rejected, match="content: 46082 bytes; Proxmox takes 46080 at once"):
-            await tools.once("write_guest_file", path="/x", content="ü" * 23_041, **WEB)
+            await tools.call("write_guest_file", path="/x", content="ü" * 23_041, **WEB)
         with pytest.raises(errors.Rejected, match="is not called 'nas'"):
-            await tools.once("write_guest_file", path="/x", content="y", vmid=100, guest="nas")
+            await tools.call("write_guest_file", path="/x", content="y", vmid=100, guest="nas")
         with pytest.raises(errors.InvalidMessage, match="content"):
-            await tools.once("write_guest_file", path="/x", content="", **WEB)
+            await tools.call("write_guest_file", path="/x", content="", **WEB)
         assert await steered.log("POST") == []

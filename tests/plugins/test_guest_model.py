@@ -13,23 +13,23 @@ class TestLook:
     """Judging without a server."""
 
     @pytest.mark.parametrize(
-        ("config", "seat"),
+        ("config", "owner"),
         [
-            (None, guest_model.Seat.FREE),
-            ({}, guest_model.Seat.STRANGER),
-            ({"description": "x\nagentd:k.t\n"}, guest_model.Seat.OURS),
-            ({"description": "agentd:k.t", "lock": "clone"}, guest_model.Seat.OURS),
-            ({"description": "agentd:k.t2"}, guest_model.Seat.STRANGER),
-            ({"description": "see agentd:k.t"}, guest_model.Seat.STRANGER),
-            ({"lock": "create"}, guest_model.Seat.UNDECIDED),
-            ({"lock": "clone", "description": " qmclone temporary file"}, guest_model.Seat.UNDECIDED),
-            ({"lock": "clone", "description": "agentd:other"}, guest_model.Seat.STRANGER),
-            ({"lock": "backup"}, guest_model.Seat.STRANGER),
+            (None, guest_model.VmidOwner.FREE),
+            ({}, guest_model.VmidOwner.FOREIGN),
+            ({"description": "x\nagentd:k.t\n"}, guest_model.VmidOwner.OURS),
+            ({"description": "agentd:k.t", "lock": "clone"}, guest_model.VmidOwner.OURS),
+            ({"description": "agentd:k.t2"}, guest_model.VmidOwner.FOREIGN),
+            ({"description": "see agentd:k.t"}, guest_model.VmidOwner.FOREIGN),
+            ({"lock": "create"}, guest_model.VmidOwner.UNDECIDED),
+            ({"lock": "clone", "description": " qmclone temporary file"}, guest_model.VmidOwner.UNDECIDED),
+            ({"lock": "clone", "description": "agentd:other"}, guest_model.VmidOwner.FOREIGN),
+            ({"lock": "backup"}, guest_model.VmidOwner.FOREIGN),
         ],
     )
-    def test_judge(self, config: dict[str, Any] | None, seat: guest_model.Seat) -> None:
+    def test_judge(self, config: dict[str, Any] | None, owner: guest_model.VmidOwner) -> None:
         """Who sits on a VMID is told by the mark and the lock."""
-        assert guest_model.judge(config, "k.t") is seat
+        assert guest_model.owner_of(config, "k.t") is owner
 
     def test_changes(self) -> None:
         """Only what differs is changed, in all the ways in which Proxmox writes it."""

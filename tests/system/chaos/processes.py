@@ -34,7 +34,7 @@ def with_plugin() -> str:
     return os.pathsep.join(filter(None, [str(Path(__file__).parent / "plugin"), os.environ.get("PYTHONPATH", "")]))
 
 
-class Cast:
+class Processes:
     """The daemons and servers of a run."""
 
     def __init__(

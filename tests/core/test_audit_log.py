@@ -10,7 +10,7 @@ import pytest
 
 from agentd.bus.provision import provision
 from agentd.errors import BusUnavailable
-from agentd.safety.audit_log import Ledger
+from agentd.safety.audit_log import AuditLog
 from agentd.safety.signing import Signer
 from agentd.wire import subjects
 from agentd.wire.messages import AuditRecord, Tier
@@ -31,8 +31,8 @@ async def chain(bus: Bus, agent: str = "a") -> list[AuditRecord]:
 
 async def test_lines_form_a_chain(bus: Bus) -> None:
     """Lines written at once are one unbroken chain, and none is lost."""
-    ledger = Ledger(bus, "a")
-    await asyncio.gather(*(ledger.write(**LINE, key=f"w.t{number}") for number in range(50)))
+    audit_log = AuditLog(bus, "a")
+    await asyncio.gather(*(audit_log.write(**LINE, key=f"w.t{number}") for number in range(50)))
 
     found = await chain(bus)
     assert [each.seq for each in found] == list(range(1, 51))
@@ -42,7 +42,7 @@ async def test_lines_form_a_chain(bus: Bus) -> None:
 
 async def test_each_agent_its_own(bus: Bus) -> None:
     """Agents do not disturb each other: each has a chain of its own."""
-    one, two = Ledger(bus, "one"), Ledger(bus, "two")
+    one, two = AuditLog(bus, "one"), AuditLog(bus, "two")
     await asyncio.gather(*(each.write(**LINE, key="k") for each in (one, two, one, two)))
 
     assert [each.seq for each in await chain(bus, "one")] == [1, 2]
@@ -53,9 +53,9 @@ async def test_a_new_process_goes_on(bus: Bus) -> None:
     """After a restart the chain goes on unbroken, with the same key."""
     signer = await asyncio.to_thread(Signer.new)
     for key in "123":
-        ledger = Ledger(bus, "a", signer=signer)
-        await ledger.write(**LINE, key=key)
-        assert not ledger.alarm
+        audit_log = AuditLog(bus, "a", signer=signer)
+        await audit_log.write(**LINE, key=key)
+        assert not audit_log.alarm
 
     found = await chain(bus)
     assert [each.key for each in found] == ["1", "2", "3"]
@@ -66,14 +66,14 @@ async def test_a_line_that_timed_out_and_was_stored(nats_server: NatsServer) -> 
     """A write whose answer was lost does not break the chain: the next line follows what is stored."""
     async with connected(nats_server.url, timeout=0.5) as bus:
         await provision(bus)
-        ledger = Ledger(bus, "a")
-        await ledger.write(**LINE, key="1")
+        audit_log = AuditLog(bus, "a")
+        await audit_log.write(**LINE, key="1")
         nats_server.pause()
         with pytest.raises(BusUnavailable):
-            await ledger.write(**LINE, key="2")
+            await audit_log.write(**LINE, key="2")
         nats_server.resume()
         await answers(bus)
-        await ledger.write(**LINE, key="3")
+        await audit_log.write(**LINE, key="3")
         found = await chain(bus)
 
     assert [each.key for each in found] == ["1", "2", "3"]
@@ -82,9 +82,9 @@ async def test_a_line_that_timed_out_and_was_stored(nats_server: NatsServer) -> 
 
 async def test_a_change_is_found(bus: Bus) -> None:
     """A line that was changed, or left out, is found by reading the chain."""
-    ledger = Ledger(bus, "a")
+    audit_log = AuditLog(bus, "a")
     for key in "123":
-        await ledger.write(**LINE, key=key)
+        await audit_log.write(**LINE, key=key)
     found = await chain(bus)
     changed = [found[0], msgspec.structs.replace(found[1], principal="nobody"), found[2]]
 
@@ -97,7 +97,7 @@ async def test_a_change_is_found(bus: Bus) -> None:
 
 async def test_secrets_are_not_written(bus: Bus) -> None:
     """A password among the arguments is neither in the line nor anywhere else in the stream."""
-    await Ledger(bus, "a").write(**LINE, key="k", arguments={"name": "web1", "cipassword": "hunter2"})
+    await AuditLog(bus, "a").write(**LINE, key="k", arguments={"name": "web1", "cipassword": "hunter2"})
     (stored,) = await bus.every(subjects.AUDIT, subjects.audit("a"))
 
     assert b"hunter2" not in stored.data

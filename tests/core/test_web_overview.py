@@ -81,7 +81,7 @@ async def test_unknown_is_never_healthy(network: MemoryView) -> None:
 
     assert [overview.agent_status(each, picture.at) for each in quiet.agent_list] == ["silent", "silent"]
     assert picture.level == "warn"
-    assert status.look(status.AGENT, "weird").icon == "ask"
+    assert status.style_of(status.AGENT, "weird").icon == "ask"
     assert [overview.service_status(each, picture.at) for each in network.service_list][2] == "silent"
 
 

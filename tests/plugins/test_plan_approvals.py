@@ -16,7 +16,7 @@ from agentd.wire.workflow import Compensation, Status, TaskSpec, TaskStatus, Wor
 from agentd_orchestrator.builtin_workflows import tool_call
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import outgoing
-from agentd_orchestrator.engine.inputs import Begin
+from agentd_orchestrator.engine.inputs import PlannedRequest
 from agentd_orchestrator.engine.planner import Planner, with_previews
 from plugins.flow import LATER, T0, ended, fold, kinds, ring, signal, spec, step
 
@@ -29,7 +29,7 @@ BACK = Inverse("make", {"vmid": 100})
 def begun(*plan: TaskSpec, **request: Any) -> Workflow:
     """Return the first state of a workflow whose plan has been through the planner's hands."""
     looked = with_previews(list(plan), DAY)
-    given = Begin(WorkflowRequest("test", "w", **request), looked, "alice", Tier.DESTROY)
+    given = PlannedRequest(WorkflowRequest("test", "w", **request), looked, "alice", Tier.DESTROY)
     state = fold(None, [given], T0)
     assert state is not None
     return state
@@ -208,7 +208,7 @@ def test_a_retry_looks_and_asks_again() -> None:
     state = asked()
     state = step(state, approve(state))
     state = step(state, ended(state, "drop", "is not as it was when bob approved it"))
-    tasks = wf.carried(state)
+    tasks = wf.retry_tasks(state)
 
     assert {name: str(task.status) for name, task in tasks.items()} == {"preview-drop": "waiting", "drop": "waiting"}
     assert tasks["drop"].approval is None
@@ -220,7 +220,7 @@ def test_what_was_had_is_not_looked_at_again() -> None:
     state = step(state, approve(state))
     state = step(state, ended(state, "drop"))
     state = step(state, ended(state, "after", "no"))
-    tasks = wf.carried(state)
+    tasks = wf.retry_tasks(state)
 
     assert {name: str(task.status) for name, task in tasks.items()} == {
         "preview-drop": "completed",
@@ -290,7 +290,7 @@ def test_a_call_that_cannot_be(request_: WorkflowRequest, tier: Tier, plain: boo
 def test_a_compensation_destroys_nothing() -> None:
     """It would run when nobody is there to approve it."""
     undo = Compensation("wipe", "probe", Tier.DESTROY)
-    given = Begin(WorkflowRequest("t", "w"), [spec("a", compensation=undo)], "alice", Tier.EXEC)
+    given = PlannedRequest(WorkflowRequest("t", "w"), [spec("a", compensation=undo)], "alice", Tier.EXEC)
 
     with pytest.raises(
         Rejected, match=r"task a: its compensation wipe is of tier destroy, and nobody could approve it"

@@ -13,7 +13,7 @@ from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
 from agentd.wire.workflow import Parent, Status, TaskSpec, TaskStatus, Workflow, result_of, template
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import outgoing, signals
-from agentd_orchestrator.engine.inputs import Begin, Due
+from agentd_orchestrator.engine.inputs import PlannedRequest, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan, default_timeout
 from plugins.flow import (
     LATER,
@@ -61,7 +61,7 @@ def test_somebody_else_says_yes() -> None:
     state = step(state, signal("approve", task="boot", digest=digest_of(state), reason="ok"), at=LATER + 24 * HOUR)
 
     assert waiting.status is Status.WAITING_APPROVAL
-    assert fold(waiting, [Due(1)], LATER + 240 * HOUR) is not None, "its timer rings, and nothing is over"
+    assert fold(waiting, [TimerFired(1)], LATER + 240 * HOUR) is not None, "its timer rings, and nothing is over"
     assert state.status is Status.RUNNING
     assert kinds(state)[0] == ("assign", "boot", 1)
     assert waiting.deadline is not None
@@ -132,7 +132,7 @@ def test_a_paused_workflow_begins_nothing() -> None:
     state = started(spec("a"), spec("b", "a"), timeout=100.0)
     paused = step(state, signal("pause", reason="window closes"))
     paused = step(paused, ended(paused, "a"))
-    silent = fold(paused, [Due(1)], T0 + HOUR)
+    silent = fold(paused, [TimerFired(1)], T0 + HOUR)
     resumed = step(paused, signal("resume"), at=LATER + HOUR)
 
     assert (paused.status, statuses(paused)["b"]) == (Status.PAUSED, "waiting")
@@ -178,7 +178,7 @@ def test_an_agent_that_falls_silent() -> None:
     state = started(spec("a", heartbeat_timeout=5.0, retries=1))
     state = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=1))
     lives = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=4))
-    rung = step(lives, Due(lives.timers), at=T0 + timedelta(seconds=6))
+    rung = step(lives, TimerFired(lives.timers), at=T0 + timedelta(seconds=6))
     lost = ring(rung)
 
     assert state.next_timer_at == T0 + timedelta(seconds=6)
@@ -220,7 +220,7 @@ def test_a_task_can_be_a_workflow() -> None:
 def test_a_child_tells_its_parent() -> None:
     """Its end is a completion of the task that started it, with its results."""
     request = WorkflowRequest("deploy", "w--a")
-    given = Begin(request, [spec("x")], "alice", Tier.OPERATE, parent=Parent("w", "a", 2))
+    given = PlannedRequest(request, [spec("x")], "alice", Tier.OPERATE, parent=Parent("w", "a", 2))
     state = fold(None, [given], T0)
     assert state is not None
     done = step(state, ended(state, "x", result=7))
@@ -253,10 +253,12 @@ def test_a_failed_workflow_is_carried_on() -> None:
     state = step(state, ended(state, "a", result=5))
     state = step(state, ended(state, "b-0"))
     state = step(state, ended(state, "b-1", "broken"))
-    tasks = wf.carried(state)
+    tasks = wf.retry_tasks(state)
     plan = [task.spec for task in tasks.values() if task.spec is not None]
     again = fold(
-        None, [Begin(WorkflowRequest("test", "w2", retry_of="w"), plan, "bob", Tier.OPERATE, carried=tasks)], T0
+        None,
+        [PlannedRequest(WorkflowRequest("test", "w2", retry_of="w"), plan, "bob", Tier.OPERATE, carried=tasks)],
+        T0,
     )
 
     assert again is not None
@@ -273,7 +275,7 @@ def test_what_cannot_be_carried_on(status: Status) -> None:
     state = replace(started(spec("a")), status=status)
 
     with pytest.raises(Rejected, match=f"retry_of: w is {status}: there is nothing to carry on"):
-        wf.carried(state)
+        wf.retry_tasks(state)
 
 
 @pytest.mark.parametrize(

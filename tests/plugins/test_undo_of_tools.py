@@ -237,7 +237,7 @@ async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
 
 async def state(tools: Bench, read: Said) -> Any:
     """Return what is kept, as plain values."""
-    return kept(msgspec.to_builtins(await tools.once(read[0], **read[1])))
+    return kept(msgspec.to_builtins(await tools.call(read[0], **read[1])))
 
 
 def kept(value: Any) -> Any:
@@ -250,7 +250,7 @@ def kept(value: Any) -> Any:
 async def done(tools: Bench, number: int, said: Said) -> MemoryCall:
     """Call a tool by a key of its own."""
     call = MemoryCall(f"wf.{number}")
-    await tools.once(said[0], call, **{key: value for key, value in said[1].items() if value is not None})
+    await tools.call(said[0], call, **{key: value for key, value in said[1].items() if value is not None})
     return call
 
 
@@ -271,9 +271,9 @@ async def test_taken_back(bench: Bench, case: Case) -> None:
     assert again.acted == 1
 
 
-async def test_files(bench: Bench, shelf: str) -> None:
+async def test_files(bench: Bench, download_server: str) -> None:
     """A file that was fetched can be deleted again; one that was there before is not ours to delete."""
-    wanted: dict[str, Any] = {**FILES[1], "content": "iso", "url": f"{shelf}/image.iso", "filename": "a.iso"}
+    wanted: dict[str, Any] = {**FILES[1], "content": "iso", "url": f"{download_server}/image.iso", "filename": "a.iso"}
     fetched = await done(bench, 1, ("download_url", wanted))
     again = await done(bench, 2, ("download_url", wanted))
     assert fetched.undo is not None

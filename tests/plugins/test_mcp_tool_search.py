@@ -9,7 +9,7 @@ import pytest
 from agentd.errors import InvalidMessage
 from agentd.wire.messages import Tier
 from agentd_mcp import tool_search
-from agentd_mcp.server import briefly, describe
+from agentd_mcp.server import describe, describe_briefly
 from tool_bench import size
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def tools(known: dict[str, Tool]) -> dict[str, Tool]:
     """Return all tools of Proxmox, and the doors."""
-    return known | {each.name: each for each in tool_search.doors(lambda _: [])}
+    return known | {each.name: each for each in tool_search.meta_tools(lambda _: [])}
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,14 @@ def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> 
 
 def test_nothing_fits(known: dict[str, Tool]) -> None:
     """Words that no tool knows find none."""
-    assert tool_search.find(known.values(), "zzzz qqqq", 5) == tool_search.Shown(0, [])
+    assert tool_search.find(known.values(), "zzzz qqqq", 5) == tool_search.ToolMatches(0, [])
 
 
 def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> None:
     """Each tool of every day exists, and their list costs a model a fraction of all."""
     listed = [
-        briefly(describe(tools[name])) for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
+        describe_briefly(describe(tools[name]))
+        for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
     ]
     cost = sum(len(each.model_dump_json(by_alias=True, exclude_none=True)) for each in listed) // 4
 
@@ -63,9 +64,9 @@ def test_what_is_carried(tools: dict[str, Tool]) -> None:
     """A carried call is the call itself, any other name stays as it is."""
     wish = {"tool": "get_guest", "arguments": {"vmid": 100}}
 
-    assert tool_search.unwrapped("get_guest", {"vmid": 100}, tools) == ("get_guest", {"vmid": 100})
-    assert tool_search.unwrapped("read_tool", wish, tools) == ("get_guest", {"vmid": 100})
-    assert tool_search.unwrapped("use_tool", wish, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrap("get_guest", {"vmid": 100}, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrap("read_tool", wish, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrap("use_tool", wish, tools) == ("get_guest", {"vmid": 100})
 
 
 @pytest.mark.parametrize(
@@ -81,4 +82,4 @@ def test_what_is_carried(tools: dict[str, Tool]) -> None:
 def test_what_cannot_be_carried(tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str) -> None:
     """What is wrong is named; read_tool never carries a change."""
     with pytest.raises(InvalidMessage, match=line):
-        tool_search.unwrapped(name, arguments, tools)
+        tool_search.unwrap(name, arguments, tools)
