@@ -15,9 +15,10 @@ from agentd.version import __version__
 if TYPE_CHECKING:
     from agentd import files, formats
     from agentd.bus import capacity, dead_letters
-    from agentd.bus.connection import Received
-    from agentd.bus.consumer import Consumer, Job
+    from agentd.bus.consumer import Consumer
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
+    from agentd.bus.subscriptions import Received
     from agentd.errors import (
         AgentdError,
         BadExpression,
@@ -58,17 +59,15 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger, RateLimitedLog
     from agentd.telemetry.metrics import Metrics
     from agentd.tools import raises
-    from agentd.tools.definition import BrokenTool, Call, Found, Repeat, Right, Tool, Toolbox, by_name, collect, tool
+    from agentd.tools.declaration import by_name, collect, tool
+    from agentd.tools.definition import BrokenTool, Call, Found, Repeat, Right, Tool, Toolbox
     from agentd.tools.raises import Raise
     from agentd.tools.worker import Worker
     from agentd.wire import secrets, subjects
+    from agentd.wire.announcements import AgentRegistration, Alert, Heartbeat, MetricReport
     from agentd.wire.codec import decode, digest, encode, now, plain
     from agentd.wire.messages import (
-        AgentRegistration,
-        Alert,
-        Heartbeat,
         Inverse,
-        MetricReport,
         Outcome,
         Preview,
         Target,
@@ -97,8 +96,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANONYMOUS",
-    "DONE",
     "NEEDS_APPROVAL",
+    "DONE",
     "TERMINAL",
     "AgentRegistration",
     "AgentdError",
@@ -143,13 +142,13 @@ __all__ = [
     "Proxmox",
     "ProxmoxUnavailable",
     "Raise",
-    "RateLimitedLog",
     "Reader",
     "Received",
     "Rejected",
     "Repeat",
     "Right",
     "Role",
+    "RateLimitedLog",
     "Settings",
     "StaleWrite",
     "Status",
@@ -205,9 +204,9 @@ __all__ = [
 
 _ORIGINS: Final = {
     "ANONYMOUS": "agentd.safety.policy",
-    "AgentRegistration": "agentd.wire.messages",
+    "AgentRegistration": "agentd.wire.announcements",
     "AgentdError": "agentd.errors",
-    "Alert": "agentd.wire.messages",
+    "Alert": "agentd.wire.announcements",
     "Approval": "agentd.wire.workflow",
     "BadExpression": "agentd.errors",
     "BrokenTool": "agentd.tools.definition",
@@ -231,13 +230,13 @@ _ORIGINS: Final = {
     "GiveUp": "agentd.errors",
     "GuestLocked": "agentd.errors",
     "Health": "agentd.plugins.role",
-    "Heartbeat": "agentd.wire.messages",
+    "Heartbeat": "agentd.wire.announcements",
     "InvalidMessage": "agentd.errors",
     "Inverse": "agentd.wire.messages",
-    "Job": "agentd.bus.consumer",
+    "Job": "agentd.bus.job",
     "ListedWorkflow": "agentd.plugins.workflow_files",
     "Logger": "agentd.telemetry.logs",
-    "MetricReport": "agentd.wire.messages",
+    "MetricReport": "agentd.wire.announcements",
     "Metrics": "agentd.telemetry.metrics",
     "NodeOffline": "agentd.errors",
     "NotFound": "agentd.errors",
@@ -251,7 +250,7 @@ _ORIGINS: Final = {
     "ProxmoxUnavailable": "agentd.errors",
     "Raise": "agentd.tools.raises",
     "Reader": "agentd.plugins.workflow_files",
-    "Received": "agentd.bus.connection",
+    "Received": "agentd.bus.subscriptions",
     "Rejected": "agentd.errors",
     "Repeat": "agentd.tools.definition",
     "Right": "agentd.tools.definition",
@@ -283,9 +282,9 @@ _ORIGINS: Final = {
     "WorkflowRequest": "agentd.wire.messages",
     "WorkflowResponse": "agentd.wire.messages",
     "WorkflowSignal": "agentd.wire.messages",
-    "by_name": "agentd.tools.definition",
+    "by_name": "agentd.tools.declaration",
     "capacity": "agentd.bus.capacity",
-    "collect": "agentd.tools.definition",
+    "collect": "agentd.tools.declaration",
     "dead_letters": "agentd.bus.dead_letters",
     "decode": "agentd.wire.codec",
     "digest": "agentd.wire.codec",
@@ -307,7 +306,7 @@ _ORIGINS: Final = {
     "secrets": "agentd.wire.secrets",
     "subjects": "agentd.wire.subjects",
     "template": "agentd.wire.workflow",
-    "tool": "agentd.tools.definition",
+    "tool": "agentd.tools.declaration",
 }
 """The module that defines each public name; a module that is public as a whole has its own path."""
 

@@ -29,11 +29,13 @@ from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
 from agentd.wire.codec import fault
 from agentd.wire.messages import ScheduleDue, ScheduleRun, WorkflowRequest
+from agentd.wire.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
     from agentd.config import settings
     from agentd.config.load import Config
     from agentd.wire.workflow import Definition
@@ -255,7 +257,7 @@ async def extra_run(bus: Bus, name: str) -> WorkflowRequest:
 
     Raises UsageError if the schedule is not active.
     """
-    subject = subjects.cron_timer(subjects.check_id(name, "schedule"))
+    subject = subjects.cron_timer(check_id(name, "schedule"))
     schedule = (await bus.newest(subjects.WORKFLOWS, subject, ScheduleDue)).value
     if schedule is None:
         message = f"no schedule {name!r} is in force; `agentd schedules` lists them"

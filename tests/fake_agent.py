@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.bus.consumer import Consumer, Job
+from agentd.bus.consumer import Consumer
 from agentd.client import queries, requests
 from agentd.telemetry import logs
 from agentd.telemetry.metrics import Metrics
@@ -24,12 +24,13 @@ from agentd.wire.messages import (
 )
 from agentd.wire.workflow import Definition, TaskSpec
 from agentd_orchestrator.engine.executor import Engine
-from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest
+from agentd_orchestrator.engine.inputs import PlannedRequest, AgentReport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
     from agentd.daemon.supervisor import Supervisor
     from harness import Net
 

@@ -12,7 +12,8 @@ import pytest
 
 from agentd.safety.audit_log import AuditLog
 from agentd.wire.codec import decode
-from agentd.wire.messages import AuditRecord, Tier
+from agentd.wire.messages import Tier
+from agentd.wire.records import AuditRecord
 from agentd.wire.subjects import AUDIT, audit
 from harness import SCRIPTS, NatsServer, Net
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd import errors
-from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd.tools.declaration import by_name
+from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox
 from agentd.wire.messages import Target, Tier
 from agentd_proxmox import agentd_tools
 

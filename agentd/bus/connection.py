@@ -14,106 +14,43 @@ Several defects of nats-py stop a long-running daemon (each reproduced against 2
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import nats
 import nats.errors
 from nats import micro
 
 from agentd.bus import credentials as logins
+from agentd.bus.nats_client import Answering, abort, error_text, ignore_closed, is_refusal, is_stuck, status_of
 from agentd.bus.replies import Pending
-from agentd.bus.reply_subjects import Answering
+from agentd.bus.subscriptions import DRAIN, Delivery, Handler, Pull, Received, Subscription, as_bytes
 from agentd.bus.unreadable import Unreadable
 from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
 from agentd.telemetry.logs import RateLimitedLog
 from agentd.wire import codec, subjects
+from agentd.wire.names import is_inbox
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
     from nats.aio.client import Client
     from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription as NatsSubscription
 
     from agentd.config.settings import Bus as BusSettings
     from agentd.config.settings import Login
     from agentd.telemetry.logs import Logger
 
 M = TypeVar("M")
-Delivery: TypeAlias = "Msg"
-"""What a pull request delivers: a message of a stream, or a status without data."""
 
 PING_INTERVAL = 5
 """Seconds between PINGs."""
 SILENCE = 8.0
 """Seconds without a PONG after which the transport is aborted."""
-DRAIN = 2.0
-"""Seconds to wait for the server to confirm the end of a subscription or a connection."""
 WORKERS = 256
 """Messages of subscriptions and requests that are handled at the same time."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """A message that was received over core NATS."""
-
-    subject: str
-    data: bytes
-    reply: str
-    bus: Connection
-
-    def decode(self, kind: type[M]) -> M:
-        """Return the message as `kind`; raises InvalidMessage."""
-        return codec.decode(self.data, kind)
-
-    async def respond(self, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
-        """Answer the message, as `Connection.answer` does.
-
-        Without a reply subject nothing is sent.
-        """
-        if self.reply:
-            await self.bus.answer(self.reply, message, principal=principal, others=others)
-
-
-Handler = Callable[[Received], Awaitable[None]]
-
-
-class Subscription:
-    """A subscription or a service; `stop` ends it."""
-
-    def __init__(self, stop: Callable[[], Awaitable[None]]) -> None:
-        """Use `stop` to end it."""
-        self._stop = stop
-
-    async def stop(self) -> None:
-        """Receive no more messages."""
-        await self._stop()
-
-
-class Pull:
-    """An inbox for the messages of pull requests; `stop` ends it."""
-
-    def __init__(self, inbox: str, sub: NatsSubscription) -> None:
-        """Use the subject `inbox` and its subscription."""
-        self.inbox = inbox
-        self._sub = sub
-
-    async def stop(self) -> None:
-        """Stop receiving.
-
-        Messages that the server has already sent still arrive, if the server answers.
-        """
-        drain: Callable[[], Awaitable[None]] = self._sub.drain
-        ending = asyncio.ensure_future(_ignore_closed(drain()))
-        await asyncio.wait([ending], timeout=DRAIN)  # not wait_for: cancelling its flush() kills the read loop
-
-    async def cut(self) -> None:
-        """Stop receiving; messages that have not arrived yet are dropped."""
-        await _unsubscribe(self._sub)
 
 
 class Connection:
@@ -195,11 +132,9 @@ class Connection:
                 )
         except TimeoutError as error:
             hint = logins.hint(self.settings, self.problem)
-            message = f"no NATS at {servers} ({self.problem}): {hint}"
-            raise BusUnavailable(message) from error
+            raise BusUnavailable(f"no NATS at {servers} ({self.problem}): {hint}") from error
         except (nats.errors.Error, OSError) as error:
-            message = f"NATS at {servers}: {error}"
-            raise BusUnavailable(message) from error
+            raise BusUnavailable(f"NATS at {servers}: {error}") from error
         finally:
             self._connecting = False
             if not self.connected:
@@ -214,7 +149,7 @@ class Connection:
 
         Otherwise each `connect` would add the same servers to its list again.
         """
-        _abort(self._nc)
+        abort(self._nc)
         self._nc = Answering(self._log_refused_reply)
 
     async def close(self) -> None:
@@ -228,11 +163,11 @@ class Connection:
         tasks = [*self._background, *self._tasks]
         for task in tasks:
             task.cancel()
-        closing = asyncio.ensure_future(_ignore_closed(self._nc.close()))
+        closing = asyncio.ensure_future(ignore_closed(self._nc.close()))
         # Not wait_for: it waits for the cancelled task, but nats-py swallows the cancel and a frozen server blocks it.
         await asyncio.wait([closing, *tasks], timeout=DRAIN)
         if not closing.done():
-            _abort(self._nc)
+            abort(self._nc)
             await asyncio.wait([closing, *tasks], timeout=DRAIN)
 
     async def _pump(self) -> None:
@@ -248,10 +183,10 @@ class Connection:
                 try:
                     await self._nc.publish(subject, data, reply, headers)
                 except nats.errors.Error as error:
-                    self._pending.fail(_token(reply), BusUnavailable(f"cannot publish {subject}: {_text(error)}"))
+                    self._pending.fail(_token(reply), BusUnavailable(f"cannot publish {subject}: {error_text(error)}"))
                 except Exception as error:  # noqa: BLE001 - one bad message must not end the only publisher
                     self._log.exception("a message cannot be sent", subject=subject)
-                    self._pending.fail(_token(reply), BusError(f"cannot publish {subject}: {_text(error)}"))
+                    self._pending.fail(_token(reply), BusError(f"cannot publish {subject}: {error_text(error)}"))
 
     async def _watchdog(self) -> None:
         """Abort a transport that has not answered a PING for SILENCE seconds."""
@@ -262,24 +197,23 @@ class Connection:
             now = time.monotonic()
             seen = self._nc._pongs_received  # noqa: SLF001 - nats-py offers no other sign of life
             stopped_ourselves = now - before > 3  # noqa: PLR2004 - SIGSTOP or a blocked loop: not a fault of NATS
-            in_use = self.connected or _is_stuck(self._nc)
+            in_use = self.connected or is_stuck(self._nc)
             if seen != pongs or not in_use or stopped_ourselves:
                 pongs, last_pong = seen, now
             elif now - last_pong > SILENCE:
                 self.counters["watchdog_aborts"] += 1
                 self._log.warning("NATS is silent, aborting the connection", seconds=round(now - last_pong, 1))
                 last_pong = now
-                _abort(self._nc)
+                abort(self._nc)
 
     async def _on_error(self, error: Exception) -> None:
-        text = _text(error)
+        text = error_text(error)
         if not self.connected:
             self.problem = text
-            _abort(self._nc)  # nats-py leaves the socket of a failed attempt to the garbage collector
-        if self._connecting and _is_refusal(text):
+            abort(self._nc)  # nats-py leaves the socket of a failed attempt to the garbage collector
+        if self._connecting and is_refusal(text):
             # nats-py would retry for ever; it calls this callback inside `connect`, so raising here ends `connect`.
-            message = f"NATS refuses these credentials ({text}): see nkey_file, creds_file, user under [bus]"
-            raise Denied(message)
+            raise Denied(f"NATS refuses these credentials ({text}): see nkey_file, creds_file, user under [bus]")
         if "permissions violation" in text.lower():
             self._pending.deny(text, self.agent)
             self._log.warning("NATS does not allow it", error=text)
@@ -334,30 +268,19 @@ class Connection:
 
         If the reply subject is not an inbox, only count and log it.
         """
-        if subjects.is_inbox(reply, principal, others):
+        if is_inbox(reply, principal, others):
             await self.publish(reply, message)
         else:
             self._log_refused_reply(f"a message of {principal or 'a client'}", reply)
 
     def _log_refused_reply(self, asked: str, reply: str) -> None:
         self.counters["refused_replies"] += 1
-        self._limited_log.warning(
-            "not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply
-        )
+        self._limited_log.warning("not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply)
 
-    async def ask(
+    def ask(
         self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None
-    ) -> Msg:
-        """Publish with a reply subject and return the first answer.
-
-        Raises BusUnavailable, Denied.
-        """
-        return await self._send_request(subject, data, wait, headers)
-
-    def _send_request(
-        self, subject: str, data: bytes, wait: float | None, headers: dict[str, str] | None
     ) -> asyncio.Future[Msg]:
-        """Publish with a reply subject now; the future gets the first answer, or the error."""
+        """Publish with a reply subject; the future gets the first answer, or BusUnavailable or Denied."""
         token, answer = self._pending.add(subject, wait or self.settings.timeout)
         if self._nc.is_closed:
             self._pending.fail(token, BusUnavailable("the connection to NATS is closed"))
@@ -379,8 +302,7 @@ class Connection:
         """
         answer = await self.ask(subject, as_bytes(message), wait=wait)
         if status_of(answer) == "503":
-            error = f"nobody answers {subject}: is the agent that offers it running?"
-            raise NoResponder(error)
+            raise NoResponder(f"nobody answers {subject}: is the agent that offers it running?")
         return codec.decode(answer.data, kind)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
@@ -391,9 +313,8 @@ class Connection:
         try:
             sub = await self._nc.subscribe(subject, queue, cb=self._spawning_handler(handler))
         except nats.errors.ConnectionClosedError as error:
-            message = f"cannot subscribe {subject}: the connection to NATS is closed"
-            raise BusUnavailable(message) from error
-        return Subscription(lambda: _unsubscribe(sub))
+            raise BusUnavailable(f"cannot subscribe {subject}: the connection to NATS is closed") from error
+        return Subscription(lambda: ignore_closed(sub.unsubscribe()))
 
     def _spawning_handler(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:
         async def guarded(received: Received) -> None:
@@ -415,9 +336,7 @@ class Connection:
         """
         service = await micro.add_service(self._nc, name=name, version=version, description=description)
         for subject, handler in endpoints.items():
-            await service.add_endpoint(
-                name=_endpoint(subject), subject=subject, handler=self._answering_handler(handler)
-            )
+            await service.add_endpoint(name=_endpoint(subject), subject=subject, handler=self._answering_handler(handler))
 
         async def stop() -> None:
             await service.stop()
@@ -444,11 +363,6 @@ class Connection:
         return Pull(inbox, sub)
 
 
-def as_bytes(message: object) -> bytes:
-    """Return `message` as it is sent over the wire."""
-    return message if isinstance(message, bytes) else codec.encode(message)
-
-
 def _endpoint(subject: str) -> str:
     """Return the name of an endpoint: the last word of its subject.
 
@@ -456,52 +370,6 @@ def _endpoint(subject: str) -> str:
     """
     name = subject.rpartition(".")[2]
     return f"step_{name}" if subject.startswith(subjects.tool_step("*", "", "").rstrip(".")) else name
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _is_refusal(text: str) -> bool:
-    """Return whether the server rejected our credentials."""
-    return any(words in text.lower() for words in ("authorization violation", "authentication"))
-
-
-def status_of(msg: Msg) -> str:
-    """Return the status of a message that has a status instead of data, else ""."""
-    return "" if msg.headers is None else str(msg.headers.get("Status", ""))
-
-
-def _abort(client: Client) -> None:
-    """Abort the socket: nats-py's own close waits for a peer that does not answer."""
-    transport = _socket(client)
-    if transport is not None:
-        transport.abort()
-
-
-def _is_stuck(client: Client) -> bool:
-    """Return whether a reconnect waits for the old socket to send its remaining data."""
-    transport = _socket(client)
-    return transport is not None and transport.get_write_buffer_size() > 0
-
-
-def _socket(client: Client) -> asyncio.WriteTransport | None:
-    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
-    found: asyncio.WriteTransport | None = None if writer is None else writer.transport
-    return found
-
-
-async def _unsubscribe(sub: NatsSubscription) -> None:
-    await _ignore_closed(sub.unsubscribe())
-
-
-async def _ignore_closed(ending: Awaitable[None]) -> None:
-    """Await `ending`; ignore errors of a closed connection.
-
-    uvloop raises a RuntimeError for it.
-    """
-    with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
-        await ending
 
 
 def _token(reply: str) -> str:

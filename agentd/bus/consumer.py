@@ -20,33 +20,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from agentd.bus import dead_letters
 from agentd.bus.jetstream import DELETE
+from agentd.bus.job import Handle, Job, job_of
 from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, GiveUp, TemporaryError
-from agentd.wire import codec, messages, subjects
-from agentd.wire.subjects import ACK_WAIT, PROGRESS
+from agentd.wire import subjects
+from agentd.wire.subjects import PROGRESS
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Delivery, Pull
+    from collections.abc import Callable
+
     from agentd.bus.delivery_journal import Journal
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Delivery, Pull
     from agentd.telemetry.logs import Logger
 
-M = TypeVar("M")
-
-HELD = ACK_WAIT - 2.0
-"""Seconds after the last progress report during which a message is certainly still ours.
-
-After that another process may have it (this process was stopped, or had no connection), and a NAK of our delivery would
-give it to a third process while the second one works on it [seen].
-"""
 EXPIRES = 10.0
 """Seconds that one pull request stays open at the server."""
 SUSPECT = 3
@@ -62,66 +54,12 @@ ALONE = 30.0
 """Seconds for which a suspect runs alone: if it runs longer, it does not kill at once, and others have deadlines."""
 MAX_PAUSE = 30.0
 """Longest pause in seconds before a message is delivered again."""
-
-
 BUGS = 20
 """Unexpected exceptions of one message in this process, over eight minutes, after which it is given up.
 
 A message that is delivered again for ever takes one of the consumer's places for unacknowledged messages; a thousand
 of them would stop all others.  Errors of NATS do not count: an outage may last long.
 """
-
-
-@dataclass
-class Job:
-    """One delivery of a message.
-
-    sequence   sequence of the message in its stream
-    delivered  number of deliveries, including this one
-    begun      number of starts since it is a suspect, including this one; 0 while it is none
-    stored     when the server stored it
-    until      monotonic time after which it is no longer reported as in progress; None: no limit
-    reported   monotonic time of the delivery or of the last progress report to the server
-    """
-
-    subject: str
-    data: bytes
-    reply: str
-    sequence: int
-    delivered: int
-    stored: datetime
-    headers: dict[str, str]
-    until: float | None = None
-    begun: int = 0
-    reported: float = field(default_factory=time.monotonic)
-
-    @property
-    def ours(self) -> bool:
-        """Return whether this message certainly belongs to this process.
-
-        No other process can have received it since the last report.
-        """
-        return time.monotonic() - self.reported < HELD
-
-    def decode(self, kind: type[M]) -> M:
-        """Return the message as `kind`; raises InvalidMessage."""
-        return codec.decode(self.data, kind)
-
-    def letter(self, stream: str, agent_id: str, reason: str) -> messages.DeadLetter:
-        """Return the dead letter of this message of `stream`, which `agent_id` gives up."""
-        return messages.DeadLetter(
-            stream=stream,
-            sequence=self.sequence,
-            subject=self.subject,
-            reason=reason,
-            agent_id=agent_id,
-            stored=self.stored,
-            delivered=self.delivered,
-            headers=self.headers,
-        )
-
-
-Handle = Callable[[Job], Awaitable[None]]
 
 
 class Consumer:
@@ -267,7 +205,7 @@ class Consumer:
             return  # not sent by the server: there is nothing to acknowledge
         self._asked = max(0, self._asked - 1)
         self.problem = ""
-        job = _job(msg)
+        job = job_of(msg)
         if self._stopping or len(self._active) >= self._slots:
             self._nak(job, 0.0)  # from a pull request that we believed had ended
             return
@@ -436,21 +374,6 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
     task = asyncio.ensure_future(event.wait())
     await asyncio.wait([task], timeout=seconds)
     task.cancel()
-
-
-def _job(msg: Delivery) -> Job:
-    """Read the delivery's numbers from its reply subject, `$JS.ACK.…` in its old or its new form."""
-    tokens = msg.reply.split(".")
-    shift = 2 if len(tokens) > 9 else 0  # noqa: PLR2004 - the new form has a domain and an account hash
-    return Job(
-        subject=msg.subject,
-        data=msg.data,
-        reply=msg.reply,
-        delivered=int(tokens[4 + shift]),
-        sequence=int(tokens[5 + shift]),
-        stored=datetime.fromtimestamp(int(tokens[7 + shift]) / 1e9, UTC),
-        headers=dict(msg.headers or {}),
-    )
 
 
 def _call_once(work: Callable[[], None]) -> Callable[[], None]:

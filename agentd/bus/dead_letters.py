@@ -28,10 +28,12 @@ from agentd.bus.stream_reader import SIZE, scan
 from agentd.errors import BusFull, Denied, InvalidMessage, NotFound, PermanentError, StaleWrite, TooManyWaiting
 from agentd.wire import secrets, subjects
 from agentd.wire.codec import convert, now, plain
-from agentd.wire.messages import DeadLetter, DeadMark, Zoned
+from agentd.wire.messages import Zoned
+from agentd.wire.records import DeadLetter, DeadMark
 
 if TYPE_CHECKING:
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
 
 GIVEN_UP: Final = "given-up"
 POISONED: Final = "poisoned"

@@ -14,20 +14,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from agentd.bus.connection import Connection, as_bytes, status_of
-from agentd.errors import BusError, BusFull, BusUnavailable, InvalidMessage, NotProvisioned, StaleWrite, TooManyWaiting
+from agentd.bus.api_answers import ApiError, NoMessage, PendingStore, api_error
+from agentd.bus.connection import Connection
+from agentd.bus.nats_client import status_of
+from agentd.bus.stored import Newest, Stored, from_direct_get, parse_headers
+from agentd.bus.subscriptions import as_bytes
+from agentd.errors import BusError, BusUnavailable, InvalidMessage, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
-    from agentd.bus.connection import Delivery as Msg
+    from agentd.bus.subscriptions import Delivery as Msg
 
 M = TypeVar("M")
 
@@ -45,110 +49,6 @@ ROLLUP = "Nats-Rollup"
 DELETE = {"KV-Operation": "DEL", ROLLUP: "sub"}
 """Headers of the marker that deletes a key."""
 _REPLACE = {ROLLUP: "sub"}
-
-_GONE = ("KV-Operation", "Nats-Marker-Reason")
-_ANSWERED = frozenset({"Nats-Sequence", "Nats-Num-Pending", "Status"})
-"""Headers of the server's answers to direct gets; a message that a client stores does not have them."""
-_STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
-_ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
-_NOT_STORED = 10077
-_TOO_MANY = (
-    "as many requests of this principal wait for an orchestrator as NATS stores, so this one was not stored; send it "
-    "again, with the same id, once some of them have begun; is an orchestrator running? see `agentd agents`"
-)
-_FULL = {
-    10002: _ROOM,
-    10023: _ROOM,
-    10047: _ROOM,
-    _NOT_STORED: "the stream is full until what waits in it is worked off: is an orchestrator at work? see its /readyz",
-    10122: _ROOM,
-}
-
-
-class _ApiError(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _PubAck(msgspec.Struct):
-    seq: int = 0
-    error: _ApiError | None = None
-
-
-_ack = msgspec.json.Decoder(_PubAck)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A message as stored in a stream; `time` is the server's time."""
-
-    subject: str
-    seq: int
-    data: bytes
-    time: datetime
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def decode(self, kind: type[M]) -> M:
-        """Return the message as `kind`; raises InvalidMessage."""
-        if self.answered:
-            raise InvalidMessage(f"{kind.__name__}: it is an answer of the NATS server, not a message of a client")
-        return codec.decode(self.data, kind)
-
-    @property
-    def answered(self) -> bool:
-        """Return whether this message is an answer that the server published.
-
-        The request had this subject as its reply subject.
-        """
-        return not _ANSWERED.isdisjoint(self.headers) or codec.answered_by_server(self.data)
-
-    @property
-    def gone(self) -> bool:
-        """Return whether this marks a key of a bucket as deleted or expired."""
-        return not self.answered and any(name in self.headers for name in _GONE)
-
-
-@dataclass(frozen=True)
-class Newest(Generic[M]):
-    """The newest readable message on a subject.
-
-    seq    the sequence of the last message, which a compare-and-set has to expect; 0 for none
-    value  the newest readable message; None if there is none, or if the key was deleted or has expired
-    time   when `value` was stored
-    doubt  why a message after `value` cannot be read; "" if all of them are answers of the server
-    """
-
-    seq: int = 0
-    value: M | None = None
-    time: datetime | None = None
-    doubt: str = ""
-
-
-class PendingStore:
-    """A message that is being stored.
-
-    Awaiting it returns its sequence, or raises what `store` raises.
-    """
-
-    __slots__ = ("_answer", "_subject")
-
-    def __init__(self, answer: asyncio.Future[Msg], subject: str) -> None:
-        """Wait on `answer`, the server's answer to the message on `subject`."""
-        self._answer = answer
-        self._subject = subject
-
-    def __await__(self) -> Generator[Any, None, int]:
-        """Wait until the server confirms that it has stored the message."""
-        answer = yield from self._answer
-        if status_of(answer):
-            raise BusUnavailable(
-                f"no stream takes {self._subject}: JetStream is starting, or `agentd provision` was not run"
-            )
-        ack = _ack.decode(answer.data)
-        if ack.error is not None:
-            raise _api_error(ack.error, self._subject)
-        return ack.seq
 
 
 class Bus(Connection):
@@ -192,7 +92,7 @@ class Bus(Connection):
             head[EXPECT] = str(expect)
         if ttl is not None:
             head[TTL] = f"{max(1, round(ttl))}s"
-        return PendingStore(self._send_request(subject, as_bytes(message), None, head or None), subject)
+        return PendingStore(self.ask(subject, as_bytes(message), headers=head or None), subject)
 
     async def api(self, name: str, body: dict[str, Any] | None = None, *, wait: float | None = None) -> dict[str, Any]:
         """Call the JetStream API `$JS.API.<name>`.
@@ -205,7 +105,7 @@ class Bus(Connection):
             raise BusUnavailable(message)
         result: dict[str, Any] = msgspec.json.decode(answer.data)
         if "error" in result:
-            raise _api_error(msgspec.convert(result["error"], _ApiError), name)
+            raise api_error(msgspec.convert(result["error"], ApiError), name)
         return result
 
     async def durables(self, stream: str) -> set[str]:
@@ -237,7 +137,7 @@ class Bus(Connection):
     async def _get(self, stream: str, which: dict[str, Any]) -> Stored | None:
         try:
             answer = await self.api(f"STREAM.MSG.GET.{stream}", which)
-        except _NoMessage:
+        except NoMessage:
             return None
         found = answer["message"]
         return Stored(
@@ -245,7 +145,7 @@ class Bus(Connection):
             seq=found["seq"],
             data=base64.b64decode(found.get("data", "")),
             time=codec.convert(found["time"], datetime),
-            headers=_parse_headers(base64.b64decode(found.get("hdrs", ""))),
+            headers=parse_headers(base64.b64decode(found.get("hdrs", ""))),
         )
 
     async def measure_clock(self, stream: str) -> float:
@@ -423,7 +323,7 @@ class Bus(Connection):
                     raise NotProvisioned(f"{stream} does not answer: run `agentd provision`")
                 if status:
                     raise BusError(f"{stream}: status {status} {(message.headers or {}).get('Description', '')}")
-                found.append(_got(message))
+                found.append(from_direct_get(message))
         finally:
             denied.cancel()
             self._pending.drop(token)
@@ -497,42 +397,3 @@ class Bus(Connection):
     async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
         """Delete a key, with `expect` by compare-and-set; a missing key is no error."""
         await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect)
-
-
-class _NoMessage(BusError):
-    """There is no message on the subject."""
-
-
-def _api_error(error: _ApiError, subject: str) -> BusError:
-    text = f"{subject}: {error.description}"
-    if error.err_code == _STALE:
-        return StaleWrite(text)
-    if error.err_code == _NO_MESSAGE:
-        return _NoMessage(text)
-    if error.err_code in {_NO_STREAM, _NO_CONSUMER}:
-        return NotProvisioned(f"{text}: run `agentd provision`")
-    if error.err_code in _FULL:
-        one = error.err_code == _NOT_STORED and "per subject" in error.description
-        return TooManyWaiting(f"{text}: {_TOO_MANY}") if one else BusFull(f"{text}: {_FULL[error.err_code]}")
-    if error.err_code == _IN_PROGRESS or error.code in {408, 503}:
-        return BusUnavailable(text)
-    return BusError(f"{text} ({error.err_code})")
-
-
-def _parse_headers(raw: bytes) -> dict[str, str]:
-    first, *lines = raw.decode(errors="replace").split("\r\n")
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
-    status = first.partition(" ")[2]
-    return found | ({"Status": status} if status else {})
-
-
-def _got(msg: Msg) -> Stored:
-    """Return a message from a direct get.
-
-    The server adds its subject, sequence and time as headers.
-    """
-    headers = dict(msg.headers or {})
-    subject, seq, at = (headers.pop(f"Nats-{name}", "") for name in ("Subject", "Sequence", "Time-Stamp"))
-    for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):
-        headers.pop(name, None)
-    return Stored(subject, int(seq), msg.data, codec.convert(at, datetime).astimezone(UTC), headers)

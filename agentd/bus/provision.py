@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentd.errors import BusError, ConfigError, NotProvisioned
 from agentd.wire import subjects
+from agentd.wire.names import check_queue
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -39,6 +40,14 @@ MIB: Final = 1 << 20
 SHORTEST: Final = SECOND // 10
 """The shortest `duplicate_window` that the server accepts; without one it keeps message ids for two minutes."""
 
+WORK_QUEUE: Final = {
+    "retention": "workqueue",
+    "discard": "new",
+    "max_bytes": 256 * MIB,
+    "max_msg_size": MIB,
+    "duplicate_window": SHORTEST,
+}
+"""Configuration of the streams of requests and inputs."""
 QUEUES: Final = (*subjects.SERVICES, *map(subjects.urgent, subjects.SERVICES), subjects.ORCHESTRATOR)
 """Queues that are always created: each service of agentd has one, and one for urgent tasks; orchestrators have one."""
 DEFAULT_SLOTS: Final = 256
@@ -69,14 +78,7 @@ def _work_streams(replicas: int) -> list[dict[str, Any]]:
     They have no direct gets, because principals write or read them (`subjects.SINGLY`).
     """
     file = _file(replicas, direct=False)
-    queue = {
-        **file,
-        "retention": "workqueue",
-        "discard": "new",
-        "max_bytes": 256 * MIB,
-        "max_msg_size": MIB,
-        "duplicate_window": SHORTEST,
-    }
+    queue = {**file, **WORK_QUEUE}
     return [
         {
             "name": subjects.REQUESTS,
@@ -190,7 +192,7 @@ def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tupl
     ]
     for name, in_flight in queues.items():
         try:
-            subjects.check_queue(name)
+            check_queue(name)
         except Exception as error:
             message = f"bus.queues: {error}"
             raise ConfigError(message) from error

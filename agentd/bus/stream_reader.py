@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
 
 SIZE: Final = "Nats-Msg-Size"
 """Header with the size of the body of a message that is listed without it."""

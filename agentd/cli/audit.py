@@ -20,8 +20,10 @@ from agentd.errors import Denied, InvalidMessage, UsageError
 from agentd.printable import escaped_bytes
 from agentd.safety import audit_chain as chains
 from agentd.wire import subjects
+from agentd.wire.announcements import ControlReply
 from agentd.wire.codec import decode
-from agentd.wire.messages import AuditAcceptance, AuditExport, AuditKey, AuditKeys, AuditRecord, ControlReply
+from agentd.wire.names import check_id
+from agentd.wire.records import AuditAcceptance, AuditExport, AuditKey, AuditKeys, AuditRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -195,7 +197,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
             network = await Network.of(bus)
             lines.write(msgspec.json.encode(msgspec.structs.replace(network.top, since=after)) + b"\n")
             for name in [agent] if agent else await _agents(bus):
-                async for line in _exported(bus, subjects.check_id(name, "agent"), after):
+                async for line in _exported(bus, check_id(name, "agent"), after):
                     lines.write(escaped_bytes(line) + b"\n")
                     count += 1
         return count
@@ -223,7 +225,7 @@ def accept(app: App, agent: str, reason: str) -> None:
 
     async def work() -> ControlReply:
         async with app.bus() as (bus, config):
-            subject = subjects.accept(config.principal, subjects.check_id(agent, "agent"))
+            subject = subjects.accept(config.principal, check_id(agent, "agent"))
             return await bus.request(subject, AuditAcceptance(reason), ControlReply)
 
     reply = run_async(work())
@@ -319,7 +321,7 @@ class Network:
         """Yield the lines as they are stored."""
         from agentd.bus.stream_reader import scan
 
-        async for stored in scan(self._bus, subjects.AUDIT, subjects.audit(subjects.check_id(agent, "agent"))):
+        async for stored in scan(self._bus, subjects.AUDIT, subjects.audit(check_id(agent, "agent"))):
             try:
                 yield stored.decode(AuditRecord)
             except InvalidMessage:
@@ -379,7 +381,7 @@ async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIt
     from agentd.bus.stream_reader import scan
 
     empty = True
-    async for stored in scan(bus, subjects.AUDIT, subjects.audit(subjects.check_id(agent, "agent"))):
+    async for stored in scan(bus, subjects.AUDIT, subjects.audit(check_id(agent, "agent"))):
         empty = False
         try:
             record = stored.decode(AuditRecord)

@@ -23,6 +23,7 @@ from agentd.bus.jetstream import Bus
 from agentd.cli import nats_server, tables
 from agentd.client import queries, requests
 from agentd.config import load, settings
+from agentd.config.policy import Policy
 from agentd.daemon.supervisor import Supervisor
 from agentd.plugins import manager
 from agentd.telemetry import logs
@@ -81,7 +82,7 @@ def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary 
         node = given.node.model_copy(update={"state_dir": state})
         config = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
         if "policy" not in given.model_fields_set:  # a user who may start it on loopback may also use it
-            config = config.model_copy(update={"policy": settings.Policy(default_tier=Tier.OPERATE)})
+            config = config.model_copy(update={"policy": Policy(default_tier=Tier.OPERATE)})
         logs.configure(config.log.level, config.log.format)
         supervisor = Supervisor(config, INSTANCE, reload=lambda: config)
         click.echo(f"NATS  {url}")

@@ -20,14 +20,15 @@ from agentd.proxmox.responses import create_role_hint, role_for
 from agentd.safety import freeze
 from agentd.safety.policy import Policy
 from agentd.wire import subjects
+from agentd.wire.announcements import Heartbeat
 from agentd.wire.codec import now
-from agentd.wire.messages import MAX_STATE, Heartbeat, Tier
+from agentd.wire.messages import MAX_STATE, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from agentd.config.load import Config
-    from agentd.proxmox.client import Access
+    from agentd.proxmox.session import Access
     from agentd.telemetry.logs import Logger
     from agentd.tools.definition import Right
 

@@ -25,7 +25,8 @@ from agentd.printable import escaped_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
 
 TOLD_EVERY = 1.0
 """Seconds between two progress messages."""

@@ -11,7 +11,7 @@ import click
 from agentd.cli.context import App, passes, run_async
 from agentd.errors import Denied, UsageError
 from agentd.safety import freeze as freezing
-from agentd.wire.messages import NetworkReply, NetworkRequest
+from agentd.wire.announcements import NetworkReply, NetworkRequest
 
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 

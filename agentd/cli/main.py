@@ -211,7 +211,7 @@ def token(app: App, principal: str) -> None:
     the token.
     """
     from agentd.safety import tokens
-    from agentd.wire.subjects import check_id
+    from agentd.wire.names import check_id
 
     new_token, digest = tokens.make()
     found = {"principal": check_id(principal, "principal"), "token": new_token, "digest": digest}

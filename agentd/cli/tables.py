@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import ConsoleOptions, RenderableType
 
-    from agentd.wire.messages import AuditRecord, EffectRecord
+    from agentd.wire.records import AuditRecord, EffectRecord
     from agentd.wire.workflow import Workflow
 
 ANSWERS: Final = {"conflict": looks.StatusStyle("conflict", "bad", "cross", "x")}
@@ -107,9 +107,7 @@ class Steps:
             task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
             attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
             agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
-            console.print(
-                f"  {seconds:7.2f} s  {colored_sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}"
-            )
+            console.print(f"  {seconds:7.2f} s  {colored_sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}")
         self._printed = len(state.timeline)
 
 

@@ -13,7 +13,9 @@ from agentd.cli.context import App, exit_with_state, passes, run_async
 from agentd.errors import UsageError
 from agentd.wire import subjects
 from agentd.wire.codec import plain
-from agentd.wire.messages import EffectRecord, WorkflowRequest
+from agentd.wire.messages import WorkflowRequest
+from agentd.wire.names import check_id
+from agentd.wire.records import EffectRecord
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
@@ -52,7 +54,7 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
     """Return the effect records of a workflow, a task or a call."""
     first = key.partition(".")[0]
     for part in first.split("=", 1):
-        subjects.check_id(part, "key")
+        check_id(part, "key")
     found = await bus.newest_many(subjects.EFFECTS, f"ai.effects.*.{first}.>", EffectRecord)
     records = [entry.value for entry in found.values() if entry.value is not None]
     return [record for record in records if record.key == key or record.key.startswith(f"{key}.")]

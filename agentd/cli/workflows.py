@@ -16,6 +16,7 @@ from agentd.printable import as_json, printable
 from agentd.wire import subjects
 from agentd.wire.codec import plain
 from agentd.wire.messages import WorkflowRequest, WorkflowSignal
+from agentd.wire.names import check_id
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
@@ -335,7 +336,7 @@ def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None
 
     Tasks that were completed are not repeated.
     """
-    subjects.check_id(workflow_id)
+    check_id(workflow_id)
     _submit(app, WorkflowRequest("", new_id or requests.new_id(workflow_id), retry_of=workflow_id), wait=wait)
 
 

@@ -11,33 +11,24 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd.bus.dead_letters import letters
-from agentd.client.requests import POLL, decide, signal, state_of, still_running_error, watch_subjects
+from agentd.client.requests import POLL, watch_subjects, decide, still_running_error, signal, state_of
 from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.safety import freeze
 from agentd.wire import subjects
-from agentd.wire.messages import (
-    ARRIVING,
-    AgentRegistration,
-    Alert,
-    MetricReport,
-    Presence,
-    ServiceRegistration,
-    WorkflowRequest,
-    WorkflowResponse,
-    request_digest,
-    withheld_of,
-)
+from agentd.wire.announcements import ARRIVING, AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
+from agentd.wire.messages import WorkflowRequest, WorkflowResponse, request_digest, withheld_of
 from agentd.wire.workflow import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from agentd.bus.connection import Handler, Received
     from agentd.bus.dead_letters import Letter
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Handler, Received
     from agentd.client.views import Identity, PluginState, Reason
-    from agentd.wire.messages import NetworkReply, NetworkRequest, SignalReply, WorkflowSignal
+    from agentd.wire.announcements import NetworkReply, NetworkRequest
+    from agentd.wire.messages import SignalReply, WorkflowSignal
 
 
 state = state_of

@@ -14,15 +14,18 @@ import msgspec
 from agentd.errors import TemporaryError, UsageError
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
+from agentd.wire.announcements import ControlReply, ControlRequest
 from agentd.wire.codec import check_size, encode
-from agentd.wire.messages import ControlReply, ControlRequest, SignalReply, WorkflowRequest, WorkflowSignal
+from agentd.wire.messages import SignalReply, WorkflowRequest, WorkflowSignal
+from agentd.wire.names import check_id, check_own_id
 from agentd.wire.workflow import Approval, Status, TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus.connection import Received
-    from agentd.bus.jetstream import Bus, Newest
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Newest
+    from agentd.bus.subscriptions import Received
 
 CALL: Final = "tool_call"
 """Type of the workflow that consists of one call of a tool."""
@@ -47,7 +50,7 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     An orchestrator recognises the repetition.  With a message id NATS would discard the repetition, but also every
     message whose id another principal has used before: all subjects of a stream share the message ids.
     """
-    subjects.check_own_id(request.workflow_id)
+    check_own_id(request.workflow_id)
     if secret := wire_secrets.refusal(request.parameters):
         raise UsageError(f"parameters: {secret}")
     data = encode(request)
@@ -62,7 +65,7 @@ async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
 
 async def newest_state(bus: Bus, workflow_id: str) -> Newest[Workflow]:
     """Return the newest readable state of a workflow, and the sequence that the next state replaces."""
-    subject = subjects.event(subjects.check_id(workflow_id))
+    subject = subjects.event(check_id(workflow_id))
     return await bus.newest(subjects.WORKFLOWS, subject, Workflow, lambda state: state.workflow_id == workflow_id)
 
 
@@ -79,9 +82,7 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
     Raises TemporaryError if it does neither within `wait` seconds; the workflow continues.
     """
     await submit(bus, principal, request)
-    state = await _wait_for_state(
-        bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait
-    )
+    state = await _wait_for_state(bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait)
     if state is None or not (state.over or state.status is Status.WAITING_APPROVAL):
         raise still_running_error(request.workflow_id, wait)
     return state
@@ -95,9 +96,7 @@ async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workfl
     return state
 
 
-async def _wait_for_state(
-    bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float
-) -> Workflow | None:
+async def _wait_for_state(bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float) -> Workflow | None:
     """Return the state when `enough` accepts it, the workflow is finished, or `wait` seconds have passed."""
     until = time.monotonic() + wait
     async with watch_subjects(bus, subjects.event(workflow_id)) as changed:
@@ -211,5 +210,5 @@ def _unknown(workflow_id: str) -> UsageError:
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
     """Ask one agent to drain or reload; raises NoResponder if no agent has this id."""
-    subjects.check_id(agent_id, "agent")
+    check_id(agent_id, "agent")
     return await bus.request(subjects.control(agent_id), ControlRequest(action), ControlReply)

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agentd.wire.messages import (
+from agentd.wire.announcements import (
     AgentRegistration,
     Alert,
     MetricReport,
     NetworkReply,
     NetworkRequest,
     ServiceRegistration,
-    SignalReply,
-    WorkflowSignal,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentd.bus.dead_letters import Letter
+    from agentd.wire.messages import SignalReply, WorkflowSignal
 
 
 class RoleState(msgspec.Struct, frozen=True):

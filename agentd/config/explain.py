@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
 from pydantic import BaseModel
 
-from agentd.config import settings
+from agentd.config.secret_files import is_secret
 from agentd.config.show import _hidden, _toml
 from agentd.wire import secrets
 
@@ -105,7 +105,7 @@ def _shown(where: str, given: object) -> str:
     A secret can be set by mistake in the place of its file, its digest or its name.
     """
     value = _hidden(where.rpartition(".")[2], given)
-    inside_secret = any(part in SECRET_TABLES or settings.is_secret(part) for part in re.split(r"[.\[\]]", where))
+    inside_secret = any(part in SECRET_TABLES or is_secret(part) for part in re.split(r"[.\[\]]", where))
     secret = inside_secret or "=" in str(value) or secrets.looks_secret(str(value))
     return _toml(secrets.HIDDEN if secret else value)
 

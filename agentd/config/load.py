@@ -22,6 +22,10 @@ from pydantic import BaseModel, Field, ValidationError
 from agentd import files
 from agentd.config import settings
 from agentd.config.explain import Origins, Raw, fault_line, inner_type, is_list_type, origin_of, suggestion
+from agentd.config.policy import Policy
+from agentd.config.proxmox import Proxmox
+from agentd.config.secret_files import CREDENTIAL
+from agentd.config.section import Id, Section
 from agentd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,18 +52,18 @@ CREDENTIALS: Final = {
 B = TypeVar("B", bound=BaseModel)
 
 
-class Config(settings.Section):
+class Config(Section):
     """The whole configuration, validated; `Config()` has the default of every setting."""
 
     node: settings.Node = Field(default_factory=settings.Node)
     client: settings.Client = Field(default_factory=settings.Client)
     bus: settings.Bus = Field(default_factory=settings.Bus)
-    proxmox: settings.Proxmox | None = None
-    policy: settings.Policy = Field(default_factory=settings.Policy)
+    proxmox: Proxmox | None = None
+    policy: Policy = Field(default_factory=Policy)
     web: settings.Web = Field(default_factory=settings.Web)
     log: settings.Log = Field(default_factory=settings.Log)
     drain: settings.Drain = Field(default_factory=settings.Drain)
-    instances: dict[settings.Id, settings.InstanceSection] = Field(default={})
+    instances: dict[Id, settings.InstanceSection] = Field(default={})
     schedules: dict[settings.ScheduleName, settings.Schedule] = Field(default={})
     plugins: dict[str, Raw] = Field(default={}, description="each plugin's section as it was written: plugin_settings")
     known_plugins: tuple[str, ...] = Field(default=(), exclude=True)
@@ -223,8 +227,8 @@ def _credentials(raw: Raw, env: Mapping[str, str], origins: Origins) -> None:
                 break
         else:
             value = table.get(key)
-            if isinstance(value, str) and value.startswith(settings.CREDENTIAL):
-                table[key] = str(Path(directory, value.removeprefix(settings.CREDENTIAL)))
+            if isinstance(value, str) and value.startswith(CREDENTIAL):
+                table[key] = str(Path(directory, value.removeprefix(CREDENTIAL)))
             elif _takes(table, key) and Path(directory, name).exists():
                 table[key] = str(Path(directory, name))
                 origins[dotted] = f"credential {name}"

@@ -1,109 +1,26 @@
-"""Every setting of the core: its meaning, its unit, the reason for its default.
+"""The settings of the core: their meaning, their unit, the reason for their default.
 
-These are the validated values; `load.py` reads them from files, environment and credentials.
-A setting names the file of a secret, and the file is read only when the secret is needed, so that no secret is in
-memory, in a traceback or in `agentd config show` without need.
+These are the validated values; `load.py` reads them from files, environment and credentials.  The sections [policy] and
+[proxmox] have files of their own.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import pwd
 import re
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from agentd import cron, files, formats
-from agentd.errors import ConfigError, InvalidMessage, UnsafeFile
-from agentd.wire import subjects
-from agentd.wire.messages import Tier
-from agentd.wire.secrets import is_secret_name
-
-CREDENTIAL = "credential:"
-"""`token_file = "credential:NAME"` names a systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
-LARGEST_SECRET = 64 * 1024
-"""Largest size in bytes of a file with a secret; a credentials file of NATS has some hundred bytes."""
-
-
-def _id(value: str) -> str:
-    try:
-        return subjects.check_id(value, "")
-    except InvalidMessage as error:
-        raise ValueError(str(error).removeprefix(": ")) from error
-
-
-Id = Annotated[str, AfterValidator(_id)]
-"""One token of a NATS subject."""
-
-
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-_SECRET = re.compile(
-    r"(passw(or)?d|passphrase|token|secret|seed|authorization|cookie|ticket|credentials?|(api|private|ssh)_?keys?|\bnkeys?|_nkeys?)$",
-    re.IGNORECASE,
-)
-
-
-def is_secret(name: str) -> bool:
-    """Return whether a value of this name must never be shown.
-
-    For example `cipassword` is secret, `token_file` is not.
-    """
-    return _SECRET.search(name) is not None or is_secret_name(name)
-
-
-def as_id(name: str) -> str:
-    """Return `name` as an id: each character that an id may not have is replaced by _."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_"
-
-
-def user_name() -> str:
-    """Return the name of the user that this process runs as, converted to an id."""
-    try:
-        return as_id(pwd.getpwuid(os.getuid()).pw_name)
-    except KeyError:  # a container's user need not be in /etc/passwd
-        return f"uid{os.getuid()}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def read_secret(path: str, setting: str) -> str:
-    """Return the content of the file `path` without the line end.
-
-    An error names the `setting`, not the secret.
-    """
-    if path.startswith(CREDENTIAL):
-        raise ConfigError(
-            f"{setting}: {path}: there is no CREDENTIALS_DIRECTORY; "
-            f"the systemd unit needs LoadCredential={path.removeprefix(CREDENTIAL)}"
-        )
-    try:
-        secret = files.read(Path(path), secret=True, most=LARGEST_SECRET).decode("utf-8").strip()
-    except UnsafeFile as error:
-        raise ConfigError(f"{setting}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{setting}: cannot read {path}: {reason}") from error
-    if not secret:
-        raise ConfigError(f"{setting}: {path} is empty")
-    return secret
+from agentd import cron
+from agentd.config.secret_files import read_secret
+from agentd.config.section import Id, Section, as_id, is_loopback, user_name
+from agentd.errors import InvalidMessage
+from agentd.wire.names import check_queue
 
 
 class Node(Section):
@@ -219,7 +136,7 @@ class Queue(Section):
     @classmethod
     def _name(cls, value: str) -> str:
         try:
-            return subjects.check_queue(value)
+            return check_queue(value)
         except InvalidMessage as error:
             raise ValueError(str(error).removeprefix("queue: ")) from error
 
@@ -325,186 +242,6 @@ def _schedule(value: str) -> str:
 
 ScheduleName = Annotated[Id, AfterValidator(_schedule)]
 """Name of a schedule; it is part of the ids of its workflows."""
-
-
-class Proxmox(Section):
-    """The Proxmox VE API; without this section there is no connection to Proxmox."""
-
-    url: str = Field(
-        description="address of the API, of one node or of a name that covers all nodes: https://pve1:8006"
-    )
-    token_id: str = Field(
-        default="agentd@pve!full",
-        pattern=f"^{formats.TOKEN}$",
-        description="API token, user@realm!tokenname; it appears in the task list of Proxmox, where agentd finds its "
-        "own tasks by it",
-    )
-    token_file: str | None = Field(default=None, description="file with the secret of the API token")
-    ca_file: str | None = Field(
-        default=None,
-        description="CA certificate of the API, such as /etc/pve/pve-root-ca.pem. Default: the CAs of the system",
-    )
-    fingerprint: str | None = Field(
-        default=None,
-        description="SHA-256 fingerprint of the node's certificate (`pvenode cert info`); only this certificate is "
-        "accepted, instead of ca_file",
-    )
-    verify: bool = Field(
-        default=True, description="verify the certificate; with false, anyone in the network path can read the token"
-    )
-    timeout: float = Field(
-        default=40.0,
-        ge=35,
-        description="seconds to wait for a response; at least 35, because Proxmox waits up to 30 s for a dead node",
-    )
-    pvesh: str | None = Field(
-        default=None,
-        description="path of pvesh (/usr/bin/pvesh), which the daemon uses to read while the API is not reachable. It "
-        "must run as root on a node; such reads are made as root@pam, without the limits of the token",
-    )
-    calls_per_node: int = Field(
-        default=2,
-        ge=1,
-        le=2,
-        description="number of API calls to one node at the same time; 3 would occupy all workers of pvedaemon",
-    )
-    vmid_min: int = Field(
-        default=100, ge=100, description="lowest VMID for new guests; Proxmox reserves those below 100"
-    )
-    vmid_max: int = Field(default=999_999, le=999_999_999, description="highest VMID for new guests")
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme != "https" or not parts.hostname or parts.username:
-            raise ValueError("should be https://host:8006; http would show the token to the network")
-        return value.rstrip("/")
-
-    @field_validator("fingerprint")
-    @classmethod
-    def _fingerprint(cls, value: str | None) -> str | None:
-        digits = (value or "").replace(":", "").lower()
-        if value is not None and not re.fullmatch(r"[0-9a-f]{64}", digits):
-            raise ValueError("should be a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons")
-        return digits or None
-
-    @model_validator(mode="after")
-    def _trust(self) -> Self:
-        if self.fingerprint and self.ca_file:
-            raise ValueError("fingerprint and ca_file exclude each other: pin the certificate or trust its CA")
-        if self.fingerprint and not self.verify:
-            raise ValueError("fingerprint needs verify = true")
-        return self
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.vmid_min > self.vmid_max:
-            raise ValueError(f"vmid_min {self.vmid_min} is above vmid_max {self.vmid_max}")
-        return self
-
-    def token(self) -> str:
-        """Read the token's secret.
-
-        The file may also hold the whole user@realm!name=secret as Proxmox shows it.
-        """
-        if self.token_file is None:
-            raise ConfigError("proxmox.token_file: not set; it names the file with the secret of the API token")
-        return read_secret(self.token_file, "proxmox.token_file").rpartition("=")[2]
-
-
-PROTECTABLE: Final = (
-    *("guest", "tag", "pool", "node", "storage", "volume", "backups", "backup_job", "replication", "task", "disk"),
-    *("user", "group", "role", "realm", "token", "acl", "firewall", "sdn", "interface", "network"),
-    *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics"),
-)
-"""The kinds that [policy] protected may name: tools announce the objects that they change by these kinds."""
-
-
-def unprotectable(entry: str) -> str:
-    """Return why an entry of [policy] protected is not valid; "" if it is.
-
-    An invalid entry would protect nothing; the text also says what to write.
-    """
-    if entry == "*":
-        return ""
-    kind, slash, name = entry.partition("/")
-    if any(char.isspace() or not char.isprintable() for char in entry):
-        return "it contains blanks or characters that cannot be seen; take them out"
-    if kind not in PROTECTABLE or not slash:
-        return f"unknown kind {kind!r}; write KIND/NAME with one of {', '.join(PROTECTABLE)}"
-    if not name:
-        return f"the name is missing: {kind}/NAME, or {kind}/* for all"
-    if name.count("[") != name.count("]") or "[]" in name:
-        return "the pattern has a [ without its ]; * ? and [abc] are understood"
-    return ""
-
-
-class Policy(Section):
-    """What each principal may do.
-
-    A tier includes the lower ones: read < operate < destroy < exec.
-    """
-
-    default_tier: Tier = Field(
-        default=Tier.READ,
-        description="tier of principals that are not in [policy.principals]: read, operate, destroy or exec",
-    )
-    anonymous_tier: Tier | None = Field(
-        default=None,
-        description="tier of requests on ai.workflows.request, whose sender is not authenticated; never destroy or "
-        "exec. Default: default_tier",
-    )
-    principals: dict[Id, Tier] = Field(default={}, description="tier of each principal: read, operate, destroy or exec")
-    max_concurrent_calls: int = Field(
-        default=32,
-        ge=1,
-        description="number of calls of one principal that run at the same time in one daemon (agentd call, MCP, "
-        "actions over HTTP); further calls are refused",
-    )
-    external_agents: dict[Id, Tier] = Field(
-        default={},
-        description="highest tier of the tasks that each external agent may receive. Default: read, because an "
-        "external agent keeps no records that prevent a second execution",
-    )
-
-    @field_validator("principals")
-    @classmethod
-    def _proven(cls, value: dict[str, Tier]) -> dict[str, Tier]:
-        if "plain" in value:
-            raise ValueError("`plain` is the name of requests whose sender is not proven; set anonymous_tier instead")
-        return value
-
-    protected: tuple[str, ...] = Field(
-        default=(),
-        description="objects that must not be changed, such as guest/100, tag/keep, pool/core, storage/*, node/pve1, "
-        "user/*; not even an approval allows it",
-    )
-    protected_min_tier: Tier = Field(
-        default=Tier.DESTROY, description="lowest tier of calls that are refused on protected objects"
-    )
-    destructive_per_hour: int = Field(
-        default=10,
-        ge=0,
-        le=1000,
-        description="number of calls of tier destroy or exec per hour, in the whole network; 0: none",
-    )
-
-    @field_validator("protected")
-    @classmethod
-    def _protectable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            fault = unprotectable(entry)
-            if fault:
-                raise ValueError(f"{entry!r}: {fault}")
-        return value
-
-    approval_timeout: float = Field(
-        default=86_400.0,
-        gt=0,
-        le=2_592_000.0,
-        description="seconds in which a call of tier destroy or exec must be approved; afterwards its workflow fails",
-    )
 
 
 class Web(Section):

@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
-from agentd.config import settings
+from agentd.config.secret_files import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def show(config: Config) -> str:
 
 def _hidden(key: str, value: object) -> object:
     """Return `value` with secrets replaced by ***."""
-    if settings.is_secret(key) and value is not None:
+    if is_secret(key) and value is not None:
         return "***"
     if isinstance(value, (list, tuple)):
         return [_hidden(key, item) for item in value]

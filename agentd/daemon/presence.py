@@ -14,13 +14,13 @@ import msgspec
 
 from agentd.errors import BusError, InvalidMessage
 from agentd.safety.lease import Lease
-from agentd.wire import codec, messages, subjects
+from agentd.wire import announcements, codec, subjects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.bus.connection import Received, Subscription
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received, Subscription
     from agentd.telemetry.logs import Logger
 
 RENEW = 5.0
@@ -37,7 +37,7 @@ class Announcer:
     def __init__(
         self,
         bus: Bus,
-        describe: Callable[[], messages.Presence],
+        describe: Callable[[], announcements.Presence],
         control: Callable[[str], Awaitable[str]],
         log: Logger,
         lease: Lease | None = None,
@@ -80,12 +80,12 @@ class Announcer:
             await asyncio.wait([waiting], timeout=RENEW)
             waiting.cancel()
 
-    async def _report(self, now: messages.Presence) -> None:
+    async def _report(self, now: announcements.Presence) -> None:
         time = codec.now()
-        beat = messages.Heartbeat(self._agent, time, now.agent.status)
+        beat = announcements.Heartbeat(self._agent, time, now.agent.status)
         await self._bus.publish(subjects.heartbeat(self._agent), beat)
         tags = {"node": now.agent.node, "role": now.agent.role}
-        report = messages.MetricReport(self._agent, time, now.metrics, tags)
+        report = announcements.MetricReport(self._agent, time, now.metrics, tags)
         await self._bus.publish(subjects.metrics(self._agent), report)
 
     async def _try(self, work: Awaitable[object]) -> None:
@@ -108,11 +108,11 @@ class Announcer:
     async def _on_control(self, received: Received) -> None:
         """Carry out drain or reload, and reply with the result."""
         try:
-            request = received.decode(messages.ControlRequest)
+            request = received.decode(announcements.ControlRequest)
             text, done = await self._control(request.action), True
         except InvalidMessage as error:
             text, done = str(error), False
-        await received.respond(messages.ControlReply(self._agent, done, text))
+        await received.respond(announcements.ControlReply(self._agent, done, text))
 
     async def _announce_offline(self, subscriptions: list[Subscription]) -> None:
         for subscription in subscriptions:
@@ -121,6 +121,6 @@ class Announcer:
         agent = msgspec.structs.replace(last.agent, status="offline")
         await self._bus.publish(subjects.AGENT_REGISTER, agent)
         await self._bus.publish(
-            subjects.heartbeat(self._agent), messages.Heartbeat(self._agent, codec.now(), "offline")
+            subjects.heartbeat(self._agent), announcements.Heartbeat(self._agent, codec.now(), "offline")
         )
         await self._try(self._lease.release())

@@ -10,23 +10,23 @@ import asyncio
 import contextlib
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentd.bus.delivery_journal import Journal
 from agentd.bus.jetstream import Bus
 from agentd.client.queries import DaemonView
-from agentd.client.views import Identity, PluginState, PluginStatus, QuarantinedTool, Reason, RoleState
+from agentd.daemon import state
 from agentd.daemon.presence import Announcer
 from agentd.daemon.systemd import Systemd
 from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
 from agentd.plugins.manager import Plugins, known_tools, needed_plugins
-from agentd.plugins.role import Context, Health, Role
+from agentd.plugins.role import Context, Role
 from agentd.proxmox.client import Proxmox
 from agentd.safety.anchors import Anchors
 from agentd.safety.audit_log import AuditLog
-from agentd.safety.freeze import FreezeWatch, describe
+from agentd.safety.freeze import FreezeWatch
 from agentd.safety.lease import SECONDS as LEASE
 from agentd.safety.lease import Lease
 from agentd.safety.policy import Policy
@@ -37,9 +37,7 @@ from agentd.tools.worker import Worker
 from agentd.version import __version__
 from agentd.web.server import WebServer
 from agentd.wire.codec import now
-from agentd.wire.messages import ARRIVING, AgentRegistration, Presence, ServiceRegistration
 from agentd.wire.subjects import agent_id
-from agentd.wire.workflow import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
     from agentd.config.load import Config
     from agentd.telemetry.logs import Logger
 
-MAX_CLOCK_OFFSET = 2.0
-"""Seconds that the local clock may differ from NATS's before the daemon is not ready: deadlines use the server's."""
 MAX_PAUSE = 60.0
 """Longest pause in seconds before a failed role is started again."""
 STEADY = 60.0
@@ -56,10 +52,11 @@ STEADY = 60.0
 
 
 @dataclass
-class _Running:
+class RunningRole:
+    """A role, and what it was given."""
+
     role: Role
     context: Context
-    health: Health = field(default_factory=Health)
 
 
 class Supervisor:
@@ -93,8 +90,8 @@ class Supervisor:
         self.url = ""
         self._reload = reload
         self._systemd = Systemd()
-        self._running: list[_Running] = []
-        self._worker: Worker | None = None
+        self.running: list[RunningRole] = []
+        self.worker: Worker | None = None
         self._exit_code = 0
 
     async def run(self) -> int:
@@ -107,16 +104,18 @@ class Supervisor:
             await self._start_page(stack)
             await self._connect(stack)
             if not self.stopping.is_set():
-                await self.lease.take(self._starting_presence(), self.stopping)
+                await self.lease.take(state.starting_presence(self), self.stopping)
             if self.stopping.is_set():
                 return self._exit_code
             for reply in journal.left_open:
                 self.bus.send(reply, b"-NAK")
-            worker = self._worker = self._build(journal)
+            worker = self.worker = self._build(journal)
             async with asyncio.TaskGroup() as group:
-                for running in self._running:
+                for running in self.running:
                     group.create_task(self._keep_running(running))
-                announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log, self.lease)
+                announcer = Announcer(
+                    self.bus, partial(state.presence, self, worker), self._control, self.log, self.lease
+                )
                 group.create_task(self._announce(announcer))
                 group.create_task(self._notify_systemd())
                 group.create_task(self._watch_bus())
@@ -153,7 +152,13 @@ class Supervisor:
         port = self.instance.port
         if port is None:
             port = next(iter(self.roles.values())).port
-        view = DaemonView(self.bus, self.identity, self.plugin_states, self.readiness, self.metrics.render)
+        view = DaemonView(
+            self.bus,
+            partial(state.identity, self),
+            partial(state.plugin_states, self),
+            partial(state.readiness, self),
+            self.metrics.render,
+        )
         routes = [route for role in self.roles.values() for route in role.routes]
         page = WebServer(
             view,
@@ -224,10 +229,10 @@ class Supervisor:
                 known_tools=partial(known_tools, config),
                 stopping=self.stopping,
             )
-            self._running.append(_Running(role, context))
+            self.running.append(RunningRole(role, context))
         return worker
 
-    async def _keep_running(self, running: _Running) -> None:
+    async def _keep_running(self, running: RunningRole) -> None:
         """Run a role; restart it if it fails or returns before the daemon stops."""
         role, context = running.role, running.context
         failures = 0
@@ -272,7 +277,7 @@ class Supervisor:
         reported = ""
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
-            status = self._status()
+            status = state.status_line(self)
             if self.is_ready and not self.ready.is_set():
                 self.ready.set()
                 self._systemd.ready(status)
@@ -293,7 +298,7 @@ class Supervisor:
         self.metrics.bus_connected.set(self.bus.connected)
         self.metrics.audit_broken.set(bool(self.audit_log.alarm))
         self.metrics.frozen.set(self.freeze_watch.current is not None)
-        for running in self._running:
+        for running in self.running:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
 
     async def _watch_bus(self) -> None:
@@ -347,17 +352,13 @@ class Supervisor:
                 role.reload(settings[name])
             self.log.info("reloaded")
         finally:  # systemd waits for it
-            self._systemd.ready(self._status())
+            self._systemd.ready(state.status_line(self))
 
     def _reread_config(self) -> tuple[Config, dict[str, Any]]:
         """Read the configuration and the roles' settings from the files; this loads plugins, so it takes time."""
         config = self._reload()
         plugins = Plugins(config, needed_plugins(config, self.instance.roles))
         return config, {name: plugins.settings(name) for name in self.roles}
-
-    def _status(self) -> str:
-        """Return the state of the daemon in one line, for systemd."""
-        return "; ".join(f"{reason.source}: {reason.text}" for reason in self.readiness()) or "working"
 
     async def _control(self, action: str) -> str:
         """Carry out a message on `ai.control.<agent>`; raises InvalidMessage for an unknown action."""
@@ -370,111 +371,10 @@ class Supervisor:
         message = f"action: unknown {action!r}; there are drain, reload"
         raise InvalidMessage(message)
 
-    def _starting_presence(self) -> Presence:
-        """Return the announcement of this instance before its roles are ready: its identity, without services."""
-        agent = AgentRegistration(
-            agent_id=self.agent_id,
-            status=ARRIVING,
-            node=self.config.node.name,
-            role="+".join(self.roles),
-            version=__version__,
-            state_version=VERSION,
-            timestamp=now(),
-        )
-        return Presence(agent)
-
-    def _describe(self, worker: Worker) -> Presence:
-        status = "draining" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
-        services = [service for role in self.roles.values() for service in role.services]
-        agent = AgentRegistration(
-            agent_id=self.agent_id,
-            capabilities=sorted({tool.capability for tool in self.tools.values() if tool.service in services}),
-            load=round(worker.load, 3),
-            status=status if self.stopping.is_set() or not self.readiness() else "busy",
-            node=self.config.node.name,
-            role="+".join(self.roles),
-            version=__version__,
-            state_version=VERSION,
-            url=self.url,
-            timestamp=now(),
-        )
-        offered = [
-            ServiceRegistration(
-                service_id=name,
-                service_type=name,
-                capabilities=sorted({tool.capability for tool in self.tools.values() if tool.service == name}),
-                endpoint=self.url,
-                timestamp=now(),
-                tools=sorted(tool.name for tool in self.tools.values() if tool.service == name),
-            )
-            for name in services
-        ]
-        return Presence(agent, offered, self.metrics.snapshot())
-
     @property
     def is_ready(self) -> bool:
         """Return whether all roles work; with an audit alarm they can still read, but the alarm needs attention."""
-        return bool(self._running) and all(reason.source == "audit" for reason in self.readiness())
-
-    # -- the page's view ----------------------------------------------------------------------------------------------
-
-    def identity(self) -> Identity:
-        """Return the identity of this daemon and the state of its roles."""
-        warnings = []
-        if self.config.proxmox is not None and not self.config.proxmox.verify:
-            warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
-        if self.proxmox is not None and self.proxmox.local:
-            warnings.append("the API of Proxmox is not reachable: what is read comes from pvesh, nothing is changed")
-        health = {running.role.name: running.context.health for running in self._running}
-        warnings += [f"{name}: {text}" for name, state in health.items() for text in state.warnings]
-        unreadable = self.bus.unreadable.shown()
-        warnings += unreadable
-        waiting = Health(reason="waiting for NATS")
-        roles = [
-            RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles
-        ]
-        freeze = self.freeze_watch.current
-        frozen = "" if freeze is None else describe(freeze)
-        return Identity(
-            self.name,
-            self.config.node.name,
-            self.agent_id,
-            __version__,
-            self.started,
-            roles,
-            warnings,
-            frozen,
-            unreadable,
-        )
-
-    def plugin_states(self) -> list[PluginState]:
-        """List every plugin that was found."""
-        return [
-            PluginState(
-                plugin.name,
-                PluginStatus(plugin.status),
-                plugin.reason,
-                [QuarantinedTool(tool.name, tool.reason) for tool in plugin.quarantined],
-            )
-            for plugin in self.plugins.status.values()
-        ]
-
-    def readiness(self) -> list[Reason]:
-        """Return why this daemon is not ready; empty means ready."""
-        reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
-        if self.lease.problem:
-            reasons.append(Reason("lease", self.lease.problem))
-        if self.audit_log.alarm:
-            reasons.append(Reason("audit", self.audit_log.alarm))
-        offset = self.bus.clock_offset
-        if abs(offset) > MAX_CLOCK_OFFSET:
-            reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))
-        if not self._running:
-            return [*reasons, *(Reason(name, "waiting for NATS") for name in self.roles)]
-        health = [(running.role.name, running.context.health) for running in self._running]
-        queues = [] if self._worker is None else self._worker.consumers
-        reasons += [Reason("queue", consumer.problem) for consumer in queues if consumer.problem]
-        return [*reasons, *(Reason(name, state.reason) for name, state in health if not state.ready)]
+        return bool(self.running) and all(reason.source == "audit" for reason in state.readiness(self))
 
 
 def _error_text(error: BaseException) -> str:

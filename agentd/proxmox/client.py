@@ -1,4 +1,4 @@
-"""The Proxmox VE client; only it and transport.py import proxmoxer and requests.
+"""The Proxmox VE client; it, session.py and transport.py import proxmoxer and requests.
 
 Decisions:
 
@@ -19,77 +19,43 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import requests
-from proxmoxer.backends.https import Backend
-from proxmoxer.core import ProxmoxResource, ResourceException
-from requests.adapters import HTTPAdapter
 
-from agentd import files
 from agentd.errors import (
     AgentdError,
-    ConfigError,
     Denied,
     NoQuorum,
     NotFound,
-    PermanentError,
     ProxmoxUnavailable,
     Rejected,
     TemporaryError,
 )
-from agentd.proxmox import pvesh
 from agentd.proxmox.read_only import refuse_write
-from agentd.proxmox.responses import (
-    TaskStatus,
-    Upid,
-    classify,
-    failure,
-    not_found_error,
-    object_of_path,
-    one_line,
-    task_status,
-    unreachable_reason,
-)
+from agentd.proxmox.responses import TaskStatus, Upid, not_found_error, unreachable_reason, failure, one_line, object_of_path, task_status
+from agentd.proxmox.session import CONNECT_TIMEOUT, Session
 from agentd.proxmox.transport import (
-    READS,
     THREADS,
     VERBS,
-    PinnedAdapter,
-    Serializer,
-    bounded_chunks,
-    lost_request,
-    no_answer,
     was_not_sent,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentd.proxmox.session import Access
     from agentd.proxmox.upload import Upload
 
     Observe = Callable[[str, str, float], None]
 
 THREADS_KEPT_BACK = 4
-CONNECT_TIMEOUT = 10.0
-DENIED_PAUSE = 5.0
-"""Seconds without a call after a 401.
-
-Proxmox delays each of them by 3 s, and retrying does not make a wrong token right.
-"""
 UPLOADS = 2
 """Files that are sent at the same time."""
-FILE_LIMIT = 32 << 20
-"""Largest file outside the API, in bytes; the schema of PVE 9.2 has about 3 MB."""
 LOG_LINES = 10
 LOG_PAGE = 500
-LOCAL_SHOWN = 60.0
-"""Seconds for which `local` stays true after pvesh replaced an API response."""
 HALT = 30.0
 """Seconds that a task may take to end after it was stopped."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -98,37 +64,6 @@ _UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|
 _ELSEWHERE = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
 _ALIAS = re.compile(r"/ipset/[A-Za-z][A-Za-z0-9_-]+/(?:dc|guest)%2F[A-Za-z][A-Za-z0-9_-]+\Z")
 _NODE = re.compile(r"/nodes/([^/]+)/")
-
-
-class Access(Protocol):
-    """The part of section `[proxmox]` that the client needs.
-
-    `calls_per_node` is 1 or 2, `timeout` is in seconds and at least 35.
-    """
-
-    @property
-    def url(self) -> str: ...  # noqa: D102
-    @property
-    def token_id(self) -> str: ...  # noqa: D102
-    @property
-    def ca_file(self) -> object: ...  # noqa: D102
-    @property
-    def fingerprint(self) -> str | None: ...  # noqa: D102
-    @property
-    def verify(self) -> bool: ...  # noqa: D102
-    @property
-    def timeout(self) -> float: ...  # noqa: D102
-    @property
-    def calls_per_node(self) -> int: ...  # noqa: D102
-    @property
-    def pvesh(self) -> str | None: ...  # noqa: D102
-    @property
-    def vmid_min(self) -> int: ...  # noqa: D102
-    @property
-    def vmid_max(self) -> int: ...  # noqa: D102
-    def token(self) -> str:
-        """Return the token's secret; raises ConfigError."""
-        ...
 
 
 def encode(params: dict[str, Any]) -> dict[str, Any]:
@@ -168,28 +103,22 @@ class Proxmox:
         self.user: str = settings.token_id
         """The token's id as in Proxmox's lists of active tasks: `user@realm!name`."""
         self.insecure = not settings.verify
-        self._api: ProxmoxResource | None = None
-        self._session: requests.Session | None = None
-        self._connecting = threading.Lock()
+        self._session = Session(settings)
         self._observe = observe
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="proxmox")
         self._room = asyncio.Semaphore(THREADS - THREADS_KEPT_BACK)
         self._uploads = asyncio.Semaphore(UPLOADS)
         self._nodes: dict[str, asyncio.Semaphore] = {}
-        self._denied: Denied | None = None
-        self._denied_until = 0.0
-        self._local_at = -LOCAL_SHOWN
 
     @property
     def local(self) -> bool:
         """Whether the API was unreachable recently, and pvesh answered reads instead."""
-        return time.monotonic() - self._local_at < LOCAL_SHOWN
+        return self._session.local
 
     async def close(self) -> None:
         """Close the connections; calls in flight end by themselves and are not awaited."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._session is not None:
-            self._session.close()
+        self._session.close()
 
     async def get(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401 - any JSON from Proxmox
         """Return the data of GET `path`."""
@@ -320,8 +249,8 @@ class Proxmox:
         if method != "GET":
             refuse_write(f"{VERBS.get(method, method)} {path}")
         started = time.monotonic()
-        if self._denied is not None and started < self._denied_until:
-            raise self._denied
+        if (denied := self._session.denied) is not None:
+            raise denied
         answer = await self._in_thread(method, path, encode(params))
         error = answer if isinstance(answer, AgentdError) else None
         if self._observe is not None:
@@ -341,11 +270,7 @@ class Proxmox:
         source = object_of_path(str(error)) if isinstance(error, Denied) else None
         if source and path != source[1]:  # a request to the path of the list creates the object: it need not exist
             listed = await self._in_thread("GET", source[1], {})
-            return (
-                not_found_error(source, listed.get("data") or [], str(error)) or error
-                if isinstance(listed, dict)
-                else error
-            )
+            return not_found_error(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
         match = _NODE.match(path + "/")
         if match is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
             return error
@@ -367,7 +292,7 @@ class Proxmox:
             for limit in held:
                 await limit.acquire()
                 acquired.append(limit)
-            future = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, path, params)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, self._session.send, method, path, params)
         except BaseException:
             for limit in acquired:
                 limit.release()
@@ -389,140 +314,6 @@ class Proxmox:
         node = match[1] if match else ""  # "" is the node that we are connected to
         counted = self._nodes.setdefault(node, asyncio.Semaphore(self.settings.calls_per_node))
         return [counted, self._room]
-
-    def _connect(self) -> ProxmoxResource:
-        """Return the API with its session (runs in a thread).
-
-        It is made anew after a 401, because the token may have been replaced.
-        """
-        with self._connecting:
-            if self._api is not None:
-                return self._api
-            url = urlsplit(self.settings.url)
-            user, _, name = self.user.rpartition("!")
-            ca_file, pinned = self.settings.ca_file, self.settings.fingerprint
-            if ca_file and not pinned:
-                files.check(Path(str(ca_file)), follow=True)
-            backend = Backend(
-                url.hostname or "",
-                port=url.port or 8006,
-                path_prefix=url.path.strip("/") or None,
-                user=user,
-                token_name=name,
-                token_value=self.settings.token().rpartition("=")[2],  # Proxmox shows it as user@realm!name=secret
-                verify_ssl=self.settings.verify and not pinned and (str(ca_file) if ca_file else True),
-                timeout=self._timeouts,
-            )
-            session = backend.get_session()
-            session.trust_env = False
-            session.max_redirects = 0  # Proxmox sends none, and no other server may get the token
-            session.mount(
-                "https://", PinnedAdapter(pinned) if pinned else HTTPAdapter(pool_connections=1, pool_maxsize=THREADS)
-            )
-            if self._session is not None:
-                self._session.close()
-            self._session = session
-            self._api = ProxmoxResource(base_url=backend.get_base_url(), session=session, serializer=Serializer())
-            return self._api
-
-    def _send(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
-        """Send one request (in a thread) and return the response or the error.
-
-        It does not raise.
-        """
-        try:
-            verb = self._verb(method, path)
-        except ConfigError as error:
-            return error
-        started = time.monotonic()
-        try:
-            try:
-                answer: dict[str, Any] | AgentdError = verb(**params)
-            except requests.ConnectionError:
-                # pveproxy has just closed the kept connection.  A read may be sent again, but not after a time-out.
-                if method not in READS or time.monotonic() - started > 1.0:
-                    raise
-                answer = verb(**params)
-        except ResourceException as error:
-            return self._refused(method, path, error)
-        except requests.RequestException as error:
-            lost = lost_request(method, path, error)
-            lost.__cause__ = error
-            return self._read_with_pvesh(method, path, params, lost, unsent=was_not_sent(error))
-        except ValueError as error:
-            text = f"{method} {path}: the answer is not from Proxmox: {error}"
-            return PermanentError(text) if method in READS else no_answer(method, text)
-        except OSError as error:
-            return ConfigError(f"proxmox: {one_line(error)}")
-        return answer
-
-    def _read_with_pvesh(
-        self, method: str, path: str, params: dict[str, Any], lost: AgentdError, *, unsent: bool
-    ) -> dict[str, Any] | AgentdError:
-        """Return what pvesh reads while the API is unreachable; `lost` for any write."""
-        if method != "GET" or not unsent or self.settings.pvesh is None:
-            return lost
-        self._local_at = time.monotonic()
-        return pvesh.read(self.settings.pvesh, path, params, self.settings.timeout)
-
-    def _verb(self, method: str, path: str) -> Callable[..., dict[str, Any] | AgentdError]:
-        api = self._connect()
-        if method == "FILE":
-            return lambda: self._file(path)
-        if method == "UPLOAD":
-            return lambda body: self._upload(path, body)
-        verb: Callable[..., dict[str, Any]] = getattr(api(path.lstrip("/")), method.lower())
-        return verb
-
-    def _file(self, path: str) -> dict[str, Any]:
-        """Return a file outside the API; the request does not carry the token.
-
-        The token is for the API only.
-        """
-        assert self._session is not None  # noqa: S101 - _connect has made it
-        url = self.settings.url + path
-        with self._session.get(url, headers={"Authorization": None}, stream=True, timeout=self._timeouts) as answer:
-            if answer.status_code != requests.codes.ok:
-                raise ResourceException(answer.status_code, answer.reason, answer.reason)
-            data = b"".join(bounded_chunks(answer.iter_content(1 << 16), FILE_LIMIT))
-        return {"data": data}
-
-    def _upload(self, path: str, body: Upload) -> dict[str, Any] | AgentdError:
-        """Send a form while it is read from disk.
-
-        proxmoxer, and requests by itself, would hold the file in memory.
-        """
-        assert self._session is not None  # noqa: S101 - _connect has made it
-        url, wait = f"{self.settings.url}/api2/json{path}", self.settings.timeout
-        options: dict[str, Any] = {
-            "headers": {"Content-Type": body.content_type},
-            "verify": self._session.auth.verify_ssl,  # type: ignore[union-attr]  # proxmoxer's own type
-        }
-        try:
-            answer = requests.Session.request(self._session, "POST", url, data=body, timeout=(wait, wait), **options)
-        except AgentdError as error:  # raised while the file is read
-            return error
-        except requests.RequestException as error:
-            return body.lost(lost_request("UPLOAD", path, error))
-        if answer.status_code >= requests.codes.bad_request:
-            reason = answer.reason
-            raise ResourceException(answer.status_code, reason, reason, errors=Serializer().loads_errors(answer))
-        return Serializer().loads(answer)
-
-    @property
-    def _timeouts(self) -> tuple[float, float]:
-        return (CONNECT_TIMEOUT, self.settings.timeout)
-
-    def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
-        body = error.errors or {}
-        method = VERBS.get(method, method)
-        refusal = classify(
-            method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
-        )
-        if error.status_code == requests.codes.unauthorized and isinstance(refusal, Denied):
-            self._denied, self._denied_until = refusal, time.monotonic() + DENIED_PAUSE
-            self._api = None
-        return refusal
 
 
 def _task_warnings(status: TaskStatus, log: list[str]) -> list[str]:

@@ -15,11 +15,13 @@ from agentd.errors import AgentdError, Denied, InvalidMessage
 from agentd.safety.audit_chain import ANCHOR, hash_of
 from agentd.safety.signing import valid
 from agentd.wire import subjects
-from agentd.wire.messages import ARRIVING, AuditAcceptance, AuditKeys, AuditRecord, ControlReply, Presence, Tier
+from agentd.wire.announcements import ARRIVING, ControlReply, Presence
+from agentd.wire.messages import Tier
+from agentd.wire.records import AuditAcceptance, AuditKeys, AuditRecord
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received
     from agentd.safety.audit_log import AuditLog
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.config.settings import is_secret
+from agentd.config.secret_files import is_secret
 from agentd.safety.signing import Head, valid
 from agentd.wire.codec import digest, encode
-from agentd.wire.messages import AuditRecord, Tier
+from agentd.wire.records import AuditRecord
 from agentd.wire.secrets import redacted
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentd.safety.signing import Signer
-    from agentd.wire.messages import AuditKey
+    from agentd.wire.messages import Tier
+    from agentd.wire.records import AuditKey
 
 HIDDEN: Final = "***"
 MAX_TEXT: Final = 256
@@ -274,9 +275,8 @@ class AuditChain:
             signer=self.signer.public if self.signer else "",
         )
         record_hash = hash_of(record)
-        return msgspec.structs.replace(
-            record, hash=record_hash, signature=self.signer.sign(record_hash) if self.signer else ""
-        )
+        signature = self.signer.sign(record_hash) if self.signer else ""
+        return msgspec.structs.replace(record, hash=record_hash, signature=signature)
 
 
 def hash_of(record: AuditRecord) -> str:

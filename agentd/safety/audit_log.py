@@ -19,11 +19,14 @@ from agentd.errors import AuditBroken, BusError, InvalidMessage, Rejected, Stale
 from agentd.safety.audit_chain import ACCEPT, AuditChain, hash_of
 from agentd.safety.signing import Head, Memory, Signer, valid
 from agentd.wire import subjects
+from agentd.wire.announcements import CriticalError
 from agentd.wire.codec import now
-from agentd.wire.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tier
+from agentd.wire.messages import Tier
+from agentd.wire.records import AuditKey, AuditKeys, AuditRecord
 
 if TYPE_CHECKING:
-    from agentd.bus.jetstream import Bus, Newest, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Newest, Stored
     from agentd.telemetry.logs import Logger
 
 MAX_UNCONFIRMED: Final = 16

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from agentd.errors import AgentdError, Denied, Frozen, InvalidMessage, NoResponder, Rejected, StaleWrite, TemporaryError
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
-from agentd.wire.messages import Freeze, NetworkReply, NetworkRequest, Tier
+from agentd.wire.announcements import Freeze, NetworkReply, NetworkRequest
+from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from agentd.bus.connection import Received
-    from agentd.bus.jetstream import Bus, Newest
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Newest
+    from agentd.bus.subscriptions import Received
 
 KEY: Final = "network"
 POLL: Final = 5.0

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agentd.errors import BusError, BusUnavailable, ConfigError, NotProvisioned, StaleWrite, Superseded
-from agentd.wire import messages, subjects
+from agentd.wire import announcements, subjects
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from agentd.bus.jetstream import Bus, Newest
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Newest
     from agentd.telemetry.logs import Logger
 
 SECONDS = 20.0
@@ -66,10 +67,10 @@ class Lease:
         self._log = log
         self._seq = 0
         self._renewed = -SECONDS
-        self._last: messages.Presence | None = None
+        self._last: announcements.Presence | None = None
         self._writing = asyncio.Lock()
 
-    async def take(self, presence: messages.Presence, stopping: asyncio.Event) -> None:
+    async def take(self, presence: announcements.Presence, stopping: asyncio.Event) -> None:
         """Take the lease; raises ConfigError if a live process has it.
 
         Returns without the lease when it is to stop, or when the bucket does not exist: then a renewal takes it.
@@ -96,13 +97,13 @@ class Lease:
             await asyncio.sleep(LOOK)
         return None
 
-    async def _newest(self) -> Newest[messages.Presence]:
-        return await self._bus.kv_read(subjects.LIVE, self._agent, messages.Presence, self._of_this_id)
+    async def _newest(self) -> Newest[announcements.Presence]:
+        return await self._bus.kv_read(subjects.LIVE, self._agent, announcements.Presence, self._of_this_id)
 
-    def _of_this_id(self, presence: messages.Presence) -> bool:
+    def _of_this_id(self, presence: announcements.Presence) -> bool:
         return presence.agent.agent_id == self._agent
 
-    async def _free(self, presence: messages.Presence) -> bool:
+    async def _free(self, presence: announcements.Presence) -> bool:
         """Return whether the lease can be taken over.
 
         Raises ConfigError if its process runs on this machine.
@@ -114,13 +115,13 @@ class Lease:
             raise ConfigError(self._taken(presence, None))
         return ended is not None
 
-    def _taken(self, presence: messages.Presence, last_heard: datetime | None) -> str:
+    def _taken(self, presence: announcements.Presence, last_heard: datetime | None) -> str:
         return (
             f"another process runs as {self._agent} ({_who(presence, last_heard)}): two would do everything twice; "
             "stop it, or give this one another instance or [node] name"
         )
 
-    async def renew(self, presence: messages.Presence | None = None) -> None:
+    async def renew(self, presence: announcements.Presence | None = None) -> None:
         """Write the lease again.
 
         Raises Superseded once another process has it, BusError if it cannot be written.
@@ -133,7 +134,7 @@ class Lease:
                 raise Superseded(f"{self._agent} has no lease yet")
             await self._renew(presence)
 
-    async def _renew(self, presence: messages.Presence) -> None:
+    async def _renew(self, presence: announcements.Presence) -> None:
         while True:
             try:
                 return await self._put(presence, self._seq)
@@ -145,10 +146,10 @@ class Lease:
                 raise Superseded(self.problem)
             self._seq = newest.seq
 
-    def _ours(self, presence: messages.Presence) -> bool:
+    def _ours(self, presence: announcements.Presence) -> bool:
         return not presence.agent.version or presence.process == self.process
 
-    async def _put(self, presence: messages.Presence, expect: int) -> None:
+    async def _put(self, presence: announcements.Presence, expect: int) -> None:
         started = time.monotonic()  # not the time of the response: the lease runs from when NATS stored it
         self._seq = await self._bus.kv_put(
             subjects.LIVE,
@@ -179,7 +180,7 @@ class Lease:
                 await self._bus.kv_delete(subjects.LIVE, self._agent, expect=self._seq)
 
 
-def _who(presence: messages.Presence, last_heard: datetime | None) -> str:
+def _who(presence: announcements.Presence, last_heard: datetime | None) -> str:
     pid = f"process {presence.process.split('/')[2]} " if presence.process.count("/") > 1 else ""
     last = "" if last_heard is None else f", heard {last_heard:%H:%M:%S} UTC"
     return f"{pid}on {presence.agent.node or 'an unknown node'}{last}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, Self
 
-from agentd.config import settings
+from agentd.config import policy as settings
 from agentd.errors import Denied, NeedsPlan, Rejected, TemporaryError
 from agentd.wire.messages import Consent, Target, Tier
 
@@ -127,9 +127,7 @@ class Policy:
         setting = "[policy] anonymous_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
-    def check_approval(
-        self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = ""
-    ) -> None:
+    def check_approval(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
         """Check the approval of a call of tier destroy or exec.
 
         asked  the digest of the tool and its parameters; Rejected if it is not the one that was approved

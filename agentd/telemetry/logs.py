@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 
-from agentd.config.settings import is_secret
+from agentd.config.secret_files import is_secret
 from agentd.printable import cleaned, escaped, printable
 from agentd.wire.secrets import redacted
 
@@ -162,11 +162,7 @@ def configure(
     colors = terminal and "NO_COLOR" not in env
     # In place: loggers that exist already share this list.  Plain tracebacks: rich ones show local variables.
     _sink.processors[:] = (
-        [
-            _order_fields,
-            _remove_control_characters,
-            ConsoleRenderer(colors=colors, timestamp_key="time", exception_formatter=_traceback),
-        ]
+        [_order_fields, _remove_control_characters, ConsoleRenderer(colors=colors, timestamp_key="time", exception_formatter=_traceback)]
         if console
         else [_order_fields, format_exc_info, _json]
     )

@@ -53,24 +53,30 @@ class Metrics:
 
     def __init__(self, version: str = "unknown") -> None:
         """Create every metric, at zero."""
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._collectors: list[Collector] = []
         self._text: dict[tuple[str, ...], str] = {}
         self._types: set[str] = set()
         self._bus_before: dict[str, int] = {}
         self.machine = HostMetrics()
 
-        def count(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
-            return self.attach(Counter(f"agentd_{name}", text, labels, registry=registry))
+        self._add_work()
+        self._add_connections()
+        self._add_daemon(version)
 
-        def gauge(name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
-            return self.attach(Gauge(f"agentd_{name}", text, labels, registry=registry))
+    def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+        return self.attach(Counter(f"agentd_{name}", text, labels, registry=self.registry))
 
-        def seconds(
-            name: str, text: str, labels: Iterable[str] = (), buckets: tuple[float, ...] = _SECONDS
-        ) -> Histogram:
-            return self.attach(Histogram(f"agentd_{name}_seconds", text, labels, buckets=buckets, registry=registry))
+    def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
+        return self.attach(Gauge(f"agentd_{name}", text, labels, registry=self.registry))
 
+    def _seconds(
+        self, name: str, text: str, labels: Iterable[str] = (), buckets: tuple[float, ...] = _SECONDS
+    ) -> Histogram:
+        return self.attach(Histogram(f"agentd_{name}_seconds", text, labels, buckets=buckets, registry=self.registry))
+
+    def _add_work(self) -> None:
+        count, gauge, seconds = self._counter, self._gauge, self._seconds
         self.workflows_started = count("workflows_started", "Workflows whose first event was written", ["type"])
         self.workflows_finished = count("workflows_finished", "Workflows that are over", ["type", "status"])
         self.workflow_seconds = seconds("workflow", "From the start of a workflow to its end", ["type"])
@@ -82,6 +88,9 @@ class Metrics:
         self.tasks_in_flight = gauge("tasks_in_flight", "Calls of tools that are running now")
         self.effects_adopted = count("effects_adopted", "Effects found done already, and not done again", ["tool"])
         self.effects_fenced = count("effects_fenced", "Effects left to another process that holds them", ["tool"])
+
+    def _add_connections(self) -> None:
+        count, gauge, seconds = self._counter, self._gauge, self._seconds
         self.bus_reconnects = count("bus_reconnects", "Times that the connection to NATS came back")
         self.bus_watchdog_aborts = count("bus_watchdog_aborts", "Connections aborted because NATS was silent")
         self.bus_timeouts = count("bus_timeouts", "Publishes and requests that NATS did not answer in time")
@@ -92,6 +101,9 @@ class Metrics:
         self.bus_connected = gauge("bus_connected", "1 while the connection to NATS is up")
         self.proxmox_requests = count("proxmox_requests", "Calls of the Proxmox API", ["method", "outcome"])
         self.proxmox_seconds = seconds("proxmox_request", "How long a call of the Proxmox API took", ["method"])
+
+    def _add_daemon(self, version: str) -> None:
+        count, gauge, seconds = self._counter, self._gauge, self._seconds
         self.agents = gauge("agents", "Agents that are known, by status", ["status"])
         self.alerts_firing = gauge("alerts_firing", "Alerts that are firing", ["type"])
         self.dead_letters = count("dead_letters", "Messages that were given up, as a monitor saw it", ["stream"])
@@ -105,7 +117,7 @@ class Metrics:
         self.event_loop_lag = seconds("event_loop_lag", "How late the event loop wakes up", buckets=_LAG)
         gauge("build_info", "1, with the version as label", ["version"]).labels(version).set(1)
         # These read files in /proc/self and the interpreter; they have only a few series.
-        self._system = (ProcessCollector(registry=registry), PlatformCollector(registry=registry))
+        self._system = (ProcessCollector(registry=self.registry), PlatformCollector(registry=self.registry))
 
     def attach(self, collector: C) -> C:
         """Render `collector` too; if it has very many series, its families may produce their samples lazily."""

@@ -15,30 +15,23 @@ record.
     tools = collect(Guests(proxmox), service="mcp-proxmox")
 
 A tool of tier `operate` or above makes each external change through `call.ensure(check, apply)`: several changes are
-several invocations, each with its own key.  A tool that does not validate is disabled; the other tools stay available.
+several invocations, each with its own key.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
-import math
-import re
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from agentd import formats
 from agentd.errors import InvalidMessage
 from agentd.safety import marks
-from agentd.safety.policy import NEEDS_APPROVAL
+from agentd.tools.schemas import as_texts, normalized, object_schema, schema_of
 from agentd.wire import secrets
 from agentd.wire.codec import fault
-from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -46,10 +39,9 @@ if TYPE_CHECKING:
 
     from agentd.proxmox.client import Proxmox
     from agentd.tools.raises import Raise
-    from agentd.wire.messages import Target
+    from agentd.wire.messages import Target, Tier
 
 R = TypeVar("R")
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 
 class Repeat(StrEnum):
@@ -218,11 +210,11 @@ class Tool:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
         marks.refuse(self.name, parameters)
-        parameters = _simplify(parameters, _schema_of(self.parameters), self.name)
+        parameters = normalized(parameters, schema_of(self.parameters), self.name)
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
-            converted = _texts(parameters, self.input_schema()) if isinstance(parameters, dict) else parameters
+            converted = as_texts(parameters, self.input_schema()) if isinstance(parameters, dict) else parameters
             if converted != parameters:
                 return self.parse(converted)
             raise InvalidMessage(fault(error, self.name)) from error
@@ -288,221 +280,6 @@ class BrokenTool:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class _Marking:
-    tier: Tier
-    repeat: Repeat
-    capability: str
-    stoppable: bool
-    undoes: bool
-    raises: tuple[Raise, ...]
-    reads: bool
-
-
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
-
-
-def tool(  # noqa: PLR0913 - one parameter per property of a tool
-    *,
-    tier: Tier,
-    repeat: Repeat,
-    capability: str,
-    stoppable: bool = False,
-    undoes: bool = False,
-    raises: tuple[Raise, ...] = (),
-    reads: bool = False,
-) -> Callable[[F], F]:
-    """Mark an async method `(self, call, p: Parameters) -> Result` as a tool.
-
-    Parameters and Result are Structs; the method's docstring is the tool's description.
-    """
-    marking = _Marking(tier, repeat, capability, stoppable, undoes, raises, reads)
-
-    def mark(method: F) -> F:
-        method.__agentd_tool__ = marking  # type: ignore[attr-defined]
-        return method
-
-    return mark
-
-
-def collect(
-    owner: object, *, service: str, halt: Callable[[str], Awaitable[str]] | None = None
-) -> list[Tool | BrokenTool]:
-    """Return the tools among the methods of `owner`.
-
-    A tool that does not validate is returned as a BrokenTool.
-    """
-    tools: list[Tool | BrokenTool] = []
-    for name, method in inspect.getmembers(owner, inspect.ismethod):
-        marking = getattr(method, "__agentd_tool__", None)
-        if marking is None:
-            continue
-        try:
-            tools.append(dataclasses.replace(_define(name, method, marking, service), halt=halt))
-        except (TypeError, ValueError, NameError) as error:
-            tools.append(BrokenTool(name, str(error)))
-    return tools
-
-
-def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
-    if not _NAME.match(name):
-        message = f"{name!r} is not a tool name"
-        raise ValueError(message)
-    if not inspect.iscoroutinefunction(method):
-        message = "a tool is an async method"
-        raise TypeError(message)
-    hints = get_type_hints(method)
-    result = hints.pop("return", None)
-    hints.pop("call", None)
-    if len(hints) != 1 or result is None:
-        message = "a tool takes (call, p: Parameters) and says what it returns"
-        raise TypeError(message)
-    parameters = next(iter(hints.values()))
-    definition = Tool(
-        name=name,
-        service=service,
-        description=inspect.getdoc(method) or "",
-        tier=marking.tier,
-        repeat=marking.repeat,
-        capability=marking.capability,
-        parameters=parameters,
-        result=result,
-        run=method,
-        stoppable=marking.stoppable,
-        undoes=marking.undoes,
-        raises=marking.raises,
-        reads=marking.reads,
-    )
-    _check_raises(definition)
-    if not definition.description:
-        message = "a tool has a docstring: it is what an AI client reads"
-        raise ValueError(message)
-    definition.input_schema()
-    definition.output_schema()
-    return definition
-
-
-def _check_raises(definition: Tool) -> None:
-    """Raise ValueError for an entry of `raises` that is not valid for this tool.
-
-    Each must need an approval, and a higher tier than the tool itself.
-    """
-    for rule in definition.raises:
-        if rule.tier.rank <= definition.tier.rank or rule.tier not in NEEDS_APPROVAL:
-            message = (
-                f"with {rule.says} it would need tier {rule.tier}: only destroy or exec above its own {definition.tier}"
-            )
-            raise ValueError(message)
-        if definition.tier is Tier.READ:
-            message = f"with {rule.says} it would not be of tier read any more: a tool that changes something operates"
-            raise ValueError(message)
-
-
-def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that msgspec knows
-    """Return the JSON Schema of `kind` with its root inlined.
-
-    Raises TypeError if it is not an object.
-    """
-    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    if "$ref" in schema:
-        schema = dict(components.pop(schema["$ref"].rpartition("/")[2]))
-    if schema.get("type") != "object":
-        message = f"{kind} is not an object in JSON"
-        raise TypeError(message)
-    if components:
-        schema["$defs"] = components
-    published: dict[str, Any] = formats.portable_schema(schema)
-    return published
-
-
-@functools.lru_cache(maxsize=1024)
-def _schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return object_schema(kind)
-
-
-def _simplify(parameters: object, schema: dict[str, Any], name: str) -> object:
-    """Return `parameters` without nulls, and 100.0 as 100 where an integer is due.
-
-    Some clients send null for what they leave out, and some have no integers.  Raises InvalidMessage for a value that
-    is not a finite number (NaN, Infinity, 1e400), at any depth.
-    """
-    if not _contains(parameters, lambda value: value is None or type(value) is float):
-        return parameters
-    if _contains(parameters, lambda value: type(value) is float and not math.isfinite(value)):
-        raise InvalidMessage(f"{name}: a parameter is not a finite number (NaN, Infinity, or too large)")
-    return _corrected(parameters, schema, schema.get("$defs", {}))
-
-
-def _contains(value: object, predicate: Callable[[object], bool]) -> bool:
-    """Return whether `predicate` is true for any value in nested lists and objects."""
-    if isinstance(value, dict):
-        return any(_contains(item, predicate) for item in value.values())
-    if isinstance(value, list):
-        return any(_contains(item, predicate) for item in value)
-    return predicate(value)
-
-
-def _corrected(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> object:
-    kinds = _kinds(schema, defs)
-    if isinstance(value, dict):
-        required = {name for kind in kinds for name in kind.get("required", ())}
-        free = not any("properties" in kind or isinstance(kind.get("additionalProperties"), dict) for kind in kinds)
-        given = {name: item for name, item in value.items() if item is not None or name in required or free}
-        return {name: _corrected(item, _property(kinds, name), defs) for name, item in given.items()}
-    if isinstance(value, list):
-        items: dict[str, Any] = next((kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)), {})
-        return [_corrected(item, items, defs) for item in value]
-    types = {kind.get("type") for kind in kinds}
-    types |= {"integer" for kind in kinds for choice in kind.get("enum", ()) if type(choice) is int}
-    if type(value) is float and value.is_integer() and "integer" in types and "number" not in types:
-        return int(value)
-    return value
-
-
-def _kinds(schema: dict[str, Any], defs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the alternatives of a schema with references resolved.
-
-    Empty if any value is allowed.
-    """
-    if "$ref" in schema:
-        return _kinds(defs.get(schema["$ref"].rpartition("/")[2], {}), defs)
-    if "anyOf" in schema:
-        return [kind for choice in schema["anyOf"] for kind in _kinds(choice, defs)]
-    return [schema] if "type" in schema or "enum" in schema else []
-
-
-def _property(kinds: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    for kind in kinds:
-        subschema = kind.get("properties", {}).get(name, kind.get("additionalProperties"))
-        if isinstance(subschema, dict):
-            return subschema
-    return {}
-
-
-def _texts(parameters: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Return `parameters` with integers as text where the schema expects text.
-
-    `dport=22` means the text "22".
-    """
-    converted = dict(parameters)
-    for name, kind in schema.get("properties", {}).items():
-        types = {part.get("type") for part in (kind, *kind.get("anyOf", ()))}
-        if type(parameters.get(name)) is int and "string" in types and not types & {"integer", "number"}:
-            converted[name] = str(parameters[name])
-    return converted
-
-
-def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
-    """Return `tools` by name; raises ValueError if two have the same name."""
-    named: dict[str, Tool] = {}
-    for entry in tools:
-        if entry.name in named:
-            message = f"two tools are called {entry.name!r}: of {named[entry.name].service} and of {entry.service}"
-            raise ValueError(message)
-        named[entry.name] = entry
-    return named
 
 
 def _field_names(kind: type[msgspec.Struct]) -> list[str]:

@@ -29,7 +29,8 @@ import msgspec
 from agentd.crash_points import crash_point
 from agentd.errors import HELD, BusUnavailable, Fenced, PermanentError, StaleWrite, Stopped
 from agentd.wire import subjects
-from agentd.wire.messages import EffectRecord, StopHint
+from agentd.wire.messages import StopHint
+from agentd.wire.records import EffectRecord
 from agentd.wire.subjects import ACK_WAIT, PROGRESS
 
 if TYPE_CHECKING:

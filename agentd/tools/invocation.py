@@ -20,7 +20,7 @@ from agentd.safety import policy
 from agentd.tools import effects
 from agentd.tools.definition import Found, Repeat, Tool
 from agentd.wire import subjects
-from agentd.wire.messages import Consent, EffectRecord, Inverse, Preview, Target, Tier, ToolCall
+from agentd.wire.messages import Consent, Inverse, Preview, Target, Tier, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.jetstream import Bus
     from agentd.telemetry.metrics import Metrics
+    from agentd.wire.records import EffectRecord
 
 R = TypeVar("R")
 

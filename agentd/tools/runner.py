@@ -37,7 +37,8 @@ from agentd.tools.invocation import DryRunStop
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
 from agentd.wire.codec import digest, now, plain
-from agentd.wire.messages import EffectRecord, Outcome, Preview, TaskError, Tier, ToolReply
+from agentd.wire.messages import Outcome, Preview, TaskError, Tier, ToolReply
+from agentd.wire.records import EffectRecord
 
 if TYPE_CHECKING:
     from typing import Any
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from agentd.tools.invocation import Invocation
     from agentd.tools.raises import Raise
 
+_PHASES: Final = {Outcome.FAILED: effects.FAILED, Outcome.CANCELLED: effects.CANCELLED}
+"""Phase of an effect record whose tool ended so; any other outcome is DONE."""
 LONGEST_PAUSE: Final = 15.0
 """Longest pause in seconds before a tool is retried within its attempt."""
 
@@ -139,7 +142,9 @@ class ToolRunner:
         if not rule.made or not workflow or "=" in workflow:
             return False
         acts = {f"{tool} {rule.target.format_map(defaultdict(str, parameters))}" for tool in rule.made}
-        messages = await self.bus.last_many(subjects.EFFECTS, subjects.effect(invocation.tool.service, f"{workflow}.>"))
+        messages = await self.bus.last_many(
+            subjects.EFFECTS, subjects.effect(invocation.tool.service, f"{workflow}.>")
+        )
         records = [record for stored in messages if (record := self.bus.read(stored, EffectRecord)) is not None]
         return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
 
@@ -229,11 +234,8 @@ class ToolRunner:
             reply = await self._halted(tool, claim, error)
         finally:
             del self._claims[key]
-        phase = {Outcome.FAILED: effects.FAILED, Outcome.CANCELLED: effects.CANCELLED}.get(
-            Outcome(reply.status), effects.DONE
-        )
         await claim.settle(
-            phase=phase,
+            phase=_PHASES.get(Outcome(reply.status), effects.DONE),
             result=await large_results.shrink(self.bus, reply.result, key),
             error=reply.error,
             warnings=reply.warnings,

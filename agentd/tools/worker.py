@@ -1,4 +1,4 @@
-"""Takes assigned tasks and calls of other agents, runs them, reports the results.
+"""Runs an agent's tools: takes assigned tasks, offers calls, reports the results.
 
 An assignment comes from a queue of its service, a call over NATS micro; both end in `ToolRunner.run`.
 """
@@ -7,34 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, TypeVar
 
 from agentd.bus import dead_letters
-from agentd.bus.consumer import BEGINS, Consumer, Job
-from agentd.client.tool_calls import CALL_WAIT
+from agentd.bus.consumer import BEGINS, Consumer
 from agentd.crash_points import crash_point
-from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError
-from agentd.safety.policy import CallsAtOnce
+from agentd.errors import AgentdError, BusUnavailable, InvalidMessage
 from agentd.tools import large_results
+from agentd.tools.calls import Calls
 from agentd.tools.invocation import Invocation
-from agentd.tools.runner import ToolRunner, task_error
+from agentd.tools.runner import ToolRunner
 from agentd.version import __version__
 from agentd.wire import subjects, tool_names
 from agentd.wire.codec import digest, now
-from agentd.wire.messages import Outcome, StopHint, TaskAssignment, TaskCompletion, TaskError, Tier, ToolCall, ToolReply
-from agentd.wire.workflow import UNDO
+from agentd.wire.messages import Outcome, StopHint, TaskAssignment, TaskCompletion, TaskError, ToolReply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Iterable
 
-    from agentd.bus.connection import Handler, Received, Subscription
     from agentd.bus.delivery_journal import Journal
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
+    from agentd.bus.subscriptions import Handler, Received, Subscription
     from agentd.safety.audit_log import AuditLog
     from agentd.safety.freeze import FreezeWatch
     from agentd.safety.lease import Lease
@@ -43,14 +38,11 @@ if TYPE_CHECKING:
     from agentd.telemetry.metrics import Metrics
     from agentd.tools.definition import Tool
 
-    Begin = Callable[[Tool, ToolCall], tuple[Invocation, asyncio.Task[ToolReply]]]
 
 R = TypeVar("R")
 
 ALIAS_QUEUE = "aliases"
 """Queue group of the agents that take calls under old names of tools."""
-CALL_DEADLINE = 900.0
-"""Seconds that a call without a deadline may take."""
 
 
 class Worker:
@@ -77,22 +69,14 @@ class Worker:
         self.tools = tools
         self.policy = policy
         self.runner = ToolRunner(
-            bus,
-            agent_id,
-            policy=policy,
-            audit_log=audit_log,
-            metrics=metrics,
-            log=log,
-            freeze_watch=freeze_watch,
-            lease=lease,
+            bus, agent_id, policy=policy, audit_log=audit_log, metrics=metrics, log=log, freeze_watch=freeze_watch, lease=lease
         )
         self.metrics = metrics
         self.log = log
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
-        self.calls = CallsAtOnce(policy.max_concurrent_calls, agent_id)
-        self._calls: dict[str, tuple[str, Invocation, asyncio.Task[ToolReply]]] = {}
+        self.calls = Calls(bus, agent_id, tools, runner=self.runner, policy=policy, metrics=metrics)
 
     @property
     def load(self) -> float:
@@ -128,9 +112,7 @@ class Worker:
                 self.consumers.remove(consumer)
             for endpoint in endpoints:
                 await endpoint.stop()
-            running = [task for _, _, task in self._calls.values()]
-            if running:
-                await asyncio.wait(running, timeout=drain)
+            await self.calls.finish(drain)
 
     def _consumer(self, queue: str, service: str) -> Consumer:
         return Consumer(
@@ -146,8 +128,8 @@ class Worker:
     async def _offer(self, service: str, version: str) -> Subscription:
         endpoints: dict[str, Handler] = {}
         for name in (tool.name for tool in self.tools.values() if tool.service == service):
-            endpoints[subjects.tool_call("*", service, name)] = self._called
-            endpoints[subjects.tool_step("*", service, name)] = self._stepped
+            endpoints[subjects.tool_call("*", service, name)] = self.calls.answer
+            endpoints[subjects.tool_step("*", service, name)] = self.calls.answer_step
         return await self.bus.serve(
             service,
             version=version,
@@ -165,7 +147,10 @@ class Worker:
         return [
             await self.bus.subscribe(subject("*", service, alias), handler, queue=ALIAS_QUEUE)
             for alias in aliases
-            for subject, handler in ((subjects.tool_call, self._called), (subjects.tool_step, self._stepped))
+            for subject, handler in (
+                (subjects.tool_call, self.calls.answer),
+                (subjects.tool_step, self.calls.answer_step),
+            )
         ]
 
     def _tool(self, name: str) -> Tool | None:
@@ -292,127 +277,3 @@ class Worker:
     async def _stopped(self, received: Received) -> None:
         """Read the record of a task for which a stop was requested."""
         await self.runner.read_stop_request(received.decode(StopHint).key)
-
-    # -- calls ------------------------------------------------------------------------------------------------------
-
-    async def _called(self, received: Received) -> None:
-        """Answer a principal's call; the subject holds its name, which NATS proves."""
-        principal = received.subject.split(".")[3]
-
-        def begin(tool: Tool, call: ToolCall) -> tuple[Invocation, asyncio.Task[ToolReply]]:
-            subjects.check_id(principal, "principal")
-            if call.key:
-                _of_a_caller(call.key)
-                call = msgspec.structs.replace(call, key=subjects.call_key(principal, call.key))
-            return self._begin(tool, call, principal, counted=True)
-
-        await self._answered(received, begin, principal)
-
-    async def _stepped(self, received: Received) -> None:
-        """Answer another agent's call, which states the principal it works for.
-
-        Only agents may publish on this subject.
-        """
-
-        def begin(tool: Tool, call: ToolCall) -> tuple[Invocation, asyncio.Task[ToolReply]]:
-            if call.key:
-                subjects.check_step_key(call.key, call.principal)
-            return self._begin(tool, call, call.principal)
-
-        await self._answered(received, begin, "")
-
-    async def _answered(self, received: Received, begin: Begin, principal: str) -> None:
-        """Answer with the result of a call, or with `running` after CALL_WAIT seconds."""
-        try:
-            call = received.decode(ToolCall)
-            name = tool_names.current(received.subject.rpartition(".")[2], self.tools)
-            invocation, task = begin(self.tools[name], call)
-        except AgentdError as error:
-            reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
-        else:
-            await asyncio.wait([task], timeout=CALL_WAIT)
-            reply = task.result() if task.done() else ToolReply(status="running", progress=invocation.now_doing)
-        await received.respond(reply, principal=principal, others=self.policy.principals)
-
-    def _begin(
-        self, tool: Tool, call: ToolCall, principal: str, *, counted: bool = False
-    ) -> tuple[Invocation, asyncio.Task[ToolReply]]:
-        """Begin a call, or join the one that runs under its key.
-
-        A `counted` call counts towards the calls that its principal may have at a time.
-        """
-        if not call.key and tool.tier is not Tier.READ:
-            message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
-            raise InvalidMessage(message)
-        asked = digest([tool.name, call.parameters, principal, call.dry_run])
-        if call.key in self._calls:
-            running, invocation, task = self._calls[call.key]
-            if running != asked:
-                message = f"{call.key}: runs now with another tool or other parameters; use another key"
-                raise PermanentError(message)
-            return invocation, task
-        if counted:
-            self.calls.begin(principal)
-        seconds = CALL_DEADLINE
-        if call.deadline is not None:
-            seconds = (call.deadline - self.bus.server_time()).total_seconds()
-        invocation = Invocation(
-            bus=self.bus,
-            metrics=self.metrics,
-            tool=tool,
-            key=call.key,
-            principal=principal,
-            tier=self.policy.tier_of(principal, plain=False),
-            attempt=call.attempt,
-            until=time.monotonic() + seconds,
-            dry_run=call.dry_run,
-            agent=self.agent_id,
-        )
-        task = asyncio.create_task(self.runner.run(invocation, call.parameters, takeover=False))
-        if counted:
-            task.add_done_callback(lambda _: self.calls.end(principal))
-        if call.key:
-            self._calls[call.key] = (asked, invocation, task)
-            task.add_done_callback(partial(self._forget, call.key))
-        return invocation, task
-
-    def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
-        self._calls.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # the caller may be gone, and asyncio would report an exception that was never retrieved
-
-    async def perform_here(
-        self,
-        tool: Tool,
-        parameters: dict[str, Any],
-        *,
-        principal: str,
-        progress: Callable[[str], None] | None = None,
-        dry_run: bool = False,
-    ) -> ToolReply:
-        """Run one of this agent's tools for a principal that called this process (MCP)."""
-        invocation = Invocation(
-            bus=self.bus,
-            metrics=self.metrics,
-            tool=tool,
-            key=subjects.call_key(principal, f"mcp-{secrets.token_hex(8)}.{tool.name}"),
-            principal=principal,
-            tier=self.policy.tier_of(principal, plain=False),
-            attempt=1,
-            until=time.monotonic() + CALL_DEADLINE,
-            on_progress=progress,
-            dry_run=dry_run,
-            agent=self.agent_id,
-        )
-        return await self.runner.run(invocation, parameters, takeover=False)
-
-
-def _of_a_caller(key: str) -> None:
-    """Raise InvalidMessage or Denied for a key that callers may not use.
-
-    Keys of undo tasks are assigned only by orchestrators.
-    """
-    subjects.check_call_key(key)
-    if any(part.startswith(UNDO) for part in key.split(".")):
-        message = f"{key}: a part that begins with {UNDO!r} is an orchestrator's; use another key"
-        raise Denied(message)

@@ -19,9 +19,10 @@ from agentd.errors import Denied, InvalidMessage, TemporaryError
 from agentd.printable import escaped_bytes
 from agentd.safety import freeze, tokens
 from agentd.safety.policy import CallsAtOnce
+from agentd.wire.announcements import NetworkRequest
 from agentd.wire.codec import decode, encode
-from agentd.wire.messages import NetworkRequest, WorkflowSignal
-from agentd.wire.subjects import check_id
+from agentd.wire.messages import WorkflowSignal
+from agentd.wire.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,7 +10,8 @@ from agentd.bus.dead_letters import Letter
 from agentd.client.views import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
 from agentd.web import actions
 from agentd.web.overview import Overview
-from agentd.wire.messages import AgentRegistration, Alert, MetricReport, NetworkReply, ServiceRegistration, SignalReply
+from agentd.wire.announcements import AgentRegistration, Alert, MetricReport, NetworkReply, ServiceRegistration
+from agentd.wire.messages import SignalReply
 
 
 class Problem(msgspec.Struct, frozen=True):

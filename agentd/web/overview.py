@@ -14,8 +14,8 @@ import msgspec
 
 from agentd.client.views import Identity, PluginState, PluginStatus, Reason, TaskView, View, WorkflowSummary
 from agentd.errors import AgentdError, BusUnavailable
+from agentd.wire.announcements import AgentRegistration, Alert, MetricReport, ServiceRegistration
 from agentd.wire.codec import now
-from agentd.wire.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration
 from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:

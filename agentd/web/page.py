@@ -22,7 +22,7 @@ from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:
     from agentd.client.views import Identity, TaskView, WorkflowDetail
-    from agentd.wire.messages import MetricReport
+    from agentd.wire.announcements import MetricReport
 
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}

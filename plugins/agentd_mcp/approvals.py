@@ -138,7 +138,7 @@ def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
         if tool is None or tool.tier is Tier.READ:
             message = f"tool: {p.tool!r} is no tool that changes anything"
             raise Rejected(message)
-        reply = await context.worker.perform_here(tool, p.arguments, principal=call.principal, dry_run=True)
+        reply = await context.worker.calls.perform_here(tool, p.arguments, principal=call.principal, dry_run=True)
         if reply.error is not None:
             raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
         for warning in reply.warnings:

@@ -27,7 +27,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from agentd import ANONYMOUS, NEEDS_APPROVAL, AgentdError, Denied, Settings, __version__
-from agentd.config.settings import Id, is_loopback
+from agentd.config.section import Id, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,11 +154,11 @@ async def _call_tool(
 
     if tool.name in stopping.NAMES:
         return await stopping.carry_out(context.bus, principal.name, tool, parameters)
-    with context.worker.calls.one(principal.name):
+    with context.worker.calls.at_once.one(principal.name):
         if tool.tier_for(parameters) in NEEDS_APPROVAL:
             person = context.settings.approvers.get(principal.name)
             return await approvals.ask(context.bus, principal.name, tool.name, parameters, person)
-        return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
+        return await context.worker.calls.perform_here(tool, parameters, principal=principal.name, progress=note)
 
 
 class Bridge:

@@ -13,11 +13,11 @@ from msgspec import Meta
 
 from agentd import ANONYMOUS, Denied, InvalidMessage, Outcome, Repeat, TaskError, Tier, Tool, ToolReply, plain
 from agentd.safety import freeze
-from agentd.wire.messages import NetworkRequest
+from agentd.wire.announcements import NetworkRequest
 
 if TYPE_CHECKING:
     from agentd import Bus, Call
-    from agentd.wire.messages import Freeze
+    from agentd.wire.announcements import Freeze
 
 STATUS: Final = "network_status"
 ACTIONS: Final = {"freeze_network": "freeze", "thaw_network": "thaw"}
@@ -85,11 +85,7 @@ def tools() -> list[Tool]:
     """
     return [
         _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", NoArguments, Tier.READ),
-        _tool(
-            "freeze_network",
-            "Stop every change in the whole network, until it is thawed; reads go on.",
-            FreezeArguments,
-        ),
+        _tool("freeze_network", "Stop every change in the whole network, until it is thawed; reads go on.", FreezeArguments),
         _tool("thaw_network", "End a freeze: for who froze the network, or with tier destroy.", ThawArguments),
     ]
 

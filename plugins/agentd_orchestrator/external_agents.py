@@ -43,7 +43,8 @@ from agentd import (
     subjects,
 )
 from agentd.client.requests import state_of
-from agentd.wire.messages import DiscoveryRequest, Presence, ServiceRegistration, TaskCompletion
+from agentd.wire.announcements import DiscoveryRequest, Presence, ServiceRegistration
+from agentd.wire.names import check_id
 from agentd_orchestrator.engine.outgoing import service_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from agentd import Context, Policy, Received, TaskSpec
     from agentd.config.settings import Queue
+    from agentd.wire.messages import TaskCompletion
 
 M = TypeVar("M")
 
@@ -98,16 +100,14 @@ async def complete_plain(context: Context, completion: TaskCompletion) -> tuple[
     if not dot:
         message = f"TaskCompletion.task_id: {completion.task_id!r} is not <workflow>.<task>, as in the assignment"
         raise InvalidMessage(message)
-    subjects.check_id(workflow, "TaskCompletion.task_id")
+    check_id(workflow, "TaskCompletion.task_id")
     state = await _state(context, workflow, name)
     queue = next((queue for queue in context.config.bus.queues if queue.name == state.spec(name).queue), None)
     _acceptable(completion, state, name, "no" if queue is None else queue.external)
     return workflow, name, _normalized(completion, state.spec(name), state.tasks[name].attempt, context.policy)
 
 
-async def verify_completion(
-    context: Context, subject: str, completion: TaskCompletion
-) -> tuple[str, str, TaskCompletion]:
+async def verify_completion(context: Context, subject: str, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
     """Return workflow, task and a completion whose subject names them and its agent.
 
     Raises InvalidMessage if the message does not match its subject.
@@ -118,7 +118,7 @@ async def verify_completion(
         given = getattr(completion, field)
         if given and given != value:
             raise InvalidMessage(f"TaskCompletion.{field}: {given!r} is not {value!r}, which its subject names")
-    subjects.check_id(workflow)
+    check_id(workflow)
     plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.external != "no"}
     if agent in plain:
         state = await _state(context, workflow, name)
@@ -208,12 +208,8 @@ class ExternalAgents:
         """
         bus, stopping = self._context.bus, self._context.stopping
         subscriptions = [
-            await bus.subscribe(
-                subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._on_registration)
-            ),
-            await bus.subscribe(
-                subjects.SERVICE_REGISTER, self._observing_handler(ServiceRegistration, self._on_service)
-            ),
+            await bus.subscribe(subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._on_registration)),
+            await bus.subscribe(subjects.SERVICE_REGISTER, self._observing_handler(ServiceRegistration, self._on_service)),
             await bus.subscribe(subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._on_heartbeat)),
         ]
         try:
@@ -250,7 +246,7 @@ class ExternalAgents:
     def _on_registration(self, agent: AgentRegistration) -> None:
         if agent.version:
             return  # an agentd daemon: it keeps its lease itself
-        known = self._known.get(subjects.check_id(agent.agent_id, "AgentRegistration.agent_id"))
+        known = self._known.get(check_id(agent.agent_id, "AgentRegistration.agent_id"))
         self._note_presence(Presence(agent, [] if known is None else known.presence.services))
 
     def _on_service(self, service: ServiceRegistration) -> None:
@@ -258,7 +254,7 @@ class ExternalAgents:
 
         The services of agentd daemons register on the same subject.
         """
-        name = subjects.check_id(service.service_id, "ServiceRegistration.service_id")
+        name = check_id(service.service_id, "ServiceRegistration.service_id")
         if any(queue.external != "no" and service_of(queue.name) == name for queue in self._context.config.bus.queues):
             known = self._known.get(name)
             agent = AgentRegistration(name, service.capabilities, status=service.status)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from agentd import AgentdError, Tier, subjects
 from agentd.safety import freeze
-from agentd.wire.messages import NetworkReply, NetworkRequest
+from agentd.wire.announcements import NetworkReply, NetworkRequest
 
 if TYPE_CHECKING:
     from agentd import Context, Received
-    from agentd.bus.connection import Subscription
-    from agentd.wire.messages import Freeze
+    from agentd.bus.subscriptions import Subscription
+    from agentd.wire.announcements import Freeze
 
 
 class FreezeRequests:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from agentd import TERMINAL, GiveUp, InvalidMessage, StaleWrite, TemporaryError, cron, schedules, subjects
 from agentd.wire.messages import ScheduleDue, ScheduleRun
+from agentd.wire.names import check_own_id
 
 if TYPE_CHECKING:
     from agentd import Context, Job
@@ -62,7 +63,7 @@ async def check_id_free(context: Context, workflow_id: str, principal: str) -> s
 
     The id of a schedule's next firing can be guessed: another principal that used it first would block the schedule.
     """
-    name = subjects.firing_of(subjects.check_own_id(workflow_id))
+    name = subjects.firing_of(check_own_id(workflow_id))
     stored = await context.bus.last(subjects.WORKFLOWS, subjects.cron_timer(name)) if name else None
     schedule = None if stored is None else context.bus.read(stored, ScheduleDue)
     if schedule is not None and schedule.principal != principal:

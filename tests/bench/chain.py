@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd.plugins.hookspecs import hookimpl
-from agentd.tools.definition import Call, Found, Repeat, collect, tool
+from agentd.tools.declaration import collect, tool
+from agentd.tools.definition import Call, Found, Repeat
 from agentd.wire.codec import plain
 from agentd.wire.messages import Tier
 from agentd.wire.workflow import Definition, TaskSpec

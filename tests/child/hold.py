@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agentd.bus.consumer import Consumer, Job
+from agentd.bus.consumer import Consumer
 from agentd.bus.delivery_journal import Journal
 from agentd.bus.jetstream import Bus
 from agentd.config import settings
 from agentd.telemetry import logs
+
+if TYPE_CHECKING:
+    from agentd.bus.job import Job
 
 
 async def main(url: str, stream: str, durable: str, path: str, slots: str) -> None:

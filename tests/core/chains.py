@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentd.safety.audit_chain import ChainCheck
-from agentd.wire.messages import AuditKey
+from agentd.wire.records import AuditKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentd.safety.audit_chain import Problem
-    from agentd.wire.messages import AuditRecord
+    from agentd.wire.records import AuditRecord
 
 
 def verify(records: Sequence[AuditRecord], *, trimmed: bool = False) -> Problem | None:

@@ -13,10 +13,12 @@ from agentd.safety.audit_log import AuditLog
 from agentd.safety.policy import Policy
 from agentd.safety.signing import Signer
 from agentd.telemetry.metrics import Metrics
-from agentd.tools.definition import Call, Found, Repeat, Tool, by_name, collect, tool
+from agentd.tools.declaration import by_name, collect, tool
+from agentd.tools.definition import Call, Found, Repeat, Tool
 from agentd.tools.worker import Worker
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord, EffectRecord, Target, TaskAssignment, TaskCompletion, Tier
+from agentd.wire.messages import Target, TaskAssignment, TaskCompletion, Tier
+from agentd.wire.records import AuditRecord, EffectRecord
 from core.chains import verify
 from core.jetstream import Lines, all_acked
 from harness import eventually
@@ -24,7 +26,8 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
 
 SERVICE = "probe"
 SIGNER = Signer.new()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from agentd.safety import audit_chain
 from agentd.safety.audit_chain import AuditChain, ChainCheck, Problem, hash_of
 from agentd.wire.codec import decode, encode
-from agentd.wire.messages import AuditRecord, Tier
+from agentd.wire.messages import Tier
+from agentd.wire.records import AuditRecord
 from core.chains import verify
 
 START = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)

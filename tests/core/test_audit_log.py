@@ -13,7 +13,8 @@ from agentd.errors import BusUnavailable
 from agentd.safety.audit_log import AuditLog
 from agentd.safety.signing import Signer
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord, Tier
+from agentd.wire.messages import Tier
+from agentd.wire.records import AuditRecord
 from core.chains import verify
 from core.jetstream import answers, connected
 

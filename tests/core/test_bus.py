@@ -12,14 +12,14 @@ import pytest
 from agentd.bus.jetstream import Bus
 from agentd.errors import BusError, BusUnavailable, InvalidMessage, NoResponder, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects
-from agentd.wire.messages import ControlReply, ControlRequest
+from agentd.wire.announcements import ControlReply, ControlRequest
 from core.jetstream import Lines, connected, kv_list, make_stream, settings
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus.connection import Received
+    from agentd.bus.subscriptions import Received
 
 EVENT = subjects.event("w1")
 

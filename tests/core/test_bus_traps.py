@@ -14,14 +14,14 @@ from agentd.bus.jetstream import Bus
 from agentd.bus.provision import provision
 from agentd.daemon.supervisor import Supervisor
 from agentd.errors import BusUnavailable, StaleWrite
-from agentd.wire import messages, subjects
+from agentd.wire import announcements, subjects
 from core.jetstream import Lines, answers, connected, kv_list, settings
 from harness import NatsServer, Net, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus.connection import Received
+    from agentd.bus.subscriptions import Received
 
 EVENT = subjects.event("w1")
 FLOOD = 40
@@ -322,7 +322,7 @@ async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
         if received.data == b'"slow"':
             await release.wait()
         heard.set()
-        await received.respond(messages.ControlRequest("done"))
+        await received.respond(announcements.ControlRequest("done"))
 
     await bus.subscribe("here", slow_once)
     served = await bus.serve("ops", version="1.0.0", description="d", endpoints={"ops.go": slow_once})
@@ -330,8 +330,8 @@ async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
     await bus.publish("here", "quick")
     async with asyncio.timeout(5):
         await heard.wait()
-    waiting = asyncio.create_task(bus.request("ops.go", "slow", messages.ControlRequest, wait=10))
-    await bus.request("ops.go", "quick", messages.ControlRequest, wait=2)
+    waiting = asyncio.create_task(bus.request("ops.go", "slow", announcements.ControlRequest, wait=10))
+    await bus.request("ops.go", "quick", announcements.ControlRequest, wait=2)
 
     assert not waiting.done()
     release.set()

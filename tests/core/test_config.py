@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentd.config import load as configuration
 from agentd.config import settings as config_settings
 from agentd.config.load import Config, load, plugin_settings
+from agentd.config.proxmox import Proxmox
+from agentd.config.secret_files import read_secret
+from agentd.config.section import Section, as_id, is_loopback, user_name
 from agentd.config.show import show
 from agentd.errors import ConfigError
 from agentd.wire.messages import Tier
@@ -51,7 +54,7 @@ def test_no_file_means_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert config.proxmox is None
     assert config.policy.default_tier is Tier.READ
     assert config.web.host == "127.0.0.1"
-    assert config.principal == config_settings.user_name()
+    assert config.principal == user_name()
     assert "." not in config.node.name
 
 
@@ -336,9 +339,9 @@ def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as empty:
         admin.password()
     with pytest.raises(ConfigError, match="not UTF-8"):
-        config_settings.read_secret(str(tmp_path / "binary"), "x")
+        read_secret(str(tmp_path / "binary"), "x")
     with pytest.raises(ConfigError, match=r"^proxmox\.token_file: not set"):
-        config_settings.Proxmox(url="https://a").token()
+        Proxmox(url="https://a").token()
 
     assert str(missing.value) == f"bus.nkey_file: cannot read {tmp_path}/away: No such file or directory"
     assert str(empty.value) == f"bus.admin.password_file: {tmp_path}/empty is empty"
@@ -407,10 +410,18 @@ def test_wrong_value_of_a_secret_is_not_repeated(tmp_path: Path) -> None:
 
 def test_every_setting_says_its_meaning() -> None:
     """Each setting of the core has a description, which the errors show."""
-    for kind in vars(config_settings).values():
-        if isinstance(kind, type) and issubclass(kind, config_settings.Section):
-            for name, field in kind.model_fields.items():
-                assert field.description, f"{kind.__name__}.{name}"
+    sections = _sections(Section)
+
+    assert {"Bus", "Policy", "Proxmox", "Web"} <= {kind.__name__ for kind in sections}
+    for kind in sections:
+        for name, field in kind.model_fields.items():
+            assert field.description, f"{kind.__name__}.{name}"
+
+
+def _sections(kind: type[Section]) -> list[type[Section]]:
+    """Return the sections of the core that are made from `kind`, but not the whole configuration."""
+    found = [section for made in kind.__subclasses__() for section in [made, *_sections(made)]]
+    return [section for section in found if section.__module__.startswith("agentd.config.") and section is not Config]
 
 
 def test_remote_page_can_be_meant(tmp_path: Path) -> None:
@@ -423,12 +434,12 @@ def test_remote_page_can_be_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("pve1", False)])
 def test_loopback_is_known(host: str, local: bool) -> None:  # noqa: FBT001
     """Only addresses of this machine count as loopback."""
-    assert config_settings.is_loopback(host) is local
+    assert is_loopback(host) is local
 
 
 def test_user_without_a_name_has_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user that /etc/passwd does not know is named by its number."""
     monkeypatch.setattr(os, "getuid", lambda: 999_999)
 
-    assert config_settings.user_name() == "uid999999"
-    assert config_settings.as_id("a b@c") == "a_b_c"
+    assert user_name() == "uid999999"
+    assert as_id("a b@c") == "a_b_c"

@@ -18,8 +18,8 @@ from harness import eventually
 if TYPE_CHECKING:
     import pytest
 
-    from agentd.bus.consumer import Job
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
     from harness import NatsServer
 
 

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from agentd.bus import consumer
-from agentd.bus.connection import _abort
-from agentd.bus.consumer import Consumer, Job
+from agentd.bus.consumer import Consumer
+from agentd.bus.nats_client import abort
 from agentd.bus.provision import provision
 from agentd.errors import StaleWrite
 from agentd.wire import subjects
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
     from harness import NatsServer
 
 
@@ -33,7 +34,7 @@ async def test_slots_over_a_lost_connection(work: Bus) -> None:
             return bool((await consumer_info(work, "WORK", "w"))["num_waiting"])
 
         await eventually(waiting, "the consumer has asked")
-        _abort(work._nc)  # noqa: SLF001 - a broken socket, while the server stays up
+        abort(work._nc)  # noqa: SLF001 - a broken socket, while the server stays up
         await eventually(_reconnected(work), "the connection is back")
         await put(work, 20)
         await slow.reach(4)

@@ -14,8 +14,8 @@ from core.running_consumer import running_consumer
 if TYPE_CHECKING:
     import pytest
 
-    from agentd.bus.consumer import Job
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
 
 
 class Process:

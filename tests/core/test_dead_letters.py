@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd.bus import consumer, dead_letters
-from agentd.bus.consumer import Consumer, Job
+from agentd.bus.consumer import Consumer
 from agentd.bus.provision import provision
 from agentd.errors import BusError, GiveUp, NotFound, PermanentError
 from agentd.wire import subjects
-from agentd.wire.messages import DeadLetter, TaskError
+from agentd.wire.messages import TaskError
+from agentd.wire.records import DeadLetter
 from core.jetstream import Lines, Seen, all_acked, connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, serving
 from harness import eventually
@@ -23,8 +24,8 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus.consumer import Handle
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Handle, Job
     from harness import NatsServer
 
 

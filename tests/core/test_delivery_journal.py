@@ -25,7 +25,7 @@ from harness import NatsServer, Net, eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd.bus.jetstream import Stored
+    from agentd.bus.stored import Stored
 
 HOLD = Path(__file__).parent.parent / "child" / "hold.py"
 

@@ -11,21 +11,11 @@ import pytest
 from agentd.bus.provision import provision
 from agentd.errors import BusUnavailable, Fenced, PermanentError
 from agentd.tools import effects
-from agentd.tools.effects import (
-    CANCELLED,
-    CLAIMED,
-    DONE,
-    FAILED,
-    Claim,
-    ClaimDecision,
-    ClaimRequest,
-    claim,
-    decide,
-    write_tombstone,
-)
+from agentd.tools.effects import CANCELLED, CLAIMED, DONE, FAILED, Claim, ClaimDecision, ClaimRequest, claim, write_tombstone, decide
 from agentd.wire import subjects
 from agentd.wire.codec import now
-from agentd.wire.messages import EffectRecord, TaskError
+from agentd.wire.messages import TaskError
+from agentd.wire.records import EffectRecord
 from agentd.wire.subjects import ACK_WAIT
 from core.jetstream import answers, connected
 

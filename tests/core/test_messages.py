@@ -14,15 +14,17 @@ from hypothesis import settings as examples_settings
 from hypothesis import strategies as st
 
 from agentd.errors import InvalidMessage
-from agentd.wire import codec, messages, workflow
+from agentd.wire import announcements, codec, messages, records, workflow
+from agentd.wire.announcements import CriticalError
 from agentd.wire.codec import MAX_MESSAGE
-from agentd.wire.messages import MAX_REQUEST, CriticalError, Tier, ToolCall, WorkflowRequest
+from agentd.wire.messages import MAX_REQUEST, Tier, ToolCall, WorkflowRequest
 
 EXAMPLES = Path(__file__).parent / "examples"
 KINDS: dict[str, type[Any]] = {
     name: each
-    for name, each in vars(messages).items()
-    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == "agentd.wire.messages"
+    for module in (messages, records, announcements)
+    for name, each in vars(module).items()
+    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == module.__name__
 } | {"Workflow": workflow.Workflow}
 
 _JSON = st.recursive(
@@ -172,7 +174,7 @@ def test_a_deadline_has_a_zone() -> None:
 
 def test_times_have_a_zone() -> None:
     """Times are written in UTC with a zone, so that no reader has to guess."""
-    assert codec.encode(messages.Heartbeat("a", codec.now())).split(b'"')[7].endswith(b"Z")
+    assert codec.encode(announcements.Heartbeat("a", codec.now())).split(b'"')[7].endswith(b"Z")
 
 
 def test_digest_does_not_depend_on_order() -> None:

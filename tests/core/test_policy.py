@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.config import settings
+from agentd.config import policy as settings
 from agentd.errors import Denied, NeedsPlan
 from agentd.safety.policy import Policy
 from agentd.wire.messages import Tier

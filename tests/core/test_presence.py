@@ -16,7 +16,7 @@ from agentd.daemon.presence import Announcer
 from agentd.errors import NoResponder, UsageError
 from agentd.safety import lease
 from agentd.wire import subjects
-from agentd.wire.messages import (
+from agentd.wire.announcements import (
     AgentRegistration,
     ControlReply,
     ControlRequest,
@@ -31,8 +31,8 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received
 
 AGENT = AgentRegistration("worker-pve1", capabilities=["vm"], node="pve1", role="specialist")
 SERVICE = ServiceRegistration("specialist", "worker", tools=["place_vm"])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from agentd import errors
-from agentd.config import settings
+from agentd.config import proxmox as settings
 from proxmox_access import Steer, connect
 
 if TYPE_CHECKING:

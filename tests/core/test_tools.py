@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from agentd.errors import InvalidMessage
-from agentd.tools.definition import BrokenTool, Call, Repeat, Tool, by_name, collect, object_schema, tool
+from agentd.tools.declaration import by_name, collect, tool
+from agentd.tools.definition import BrokenTool, Call, Repeat, Tool
+from agentd.tools.schemas import object_schema
 from agentd.wire.messages import Tier
 
 

@@ -11,7 +11,8 @@ from agentd.errors import UnknownOutcome
 from agentd.tools import effects
 from agentd.wire import subjects
 from agentd.wire.codec import digest, now, plain
-from agentd.wire.messages import EffectRecord, Inverse, Preview, ToolCall
+from agentd.wire.messages import Inverse, Preview, ToolCall
+from agentd.wire.records import EffectRecord
 from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
 
 if TYPE_CHECKING:

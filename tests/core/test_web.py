@@ -12,7 +12,7 @@ import pytest
 from agentd.errors import BusUnavailable, NotProvisioned
 from agentd.web import status
 from agentd.web.page import web_address
-from agentd.wire.messages import AgentRegistration
+from agentd.wire.announcements import AgentRegistration
 from core.web_client import HTML, Client, serving
 from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network
 

@@ -13,7 +13,7 @@ import pytest
 from agentd.client.views import Event, EventKind
 from agentd.errors import BusUnavailable, ConfigError
 from agentd.web import WebServer, events
-from agentd.wire.messages import AgentRegistration
+from agentd.wire.announcements import AgentRegistration
 from core.web_client import Client, Stream, serving
 from core.web_view import MemoryView, busy_network, summary
 

@@ -14,7 +14,7 @@ from agentd.client.views import Event, EventKind, Reason, RoleState, TaskView
 from agentd.web import formats, graph, overview, page, status
 from agentd.web.overview import gather
 from agentd.web.page import Pages
-from agentd.wire.messages import AgentRegistration
+from agentd.wire.announcements import AgentRegistration
 from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network, large_network, summary
 
 STATIC = Path(page.__file__).parent / "static"

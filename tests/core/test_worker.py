@@ -15,7 +15,8 @@ from agentd.errors import GuestLocked, NoQuorum, PermanentError, ProxmoxUnavaila
 from agentd.tools import effects
 from agentd.wire import subjects
 from agentd.wire.codec import digest, now
-from agentd.wire.messages import EffectRecord, Outcome, TaskCompletion, Tier
+from agentd.wire.messages import Outcome, TaskCompletion, Tier
+from agentd.wire.records import EffectRecord
 from core.jetstream import consumer_info
 from core.probe import (
     SERVICE,

@@ -15,7 +15,7 @@ from agentd.client import tool_calls
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError, TaskFailed
 from agentd.safety.policy import Policy
-from agentd.tools import worker
+from agentd.tools import calls
 from agentd.wire import subjects
 from agentd.wire.messages import Outcome, Tier, ToolCall, ToolReply
 from core.jetstream import Lines, all_acked, connected, make_consumer
@@ -26,9 +26,11 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus.consumer import Consumer, Job
+    from agentd.bus.consumer import Consumer
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
     from agentd.tools.definition import Call
+    from agentd.tools.worker import Worker
 
 KEY = "w.t.step"
 EFFECT = "tester=w.t.step"
@@ -116,7 +118,7 @@ async def test_a_key_of_another_call(bus: Bus, probe: Probe, running: bool) -> N
 
 async def test_a_long_call(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that takes long is answered with what it is doing, and with its result when it is asked again."""
-    monkeypatch.setattr(worker, "CALL_WAIT", 0.2)
+    monkeypatch.setattr(calls, "CALL_WAIT", 0.2)
     release = asyncio.Event()
 
     async def wait(call: Call) -> None:
@@ -185,7 +187,7 @@ async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
     calling = asyncio.create_task(_call(bus))
     async with serving(a_worker(bus, probe)) as first:
         await probe.at_work.wait()
-        for _, _, task in first._calls.values():  # noqa: SLF001 - as a kill would
+        for _, _, task in first.calls._running.values():  # noqa: SLF001 - as a kill would
             task.cancel()
     begun = time.monotonic()
     probe.afterwards = Probe().afterwards
@@ -199,7 +201,7 @@ async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
 
 async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that comes to a second agent while the first is at it waits for the first one's end."""
-    monkeypatch.setattr(worker, "CALL_WAIT", 0.2)
+    monkeypatch.setattr(calls, "CALL_WAIT", 0.2)
     release = asyncio.Event()
 
     async def wait(_: Call) -> None:
@@ -219,10 +221,10 @@ async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytes
     assert probe.acts == 1
 
 
-async def _both(bus: Bus, other: worker.Worker, call: ToolCall, release: asyncio.Event) -> list[ToolReply]:
+async def _both(bus: Bus, other: Worker, call: ToolCall, release: asyncio.Event) -> list[ToolReply]:
     """Ask the other worker itself, for NATS would choose one of the two; before and after the first one's end."""
     named = msgspec.structs.replace(call, key=EFFECT)
-    _, task = other._begin(other.tools["marked"], named, "tester")  # noqa: SLF001
+    _, task = other.calls._begin(other.tools["marked"], named, "tester")  # noqa: SLF001
     async with asyncio.timeout(10):
         before = await task
     release.set()
@@ -232,7 +234,7 @@ async def _both(bus: Bus, other: worker.Worker, call: ToolCall, release: asyncio
         return reply if reply.status != "running" else None
 
     await eventually(done, "the first one's end")
-    _, task = other._begin(other.tools["marked"], named, "tester")  # noqa: SLF001
+    _, task = other.calls._begin(other.tools["marked"], named, "tester")  # noqa: SLF001
     return [before, await task]
 
 
@@ -311,10 +313,7 @@ async def test_a_stale_delivery_is_not_handed_back(nats_server: NatsServer, work
         raise BusUnavailable("it comes again", delay=0.0)
 
     await put(work, 1)
-    async with (
-        connected(nats_server.url, agent="other") as second,
-        running_consumer(work, sleep, slots=1, log=lines) as first,
-    ):
+    async with connected(nats_server.url, agent="other") as second, running_consumer(work, sleep, slots=1, log=lines) as first:
         await slow.reach(1)
         first.paused = True
         async with running_consumer(second, other, slots=4, drain=5):

@@ -23,17 +23,16 @@ from agentd.client.views import (
     WorkflowDetail,
     WorkflowSummary,
 )
-from agentd.wire.codec import now
-from agentd.wire.messages import (
+from agentd.wire.announcements import (
     AgentRegistration,
     Alert,
     MetricReport,
     NetworkReply,
     NetworkRequest,
     ServiceRegistration,
-    SignalReply,
-    WorkflowSignal,
 )
+from agentd.wire.codec import now
+from agentd.wire.messages import SignalReply, WorkflowSignal
 from agentd.wire.workflow import TERMINAL as OVER
 
 if TYPE_CHECKING:

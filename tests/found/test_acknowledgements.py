@@ -18,7 +18,8 @@ import pytest_asyncio
 from agentd.safety.audit_log import AuditLog
 from agentd.safety.signing import Signer
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord, Outcome, Tier
+from agentd.wire.messages import Outcome, Tier
+from agentd.wire.records import AuditRecord
 from core.probe import SERVICE, Probe, a_worker, assign, completion, serving
 from harness import eventually
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentd.wire.messages import MetricReport
+from agentd.wire.announcements import MetricReport
 from agentd_monitor.alerts import AlertBook
 from agentd_monitor.settings import MonitorSettings
 

@@ -23,8 +23,10 @@ from agentd.safety.audit_log import AuditLog
 from agentd.safety.policy import Policy
 from agentd.safety.signing import Memory, Signer
 from agentd.wire import subjects
+from agentd.wire.announcements import CriticalError
 from agentd.wire.codec import encode
-from agentd.wire.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tier, ToolCall
+from agentd.wire.messages import Tier, ToolCall
+from agentd.wire.records import AuditKey, AuditKeys, AuditRecord
 from core.jetstream import Lines, connected
 from core.probe import SERVICE, Probe, a_worker, serving
 from harness import SCRIPTS, NatsServer, Net, eventually

@@ -9,16 +9,18 @@ import pytest
 
 from agentd.client import queries, requests
 from agentd.wire import subjects
+from agentd.wire.announcements import ControlReply
 from agentd.wire.codec import encode
-from agentd.wire.messages import ControlReply, ToolReply, WorkflowRequest, WorkflowSignal
+from agentd.wire.messages import ToolReply, WorkflowRequest, WorkflowSignal
+from agentd.wire.names import is_inbox
 from agentd.wire.workflow import Workflow
 from core.jetstream import connected
 from fake_agent import Agent, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received
     from harness import NatsServer, Net
 
 INBOXES = ["_INBOX.xyz", "_INBOX.tester.abc.1", "_INBOX.n-1_x.$SRV", "_INBOX.a" + ".b" * 100]
@@ -53,20 +55,20 @@ OTHERS = [
 @pytest.mark.parametrize("subject", INBOXES)
 def test_an_inbox(subject: str) -> None:
     """An inbox is `_INBOX.` with at least one token, as any NATS client makes it."""
-    assert subjects.is_inbox(subject)
-    assert subjects.is_inbox(subject, "tester", {"tester", "boss"})
+    assert is_inbox(subject)
+    assert is_inbox(subject, "tester", {"tester", "boss"})
 
 
 @pytest.mark.parametrize("subject", OTHERS)
 def test_no_inbox(subject: str) -> None:
     """Every other subject, a wildcard and what is no subject at all are refused."""
-    assert not subjects.is_inbox(subject)
+    assert not is_inbox(subject)
 
 
 def test_the_inbox_of_another_principal() -> None:
     """What one principal asked is not answered to the named inbox of another one."""
-    assert not subjects.is_inbox("_INBOX.boss.abc.1", "tester", {"tester", "boss"})
-    assert subjects.is_inbox("_INBOX.boss.abc.1", "boss", {"tester", "boss"})
+    assert not is_inbox("_INBOX.boss.abc.1", "tester", {"tester", "boss"})
+    assert is_inbox("_INBOX.boss.abc.1", "boss", {"tester", "boss"})
 
 
 async def test_answers_of_a_service(bus: Bus, nats_server: NatsServer) -> None:

@@ -18,11 +18,13 @@ from agentd.errors import Denied, InvalidMessage, NeedsPlan, NoResponder, Perman
 from agentd.safety import marks
 from agentd.safety.policy import Policy
 from agentd.tools import effects
-from agentd.tools.definition import Call, Repeat, Tool, by_name, collect, tool
+from agentd.tools.declaration import by_name, collect, tool
+from agentd.tools.definition import Call, Repeat, Tool
 from agentd.tools.effects import ClaimDecision, ClaimRequest, decide
-from agentd.wire import subjects
+from agentd.wire import names, subjects
 from agentd.wire.codec import now
-from agentd.wire.messages import EffectRecord, Outcome, Tier, ToolCall, ToolReply
+from agentd.wire.messages import Outcome, Tier, ToolCall, ToolReply
+from agentd.wire.records import EffectRecord
 from core.jetstream import connected
 from core.probe import SERVICE, Done, Probe, Wish, a_worker, assign, audit, completion, record, serving
 from harness import eventually
@@ -169,7 +171,7 @@ class Caller:
     def worker(self, bus: Bus) -> Worker:
         """Return a worker that serves it."""
         worker = a_worker(bus, Probe(), "caller-pve1", policy=POLICY)
-        worker.tools = by_name(each for each in collect(self, service="caller") if isinstance(each, Tool))
+        worker.tools |= by_name(each for each in collect(self, service="caller") if isinstance(each, Tool))
         return worker
 
 
@@ -215,7 +217,7 @@ def test_keys_of_calls_are_apart(principal: str, key: list[str], other: str, tas
 
     assert made != ".".join(task)
     assert principal == other or made != subjects.call_key(other, ".".join(task))
-    assert not subjects._ID.match(made.split(".")[0])  # noqa: SLF001 - what an id is
+    assert not names._ID.match(made.split(".")[0])  # noqa: SLF001 - what an id is
 
 
 @pytest.mark.parametrize(
@@ -297,9 +299,7 @@ def test_a_record_of_another_tool(phase: str, age: float, attempt: int, takeover
 
     assert decide(_record(phase, "probed"), wanted, age=age) is ClaimDecision.CONFLICT
     later = phase == effects.FAILED and attempt == 2
-    assert decide(_record(phase, digest="e"), wanted, age=age) is (
-        ClaimDecision.TAKE if later else ClaimDecision.CONFLICT
-    )
+    assert decide(_record(phase, digest="e"), wanted, age=age) is (ClaimDecision.TAKE if later else ClaimDecision.CONFLICT)
     assert decide(_record(phase), wanted, age=age) is not ClaimDecision.CONFLICT
 
 

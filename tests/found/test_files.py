@@ -11,6 +11,7 @@ import pytest
 from agentd import files
 from agentd.bus import credentials, delivery_journal
 from agentd.config import load, settings
+from agentd.config.secret_files import read_secret
 from agentd.errors import ConfigError, UnsafeFile
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _read_config(path: Path) -> object:
 
 
 def _read_secret(path: Path) -> object:
-    return settings.read_secret(str(path), "bus.nkey_file")
+    return read_secret(str(path), "bus.nkey_file")
 
 
 def _read_tls(path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_credential_of_systemd(tmp_path: Path) -> None:
     (folder / "agentd-proxmox-token").chmod(0o400)
     folder.chmod(0o500)
     try:
-        assert settings.read_secret(str(folder / "agentd-proxmox-token"), "x") == "t"
+        assert read_secret(str(folder / "agentd-proxmox-token"), "x") == "t"
     finally:
         folder.chmod(0o700)
 

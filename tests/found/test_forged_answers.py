@@ -17,8 +17,8 @@ import pytest
 import pytest_asyncio
 
 from agentd.bus import dead_letters
-from agentd.bus.connection import Received
 from agentd.bus.jetstream import SCHEDULE, SCHEDULE_TARGET
+from agentd.bus.subscriptions import Received
 from agentd.client import queries, requests
 from agentd.errors import Denied, Frozen, InvalidMessage, PermanentError
 from agentd.safety import budget, freeze
@@ -28,17 +28,10 @@ from agentd.safety.signing import Signer
 from agentd.schedules import schedules
 from agentd.tools import large_results
 from agentd.wire import subjects
+from agentd.wire.announcements import Alert, NetworkRequest, Presence
 from agentd.wire.codec import now as the_time
-from agentd.wire.messages import (
-    Alert,
-    AuditKeys,
-    DeadLetter,
-    NetworkRequest,
-    Presence,
-    ScheduleRun,
-    Tier,
-    WorkflowRequest,
-)
+from agentd.wire.messages import ScheduleRun, Tier, WorkflowRequest
+from agentd.wire.records import AuditKeys, DeadLetter
 from agentd_orchestrator.engine.overwritten import TimerRestorer
 from core.jetstream import Lines
 from core.probe import SERVICE

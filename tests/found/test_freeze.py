@@ -24,7 +24,8 @@ from agentd.errors import AgentdError, BusError, Frozen, UsageError
 from agentd.safety import freeze, tokens
 from agentd.tools import effects
 from agentd.wire import subjects
-from agentd.wire.messages import Freeze, NetworkRequest, TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
+from agentd.wire.announcements import Freeze, NetworkRequest
+from agentd.wire.messages import TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
 from agentd_orchestrator.engine.inputs import AgentReport
 from core.jetstream import connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, record, serving

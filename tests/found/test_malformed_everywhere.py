@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from agentd.bus.provision import streams
 from agentd.client import queries, requests
 from agentd.config.settings import Schedule
+from agentd.daemon import state
 from agentd.schedules import provision as put_schedules
 from agentd.wire import subjects
+from agentd.wire.announcements import Heartbeat
 from agentd.wire.codec import encode
-from agentd.wire.messages import DeadLetter, Heartbeat, SignalReply, WorkflowRequest
+from agentd.wire.messages import SignalReply, WorkflowRequest
+from agentd.wire.records import DeadLetter
 from found.test_freeze import agentd
 from harness import eventually
 
@@ -131,7 +134,7 @@ async def test_everything_goes_on(net: Net) -> None:
             answer = await queries.follow(bus, "after", lambda _: None, wait=60)
 
             async def counted() -> bool:
-                return len(daemon.identity().unreadable) > 0
+                return len(state.identity(daemon).unreadable) > 0
 
             await eventually(counted, "what cannot be read is shown")
             alarm = daemon.audit_log.alarm

@@ -13,7 +13,8 @@ from agentd.wire.codec import decode
 from agentd.wire.messages import WorkflowRequest, WorkflowSignal, request_digest
 
 if TYPE_CHECKING:
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
 
 ID = "Nats-Msg-Id"
 AWAY = 0.5

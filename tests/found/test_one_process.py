@@ -15,7 +15,8 @@ from agentd.errors import BusUnavailable, ConfigError, Superseded
 from agentd.safety import lease as leases
 from agentd.safety.lease import Lease, Process, has_ended
 from agentd.wire import subjects
-from agentd.wire.messages import AgentRegistration, Presence, ToolCall
+from agentd.wire.announcements import AgentRegistration, Presence
+from agentd.wire.messages import ToolCall
 from core.jetstream import Lines, connected
 from core.probe import SERVICE, Probe, a_worker, serving
 from harness import NatsServer, Net, eventually

@@ -20,7 +20,7 @@ from agentd.telemetry import logs
 from agentd.tools.invocation import Invocation
 from agentd.web import plain_text
 from agentd.web.page import Pages
-from agentd.wire import messages
+from agentd.wire import messages, records
 from agentd.wire.workflow import TaskStatus, Workflow
 from agentd_mcp import elicitation, server
 from found.hostile import MEMBERS, TEXT, made, steers
@@ -78,9 +78,9 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "reply": _reply,
     "looked": _looked,
     "asked": _waiting,
-    "undoable": lambda: [made(messages.EffectRecord)],
+    "undoable": lambda: [made(records.EffectRecord)],
     "verdicts": lambda: [made(audit.Verdict)],
-    "audit": lambda: [made(messages.AuditRecord)],
+    "audit": lambda: [made(records.AuditRecord)],
     "findings": lambda: [doctor.Finding(T, good=False, text=T, advice=T)],
     "plugins": lambda: [_plugin()],
     "lines": lambda: [T],

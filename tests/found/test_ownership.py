@@ -15,16 +15,8 @@ from agentd.safety import marks
 from agentd.tools import effects
 from agentd.wire import subjects
 from agentd.wire.codec import now
-from agentd.wire.messages import (
-    EffectRecord,
-    Outcome,
-    Target,
-    TaskAssignment,
-    TaskCompletion,
-    Tier,
-    ToolCall,
-    WorkflowRequest,
-)
+from agentd.wire.messages import Outcome, Target, TaskAssignment, TaskCompletion, Tier, ToolCall, WorkflowRequest
+from agentd.wire.records import EffectRecord
 from agentd.wire.workflow import Status
 from agentd_orchestrator.declared import check
 from agentd_proxmox import guest_model

@@ -36,8 +36,8 @@ from fake_agent import Agent, begin, orchestrators, task
 from plugins.test_mcp_role import page, running, surroundings
 
 if TYPE_CHECKING:
-    from agentd.bus.consumer import Job
     from agentd.bus.jetstream import Bus
+    from agentd.bus.job import Job
     from harness import Net
 
 FLOOD = 10_000
@@ -284,7 +284,7 @@ async def test_calls_over_mcp() -> None:
             await release.wait()
         return ToolReply(Outcome.COMPLETED, {"valid": True, "problems": [], "vm": None})
 
-    context.worker.perform_here = slow
+    context.worker.calls.perform_here = slow
     name, wish = "validate_vm_parameters", {"name": "app"}
 
     async def call(principal: str) -> Any:

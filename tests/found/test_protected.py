@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import agentd_proxmox
-from agentd.config.settings import PROTECTABLE, unprotectable
+from agentd.config.policy import PROTECTABLE, unprotectable
 from agentd.errors import AgentdError
 from agentd.safety.policy import Policy
 from agentd.wire.messages import Target, Tier

@@ -11,7 +11,8 @@ from agentd.client import queries, requests
 from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, NeedsPlan
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord, Tier, ToolCall, WorkflowRequest, WorkflowSignal
+from agentd.wire.messages import Tier, ToolCall, WorkflowRequest, WorkflowSignal
+from agentd.wire.records import AuditRecord
 from agentd.wire.workflow import Status
 from agentd_orchestrator.builtin_workflows import tool_call
 from agentd_orchestrator.engine import outgoing

@@ -10,7 +10,7 @@ import msgspec
 import nats
 import pytest
 
-from agentd.wire import messages
+from agentd.wire import announcements, messages
 from agentd.wire.codec import now
 from agentd.wire.messages import Outcome
 from harness import eventually
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from harness import NatsServer, Net
 
 PLAIN: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
-    (messages.Heartbeat("a", now()), ("agent_id", "timestamp", "status")),
-    (messages.AgentRegistration("a"), ("agent_id", "capabilities", "load", "status")),
-    (messages.ServiceRegistration("s", "t"), ("service_id", "capabilities", "endpoint", "status", "timestamp")),
-    (messages.DiscoveryRequest("a"), ("requester", "timestamp")),
-    (messages.MetricReport("a", now(), {}), ("agent_id", "timestamp", "metrics", "tags")),
-    (messages.Alert("k", "m", now(), "s"), ("alert_type", "message", "timestamp", "source")),
+    (announcements.Heartbeat("a", now()), ("agent_id", "timestamp", "status")),
+    (announcements.AgentRegistration("a"), ("agent_id", "capabilities", "load", "status")),
+    (announcements.ServiceRegistration("s", "t"), ("service_id", "capabilities", "endpoint", "status", "timestamp")),
+    (announcements.DiscoveryRequest("a"), ("requester", "timestamp")),
+    (announcements.MetricReport("a", now(), {}), ("agent_id", "timestamp", "metrics", "tags")),
+    (announcements.Alert("k", "m", now(), "s"), ("alert_type", "message", "timestamp", "source")),
     (messages.TaskCompletion("t", Outcome.COMPLETED), ("task_id", "status", "result", "error", "timestamp")),
     (
         messages.TaskAssignment("t", "w", "list_guests", "mcp-proxmox", {}, now()),

@@ -12,6 +12,7 @@ from agentd.config.settings import Schedule
 from agentd.errors import InvalidMessage
 from agentd.wire import subjects
 from agentd.wire.messages import Tier, WorkflowRequest, request_digest
+from agentd.wire.names import check_own_id
 from agentd.wire.workflow import TaskSpec
 from agentd_orchestrator.engine.outgoing import child_id
 from fake_agent import Agent, orchestrators, task
@@ -76,13 +77,13 @@ async def test_of_a_schedule(quiet_net: Net, bus: Bus) -> None:
 def test_said_at_once(name: str) -> None:
     """The client says which ids may be used, before anything is sent."""
     with pytest.raises(InvalidMessage, match="is an id of workflows that tasks start; use one without `--`"):
-        subjects.check_own_id(name)
+        check_own_id(name)
 
 
 @pytest.mark.parametrize("kind", ["a--b", "tool_call-", "x" * 39 + "-", "-", "health_check"])
 def test_new_ids_can_be_used(kind: str) -> None:
     """An id that agentd draws is never refused, whatever the workflow is called."""
-    assert subjects.check_own_id(requests.new_id(kind))
+    assert check_own_id(requests.new_id(kind))
 
 
 @pytest.mark.parametrize("length", range(1, 65))
@@ -90,7 +91,7 @@ def test_every_id_of_a_child_is_known(length: int) -> None:
     """Whatever the ids of workflow and task are, and however long."""
     for attempt in (1, 2, 1000):
         with pytest.raises(InvalidMessage):
-            subjects.check_own_id(child_id("w" * length, "t" * (65 - length), attempt))
+            check_own_id(child_id("w" * length, "t" * (65 - length), attempt))
 
 
 async def test_of_another_principal(quiet_net: Net, bus: Bus) -> None:

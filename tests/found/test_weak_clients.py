@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from agentd.errors import InvalidMessage
-from agentd.tools.definition import Call, Repeat, Tool, collect, tool
+from agentd.tools.declaration import collect, tool
+from agentd.tools.definition import Call, Repeat, Tool
 from agentd.wire.messages import Tier
 
 

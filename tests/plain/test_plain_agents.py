@@ -16,8 +16,9 @@ import pytest
 from agentd.bus import provision
 from agentd.client import queries, requests
 from agentd.wire import subjects
+from agentd.wire.announcements import Heartbeat
 from agentd.wire.codec import encode, now
-from agentd.wire.messages import Heartbeat, TaskAssignment, Tier, WorkflowRequest
+from agentd.wire.messages import TaskAssignment, Tier, WorkflowRequest
 from agentd.wire.workflow import Definition, TaskSpec, result_of
 from agentd_orchestrator.external_agents import KNOWN
 from harness import Net, eventually
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received
     from agentd.wire.messages import WorkflowResponse
     from harness import NatsServer
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agentd.wire.messages import AgentRegistration, Alert, Heartbeat, MetricReport
+from agentd.wire.announcements import AgentRegistration, Alert, Heartbeat, MetricReport
 from agentd_monitor.alerts import WATCHED, AlertBook, Thresholds, WorkflowView, fingerprint, fingerprint_of
 from agentd_monitor.settings import MonitorSettings
 

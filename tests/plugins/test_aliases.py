@@ -10,14 +10,15 @@ from mcp.client import Client
 
 from agentd.client import queries, requests, tool_calls
 from agentd.wire import subjects, tool_names
-from agentd.wire.messages import AuditRecord, Outcome, TaskAssignment, TaskCompletion, Tier, ToolCall, ToolReply
+from agentd.wire.messages import Outcome, TaskAssignment, TaskCompletion, Tier, ToolCall, ToolReply
+from agentd.wire.records import AuditRecord
 from agentd_mcp import tool_search
 from harness import eventually
 from plugins.files import HEAD, faults, plan
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received
     from agentd.tools.definition import Tool
     from harness import Net
 

@@ -12,6 +12,7 @@ import msgspec
 
 import agentd_orchestrator
 from agentd.client import queries, requests
+from agentd.daemon import state
 from agentd.wire.messages import TaskAssignment, TaskCompletion, WorkflowRequest, WorkflowResponse
 from fake_agent import Agent, completion
 from harness import eventually
@@ -118,13 +119,13 @@ async def test_a_file_at_fault_is_seen(bus: Bus, quiet_net: Net, tmp_path: Path)
     write(directory / "two.yaml", HEAD + TWO)
     bad = write(directory / "bad.yaml", HEAD)
     async with orchestrator(quiet_net, directory) as daemon, Agent(bus, answering({"name": "n"})).working():
-        warnings = daemon.identity().warnings
-        ready = daemon.readiness()
+        warnings = state.identity(daemon).warnings
+        ready = state.readiness(daemon)
         answer = await ask(bus, "two", "w")
         write(bad, HEAD + TWO)
 
         async def mended() -> bool:
-            return not daemon.identity().warnings
+            return not state.identity(daemon).warnings
 
         await eventually(mended, "the fault is gone from the page")
         again = await ask(bus, "bad", "b")

@@ -23,7 +23,8 @@ from agentd.plugins.role import Health, Role
 from agentd.safety import tokens
 from agentd.safety.policy import CallsAtOnce
 from agentd.telemetry import logs
-from agentd.tools.definition import Tool, Toolbox, collect
+from agentd.tools.declaration import collect
+from agentd.tools.definition import Tool, Toolbox
 from agentd.wire.messages import Outcome, Tier, ToolReply
 from agentd_mcp.role import Bridge, BridgeSettings
 from agentd_specialist.settings import SpecialistSettings
@@ -36,14 +37,30 @@ if TYPE_CHECKING:
 VALID = {"vmid": 100, "node": "pve1", "create": {}, "configure": {}, "reasons": []}
 
 
+class Calls:
+    """As much of the worker's calls as the bridge uses."""
+
+    def __init__(self) -> None:
+        """Note what is asked."""
+        self.at_once = CallsAtOnce(2, "mcp-bridge-pve1")
+        self.asked: list[tuple[str, dict[str, Any], str]] = []
+
+    async def perform_here(
+        self, asked: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None]
+    ) -> ToolReply:
+        """Answer."""
+        progress("looking")
+        self.asked.append((asked.name, parameters, principal))
+        return ToolReply(status=Outcome.COMPLETED, result=VALID)
+
+
 class Worker:
     """As much of the worker as the bridge uses."""
 
     def __init__(self) -> None:
-        """Note what is asked."""
-        self.calls = CallsAtOnce(2, "mcp-bridge-pve1")
+        """Serve nothing yet."""
+        self.calls = Calls()
         self.served: list[str] = []
-        self.asked: list[tuple[str, dict[str, Any], str]] = []
 
     async def serve(
         self, service: str, stopping: asyncio.Event, *, queues: list[str], drain: float, version: str
@@ -54,14 +71,6 @@ class Worker:
         assert version
         self.served.append(service)
         await stopping.wait()
-
-    async def perform_here(
-        self, asked: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None]
-    ) -> ToolReply:
-        """Answer."""
-        progress("looking")
-        self.asked.append((asked.name, parameters, principal))
-        return ToolReply(status=Outcome.COMPLETED, result=VALID)
 
 
 def surroundings(**changes: Any) -> Any:
@@ -141,7 +150,7 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
             assert context.health.ready
             assert listed == ["network_status", "dry_run", "find_tools", "read_tool"]
             assert called.structured_content == VALID
-            assert context.worker.asked == [("validate_vm_parameters", wish, "mcp")]
+            assert context.worker.calls.asked == [("validate_vm_parameters", wish, "mcp")]
             assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")
 
     assert (before.status_code, before.text) == (503, "MCP is not served: starting\n")
@@ -170,7 +179,7 @@ async def test_a_carried_call_needs_its_own_tier() -> None:
         with pytest.raises(MCPError, match="there is no tool 'configure_vm' within tier read"):
             await client.call_tool("use_tool", {"tool": "configure_vm", "arguments": {"vmid": 100}})
 
-    assert context.worker.asked == []
+    assert context.worker.calls.asked == []
 
 
 def _with(token: str) -> httpx2.AsyncClient:
@@ -190,7 +199,7 @@ async def test_a_token_is_a_principal(era: str) -> None:
             await client.call_tool("validate_vm_parameters", {"name": "app"})
         wrong = await http.post(url, json={}, headers={"Authorization": "Bearer agentd_guess"})
 
-    assert [each[2] for each in context.worker.asked] == ["alice", "mcp"]
+    assert [each[2] for each in context.worker.calls.asked] == ["alice", "mcp"]
     assert wrong.status_code == 401
     assert "nobody's" in wrong.text
 

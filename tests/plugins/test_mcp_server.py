@@ -16,7 +16,8 @@ from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
 from agentd.errors import Denied
-from agentd.tools.definition import Call, Repeat, Tool, collect, tool
+from agentd.tools.declaration import collect, tool
+from agentd.tools.definition import Call, Repeat, Tool
 from agentd.wire import codec
 from agentd.wire.messages import Outcome, TaskError, Tier, ToolReply
 from agentd_mcp import server as mcp_server

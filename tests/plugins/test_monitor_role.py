@@ -18,8 +18,9 @@ from agentd.plugins.role import Context, Health
 from agentd.telemetry import logs
 from agentd.telemetry.metrics import Metrics
 from agentd.wire import subjects
+from agentd.wire.announcements import Alert, Heartbeat, MetricReport
 from agentd.wire.codec import now
-from agentd.wire.messages import Alert, DeadLetter, Heartbeat, MetricReport
+from agentd.wire.records import DeadLetter
 from agentd_monitor import checks
 from agentd_monitor import role as at_work
 from agentd_monitor.role import Monitor
@@ -29,7 +30,7 @@ from core.jetstream import kv_list
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from agentd.bus.connection import Received
+    from agentd.bus.subscriptions import Received
     from harness import NatsServer
 
 QUICK = MonitorSettings(min_duration=0, min_readings=2, offline_after=0.4, stuck_after=0.4)

@@ -12,8 +12,8 @@ from msgspec import structs
 from agentd.client import queries, requests
 from agentd.errors import TemporaryError, UsageError
 from agentd.wire import subjects
+from agentd.wire.announcements import CriticalError
 from agentd.wire.messages import (
-    CriticalError,
     TaskAssignment,
     TaskCompletion,
     TaskError,
@@ -28,8 +28,8 @@ from harness import eventually
 from plugins.flow import fold
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Received
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Received
     from harness import Net
 
 

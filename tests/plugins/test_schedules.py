@@ -24,7 +24,8 @@ from fake_agent import Agent, Nothing, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus.jetstream import Bus, Stored
+    from agentd.bus.jetstream import Bus
+    from agentd.bus.stored import Stored
     from agentd.wire.workflow import TaskSpec
     from harness import NatsServer, Net
 

@@ -12,7 +12,8 @@ import pytest
 
 from agentd.errors import Rejected
 from agentd.plugins.role import Health, Role
-from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd.tools.declaration import by_name
+from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox
 from agentd.wire.codec import plain
 from agentd.wire.messages import Target, Tier
 from agentd_proxmox import agentd_tools as proxmox_tools

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agentd.client import queries, requests
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord, EffectRecord, WorkflowRequest
+from agentd.wire.messages import WorkflowRequest
+from agentd.wire.records import AuditRecord, EffectRecord
 from core.chains import verify
 from harness import START, eventually, until
 

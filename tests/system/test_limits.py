@@ -21,7 +21,8 @@ from agentd.client import queries, requests
 from agentd.errors import BusFull, BusUnavailable
 from agentd.telemetry import logs
 from agentd.wire import subjects
-from agentd.wire.messages import Alert, WorkflowRequest
+from agentd.wire.announcements import Alert
+from agentd.wire.messages import WorkflowRequest
 from agentd_monitor import checks
 from agentd_orchestrator import admission
 from fake_agent import Agent, Nothing, ask, completion, orchestrators, task
@@ -164,8 +165,8 @@ async def test_inputs_are_full(net: Net) -> None:
         await running(bus, "web1", "validate_vm_parameters")
 
         async def refused() -> bool:
-            assert daemon._worker is not None  # noqa: SLF001 - nobody else knows which of its queues stands still
-            return any(each.full for each in daemon._worker.consumers)  # noqa: SLF001
+            assert daemon.worker is not None  # nobody else knows which of its queues stands still
+            return any(each.full for each in daemon.worker.consumers)
 
         await eventually(refused, "the completion finds no room")
         await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)

@@ -9,7 +9,7 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord
+from agentd.wire.records import AuditRecord
 from core.chains import verify
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from agentd.client import queries, requests
 from agentd.client.tool_calls import call_tool
 from agentd.safety import tokens
 from agentd.wire import subjects
-from agentd.wire.messages import AuditRecord, ToolCall, WorkflowSignal
+from agentd.wire.messages import ToolCall, WorkflowSignal
+from agentd.wire.records import AuditRecord
 from agentd.wire.workflow import Status
 from core.chains import verify
 

@@ -26,6 +26,7 @@ from agentd import (
     template,
 )
 from agentd.wire.codec import fault
+from agentd.wire.names import check_queue
 from agentd_orchestrator.declared import parameters
 from agentd_orchestrator.declared.file_format import seconds
 from agentd_orchestrator.expressions import evaluate
@@ -125,7 +126,7 @@ class _TaskBuilder:
         node, kind = self._text(call.node, "node"), self._text(call.class_, "class")
         queue = service + (f"@{node}" if node else "") + (f"+{kind}" if kind else "")
         try:
-            return subjects.check_queue(queue)
+            return check_queue(queue)
         except InvalidMessage as error:
             raise Rejected(f"task {self.task.name}: {error}") from error
 

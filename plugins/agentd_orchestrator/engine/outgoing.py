@@ -29,6 +29,7 @@ from agentd import (
 )
 from agentd.tools.large_results import INLINE
 from agentd.wire.messages import Consent, TaskAssignment, TaskCompletion
+from agentd.wire.names import MAX_ID
 from agentd.wire.workflow import PREVIEW, UNDER_WAY, UNDO, OutboxMessage
 from agentd_orchestrator.expressions import evaluate
 
@@ -170,7 +171,7 @@ def queue_of(spec: TaskSpec, priority: int) -> str:
 def child_id(workflow: str, task: str, attempt: int) -> str:
     """Return the id of an attempt's child workflow: deterministic, of limited length."""
     name = f"{workflow}--{task}" + (f"-{attempt}" if attempt > 1 else "")
-    return name if len(name) <= subjects.MAX_ID else f"{name[: subjects.MAX_ID - 17]}-{digest(name)[:16]}"
+    return name if len(name) <= MAX_ID else f"{name[: MAX_ID - 17]}-{digest(name)[:16]}"
 
 
 def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | None:
@@ -288,11 +289,7 @@ def remaining_changes(state: Workflow) -> list[str]:
             continue
         not_undone = "" if undone is None else f"; not undone: {undone.error.message if undone.error else 'not begun'}"
         if task.status in DONE:
-            lines += (
-                []
-                if _described_result(task.result) in removed
-                else [f"{name}: {_described_result(task.result)}{not_undone}"]
-            )
+            lines += [] if _described_result(task.result) in removed else [f"{name}: {_described_result(task.result)}{not_undone}"]
         elif task.error is not None and task.error.code in {*UNKNOWN, "cancelled"}:
             lines.append(f"{name}: not known, {UNKNOWN.get(task.error.code, task.error.message)}{not_undone}")
         elif not_undone:
@@ -306,9 +303,7 @@ def _undone(state: Workflow) -> set[str]:
     Every other change to one of them was removed with it.
     """
     undone = (task for name, task in state.tasks.items() if (of := state.tasks.get(UNDO + name)) and of.status in DONE)
-    return {
-        _described_result(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result
-    }
+    return {_described_result(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result}
 
 
 def _described_result(result: object) -> str:

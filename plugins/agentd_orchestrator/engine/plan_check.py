@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from agentd import Rejected, TaskSpec, subjects
+from agentd.wire.names import check_queue, check_task
 from agentd.wire.workflow import UNDO
 from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
 from agentd_orchestrator.expressions import evaluate
@@ -39,8 +40,8 @@ def default_timeout(plan: list[TaskSpec]) -> float:
 
 
 def _check_task(task: TaskSpec, names: list[str]) -> None:
-    subjects.check_task(task.name)
-    subjects.check_queue(task.queue)
+    check_task(task.name)
+    check_queue(task.queue)
     item = re.compile(re.escape(task.name) + r"-\d+\Z")
     unknown = [name for name in (*task.after, *task.on_error.values()) if name not in names]
     faults = [
@@ -100,7 +101,7 @@ def _check_references(task: TaskSpec, before: set[str]) -> None:
     if unknown:
         raise _fault(task, f"wants the result of {unknown[0]!r}, which does not come before it")
     if task.compensation is not None:
-        subjects.check_queue(task.compensation.queue)
+        check_queue(task.compensation.queue)
         unknown = [other for other in _references_of(task.compensation.parameters) if other not in [*before, task.name]]
         if unknown:
             raise _fault(task, f"its compensation wants the result of {unknown[0]!r}, which does not come before it")

@@ -12,7 +12,8 @@ import msgspec
 
 from agentd import hookimpl
 from agentd.errors import Rejected
-from agentd.tools.definition import Call, Found, Repeat, collect, tool
+from agentd.tools.declaration import collect, tool
+from agentd.tools.definition import Call, Found, Repeat
 from agentd.wire.messages import Tier
 from agentd.wire.workflow import Compensation, Definition, TaskSpec, result_of, template
 
