@@ -2,93 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from rich.console import Console
 from rich.markup import escape as _escape
-from rich.segment import Segment
-from rich.table import Table
 
-from agentd.printable import as_json, printable
-from agentd.web import status as looks
+from agentd.cli import audit_tables
+from agentd.cli.console import age, colored_sign, console, json_text, print_rows, safe, safe_lines, symbol
+from agentd.printable import as_json
 from agentd.wire.codec import plain
 from agentd.wire.messages import Preview
 from agentd.wire.workflow import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+    from datetime import datetime
 
-    from rich.console import ConsoleOptions, RenderableType
-
-    from agentd.wire.records import AuditRecord, EffectRecord
     from agentd.wire.workflow import Workflow
-
-ANSWERS: Final = {"conflict": looks.StatusStyle("conflict", "bad", "cross", "x")}
-"""Statuses of an answer that are not states of a workflow."""
-COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
-SIGNS: Final = {
-    "check": "✓",
-    "bang": "!",
-    "cross": "✗",
-    "minus": "⊘",
-    "play": "▶",
-    "dot": "▶",
-    "ring": "·",
-    "pause": "=",
-    "undo": "<",
-    "skip": "-",
-    "ask": "·",
-}
-
-
-class SafeConsole(Console):
-    """A console that prints no control characters, even where the caller has not escaped the text."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments with control characters replaced in their text."""
-        for segment in super().render(renderable, options):
-            text = printable(segment.text, lines=True)
-            yield segment if segment.control or text == segment.text else Segment(text, segment.style)
-
-
-console = SafeConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
-"""Lines are not wrapped if the output is not a terminal."""
-
-
-def safe(value: object) -> str:
-    """Return a foreign text as one line, without control characters and markup."""
-    return _escape(printable(str(value)))
-
-
-def safe_lines(value: object) -> str:
-    """Return a foreign text without control characters and markup; line breaks stay."""
-    return _escape(printable(str(value), lines=True))
-
-
-def colored_sign(status: str) -> str:
-    """Return the coloured sign of a status, "" for an unknown status."""
-    known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
-    return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
-
-
-def symbol(status: str) -> str:
-    """Return the sign and the name of a status."""
-    return f"{colored_sign(status) or '·'} {safe(status)}"
-
-
-def age(when: datetime | None) -> str:
-    """Return how long ago `when` was, such as `3 min ago`; "" for None."""
-    if when is None:
-        return ""
-    seconds = max(0, round((datetime.now(UTC) - when).total_seconds()))
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
 
 
 class Steps:
@@ -107,7 +38,9 @@ class Steps:
             task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
             attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
             agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
-            console.print(f"  {seconds:7.2f} s  {colored_sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}")
+            console.print(
+                f"  {seconds:7.2f} s  {colored_sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}"
+            )
         self._printed = len(state.timeline)
 
 
@@ -116,23 +49,15 @@ def show(name: str, value: Any) -> None:  # noqa: ANN401 - each table has its ow
     TABLES[name](value)
 
 
-def _rows(columns: list[str], rows: list[list[str]], empty: str) -> None:
-    if not rows:
-        console.print(empty)
-        return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def _workflows(found: list[Any]) -> None:
     rows = [
         [safe(workflow.workflow_id), safe(workflow.workflow_type), symbol(workflow.status),
          f"{workflow.done}/{workflow.total}", age(workflow.updated), safe(workflow.error)]
         for workflow in found
     ]  # fmt: skip
-    _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
+    print_rows(
+        ["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help"
+    )
 
 
 def _definitions(found: list[Any]) -> None:
@@ -144,7 +69,7 @@ def _definitions(found: list[Any]) -> None:
         ]
         for definition in found
     ]
-    _rows(["DEFINITION", "FROM", "DESCRIPTION"], rows, "no workflow definitions")
+    print_rows(["DEFINITION", "FROM", "DESCRIPTION"], rows, "no workflow definitions")
 
 
 def _fault(faults: list[Any]) -> str:
@@ -158,20 +83,16 @@ def _plan(found: list[Any]) -> None:
         facts = [
             ("after", ", ".join(task.after)),
             ("when", task.when),
-            ("for_each", "" if task.for_each is None else f"{_json(task.for_each)}{at_once}"),
+            ("for_each", "" if task.for_each is None else f"{json_text(task.for_each)}{at_once}"),
             ("approval", task.approval),
-            ("with", _json(task.with_) if task.with_ else ""),
-            ("undo", f"{task.undo} {_json(task.undo_with)}" if task.undo else ""),
+            ("with", json_text(task.with_) if task.with_ else ""),
+            ("undo", f"{task.undo} {json_text(task.undo_with)}" if task.undo else ""),
         ]
         console.print(f"[bold]{safe(task.name)}[/]  {safe(task.calls)}  [dim]→ {safe(task.queue)}[/]")
         for name, text in facts:
             if text:
                 console.print(f"  {name:<9} {safe(text)}", soft_wrap=True)
     console.print()
-
-
-def _json(value: object) -> str:
-    return value if isinstance(value, str) else as_json(plain(value))
 
 
 def _says(task: Any) -> str:  # noqa: ANN401
@@ -189,7 +110,7 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
          safe(", ".join(task.after)), safe_lines(_says(task))]
         for task in found.tasks
     ]  # fmt: skip
-    _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "MESSAGE"], rows, "no tasks")
+    print_rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "MESSAGE"], rows, "no tasks")
     console.print()
     for task in found.tasks:
         if task.asks:  # the whole text: an approver must see everything that is approved
@@ -207,12 +128,12 @@ def _agents(found: list[Any]) -> None:
         for agent in found
     ]  # fmt: skip
     columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "LAST SEEN", "PAGE"]
-    _rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
+    print_rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
 
 
 def _tools(found: list[Any]) -> None:
     rows = [[safe(tool), safe(service.service_id)] for service in found for tool in service.tools]
-    _rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
+    print_rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
 
 
 def _schedules(found: list[Any]) -> None:
@@ -235,7 +156,7 @@ def _schedules(found: list[Any]) -> None:
         "SKIPPED",
         "STATE",
     ]
-    _rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
+    print_rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
     for schedule in found:
         if schedule.error:
             console.print(f"[red]{safe(schedule.name)}: {safe(schedule.error)}[/]")
@@ -288,54 +209,6 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
         console.print(f"[yellow]{safe(warning)}[/]")
 
 
-def _verdicts(found: list[Any]) -> None:
-    rows = [
-        [
-            "[red]✗[/]" if verdict.fault else "[green]✓[/]",
-            safe(verdict.agent_id),
-            f"{verdict.lines} lines",
-            f"{verdict.first} to {verdict.last}{', older ones have expired' if verdict.trimmed else ''}"
-            if verdict.lines
-            else "",
-            safe(verdict.fault),
-        ]
-        for verdict in found
-    ]
-    _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has an audit chain yet")
-    for verdict in found:
-        for text in [*verdict.faults[1:], *verdict.accepted]:
-            console.print(f"{safe(verdict.agent_id)}: {safe(text)}")
-    sources: dict[str, list[str]] = {}
-    for verdict in found:
-        sources.setdefault(verdict.keys, []).append(verdict.agent_id)
-    for source, agents in sources.items():
-        console.print(f"[dim]keys of {safe(', '.join(agents))}: {safe(source)}[/]")
-
-
-def _audit(found: list[AuditRecord]) -> None:
-    rows = [
-        [
-            f"{record.timestamp:%Y-%m-%d %H:%M:%S}",
-            safe(record.principal + (f" (approved by {record.approved_by})" if record.approved_by else "")),
-            safe(record.tool),
-            safe(record.outcome or record.phase),
-            safe(record.key),
-            safe(_json(record.arguments) if record.arguments else ""),
-        ]
-        for record in found
-    ]
-    _rows(["TIME", "PRINCIPAL", "TOOL", "RESULT", "KEY", "PARAMETERS"], rows, "no changes are recorded")
-
-
-def _undoable(found: list[EffectRecord]) -> None:
-    rows = [
-        [safe(effect.key), safe(effect.tool), safe(effect.undo.tool), safe(_json(effect.undo.parameters))]
-        for effect in found
-        if effect.undo
-    ]
-    _rows(["CALL", "TOOL", "UNDONE BY", "PARAMETERS"], rows, "nothing can be undone")
-
-
 def _asked(state: Workflow) -> None:
     for name, task in state.tasks.items():
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
@@ -359,7 +232,7 @@ def _findings(found: list[Any]) -> None:
         ]
         for finding in found
     ]
-    _rows(["", "CHECK", "RESULT", "WHAT TO DO"], rows, "nothing to check")
+    print_rows(["", "CHECK", "RESULT", "WHAT TO DO"], rows, "nothing to check")
 
 
 def _plugins(found: list[Any]) -> None:
@@ -367,7 +240,7 @@ def _plugins(found: list[Any]) -> None:
     rows += [
         [safe(f"  {tool.name}"), "quarantined", safe(tool.reason)] for plugin in found for tool in plugin.quarantined
     ]
-    _rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
+    print_rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
 
 
 def _lines(lines: list[str]) -> None:
@@ -390,7 +263,9 @@ def _dead(found: list[Any]) -> None:
          f"{letter.size} B", safe(letter.state), safe(letter.reason[:200])]
         for letter in found
     ]  # fmt: skip
-    _rows(["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters")
+    print_rows(
+        ["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters"
+    )
 
 
 def _letter(found: dict[str, Any]) -> None:
@@ -414,9 +289,9 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "reply": _reply,
     "looked": _looked,
     "asked": _asked,
-    "undoable": _undoable,
-    "verdicts": _verdicts,
-    "audit": _audit,
+    "undoable": audit_tables.undoable,
+    "verdicts": audit_tables.verdicts,
+    "audit": audit_tables.audit,
     "findings": _findings,
     "plugins": _plugins,
     "lines": _lines,

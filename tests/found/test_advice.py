@@ -7,9 +7,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
 
 from agentd.cli import doctor, tables
+from agentd.cli.console import console
 from agentd.proxmox import responses
 from agentd.tools.definition import Right
 from agentd.wire.messages import Tier
@@ -70,7 +70,8 @@ def test_doctor_names_the_role_of_the_tier(tier: Tier) -> None:
 def test_brackets_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of sections in findings are text, not markup."""
     out = io.StringIO()
-    monkeypatch.setattr(tables, "console", Console(file=out, width=200))
+    monkeypatch.setattr(console, "_file", out)
+    monkeypatch.setattr(console, "_width", 200)
     tables.show("findings", [doctor.Finding("a [node]", good=False, text="no [proxmox]", advice="see [bus] there")])
 
     assert "a [node]" in out.getvalue()

@@ -13,6 +13,7 @@ import pytest
 from agentd import printable, schedules
 from agentd.bus.dead_letters import Letter
 from agentd.cli import audit, doctor, tables
+from agentd.cli.console import SafeConsole, console
 from agentd.client.plan_view import PlannedTask
 from agentd.client.views import Identity, WorkflowDetail, WorkflowSummary
 from agentd.plugins.workflow_files import ListedWorkflow
@@ -95,7 +96,8 @@ SHOWN: dict[str, Callable[[], Any]] = {
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Return what a command prints."""
     out = io.StringIO()
-    monkeypatch.setattr(tables, "console", tables.SafeConsole(file=out, width=100_000, highlight=False, emoji=False))
+    monkeypatch.setattr(console, "_file", out)
+    monkeypatch.setattr(console, "_width", 100_000)
     return out
 
 
@@ -121,7 +123,7 @@ def test_a_timeline_has_no_forged_line(screen: io.StringIO) -> None:
 def test_the_console_alone_is_enough() -> None:
     """A text that is printed without being asked for is harmless all the same."""
     out = io.StringIO()
-    tables.SafeConsole(file=out, width=400).print(TEXT, markup=False)
+    SafeConsole(file=out, width=400).print(TEXT, markup=False)
 
     assert steers(out.getvalue()) == set()
 
