@@ -112,7 +112,9 @@ Domain = Annotated[str, full_match(NAME, "name of a domain", most=LONGEST_NAME)]
 Storage = Annotated[str, full_match(_STORAGE, "name of a storage")]
 # Without comma and control characters: it becomes part of an option, and of a line of a configuration.
 Volume = Annotated[str, full_match(rf"{_STORAGE}:[^,\x00-\x1f\x7f]+", "for example local:iso/debian.iso", most=255)]
-Backup = Annotated[str, full_match(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)]
+Backup = Annotated[
+    str, full_match(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)
+]
 CtTemplate = Annotated[
     str, full_match(rf"{_STORAGE}:vztmpl/[^,/\x00-\x1f\x7f]+", "local:vztmpl/debian-12….tar.zst", most=255)
 ]
@@ -125,7 +127,8 @@ Replication = Annotated[str, full_match("[1-9][0-9]{2,8}-[0-9]{1,9}", "VMID and 
 Tag = Annotated[str, full_match(TAG, "Proxmox makes it lower case, unless told not to")]
 Pool = Annotated[str, full_match(rf"{_POOL}(?:/{_POOL}){{0,2}}", "name of a pool, of one within another parent/name")]
 NewPool = Annotated[
-    str, full_match(rf"(?:{_POOL}/){{0,2}}[A-Za-z][A-Za-z0-9._-]*", "name of a pool; a pool within another is parent/child")
+    str,
+    full_match(rf"(?:{_POOL}/){{0,2}}[A-Za-z][A-Za-z0-9._-]*", "name of a pool; a pool within another is parent/child"),
 ]
 User = Annotated[str, full_match(USER, "name@realm", 3, 64)]
 # The name of a token is part of the name of the file that holds its secret.
@@ -156,7 +159,9 @@ Interface = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_]{1,20}(?:[:.][0-9]+)?
 SdnId = Annotated[str, full_match("[A-Za-z][A-Za-z0-9]*[A-Za-z0-9]", "2 to 8 letters and digits", most=8)]
 SecurityGroup = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "name of a security group", most=18)]
 FirewallName = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _", most=64)]
-Calendar = Annotated[str, full_match("[A-Za-z0-9*,:/. -]+", "a calendar event, for example 02:00 or sun 02:00", most=128)]
+Calendar = Annotated[
+    str, full_match("[A-Za-z0-9*,:/. -]+", "a calendar event, for example 02:00 or sun 02:00", most=128)
+]
 TimeZone = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", "for example Europe/Berlin")]
 Startup = Annotated[
     str,

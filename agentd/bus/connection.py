@@ -275,7 +275,9 @@ class Connection:
 
     def _log_refused_reply(self, asked: str, reply: str) -> None:
         self.counters["refused_replies"] += 1
-        self._limited_log.warning("not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply)
+        self._limited_log.warning(
+            "not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply
+        )
 
     def ask(
         self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None
@@ -336,7 +338,9 @@ class Connection:
         """
         service = await micro.add_service(self._nc, name=name, version=version, description=description)
         for subject, handler in endpoints.items():
-            await service.add_endpoint(name=_endpoint(subject), subject=subject, handler=self._answering_handler(handler))
+            await service.add_endpoint(
+                name=_endpoint(subject), subject=subject, handler=self._answering_handler(handler)
+            )
 
         async def stop() -> None:
             await service.stop()

@@ -52,5 +52,7 @@ class Unreadable:
         """Return a line for each record that was read within the last SHOWN seconds."""
         since = time.monotonic() - SHOWN
         return [
-            f"{where} cannot be read and is skipped: {met.reason}" for where, met in self._records.items() if met.at > since
+            f"{where} cannot be read and is skipped: {met.reason}"
+            for where, met in self._records.items()
+            if met.at > since
         ]

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd.bus.dead_letters import letters
-from agentd.client.requests import POLL, watch_subjects, decide, still_running_error, signal, state_of
+from agentd.client.requests import POLL, decide, signal, state_of, still_running_error, watch_subjects
 from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.safety import freeze

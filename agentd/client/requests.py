@@ -82,7 +82,9 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
     Raises TemporaryError if it does neither within `wait` seconds; the workflow continues.
     """
     await submit(bus, principal, request)
-    state = await _wait_for_state(bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait)
+    state = await _wait_for_state(
+        bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait
+    )
     if state is None or not (state.over or state.status is Status.WAITING_APPROVAL):
         raise still_running_error(request.workflow_id, wait)
     return state
@@ -96,7 +98,9 @@ async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workfl
     return state
 
 
-async def _wait_for_state(bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float) -> Workflow | None:
+async def _wait_for_state(
+    bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float
+) -> Workflow | None:
     """Return the state when `enough` accepts it, the workflow is finished, or `wait` seconds have passed."""
     until = time.monotonic() + wait
     async with watch_subjects(bus, subjects.event(workflow_id)) as changed:

@@ -172,7 +172,9 @@ class Plugins:
         """Return the reader of workflow files; raises ConfigError if no plugin provides one."""
         for name in self.loaded():
             arguments = {"settings": self.settings(name), "tools": lambda: known_tools(self._config)}
-            found: Reader | None = self._call_hook(name, "agentd_workflow_reader", workflows=self.workflows(), **arguments)
+            found: Reader | None = self._call_hook(
+                name, "agentd_workflow_reader", workflows=self.workflows(), **arguments
+            )
             if found is not None:
                 return found
         message = "no plugin reads workflow files"

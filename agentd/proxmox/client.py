@@ -35,7 +35,16 @@ from agentd.errors import (
     TemporaryError,
 )
 from agentd.proxmox.read_only import refuse_write
-from agentd.proxmox.responses import TaskStatus, Upid, not_found_error, unreachable_reason, failure, one_line, object_of_path, task_status
+from agentd.proxmox.responses import (
+    TaskStatus,
+    Upid,
+    failure,
+    not_found_error,
+    object_of_path,
+    one_line,
+    task_status,
+    unreachable_reason,
+)
 from agentd.proxmox.session import CONNECT_TIMEOUT, Session
 from agentd.proxmox.transport import (
     THREADS,
@@ -270,7 +279,11 @@ class Proxmox:
         source = object_of_path(str(error)) if isinstance(error, Denied) else None
         if source and path != source[1]:  # a request to the path of the list creates the object: it need not exist
             listed = await self._in_thread("GET", source[1], {})
-            return not_found_error(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
+            return (
+                not_found_error(source, listed.get("data") or [], str(error)) or error
+                if isinstance(listed, dict)
+                else error
+            )
         match = _NODE.match(path + "/")
         if match is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
             return error

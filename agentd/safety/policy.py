@@ -127,7 +127,9 @@ class Policy:
         setting = "[policy] anonymous_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
-    def check_approval(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
+    def check_approval(
+        self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = ""
+    ) -> None:
         """Check the approval of a call of tier destroy or exec.
 
         asked  the digest of the tool and its parameters; Rejected if it is not the one that was approved

@@ -162,7 +162,11 @@ def configure(
     colors = terminal and "NO_COLOR" not in env
     # In place: loggers that exist already share this list.  Plain tracebacks: rich ones show local variables.
     _sink.processors[:] = (
-        [_order_fields, _remove_control_characters, ConsoleRenderer(colors=colors, timestamp_key="time", exception_formatter=_traceback)]
+        [
+            _order_fields,
+            _remove_control_characters,
+            ConsoleRenderer(colors=colors, timestamp_key="time", exception_formatter=_traceback),
+        ]
         if console
         else [_order_fields, format_exc_info, _json]
     )

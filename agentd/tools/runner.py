@@ -142,9 +142,7 @@ class ToolRunner:
         if not rule.made or not workflow or "=" in workflow:
             return False
         acts = {f"{tool} {rule.target.format_map(defaultdict(str, parameters))}" for tool in rule.made}
-        messages = await self.bus.last_many(
-            subjects.EFFECTS, subjects.effect(invocation.tool.service, f"{workflow}.>")
-        )
+        messages = await self.bus.last_many(subjects.EFFECTS, subjects.effect(invocation.tool.service, f"{workflow}.>"))
         records = [record for stored in messages if (record := self.bus.read(stored, EffectRecord)) is not None]
         return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
 

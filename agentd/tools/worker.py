@@ -69,7 +69,14 @@ class Worker:
         self.tools = tools
         self.policy = policy
         self.runner = ToolRunner(
-            bus, agent_id, policy=policy, audit_log=audit_log, metrics=metrics, log=log, freeze_watch=freeze_watch, lease=lease
+            bus,
+            agent_id,
+            policy=policy,
+            audit_log=audit_log,
+            metrics=metrics,
+            log=log,
+            freeze_watch=freeze_watch,
+            lease=lease,
         )
         self.metrics = metrics
         self.log = log

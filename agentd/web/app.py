@@ -26,7 +26,7 @@ from agentd.web import security
 from agentd.web.actions import WorkflowActions
 from agentd.web.events import MOST_CLIENTS, EventResponse, Streams
 from agentd.web.openapi import Problem, Readiness, describe
-from agentd.web.overview import COUNTED, read_view, gather
+from agentd.web.overview import COUNTED, gather, read_view
 from agentd.web.plain_text import status_text, workflow_text
 from agentd.wire.codec import encode
 from agentd.wire.names import check_id

@@ -85,7 +85,11 @@ def tools() -> list[Tool]:
     """
     return [
         _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", NoArguments, Tier.READ),
-        _tool("freeze_network", "Stop every change in the whole network, until it is thawed; reads go on.", FreezeArguments),
+        _tool(
+            "freeze_network",
+            "Stop every change in the whole network, until it is thawed; reads go on.",
+            FreezeArguments,
+        ),
         _tool("thaw_network", "End a freeze: for who froze the network, or with tier destroy.", ThawArguments),
     ]
 

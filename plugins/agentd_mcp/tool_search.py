@@ -137,7 +137,9 @@ def meta_tools(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
         raise InvalidMessage(f"{p.tool} is called in its own name, not as {call.key}")
 
     return [
-        _meta_tool(FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", look),
+        _meta_tool(
+            FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", look
+        ),
         _meta_tool(READ, "Call a tool of tier read that find_tools has named; nothing is changed.", carried, ToolUse),
         _meta_tool(USE, "Call any tool that find_tools has named.", carried, ToolUse, Tier.OPERATE),
     ]

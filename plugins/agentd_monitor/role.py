@@ -78,12 +78,18 @@ class Monitor:
         stored = (await context.bus.kv_values(subjects.ALERTS, Alert)).values()
         self._alerts.restore([entry.value for entry in stored if entry.value is not None])
         subscriptions = [
-            await context.bus.subscribe(subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._alerts.observe_heartbeat)),
+            await context.bus.subscribe(
+                subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._alerts.observe_heartbeat)
+            ),
             await context.bus.subscribe(
                 subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._alerts.observe_registration)
             ),
-            await context.bus.subscribe(subjects.ALL_METRICS, self._observing_handler(MetricReport, self._alerts.observe_metrics)),
-            await context.bus.subscribe(subjects.ALL_EVENTS, self._observing_handler(WorkflowView, self._alerts.observe_workflow)),
+            await context.bus.subscribe(
+                subjects.ALL_METRICS, self._observing_handler(MetricReport, self._alerts.observe_metrics)
+            ),
+            await context.bus.subscribe(
+                subjects.ALL_EVENTS, self._observing_handler(WorkflowView, self._alerts.observe_workflow)
+            ),
             await context.bus.subscribe(subjects.ALL_DEAD, self._on_dead),
         ]
         self._checks = PeriodicChecks(context, self._alerts, self._log_alerts)

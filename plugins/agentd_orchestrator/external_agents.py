@@ -107,7 +107,9 @@ async def complete_plain(context: Context, completion: TaskCompletion) -> tuple[
     return workflow, name, _normalized(completion, state.spec(name), state.tasks[name].attempt, context.policy)
 
 
-async def verify_completion(context: Context, subject: str, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
+async def verify_completion(
+    context: Context, subject: str, completion: TaskCompletion
+) -> tuple[str, str, TaskCompletion]:
     """Return workflow, task and a completion whose subject names them and its agent.
 
     Raises InvalidMessage if the message does not match its subject.
@@ -208,8 +210,12 @@ class ExternalAgents:
         """
         bus, stopping = self._context.bus, self._context.stopping
         subscriptions = [
-            await bus.subscribe(subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._on_registration)),
-            await bus.subscribe(subjects.SERVICE_REGISTER, self._observing_handler(ServiceRegistration, self._on_service)),
+            await bus.subscribe(
+                subjects.AGENT_REGISTER, self._observing_handler(AgentRegistration, self._on_registration)
+            ),
+            await bus.subscribe(
+                subjects.SERVICE_REGISTER, self._observing_handler(ServiceRegistration, self._on_service)
+            ),
             await bus.subscribe(subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._on_heartbeat)),
         ]
         try:

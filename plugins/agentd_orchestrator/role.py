@@ -42,10 +42,10 @@ from agentd.wire.messages import SignalReply, TaskAssignment, TaskCompletion, Ti
 from agentd.wire.names import check_id
 from agentd.wire.workflow import VERSION
 from agentd_orchestrator import external_agents, schedules
-from agentd_orchestrator.admission import Quota, CapacityCheck
+from agentd_orchestrator.admission import CapacityCheck, Quota
 from agentd_orchestrator.declared.library import Library
 from agentd_orchestrator.engine.executor import BROKEN_AFTER, KEPT, Engine
-from agentd_orchestrator.engine.inputs import PlannedRequest, TimerFired, AgentReport, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.outgoing import child_id, queue_of
 from agentd_orchestrator.engine.overwritten import TimerRestorer
 from agentd_orchestrator.engine.planner import Planner, is_authenticated
@@ -239,7 +239,9 @@ class Orchestrator:
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
             # Not counted: other clients can make the server write acknowledgements to the subject of a principal.
-            begin = PlannedRequest(broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=not wanted)
+            begin = PlannedRequest(
+                broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=not wanted
+            )
         else:
             refused = await self._over_quota(request, principal, job)
             if not refused:
@@ -279,7 +281,9 @@ class Orchestrator:
         context = self._context
         if secret := secrets.refusal(msgspec.to_builtins(request)):
             return PlannedRequest(request, [], principal, tier, parent=parent, refused=f"the request: {secret}")
-        begin = PlannedRequest(request, [], principal, tier, parent=parent, authenticated=is_authenticated(request, principal))
+        begin = PlannedRequest(
+            request, [], principal, tier, parent=parent, authenticated=is_authenticated(request, principal)
+        )
         waited = (context.bus.server_time() - job.stored).total_seconds()
         if waited > request.start_by and parent is None:
             text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
@@ -379,7 +383,9 @@ class Orchestrator:
         try:
             completion = job.decode(TaskCompletion)
             if job.subject.count(".") == 5:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
-                workflow, task, completion = await external_agents.verify_completion(self._context, job.subject, completion)
+                workflow, task, completion = await external_agents.verify_completion(
+                    self._context, job.subject, completion
+                )
             else:
                 workflow, task, completion = await external_agents.complete_plain(self._context, completion)
         except InvalidMessage as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from agentd import Call, Found
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
 
 TRIES = 3
 """Attempts to change a configuration that another client changes at the same time."""
@@ -41,7 +41,11 @@ _HOTPLUG = "hotplug problem"
 
 
 async def change(
-    inventory: Inventory, call: Call, at: GuestLocation, digest: str, wanted: Callable[[guest_model.Config], guest_model.Config]
+    inventory: Inventory,
+    call: Call,
+    at: GuestLocation,
+    digest: str,
+    wanted: Callable[[guest_model.Config], guest_model.Config],
 ) -> str | None:
     """Change the current configuration, and return the task or None.
 

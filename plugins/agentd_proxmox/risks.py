@@ -14,7 +14,7 @@ from agentd import AgentdError, is_dry_run, one_line
 from agentd_proxmox import guest_model
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
 
 DAY: Final = 86_400
 LONG: Final = 7 * DAY
@@ -23,7 +23,9 @@ _PRECIOUS = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?
 """Tags that suggest that a guest must be kept, even if [policy] protected does not name them."""
 
 
-async def risks_of(inventory: Inventory, at: GuestLocation, config: guest_model.Config, status: dict[str, Any]) -> list[str]:
+async def risks_of(
+    inventory: Inventory, at: GuestLocation, config: guest_model.Config, status: dict[str, Any]
+) -> list[str]:
     """Return the risks of changing the guest; [] unless this is a dry run."""
     if not is_dry_run():
         return []

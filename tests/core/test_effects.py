@@ -11,7 +11,18 @@ import pytest
 from agentd.bus.provision import provision
 from agentd.errors import BusUnavailable, Fenced, PermanentError
 from agentd.tools import effects
-from agentd.tools.effects import CANCELLED, CLAIMED, DONE, FAILED, Claim, ClaimDecision, ClaimRequest, claim, write_tombstone, decide
+from agentd.tools.effects import (
+    CANCELLED,
+    CLAIMED,
+    DONE,
+    FAILED,
+    Claim,
+    ClaimDecision,
+    ClaimRequest,
+    claim,
+    decide,
+    write_tombstone,
+)
 from agentd.wire import subjects
 from agentd.wire.codec import now
 from agentd.wire.messages import TaskError

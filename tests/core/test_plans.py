@@ -82,7 +82,10 @@ async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Pro
 
 def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
     """A tool that writes outside `once` is stopped before anything is sent; outside a dry run it is not."""
-    with dry_run_context(), pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"):
+    with (
+        dry_run_context(),
+        pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"),
+    ):
         refuse_write("POST /x")
 
     refuse_write("POST /x")

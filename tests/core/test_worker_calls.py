@@ -313,7 +313,10 @@ async def test_a_stale_delivery_is_not_handed_back(nats_server: NatsServer, work
         raise BusUnavailable("it comes again", delay=0.0)
 
     await put(work, 1)
-    async with connected(nats_server.url, agent="other") as second, running_consumer(work, sleep, slots=1, log=lines) as first:
+    async with (
+        connected(nats_server.url, agent="other") as second,
+        running_consumer(work, sleep, slots=1, log=lines) as first,
+    ):
         await slow.reach(1)
         first.paused = True
         async with running_consumer(second, other, slots=4, drain=5):

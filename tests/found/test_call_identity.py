@@ -299,7 +299,9 @@ def test_a_record_of_another_tool(phase: str, age: float, attempt: int, takeover
 
     assert decide(_record(phase, "probed"), wanted, age=age) is ClaimDecision.CONFLICT
     later = phase == effects.FAILED and attempt == 2
-    assert decide(_record(phase, digest="e"), wanted, age=age) is (ClaimDecision.TAKE if later else ClaimDecision.CONFLICT)
+    assert decide(_record(phase, digest="e"), wanted, age=age) is (
+        ClaimDecision.TAKE if later else ClaimDecision.CONFLICT
+    )
     assert decide(_record(phase), wanted, age=age) is not ClaimDecision.CONFLICT
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agentd.client.tool_calls import call_tool
 from agentd.errors import Rejected
-from agentd.safety.policy import guests, check_same_guests
+from agentd.safety.policy import check_same_guests, guests
 from agentd.wire import subjects
 from agentd.wire.messages import Inverse, Target, ToolCall
 from core.probe import SERVICE, Probe, a_worker, record, serving

@@ -15,14 +15,16 @@ import msgspec
 from agentd.errors import Denied, Rejected
 from agentd.wire.codec import digest
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import PlannedRequest, DecideFailed, TimerFired, AgentReport, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.wire.workflow import Workflow
 
-KINDS: dict[str, type[Any]] = {each.__name__: each for each in (PlannedRequest, DecideFailed, TimerFired, AgentReport, Signal)}
+KINDS: dict[str, type[Any]] = {
+    each.__name__: each for each in (PlannedRequest, DecideFailed, TimerFired, AgentReport, Signal)
+}
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any
 from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
 from agentd.wire.workflow import Compensation, TaskSpec, Workflow
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import PlannedRequest, TimerFired, AgentReport, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = T0 + timedelta(seconds=10)

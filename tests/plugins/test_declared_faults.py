@@ -174,7 +174,11 @@ def test_sizes(known: dict[str, Tool]) -> None:
     assert "this is nested more than 32 deep: are there aliases (*) of aliases?" in str(faults("a: &a [*a]", known))
     assert faults("[" * 60_000, known) == ["f.yaml:1:1: it is nested too deeply; at most 32 levels are read"]
     assert faults("#" * 200_000, known) == ["f.yaml:1:1: the file has 200000 bytes; at most 131072 are read"]
-    assert check.read(b"a: \xff", "f.yaml", "f", check.KnownNames({}, {}))[1].faults[0].text.startswith("this is not UTF-8")
+    assert (
+        check.read(b"a: \xff", "f.yaml", "f", check.KnownNames({}, {}))[1]
+        .faults[0]
+        .text.startswith("this is not UTF-8")
+    )
     assert time.process_time() - begun < 10
 
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from agentd.errors import BadExpression, Rejected, from_code
 from agentd_orchestrator.expressions import evaluate as expressions_evaluate
-from agentd_orchestrator.expressions.evaluate import evaluate, is_true, reference, uses, referenced_tasks, tasks_in_condition
+from agentd_orchestrator.expressions.evaluate import (
+    evaluate,
+    is_true,
+    reference,
+    referenced_tasks,
+    tasks_in_condition,
+    uses,
+)
 
 GUESTS = [
     {"vmid": 101, "name": "web1", "status": "running", "tags": ["web"]},

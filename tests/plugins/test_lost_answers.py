@@ -27,7 +27,9 @@ ANEW = {"create_token"}
 """The tools that revoke what they have made, and make it again, because its secret was lost with the answer."""
 
 
-async def walked(lab: FakePve, folder: Path, download_server: str, fault: str) -> tuple[list[tuple[str, list[str]]], set[str]]:
+async def walked(
+    lab: FakePve, folder: Path, download_server: str, fault: str
+) -> tuple[list[tuple[str, list[str]]], set[str]]:
     """Call every tool, with a fault in the first request of each kind; return what each did, and whom that hit."""
     lab.reset()
     lab.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)

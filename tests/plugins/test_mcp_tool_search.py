@@ -9,7 +9,7 @@ import pytest
 from agentd.errors import InvalidMessage
 from agentd.wire.messages import Tier
 from agentd_mcp import tool_search
-from agentd_mcp.server import describe_briefly, describe
+from agentd_mcp.server import describe, describe_briefly
 from tool_bench import size
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def test_nothing_fits(known: dict[str, Tool]) -> None:
 def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> None:
     """Each tool of every day exists, and their list costs a model a fraction of all."""
     listed = [
-        describe_briefly(describe(tools[name])) for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
+        describe_briefly(describe(tools[name]))
+        for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
     ]
     cost = sum(len(each.model_dump_json(by_alias=True, exclude_none=True)) for each in listed) // 4
 

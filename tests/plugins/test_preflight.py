@@ -176,7 +176,10 @@ def test_blocks(config: dict[str, Any], more: dict[str, Any], line: str) -> None
         ({"cpu": "host"}, {"cpus": ("EPYC 9354", "EPYC 9354")}),
         ({"cpu": "host"}, {"running": False, "cpus": ("EPYC 9354", "Xeon 6130")}),
         ({"memory": "999999"}, {"running": False}),
-        ({"mp0": "/srv/data,mp=/data,shared=1"}, {"at": GuestLocation(200, "pve1", "lxc", "dns", "stopped", template=False)}),
+        (
+            {"mp0": "/srv/data,mp=/data,shared=1"},
+            {"at": GuestLocation(200, "pve1", "lxc", "dns", "stopped", template=False)},
+        ),
         ({}, {"wish": {"target": "pve1"}}),
     ],
 )

@@ -145,7 +145,9 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, dow
     least = connect(lab, "blind")
     can, all_can = bench_of(least, tmp_path), bench_of(full, tmp_path)
     await walk(
-        lambda tool: all_can if tool in beyond or not tier.covers(can.tools[tool].tier) else can, Steer(lab), download_server
+        lambda tool: all_can if tool in beyond or not tier.covers(can.tools[tool].tier) else can,
+        Steer(lab),
+        download_server,
     )
 
     assert set((await least.permissions())["/"]) == privileges

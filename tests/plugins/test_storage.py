@@ -92,7 +92,12 @@ class TestDownload:
 
     async def test_fetched(self, tools: Bench, steered: Steer, download_server: str) -> None:
         """A file is fetched and compared; the second time Proxmox says that it is there."""
-        wanted: dict[str, Any] = {**WHERE, "url": f"{download_server}/image.iso", "filename": "a.iso", "checksum": RIGHT.upper()}
+        wanted: dict[str, Any] = {
+            **WHERE,
+            "url": f"{download_server}/image.iso",
+            "filename": "a.iso",
+            "checksum": RIGHT.upper(),
+        }
         made = await tools.call("download_url", **wanted)
         again = await tools.call("download_url", **wanted)
 
@@ -104,10 +109,14 @@ class TestDownload:
         ("path", "checksum", "told"),
         [("image.iso", "0" * 64, "checksum mismatch"), ("cut.iso", "", "download failed"), ("no.iso", "", "404")],
     )
-    async def test_wrong(self, tools: Bench, steered: Steer, download_server: str, path: str, checksum: str, told: str) -> None:
+    async def test_wrong(
+        self, tools: Bench, steered: Steer, download_server: str, path: str, checksum: str, told: str
+    ) -> None:
         """A wrong checksum, a download that is cut off, a missing file: an error, and nothing is left."""
         with pytest.raises(errors.TaskFailed, match=f"{told}.*local:iso/b.iso: nothing was left"):
-            await tools.call("download_url", **WHERE, url=f"{download_server}/{path}", filename="b.iso", checksum=checksum)
+            await tools.call(
+                "download_url", **WHERE, url=f"{download_server}/{path}", filename="b.iso", checksum=checksum
+            )
         assert "iso/b.iso" not in (await steered.world())["volumes"]["local"]
 
     async def test_there(self, tools: Bench, steered: Steer, download_server: str) -> None:

@@ -12,7 +12,7 @@ from agentd.wire.codec import decode, encode
 from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
 from agentd.wire.workflow import OutboxMessage, Status, TaskSpec, TaskStatus, Workflow, result_of
 from agentd_orchestrator.engine import outgoing, progress
-from agentd_orchestrator.engine.inputs import PlannedRequest, DecideFailed, TimerFired, AgentReport
+from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, PlannedRequest, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
 

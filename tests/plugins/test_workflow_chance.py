@@ -25,7 +25,7 @@ from agentd.wire.workflow import (
 )
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import progress
-from agentd_orchestrator.engine.inputs import PlannedRequest, TimerFired, AgentReport, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from agentd_orchestrator.engine.state import satisfied
 from plugins.flow import T0, fold

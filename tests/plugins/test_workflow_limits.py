@@ -14,7 +14,7 @@ from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier
 from agentd.wire.workflow import Status, TaskState, TaskStatus, Workflow, result_of
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import inputs, outgoing, signals
-from agentd_orchestrator.engine.inputs import TimerFired, AgentReport, Input
+from agentd_orchestrator.engine.inputs import AgentReport, Input, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, started, step
 

@@ -256,7 +256,9 @@ def test_a_failed_workflow_is_carried_on() -> None:
     tasks = wf.retry_tasks(state)
     plan = [task.spec for task in tasks.values() if task.spec is not None]
     again = fold(
-        None, [PlannedRequest(WorkflowRequest("test", "w2", retry_of="w"), plan, "bob", Tier.OPERATE, carried=tasks)], T0
+        None,
+        [PlannedRequest(WorkflowRequest("test", "w2", retry_of="w"), plan, "bob", Tier.OPERATE, carried=tasks)],
+        T0,
     )
 
     assert again is not None

@@ -171,7 +171,9 @@ async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
     names = [f"vm{number}" for number in range(10)]
     begun = time.monotonic()
     await _give_up_after(bus, 12.0)
-    async with RestartingDaemons(net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge", "mcp-bridge2")) as daemons:
+    async with RestartingDaemons(
+        net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge", "mcp-bridge2")
+    ) as daemons:
         deploying = asyncio.gather(*(deploy(bus, name, wait=110) for name in names))
         victims = [chance.choice(("orchestrator", "orchestrator2")), chance.choice(("mcp-bridge", "mcp-bridge2"))]
         chance.shuffle(victims)

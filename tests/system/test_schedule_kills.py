@@ -35,7 +35,10 @@ async def _give_up_after(bus: Bus, seconds: float) -> None:
 
 async def test_orchestrators_die_while_it_fires(net: Net) -> None:
     """Two orchestrators are killed in turn, and together, while each second brings a run; none is lost or doubled."""
-    async with net.client() as bus, RestartingDaemons(net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge")) as daemons:
+    async with (
+        net.client() as bus,
+        RestartingDaemons(net, ("orchestrator", "orchestrator2", "specialist", "mcp-bridge")) as daemons,
+    ):
         await schedules.provision(bus, {"often": OFTEN})
         await _give_up_after(bus, 8.0)
         begun, killed = time.monotonic(), tuple[str, ...]()

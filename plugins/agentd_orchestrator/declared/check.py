@@ -16,7 +16,7 @@ from agentd import BadExpression
 from agentd.wire import tool_names
 from agentd.wire.workflow import UNDO
 from agentd_orchestrator.declared import file_format, parameters, typed_yaml, workflow
-from agentd_orchestrator.declared.typed_yaml import suggestion, locate_error
+from agentd_orchestrator.declared.typed_yaml import locate_error, suggestion
 from agentd_orchestrator.declared.yaml_source import Position, Report, Value
 from agentd_orchestrator.declared.yaml_source import read as read_yaml
 from agentd_orchestrator.expressions import evaluate
@@ -223,7 +223,9 @@ class _TaskCheck:
         if self._given("workflow"):
             self._workflow(where)
         if task.when:
-            self._add_dependencies(self._expression("when", task.when, LATE, condition=True), self._at("when"), f"{where}.when")
+            self._add_dependencies(
+                self._expression("when", task.when, LATE, condition=True), self._at("when"), f"{where}.when"
+            )
         self._templates(self._at("for_each"), f"{where}.for_each", LATE)
         for key in ("max_parallel", "approval"):
             self._templates(self._at(key), f"{where}.{key}", EARLY)

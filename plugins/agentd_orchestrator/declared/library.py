@@ -108,7 +108,9 @@ class Library(Mapping[str, Definition]):
         for path in paths[:MAX_FILES]:
             if path.stem in found:
                 extra.append(
-                    Fault(_printable_path(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one")
+                    Fault(
+                        _printable_path(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one"
+                    )
                 )
                 continue
             try:
@@ -120,7 +122,9 @@ class Library(Mapping[str, Definition]):
                 found[path.stem] = (path, (unsafe, *stamp))
         if len(paths) > MAX_FILES:
             extra.append(
-                Fault(_printable_path(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out")
+                Fault(
+                    _printable_path(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out"
+                )
             )
         return found, extra
 
@@ -133,7 +137,9 @@ class Library(Mapping[str, Definition]):
         except UnsafeFile as error:
             return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", f"is not read: {error}")])
         except OSError as error:
-            return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", f"cannot be read: {error.strerror}")])
+            return _Entry(
+                path, signature, faults=[Fault(_printable_path(path), 1, 1, "", f"cannot be read: {error.strerror}")]
+            )
         return self._entry(name, path, signature, data, known)
 
     def _entry(
@@ -152,7 +158,9 @@ class Library(Mapping[str, Definition]):
             text = f"{name!r} cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -"
             return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", text)])
         try:
-            declared, report = check.read(data, _printable_path(path), name, check.KnownNames(self._known_tools(), known))
+            declared, report = check.read(
+                data, _printable_path(path), name, check.KnownNames(self._known_tools(), known)
+            )
         except Exception as error:  # noqa: BLE001 - a bug in the check must not prevent reading the other files
             text = f"it cannot be checked, which is a bug in agentd ({type(error).__name__}); the file is left out"
             return _Entry(path, signature, faults=[Fault(_printable_path(path), 1, 1, "", text)])
@@ -227,11 +235,15 @@ class Library(Mapping[str, Definition]):
         self.refresh()
         usable = [*self._own.values(), *(entry.definition for entry in self._entries.values() if entry.definition)]
         found = [
-            ListedWorkflow(definition.name, definition.source, definition.description, object_schema(definition.parameters))
+            ListedWorkflow(
+                definition.name, definition.source, definition.description, object_schema(definition.parameters)
+            )
             for definition in usable
         ]
         broken = [(name, entry) for name, entry in self._entries.items() if entry.definition is None]
-        found += [ListedWorkflow(printable(name), _printable_path(entry.path), faults=entry.faults) for name, entry in broken]
+        found += [
+            ListedWorkflow(printable(name), _printable_path(entry.path), faults=entry.faults) for name, entry in broken
+        ]
         found += [ListedWorkflow(Path(fault.file).stem, fault.file, faults=[fault]) for fault in self._extra]
         return sorted(found, key=lambda workflow: workflow.name)
 

@@ -95,7 +95,9 @@ class Report:
         """
         number = value.at.line + line - (0 if value.block else 1)
         if not word or not 0 < number <= len(self.lines):
-            return value.at if line == 1 and not value.block else Position(number, 1 if value.block else value.at.column)
+            return (
+                value.at if line == 1 and not value.block else Position(number, 1 if value.block else value.at.column)
+            )
         start = value.at.column - 1 if number == value.at.line else 0
         ends = (r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else "")
         match = re.compile(re.escape(word).join(ends)).search(self.lines[number - 1], start)

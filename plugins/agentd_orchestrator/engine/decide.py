@@ -24,10 +24,10 @@ from agentd.wire.messages import TaskCompletion, request_digest
 from agentd.wire.workflow import PREVIEW, UNDER_WAY
 from agentd_orchestrator.engine import plan_check as plans
 from agentd_orchestrator.engine import progress, signals, timers
-from agentd_orchestrator.engine.inputs import PlannedRequest, DecideFailed, TimerFired, AgentReport, Input, Signal
+from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.outgoing import service_of
 from agentd_orchestrator.engine.signals import MAX_TEXT
-from agentd_orchestrator.engine.state import cancelled, continues, add_entry, set_task
+from agentd_orchestrator.engine.state import add_entry, cancelled, continues, set_task
 
 MAX_LINES: Final = 50
 """Maximum of stored warnings and log lines per task, and of timeline lines of a workflow that is too large."""
@@ -210,7 +210,9 @@ def end_oversized(state: Workflow, size: int, most: int = Workflow.MAX_BYTES, *,
     kept = {} if new else _cancel_running(state, state.updated)
     tasks = {name: _without_results(task) for name, task in kept.items()}
     state = replace(state, parameters={}, tasks=tasks, outbox=[], error=text, timeline=state.timeline[-MAX_LINES:])
-    return progress.finish(add_entry(state, state.updated, text), state.updated, Status.REJECTED if new else Status.FAILED)
+    return progress.finish(
+        add_entry(state, state.updated, text), state.updated, Status.REJECTED if new else Status.FAILED
+    )
 
 
 def _without_results(task: TaskState) -> TaskState:

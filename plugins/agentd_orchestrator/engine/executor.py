@@ -249,7 +249,9 @@ class Engine:
         await self._alarm(workflow_id, text)
         subject = subjects.event(workflow_id)
         letter = DeadLetter(subjects.WORKFLOWS, 0, subject, text, self._agent, now(), delivered=given.delivered)
-        await dead_letters.store_dead_letter(self._bus, dead_letters.BROKEN, subjects.ORCH_INPUT, letter, encode(given.value))
+        await dead_letters.store_dead_letter(
+            self._bus, dead_letters.BROKEN, subjects.ORCH_INPUT, letter, encode(given.value)
+        )
 
     # -- reading and writing ------------------------------------------------------------------------------------------
 
@@ -353,7 +355,9 @@ class Engine:
         """
         newest = await self._bus.newest(subjects.WORKFLOWS, outgoing.subject_of(state, outbox_message), msgspec.Raw)
         if newest.value is not None or newest.doubt or not newest.seq:
-            self._log.debug("sent before", workflow=state.workflow_id, kind=outbox_message.kind, task=outbox_message.task)
+            self._log.debug(
+                "sent before", workflow=state.workflow_id, kind=outbox_message.kind, task=outbox_message.task
+            )
         elif (sent := self._send(state, outbox_message, newest.seq)) is not None:
             await sent
 
@@ -398,7 +402,9 @@ class Engine:
             return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = outgoing.service_of(spec.queue)
         key = subjects.effect_key(state.workflow_id, outbox_message.task)
-        return asyncio.ensure_future(write_tombstone(self._bus, service, key, self._agent, now(), stop=outbox_message.kind == "stop"))
+        return asyncio.ensure_future(
+            write_tombstone(self._bus, service, key, self._agent, now(), stop=outbox_message.kind == "stop")
+        )
 
     def _assign(self, state: Workflow, outbox_message: OutboxMessage, expect: int) -> Awaitable[object] | None:
         try:

@@ -67,4 +67,8 @@ Input = PlannedRequest | AgentReport | TimerFired | Signal | DecideFailed
 
 def decide_failed(given: Input, error: str) -> Input:
     """Return the input that replaces `given`, for which `decide` fails."""
-    return replace(given, plan=[], refused=error, status=Status.FAILED) if isinstance(given, PlannedRequest) else DecideFailed(error)
+    return (
+        replace(given, plan=[], refused=error, status=Status.FAILED)
+        if isinstance(given, PlannedRequest)
+        else DecideFailed(error)
+    )

@@ -289,7 +289,11 @@ def remaining_changes(state: Workflow) -> list[str]:
             continue
         not_undone = "" if undone is None else f"; not undone: {undone.error.message if undone.error else 'not begun'}"
         if task.status in DONE:
-            lines += [] if _described_result(task.result) in removed else [f"{name}: {_described_result(task.result)}{not_undone}"]
+            lines += (
+                []
+                if _described_result(task.result) in removed
+                else [f"{name}: {_described_result(task.result)}{not_undone}"]
+            )
         elif task.error is not None and task.error.code in {*UNKNOWN, "cancelled"}:
             lines.append(f"{name}: not known, {UNKNOWN.get(task.error.code, task.error.message)}{not_undone}")
         elif not_undone:
@@ -303,7 +307,9 @@ def _undone(state: Workflow) -> set[str]:
     Every other change to one of them was removed with it.
     """
     undone = (task for name, task in state.tasks.items() if (of := state.tasks.get(UNDO + name)) and of.status in DONE)
-    return {_described_result(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result}
+    return {
+        _described_result(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result
+    }
 
 
 def _described_result(result: object) -> str:

@@ -63,7 +63,9 @@ class Planner:
         retried  the workflow that the request retries
         parent   the task that starts this workflow
         """
-        begin = PlannedRequest(request, [], principal, tier, parent=parent, authenticated=is_authenticated(request, principal))
+        begin = PlannedRequest(
+            request, [], principal, tier, parent=parent, authenticated=is_authenticated(request, principal)
+        )
         try:
             _check(request, parent)
             begin = _retry_of(begin, retried) if request.retry_of else self._planned(begin)

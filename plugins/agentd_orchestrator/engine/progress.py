@@ -15,7 +15,7 @@ from agentd.tools.large_results import INLINE
 from agentd.wire.workflow import UNDER_WAY, UNDO, OutboxMessage
 from agentd_orchestrator.engine import approval_text, outgoing
 from agentd_orchestrator.engine.plan_check import MAX_TASKS
-from agentd_orchestrator.engine.state import add, cancelled, continues, may_begin, add_entry, set_task, satisfied
+from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, satisfied, set_task
 from agentd_orchestrator.expressions import evaluate
 
 MAX_SENT_BACK: Final = 5
@@ -156,7 +156,9 @@ def _create_items(state: Workflow, name: str, items: Any, at: datetime) -> Workf
         raise Rejected(message)
     task = state.tasks[name]
     if not items:
-        return set_task(state, name, replace(task, status=TaskStatus.COMPLETED, finished_at=at), at, "completed: no items")
+        return set_task(
+            state, name, replace(task, status=TaskStatus.COMPLETED, finished_at=at), at, "completed: no items"
+        )
     item_tasks = {
         f"{name}-{number}": TaskState(None, parent=name, index=number, item=item) for number, item in enumerate(items)
     }

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agentd import ANONYMOUS, Denied, Rejected, Status, TaskError, TaskState, TaskStatus, Tier, Workflow
 from agentd.safety.policy import unproven_reason
 from agentd_orchestrator.engine import progress
-from agentd_orchestrator.engine.state import continues, add_entry, set_task
+from agentd_orchestrator.engine.state import add_entry, continues, set_task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,7 +74,9 @@ def _cancel(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is Status.CANCELLING:
         return replace(state, undo=True) if undo and not state.undo else state
     text = f"cancelled {_reason(given)}"
-    state = replace(add_entry(state, at, text), status=Status.CANCELLING, error=state.error or text, undo=state.undo or undo)
+    state = replace(
+        add_entry(state, at, text), status=Status.CANCELLING, error=state.error or text, undo=state.undo or undo
+    )
     return progress.wind_down(state, at, stop=True)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from agentd import DONE, Status, TaskState, TaskStatus, Workflow
-from agentd.wire.workflow import OutboxMessage, Entry
+from agentd.wire.workflow import Entry, OutboxMessage
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from agentd import Rejected, TaskError, TaskState, TaskStatus, Workflow
 from agentd.wire.workflow import UNDER_WAY, OutboxMessage
 from agentd_orchestrator.engine import progress
-from agentd_orchestrator.engine.state import add, cancelled, continues, may_begin, add_entry, set_task
+from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, set_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,15 +21,15 @@ from agentd_orchestrator.expressions.metering import ExpressionRefused
 from agentd_orchestrator.expressions.values import (
     Value,
     binary,
-    compare,
-    check_size,
     check_defined,
+    check_size,
+    check_type,
+    compare,
+    count_steps,
     number,
     spend,
     text_of,
     to_json,
-    count_steps,
-    check_type,
 )
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def map_(
     if attribute is not None:
         attributes = [pick(item, attribute) for item in items]
         return [
-            default if isinstance(picked, Undefined) and default is not None else check_defined(picked) for picked in attributes
+            default if isinstance(picked, Undefined) and default is not None else check_defined(picked)
+            for picked in attributes
         ]
     if name not in FILTERS or name == "map":
         raise ExpressionRefused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
@@ -290,7 +291,11 @@ def _reject_undefined(work: Callable[..., Value]) -> Callable[..., Value]:
     @wraps(work)
     def checked(value: Value, *arguments: Value, **named: Value) -> Value:
         spend(0)
-        return work(check_defined(value), *map(check_defined, arguments), **{name: check_defined(argument) for name, argument in named.items()})
+        return work(
+            check_defined(value),
+            *map(check_defined, arguments),
+            **{name: check_defined(argument) for name, argument in named.items()},
+        )
 
     return checked
 

@@ -69,7 +69,9 @@ class Meter:
         if self._whole < 0:
             if self._costly:
                 raise TooExpensive
-            raise ExpressionRefused(f"the expressions of this workflow work on too much at once: more than {IN_ALL} items in all")
+            raise ExpressionRefused(
+                f"the expressions of this workflow work on too much at once: more than {IN_ALL} items in all"
+            )
 
 
 _meter: ContextVar[Meter] = ContextVar("what is left")

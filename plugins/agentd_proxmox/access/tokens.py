@@ -13,7 +13,7 @@ import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, one_line, tool
 from agentd_proxmox import escalation, methods
-from agentd_proxmox.access.users import Epoch, DeletedAccount, Text, UserId, UserSelector, granted
+from agentd_proxmox.access.users import DeletedAccount, Epoch, Text, UserId, UserSelector, granted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,9 @@ class ApiTokens:
     async def list_tokens(self, call: Call, p: UserSelector) -> Tokens:  # noqa: ARG002
         """List the API tokens of a user; secrets are never shown."""
         # Listing tokens requires the right to change users; reading the user does not.
-        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.path_part(p.id)}")).get("tokens") or {}
+        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.path_part(p.id)}")).get(
+            "tokens"
+        ) or {}
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")

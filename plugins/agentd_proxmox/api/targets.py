@@ -140,7 +140,9 @@ async def changed_guests(inventory: Inventory, endpoint: Endpoint, sent: Values)
     return result
 
 
-async def _guest(inventory: Inventory, vmid: int, place: GuestLocation | None, endpoint: Endpoint, *, detailed: bool) -> Target:
+async def _guest(
+    inventory: Inventory, vmid: int, place: GuestLocation | None, endpoint: Endpoint, *, detailed: bool
+) -> Target:
     if place is not None and not detailed:
         state = {"name": place.name, "node": place.node, "status": one_line(place.status)}
         return Target(f"guest/{place.vmid}", place.title, state=state, labels=place.target().labels)

@@ -297,7 +297,9 @@ class Api:
         except NotFound:
             return {}
         return {
-            "object": pages.digest(api_answers.redact(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[:16]
+            "object": pages.digest(api_answers.redact(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[
+                :16
+            ]
         }
 
     async def _started_task(self, endpoint: api_schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:

@@ -21,7 +21,7 @@ from agentd_proxmox.fields import GuestName
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls
 
     Entry = dict[str, Any]

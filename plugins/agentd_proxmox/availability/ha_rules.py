@@ -15,10 +15,10 @@ from agentd_proxmox.availability.ha_model import (
     OF_RULE,
     RULES,
     Rule,
-    old_values,
     describe,
     differences,
     node_list,
+    old_values,
     rules,
     service,
     target,
@@ -224,7 +224,9 @@ class HaRules:
             if not was:
                 await self.proxmox.post(GROUPS, group=p.name, **sent)
                 return
-            sent = dropped_values.changed_parameters(wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"})
+            sent = dropped_values.changed_parameters(
+                wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"}
+            )
             await self.proxmox.put(f"{GROUPS}/{p.name}", digest=was[0].digest or None, **sent)
 
         await call.ensure(check, apply)

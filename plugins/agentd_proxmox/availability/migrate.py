@@ -38,7 +38,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs, Optional
 
     Entry = dict[str, Any]
@@ -222,7 +222,9 @@ class Migration:
         Groups of Proxmox VE 8 are returned as rules.
         """
         resources, places, rules = await asyncio.gather(
-            _or_none(self.proxmox.get("/cluster/ha/resources")), self.inventory.places(), _or_none(ha_model.rules(self.proxmox))
+            _or_none(self.proxmox.get("/cluster/ha/resources")),
+            self.inventory.places(),
+            _or_none(ha_model.rules(self.proxmox)),
         )
         where = {ha_model.service(place): place.node for place in places}
         managed = {str(e["sid"]): where[str(e["sid"])] for e in resources or [] if str(e["sid"]) in where}

@@ -36,7 +36,7 @@ from agentd_proxmox.guest_model import mark_of, notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]

@@ -204,7 +204,10 @@ class Restore:
 
         async def check() -> Found | None:
             config = await self.inventory.config(at)
-            if guest_model.owner_of(config, call.key) is VmidOwner.OURS and config.get("lock") not in guest_model.MAKING:
+            if (
+                guest_model.owner_of(config, call.key) is VmidOwner.OURS
+                and config.get("lock") not in guest_model.MAKING
+            ):
                 return Found()
             if ours := await targets.running_tasks(self.inventory, at.node, RESTORERS, str(at.vmid)):
                 return Found(ours[0].text)
@@ -231,7 +234,9 @@ class Restore:
     async def _config(self, node: str, volid: str) -> guest_model.Config:
         return parse_config(str(await self.proxmox.get(f"/nodes/{node}/vzdump/extractconfig", volume=volid) or ""))
 
-    async def _send(self, call: Call, at: GuestLocation, volid: str, storage: str | None, more: dict[str, Any]) -> str | None:
+    async def _send(
+        self, call: Call, at: GuestLocation, volid: str, storage: str | None, more: dict[str, Any]
+    ) -> str | None:
         old = guest_model.text_of(str((await self._config(at.node, volid)).get("description") or ""))
         source = {"archive": volid} if at.kind == "qemu" else {"ostemplate": volid, "restore": True}
         sent = {"vmid": at.vmid, "storage": storage, "description": guest_model.describe(old, call.key)} | source | more

@@ -270,7 +270,9 @@ class Cluster:
         """
         filter_values.check_exists("node", p.node, await self.inventory.node_names() if p.node else ())
         lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
-        filter_values.check_exists("content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)})
+        filter_values.check_exists(
+            "content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)}
+        )
         lines = [line for line in lines if p.node in {None, line.node} and (not p.content or p.content in line.content)]
         by_status, by_storage = (dict(Counter(getattr(line, of) for line in lines)) for of in ("status", "storage"))
         tally = StoragePage(len(lines), by_status, by_storage)

@@ -327,7 +327,9 @@ class NotificationSetup:
             if set(now) <= PLAIN and not int(now.get("disable") or 0):
                 protocol = now.get("proto") or now.get("influxdbproto") or "udp"
                 values = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
-                targets.set_undo(call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values})
+                targets.set_undo(
+                    call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values}
+                )
             return None
 
         async def apply() -> None:

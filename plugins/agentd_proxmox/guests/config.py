@@ -25,7 +25,7 @@ from agentd_proxmox.fields import GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")

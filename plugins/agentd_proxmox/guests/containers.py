@@ -18,7 +18,7 @@ from agentd_proxmox.guests.create import Creation, GuestOrder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 NOT_OPTIONS = frozenset({"vmid", "digest"})

@@ -38,7 +38,7 @@ from agentd import (
 )
 from agentd_proxmox import api_tiers, drives, fields, guest_model, guest_writing, methods, targets
 from agentd_proxmox.guest_model import VmidOwner
-from agentd_proxmox.inventory import MARGIN, Inventory, GuestLocation
+from agentd_proxmox.inventory import MARGIN, GuestLocation, Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -353,7 +353,9 @@ class Creation:
         command = grant(where, "VM.Allocate", self.proxmox.user)
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
-    async def _look(self, call: Call, p: GuestOrder, check: Callable[[], Awaitable[None]] | None = None) -> Found | None:
+    async def _look(
+        self, call: Call, p: GuestOrder, check: Callable[[], Awaitable[None]] | None = None
+    ) -> Found | None:
         """Return Found if our guest exists on its VMID; wait while this cannot be decided."""
         idle = 0
         while True:

@@ -25,7 +25,7 @@ from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls
 
 DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
@@ -100,7 +100,9 @@ class DeletionTools:
             if ours:
                 return Found(ours[0].text)
             before.append(await self._deletable_guest(call, at, p))
-            call.target(await targets.guest_target(self.inventory, at, *await self._loses(at, before[-1]), volumes=True))
+            call.target(
+                await targets.guest_target(self.inventory, at, *await self._loses(at, before[-1]), volumes=True)
+            )
             return None
 
         async def apply() -> str | None:

@@ -19,7 +19,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 MOVERS = frozenset({"qmmove", "move_volume"})

@@ -39,7 +39,7 @@ from agentd_proxmox.guests import guest_output
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -253,7 +253,9 @@ class Agent:
         async def check() -> None:
             await self._ask(at, LOOK)
             call.target(
-                await targets.guest_target(self.inventory, at, f"whatever this does in it: {guest_output.command(p.command)}")
+                await targets.guest_target(
+                    self.inventory, at, f"whatever this does in it: {guest_output.command(p.command)}"
+                )
             )
 
         async def apply() -> None:
@@ -304,7 +306,9 @@ class Agent:
         async def check() -> Found | None:
             if await self._has_content(at, p.path, content):
                 return Found()
-            call.target(await targets.guest_target(self.inventory, at, f"what {guest_output.word(p.path)} in it holds now"))
+            call.target(
+                await targets.guest_target(self.inventory, at, f"what {guest_output.word(p.path)} in it holds now")
+            )
             return None
 
         async def apply() -> None:
@@ -399,7 +403,8 @@ def _decoded(answer: Entry, path: str) -> bytes:
 
 def _executed(at: GuestLocation, pid: int, answer: Entry, limit: int) -> Executed:
     out, err = (
-        guest_output.printable_text(guest_output.decode_latin1(str(answer.get(key) or ""))) for key in ("out-data", "err-data")
+        guest_output.printable_text(guest_output.decode_latin1(str(answer.get(key) or "")))
+        for key in ("out-data", "err-data")
     )
     cut = any(guest_output.flag(answer.get(key)) for key in ("out-truncated", "err-truncated"))
     return Executed(

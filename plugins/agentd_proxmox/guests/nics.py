@@ -18,7 +18,7 @@ from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway
 from agentd_proxmox.guests.suspend import SECRET
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 _LONGEST: Final = 2000

@@ -16,7 +16,7 @@ from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
 from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
 Key = Annotated[str, formats.full_match("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]

@@ -17,7 +17,7 @@ from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls
 
 
@@ -115,7 +115,11 @@ class Power:
             if _is(await self.inventory.status(at), wanted):
                 return Found()
             status = await self.inventory.unlocked(call, at, besides=besides)
-            if wanted == RUNNING and guest_model.is_powered_on(status) and (state := guest_model.state(status)) != RUNNING:
+            if (
+                wanted == RUNNING
+                and guest_model.is_powered_on(status)
+                and (state := guest_model.state(status)) != RUNNING
+            ):
                 advice = (
                     "resume_vm lets it go on" if state in guest_model.RESUMABLE else "reset_vm, or stop_guest first"
                 )

@@ -17,7 +17,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Look = Callable[[], Awaitable[Found | None]]
@@ -211,7 +211,10 @@ class SuspendTools:
             raise Rejected("update_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
         if p.tags is None and not p.add and not p.remove:
             raise Rejected("update_tags: give `tags`, or `add` and `remove`")
-        if both := sorted(set(option_strings.comparable_tags(";".join(p.add))) & set(option_strings.comparable_tags(";".join(p.remove)))):
+        if both := sorted(
+            set(option_strings.comparable_tags(";".join(p.add)))
+            & set(option_strings.comparable_tags(";".join(p.remove)))
+        ):
             raise Rejected(f"update_tags: {', '.join(both)} stands in `add` and in `remove`")
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
@@ -224,7 +227,9 @@ class SuspendTools:
             return None
 
         async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted_tags(p, config))
+            return await guest_writing.change(
+                self.inventory, call, at, p.digest, lambda config: _wanted_tags(p, config)
+            )
 
         await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), ["tags"])
         return await self.inventory.read(at)

@@ -21,12 +21,12 @@ from agentd_proxmox.network.firewall_rules import (
     AddRule,
     ChangeRule,
     DeleteRule,
+    FirewallSelector,
     Level,
     Policy,
     Rule,
-    FirewallSelector,
-    rules_path,
     is_on,
+    rules_path,
 )
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ class Firewalls:
             if not p.to:
                 await self.proxmox.post(rules_path(path, p), **sent, comment=comment or None)
                 return
-            if firewall_rules.marked(await self.lockout.rules(path, p), mark) is None:  # off until it is at its position
+            if (
+                firewall_rules.marked(await self.lockout.rules(path, p), mark) is None
+            ):  # off until it is at its position
                 await self.proxmox.post(rules_path(path, p), **sent | {"enable": 0}, comment=comment)
             await self._place(path, p, mark)
 
@@ -214,7 +216,9 @@ class Firewalls:
 
         async def apply() -> None:
             await self.proxmox.put(
-                f"{rules_path(path, p)}/{p.pos}", **firewall_rules.difference(at[0], p), digest=at[0].get("digest") or None
+                f"{rules_path(path, p)}/{p.pos}",
+                **firewall_rules.difference(at[0], p),
+                digest=at[0].get("digest") or None,
             )
 
         await call.ensure(check, apply)
@@ -238,7 +242,9 @@ class Firewalls:
             left = [other for other in entries if other is not entry]
             shut = await self.lockout.closed_access(path, p, entries, left)
             call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
-            targets.set_undo(call, "create_firewall_rule", AddRule, {**_of(p), **firewall_rules.recreate_parameters(entry, p.pos)})
+            targets.set_undo(
+                call, "create_firewall_rule", AddRule, {**_of(p), **firewall_rules.recreate_parameters(entry, p.pos)}
+            )
             at[:] = [str(entry.get("digest") or "")]
             return None
 

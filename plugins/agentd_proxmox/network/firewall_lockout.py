@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd import Rejected
-from agentd_proxmox.network.firewall_rules import FirewallSelector, rules_path, is_on
+from agentd_proxmox.network.firewall_rules import FirewallSelector, is_on, rules_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,9 @@ class LockoutCheck:
         found = {group: await self.proxmox.get(f"{CLUSTER}/groups/{group}") or [] for group in sorted(used)}
         return open_ports(entries, groups | found, policy)
 
-    async def closed_access(self, path: str, p: FirewallSelector | AddRule, before: list[Entry], after: list[Entry]) -> list[str]:
+    async def closed_access(
+        self, path: str, p: FirewallSelector | AddRule, before: list[Entry], after: list[Entry]
+    ) -> list[str]:
         """Return what access a change of rules closes, if the cluster's firewall is on."""
         options = {} if p.vmid is not None else await self.proxmox.get(f"{CLUSTER}/options") or {}
         if not switched(options, CLUSTER):

@@ -139,7 +139,10 @@ class FirewallSets:
     calls: ClassVar[Calls] = {
         "list_firewall_sets": LISTS,
         "set_firewall_alias": (*_on_each_firewall("POST aliases", "PUT aliases/{name}"), *USERS),
-        "set_firewall_ipset": (*_on_each_firewall("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"), *USERS),
+        "set_firewall_ipset": (
+            *_on_each_firewall("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"),
+            *USERS,
+        ),
         "create_firewall_group": (*LISTS, f"POST {CLUSTER}/groups"),
         "delete_firewall_set": (
             *_on_each_firewall("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),

@@ -163,7 +163,12 @@ class SdnTools:
         """Create or change a zone; the change is pending until apply_sdn."""
         if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
             raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
-        sent: Entry = {"bridge": p.bridge, "peers": _joined_names(p.peers), "nodes": _joined_names(p.nodes), "mtu": p.mtu}
+        sent: Entry = {
+            "bridge": p.bridge,
+            "peers": _joined_names(p.peers),
+            "nodes": _joined_names(p.nodes),
+            "mtu": p.mtu,
+        }
         await self._set(call, "zone", p, sent, {"type": p.type})
         return await self._read()
 
@@ -264,13 +269,17 @@ class SdnTools:
             subnet = next((entry for entry in await self._kept(p.name) if _cidr(entry) == p.subnet), {})
             found = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
             return found, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
-        there: Entry = next((entry for entry in await self._list_objects(f"{p.kind}s") if entry.get(p.kind) == p.name), {})
+        there: Entry = next(
+            (entry for entry in await self._list_objects(f"{p.kind}s") if entry.get(p.kind) == p.name), {}
+        )
         if not there:
             return {}, [], []
         if p.kind == "vnet":
             inside = sorted(_cidr(entry) for entry in await self._kept(p.name))
         else:
-            inside = [one_line(entry["vnet"]) for entry in await self._list_objects("vnets") if entry.get("zone") == p.name]
+            inside = [
+                one_line(entry["vnet"]) for entry in await self._list_objects("vnets") if entry.get("zone") == p.name
+            ]
         return there, inside, [f"{p.kind}s/{p.name}"]
 
     async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:

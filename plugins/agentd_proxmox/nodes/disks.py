@@ -372,18 +372,24 @@ def _zfs(entry: Entry) -> CreatedStorage:
 def _lvm(entry: Entry) -> CreatedStorage:
     size, free = int(entry.get("size") or 0), int(entry.get("free") or 0)
     used = round(100 * (size - free) / size, 1) if size else 0.0
-    return CreatedStorage("lvm", one_line(entry["name"]), size=size, free=free, used=used, on=_names(entry.get("children") or []))
+    return CreatedStorage(
+        "lvm", one_line(entry["name"]), size=size, free=free, used=used, on=_names(entry.get("children") or [])
+    )
 
 
 def _thin(entry: Entry) -> CreatedStorage:
     size, used = int(entry.get("lv_size") or 0), int(entry.get("used") or 0)
     whole, meta = int(entry.get("metadata_size") or 0), int(entry.get("metadata_used") or 0)
     share, filled = (round(100 * part / all_, 1) if all_ else 0.0 for part, all_ in ((used, size), (meta, whole)))
-    return CreatedStorage("lvmthin", one_line(entry["lv"]), "", size, size - used, share, filled, one_line(entry.get("vg") or ""))
+    return CreatedStorage(
+        "lvmthin", one_line(entry["lv"]), "", size, size - used, share, filled, one_line(entry.get("vg") or "")
+    )
 
 
 def _directory(entry: Entry) -> CreatedStorage:
-    return CreatedStorage("directory", one_line(entry["path"]).rpartition("/")[2], on=one_line(entry.get("device") or ""))
+    return CreatedStorage(
+        "directory", one_line(entry["path"]).rpartition("/")[2], on=one_line(entry.get("device") or "")
+    )
 
 
 _MADE: Final = {"zfs": _zfs, "lvm": _lvm, "lvmthin": _thin, "directory": _directory}

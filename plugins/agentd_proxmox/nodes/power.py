@@ -13,7 +13,7 @@ from agentd import Call, Found, NotFound, ProxmoxUnavailable, Rejected, Repeat, 
 from agentd_proxmox import fields, methods, targets
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]

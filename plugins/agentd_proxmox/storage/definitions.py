@@ -210,7 +210,9 @@ class StorageDefinitions:
             content = None if p.content is None else ",".join(p.content)
             nodes = None if p.nodes is None else ",".join(p.nodes)
             wanted = {"disable": None if p.enabled is None else not p.enabled, "content": content, "nodes": nodes}
-            await self.proxmox.put(f"/storage/{p.storage}", **dropped_values.changed_parameters(wanted, wanted, {"disable"}))
+            await self.proxmox.put(
+                f"/storage/{p.storage}", **dropped_values.changed_parameters(wanted, wanted, {"disable"})
+            )
 
         await call.ensure(check, apply)
         return await self._one(p.storage)

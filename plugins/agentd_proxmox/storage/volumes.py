@@ -20,7 +20,7 @@ from agentd_proxmox.guest_model import notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory, GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
@@ -350,7 +350,9 @@ class Storage:
             ours = [e for e in active if e.type == "imgdel" and e.id in task_ids and e.user == self.proxmox.user]
             if not ours:
                 break
-            await targets.wait_a_moment(call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?")
+            await targets.wait_a_moment(
+                call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?"
+            )
         return line
 
     async def _fetching(self, call: Call, p: DownloadUrl, volid: str) -> str:

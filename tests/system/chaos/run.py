@@ -24,8 +24,8 @@ if __package__ in {None, ""}:
 
 from pve.client import FakePve
 from system.chaos import checker, cluster, evidence, plan
-from system.chaos.processes import Processes, with_plugin
 from system.chaos.clients import Clients
+from system.chaos.processes import Processes, with_plugin
 
 POISON = "poison"
 """What stands in the id of a workflow whose task kills whoever takes it, each time."""

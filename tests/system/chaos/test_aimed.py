@@ -14,10 +14,10 @@ import pytest
 
 from harness import eventually
 from system.chaos import checker, evidence
-from system.chaos.processes import Processes, with_plugin
-from system.chaos.cluster import SIZE, Cluster
 from system.chaos.clients import Clients
+from system.chaos.cluster import SIZE, Cluster
 from system.chaos.plan import Request
+from system.chaos.processes import Processes, with_plugin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
