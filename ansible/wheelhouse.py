@@ -1,4 +1,4 @@
-"""Build the wheelhouse: one tar with everything that a node installs, so that nodes need no network.
+"""Build the wheelhouse: one tar with everything that a node installs: wheels, units, scripts.
 
     python ansible/wheelhouse.py --output dist [--python 3.13]
 
@@ -71,7 +71,9 @@ def pack(wheels: Path, python: str, output: Path) -> Path:
     with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, "manifest.json", json.dumps(manifest).encode())
         _add(tar, "requirements.txt", "".join(lines).encode())
-        _add(tar, "install.sh", (ROOT / "ansible" / "install.sh").read_bytes(), 0o755)
+        for folder, prefix in ((ROOT / "ansible" / "release", ""), (ROOT / "systemd", "systemd/")):
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                _add(tar, f"{prefix}{file.relative_to(folder)}", file.read_bytes())
         for wheel in found:
             _add(tar, f"wheels/{wheel.name}", wheel.read_bytes())
     data = content.getvalue()
@@ -83,10 +85,10 @@ def pack(wheels: Path, python: str, output: Path) -> Path:
     return place
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     """Add a file without owner and time: the same content gives the same tar."""
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(data), mode
+    entry.size, entry.mode = len(data), 0o644
     tar.addfile(entry, io.BytesIO(data))
 
 

@@ -46,6 +46,7 @@ PR_SET_PDEATHSIG = 1
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Simulate a Proxmox VE cluster.")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the API (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="of the API; 0 draws a free one")
     parser.add_argument("--control-port", type=int, default=0, help="of the control port; 0 draws a free one")
     parser.add_argument("--dir", type=Path, required=True, help="where ca.pem and the certificate are written")
@@ -106,7 +107,7 @@ async def serve(options: argparse.Namespace, parent: int) -> None:
     use_real_booleans()
     pve = Simulator()
     versions.be(pve, options.pve_version)
-    pve.port, pve.durations = options.port, {name: float(value) for name, value in options.durations.items()}
+    pve.host, pve.port, pve.durations = options.host, options.port, {name: float(value) for name, value in options.durations.items()}
     tokens = make_tokens(pve, options)
     described = cluster.load(options.cluster)
     cluster.build(pve, described)

@@ -1,0 +1,88 @@
+#!/bin/sh
+# Let this node use this release: sh /opt/agentd/releases/NAME/activate.sh [--check] INSTANCE...
+# INSTANCE is a role (orchestrator, specialist, monitor, mcp-bridge) or [instances.NAME] of the configuration; instances
+# that are not named are stopped. Prints what it changes, and nothing if there is nothing to change. With --check nothing
+# is changed. An upgrade and a rollback are the same: the new or the old release is activated.
+set -eu
+umask 022
+release=$(dirname "$(readlink -f "$0")")
+units=/etc/systemd/system
+applied=/etc/agentd/applied
+check=false
+if [ "${1:-}" = --check ]; then
+    check=true
+    shift
+fi
+[ -e "$release/complete" ] || {
+    echo "$release is not complete: run its install.sh again" >&2
+    exit 1
+}
+
+act() { $check || "$@"; }
+
+# What an instance was started with: a run that was interrupted is completed by the next one.
+digest() {
+    cat "$release"/systemd/agentd@.service "$release/systemd/agentd@$1.service.d"/* "$units"/agentd@.service.d/* \
+        /etc/agentd/agentd.toml /etc/agentd/conf.d/*.toml /etc/agentd/nats-ca.pem /etc/agentd/credentials/"$1".nkey \
+        /etc/agentd/credentials/proxmox-token 2>/dev/null | sha256sum - "$release/complete"
+}
+
+for unit in "$release"/systemd/agentd*; do
+    to=$units/$(basename "$unit")
+    if ! diff -rq "$unit" "$to" >/dev/null 2>&1; then
+        echo "unit $to"
+        act rm -rf "$to"
+        act cp -r "$unit" "$to"
+    fi
+done
+version=$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')
+reload=$units/agentd@.service.d/notify-reload.conf
+if [ "$version" -ge 253 ] && ! cmp -s "$release/systemd/notify-reload.conf" "$reload"; then
+    echo "unit $reload"
+    act mkdir -p "$units/agentd@.service.d"
+    act cp "$release/systemd/notify-reload.conf" "$reload"
+fi
+if [ "$(readlink /opt/agentd/current || true)" != "$release" ]; then
+    echo "release $(basename "$release")"
+    act ln -sfn "$release" /opt/agentd/current
+fi
+if [ "$(readlink /usr/local/bin/agentd || true)" != /opt/agentd/current/bin/agentd ]; then
+    echo "command /usr/local/bin/agentd"
+    act ln -sf /opt/agentd/current/bin/agentd /usr/local/bin/agentd
+fi
+act systemctl daemon-reload
+act mkdir -p -m 700 "$applied"
+
+for link in "$units"/agentd.target.wants/agentd@*.service; do
+    instance=$(basename "$link" .service)
+    instance=${instance#agentd@}
+    case " $* " in
+    *" $instance "*) ;;
+    *)
+        [ -L "$link" ] || continue
+        echo "stop $instance"
+        act systemctl disable --quiet --now "agentd@$instance"
+        act rm -f "$applied/$instance" "/etc/agentd/credentials/$instance.nkey"
+        ;;
+    esac
+done
+
+act systemctl enable --quiet agentd.target
+for instance; do
+    now=$(digest "$instance")
+    if [ "$now" = "$(cat "$applied/$instance" 2>/dev/null)" ] && systemctl --quiet is-active "agentd@$instance" &&
+        systemctl --quiet is-enabled "agentd@$instance"; then
+        continue
+    fi
+    echo "start $instance"
+    $check && continue
+    systemctl enable --quiet "agentd@$instance"
+    systemctl reset-failed "agentd@$instance" 2>/dev/null || true
+    # A stop drains: what runs is finished or handed back. A start has succeeded when every part of the agent works.
+    if ! timeout 180 systemctl restart "agentd@$instance"; then
+        journalctl --no-pager -q -n 15 -u "agentd@$instance" >&2
+        exit 1
+    fi
+    echo "$now" >"$applied/$instance"
+done
+act systemctl start agentd.target

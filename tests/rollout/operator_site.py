@@ -1,0 +1,101 @@
+"""What the lab's operator has: an inventory, the playbook, the key directory, the simulated Proxmox."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollout.lab import CONTROL, SSH_OPTIONS
+
+if TYPE_CHECKING:
+    from rollout.lab import Lab, Node
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE = ROOT / "ansible"
+SCRIPTS = Path(sys.executable).parent
+PLAYBOOK = ROOT / ".venv-ansible" / "bin" / "ansible-playbook"
+PORTS = {"orchestrator": 8080, "specialist": 8081, "monitor": 8082, "mcp-bridge": 8001}
+_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+class Site:
+    """One cluster in the lab, as its operator sees it."""
+
+    def __init__(self, lab: Lab, directory: Path, wheelhouse: Path) -> None:
+        """Write nothing yet; `wheelhouse` is the release that is rolled out."""
+        self.lab = lab
+        self.directory = directory
+        self.keys = directory / "keys"
+        self.keys.mkdir(mode=0o700)
+        self.variables: dict[str, Any] = {
+            "agentd_cluster": "lab",
+            "agentd_wheelhouse": str(wheelhouse),
+            "agentd_command": os.environ.get("AGENTD_ROLLOUT_COMMAND", str(SCRIPTS / "agentd")),
+            "agentd_principals": {"alice": "operate", "bob": "destroy"},
+            "agentd_settings": {},
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(lab.key),
+            "ansible_ssh_common_args": " ".join(f"-o{option}" for option in SSH_OPTIONS),
+        }
+        self.seconds = 0.0
+
+    def use_proxmox(self, url: str, fingerprint: str, token_id: str, secret: str) -> None:
+        """Let the bridges call this API."""
+        (self.keys / "proxmox-token").write_text(secret)
+        settings = {"url": url, "token_id": token_id, "fingerprint": fingerprint}
+        self.variables["agentd_settings"]["proxmox"] = settings
+
+    def inventory(self) -> Path:
+        """Write the inventory; return its path.  A file of JSON is one of YAML."""
+        hosts = {
+            node.name: {"ansible_host": node.address, "agentd_web_address": node.address} for node in self.lab.nodes
+        }
+        groups = {name: {"hosts": {node: {} for node in hosts}} for name in ("nats", "agentd")}
+        content = {"all": {"vars": self.variables, "hosts": hosts, "children": groups}}
+        file = self.directory / "inventory.yml"
+        file.write_text(json.dumps(content, indent=1))
+        return file
+
+    def play(self, *arguments: str, playbook: str = "site.yml") -> subprocess.CompletedProcess[str]:
+        """Run a playbook; its output is kept beside the inventory."""
+        command = [str(PLAYBOOK), "-i", str(self.inventory()), *arguments, str(ANSIBLE / playbook)]
+        environment = os.environ | {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        environment |= {"ANSIBLE_HOME": str(self.directory), "PYTHONWARNINGS": "ignore"}
+        log = self.directory / "ansible.log"
+        start = time.monotonic()
+        with log.open("w") as output:
+            done = subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=540, check=False
+            )
+        self.seconds = time.monotonic() - start
+        return subprocess.CompletedProcess(command, done.returncode, log.read_text(), "")
+
+    def changed(self, *arguments: str, playbook: str = "site.yml") -> dict[str, int]:
+        """Run a playbook that must succeed; return how much it changed on each host."""
+        done = self.play(*arguments, playbook=playbook)
+        assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+        return {host: int(changed) for host, _, changed, _, _ in _RECAP.findall(done.stdout)}
+
+    def agentd(self, node: Node, principal: str, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run the command line on a node as a principal."""
+        key = f"/run/{principal}.nk"
+        (node.root / key.lstrip("/")).write_text((self.keys / "principals" / f"{principal}.nk").read_text())
+        login = f"AGENTD_CLIENT__PRINCIPAL={principal} AGENTD_BUS__NKEY_FILE={key}"
+        return node.run(f"chmod 600 {key}; {login} agentd {' '.join(arguments)}", seconds)
+
+
+def wheelhouse(directory: Path) -> Path:
+    """Build the wheelhouse of this source; return its path."""
+    command = [sys.executable, str(ANSIBLE / "wheelhouse.py"), "--output", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+__all__ = ["CONTROL", "PORTS", "Site", "wheelhouse"]
