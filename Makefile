@@ -64,6 +64,10 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 
 # In one process: the nodes are one lab, and the tests follow one another as an operator's days do.
 rollout: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp $(ANSIBLE)/ansible.stamp ## roll out to three real nodes and prove that it works (as root)
+	$(ANSIBLE)/bin/shellcheck .ci/run $(shell find ansible -name '*.sh')
+	$(ANSIBLE)/bin/yamllint --strict -c ansible/.yamllint ansible
+	cd ansible && PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-playbook -i inventories/three.yml --syntax-check *.yml
+	cd ansible && PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-lint -q --offline --profile production
 	$(BIN)/pytest -p no:xdist tests/rollout $(ARGS)
 
 bench: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## measure (ARGS: pytest's)

@@ -2,7 +2,7 @@
 
     python ansible/wheelhouse.py --output dist [--python 3.13]
 
-Run it in an environment that has pip and the build backends of `requirements/build.txt`, such as `.venv` of `make test`.
+Run it in an environment that has pip and the build backends of `requirements/build.txt`, such as the `.venv` of `make`.
 The packages are those of the lock, checked by hash; the tar holds a lock of its own with the hash of each wheel.  The
 name has the digest of the content: the same content has the same name, and a changed tar does not fit its name.
 """

@@ -16,8 +16,6 @@ for option; do
     esac
 done
 
-act() { $check || "$@"; }
-
 running() { systemctl --quiet is-active nats-server; }
 
 # Users can change while the server runs; everything else needs a restart.
@@ -28,7 +26,7 @@ digest() {
 users() { sha256sum </etc/nats/agentd-users.conf; }
 
 note() {
-    mkdir -p -m 700 "$applied"
+    install -d -m 700 "$applied"
     digest >"$applied/server"
     users >"$applied/users"
 }

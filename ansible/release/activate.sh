@@ -44,6 +44,7 @@ if [ "$version" -ge 253 ] && ! cmp -s "$release/systemd/notify-reload.conf" "$re
 fi
 if [ "$(readlink /opt/agentd/current || true)" != "$release" ]; then
     echo "release $(basename "$release")"
+    act touch "$release"
     act ln -sfn "$release" /opt/agentd/current
 fi
 if [ "$(readlink /usr/local/bin/agentd || true)" != /opt/agentd/current/bin/agentd ]; then
@@ -51,7 +52,7 @@ if [ "$(readlink /usr/local/bin/agentd || true)" != /opt/agentd/current/bin/agen
     act ln -sf /opt/agentd/current/bin/agentd /usr/local/bin/agentd
 fi
 act systemctl daemon-reload
-act mkdir -p -m 700 "$applied"
+act install -d -m 700 "$applied"
 
 for link in "$units"/agentd.target.wants/agentd@*.service; do
     instance=$(basename "$link" .service)
@@ -86,3 +87,13 @@ for instance; do
     echo "$now" >"$applied/$instance"
 done
 act systemctl start agentd.target
+
+# The release before this one stays, for a rollback.
+if ! $check; then
+    cd "$(dirname "$release")"
+    find . -maxdepth 1 -name 'agentd-*' -type d ! -name "$(basename "$release")" -printf '%T@ %f\n' | sort -rn | tail -n +2 |
+        while read -r _ old; do
+            echo "remove $old"
+            rm -rf "./$old"
+        done
+fi

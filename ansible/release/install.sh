@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the release of a wheelhouse: tar -xOf FILE.tar install.sh | sh -s -- FILE.tar
+# Install the release of a wheelhouse: sh install.sh FILE.tar
 # It is the same for the playbook and by hand. It may be repeated: a release that is not complete is installed again.
 # Nothing that runs changes: activate.sh and activate-nats.sh of the release do that.
 set -eu
@@ -27,3 +27,4 @@ PIP_CONFIG_FILE=/dev/null "$place/bin/python" -m pip install --quiet --disable-p
 rm -rf "$place/wheels"
 sync -f "$place"
 touch "$place/complete"
+rm -f "/opt/agentd/releases/$name.tar"

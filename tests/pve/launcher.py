@@ -107,7 +107,11 @@ async def serve(options: argparse.Namespace, parent: int) -> None:
     use_real_booleans()
     pve = Simulator()
     versions.be(pve, options.pve_version)
-    pve.host, pve.port, pve.durations = options.host, options.port, {name: float(value) for name, value in options.durations.items()}
+    pve.host, pve.port, pve.durations = (
+        options.host,
+        options.port,
+        {name: float(value) for name, value in options.durations.items()},
+    )
     tokens = make_tokens(pve, options)
     described = cluster.load(options.cluster)
     cluster.build(pve, described)

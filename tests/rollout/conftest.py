@@ -1,14 +1,18 @@
-"""Fixtures of the rollout tests: a lab of three nodes for all of them."""
+"""Fixtures of the rollout tests: a lab of three nodes for all of them, and what its operator has."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pve.client import FakePve
 from rollout import image
-from rollout.lab import Lab
+from rollout.lab import CONTROL, Lab
+from rollout.operator_site import FIGURES, PLAYBOOK, Site, wheelhouse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +26,35 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     try:
         environment, base = image.tools(), image.root("bookworm")
     except image.Unavailable as missing:
-        pytest.skip(f"no nodes here: {missing}")
+        print(missing)  # noqa: T201 - the reason of the skip is fixed, so that it can be listed
+        pytest.skip("Debian's packages for the nodes cannot be fetched here")
     with Lab(tmp_path_factory.mktemp("lab"), base, 3, environment) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def proxmox(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakePve]:
+    """Run the simulated Proxmox VE at an address that the nodes reach."""
+    assert lab.nodes
+    with FakePve(directory=tmp_path_factory.mktemp("pve"), arguments=("--host", CONTROL)) as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def site(lab: Lab, proxmox: FakePve, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Return what the operator has: nothing is installed yet."""
+    assert PLAYBOOK.exists(), "run it by `make rollout`"
+    directory = tmp_path_factory.mktemp("site")
+    found = Site(lab, directory, wheelhouse(directory / "dist"))
+    assert proxmox.directory is not None
+    certificate = ssl.PEM_cert_to_DER_cert((proxmox.directory / "pve.crt").read_text())
+    fingerprint = hashlib.sha256(certificate).hexdigest().upper()
+    token_id, _, secret = proxmox.tokens["full"].partition("=")
+    found.use_proxmox(proxmox.url, ":".join(fingerprint[at : at + 2] for at in range(0, 64, 2)), token_id, secret)
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured."""
+    for name, value in FIGURES.items():
+        terminalreporter.write_line(f"{name.replace('_', ' ')}: {value}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollout.lab import CONTROL, SSH_OPTIONS
+from rollout.lab import SSH_OPTIONS
 
 if TYPE_CHECKING:
     from rollout.lab import Lab, Node
@@ -21,6 +24,8 @@ ANSIBLE = ROOT / "ansible"
 SCRIPTS = Path(sys.executable).parent
 PLAYBOOK = ROOT / ".venv-ansible" / "bin" / "ansible-playbook"
 PORTS = {"orchestrator": 8080, "specialist": 8081, "monitor": 8082, "mcp-bridge": 8001}
+FIGURES: dict[str, object] = {}
+"""What was measured, for the end of the output."""
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -53,10 +58,12 @@ class Site:
 
     def inventory(self) -> Path:
         """Write the inventory; return its path.  A file of JSON is one of YAML."""
-        hosts = {
+        hosts: dict[str, Any] = {
             node.name: {"ansible_host": node.address, "agentd_web_address": node.address} for node in self.lab.nodes
         }
-        groups = {name: {"hosts": {node: {} for node in hosts}} for name in ("nats", "agentd")}
+        groups: dict[str, Any] = {name: {"hosts": {node: {} for node in hosts}} for name in ("nats", "agentd")}
+        local = {"ansible_connection": "local", "monitoring_directory": str(self.directory / "prometheus")}
+        groups["prometheus"] = {"hosts": {"control": local}}
         content = {"all": {"vars": self.variables, "hosts": hosts, "children": groups}}
         file = self.directory / "inventory.yml"
         file.write_text(json.dumps(content, indent=1))
@@ -71,7 +78,13 @@ class Site:
         start = time.monotonic()
         with log.open("w") as output:
             done = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=540, check=False
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=540,
+                check=False,
             )
         self.seconds = time.monotonic() - start
         return subprocess.CompletedProcess(command, done.returncode, log.read_text(), "")
@@ -82,9 +95,11 @@ class Site:
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
         return {host: int(changed) for host, _, changed, _, _ in _RECAP.findall(done.stdout)}
 
-    def agentd(self, node: Node, principal: str, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def agentd(
+        self, node: Node, principal: str, *arguments: str, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run the command line on a node as a principal."""
-        key = f"/run/{principal}.nk"
+        key = f"/root/{principal}.nk"
         (node.root / key.lstrip("/")).write_text((self.keys / "principals" / f"{principal}.nk").read_text())
         login = f"AGENTD_CLIENT__PRINCIPAL={principal} AGENTD_BUS__NKEY_FILE={key}"
         return node.run(f"chmod 600 {key}; {login} agentd {' '.join(arguments)}", seconds)
@@ -98,4 +113,11 @@ def wheelhouse(directory: Path) -> Path:
     return Path(done.stdout.strip())
 
 
-__all__ = ["CONTROL", "PORTS", "Site", "wheelhouse"]
+def next_release(old: Path) -> Path:
+    """Return a wheelhouse with the same wheels and another content: the release after `old`."""
+    beside = old.with_suffix(".next")
+    shutil.copy(old, beside)
+    with tarfile.open(beside, "a") as tar:
+        tar.addfile(tarfile.TarInfo("next"))
+    digest = hashlib.sha256(beside.read_bytes()).hexdigest()[:16]
+    return beside.rename(old.with_name(f"{old.stem.rpartition('-')[0]}-{digest}.tar"))
