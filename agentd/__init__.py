@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentd.bus.consumer import Consumer
     from agentd.bus.jetstream import Bus
     from agentd.bus.job import Job
+    from agentd.bus.permissions import Duty
     from agentd.bus.subscriptions import Received
     from agentd.errors import (
         AgentdError,
@@ -117,6 +118,7 @@ __all__ = [
     "Context",
     "Definition",
     "Denied",
+    "Duty",
     "Fault",
     "Found",
     "Frozen",
@@ -224,6 +226,7 @@ _ORIGINS: Final = {
     "DONE": "agentd.wire.workflow",
     "Definition": "agentd.wire.workflow",
     "Denied": "agentd.errors",
+    "Duty": "agentd.bus.permissions",
     "Fault": "agentd.plugins.workflow_files",
     "Found": "agentd.tools.definition",
     "Frozen": "agentd.errors",

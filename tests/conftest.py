@@ -94,5 +94,5 @@ def pve(tmp_path: Path) -> Iterator[FakePve]:
 
 @pytest.fixture
 def net(tmp_path: Path, nats_server: NatsServer, pve: FakePve) -> Net:
-    """Return the configuration of a network on this NATS and this Proxmox."""
-    return Net(tmp_path, nats_server.url, pve)
+    """Return the configuration of a network on this NATS and this Proxmox, with exact permissions."""
+    return Net(tmp_path, nats_server.url, pve, exact=True)

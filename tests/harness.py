@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -21,25 +22,31 @@ import subprocess
 import sysconfig
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from agentd.bus import provision
+from agentd.bus import permissions, provision
 from agentd.bus.jetstream import Bus
 from agentd.config import load
 from agentd.daemon.supervisor import Supervisor
-from agentd.plugins import manager
+from agentd.errors import ConfigError
+from agentd.plugins import bus_users, manager
+from agentd.safety.signing import Signer
 from agentd.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from agentd.bus.permissions import User
     from pve.client import FakePve
 
 T = TypeVar("T")
 
 ALL_ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+NODES = ("pve1", "pve2", "pve3")
+PRINCIPALS = ("tester", "alice", "bob", "boss", "olga", "oscar", "rita", "eve", "cron")
 START = 20.0
 """Seconds that any process of a test may take to start on a busy machine."""
 
@@ -81,6 +88,15 @@ async def eventually(found: Callable[[], Awaitable[T | None]], what: str, second
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
+SERVERS: dict[str, NatsServer] = {}
+"""Every server by its URL."""
+OPEN = """no_auth_user: test
+authorization {{ users: [ {{ user: test, password: test }}
+{users} ] }}
+"""
+"""Clients without a login are the test's own and may do everything; `users` have the permissions that agentd gives."""
+
+
 class NatsServer:
     """A real nats-server on a free port of loopback, with its data in a directory; restarts keep both."""
 
@@ -94,6 +110,9 @@ class NatsServer:
         self.extra = extra
         self.jetstream = jetstream
         self.process: subprocess.Popen[bytes] | None = None
+        self.users = ""
+        self.closed = any(word in extra for word in ("authorization", "accounts", "operator"))
+        SERVERS[self.url] = self
 
     def start(self) -> Self:
         """Start it and wait until JetStream answers its health check."""
@@ -111,6 +130,7 @@ class NatsServer:
         config_file.write_text(
             f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor}"\n'
             f'jetstream {{ store_dir: "{self.directory / "js"}"\n{self.jetstream} }}\n{self.extra}\n'
+            + ("" if self.closed else OPEN.format(users=self.users))
         )
         return config_file
 
@@ -118,8 +138,22 @@ class NatsServer:
         """Change the configuration of the running server (SIGHUP)."""
         assert self.process is not None
         self.extra = extra
+        self.closed = self.closed or "authorization" in extra
         self._configure()
         self.process.send_signal(signal.SIGHUP)
+
+    def admit(self, users: str) -> None:
+        """Let exactly these users log in, and clients without a login; a server with users of its own keeps them."""
+        if users == self.users or self.closed:
+            return
+        self.users = users
+        if self.process is not None and self.process.poll() is None:
+            log = self.directory / "log"
+            before = log.read_bytes().count(b"Reloaded server configuration")
+            self.reload(self.extra)
+            until(
+                lambda: log.read_bytes().count(b"Reloaded server configuration") > before, "nats-server has new users"
+            )
 
     def kill(self) -> None:
         """End it as a power switch would end the process."""
@@ -239,11 +273,16 @@ class Daemon:
 class Net:
     """The configuration that all instances of a test share, and ways to run them."""
 
-    def __init__(self, directory: Path, nats_url: str, pve: FakePve | None = None) -> None:
-        """Keep where NATS and Proxmox are."""
+    def __init__(self, directory: Path, nats_url: str, pve: FakePve | None = None, *, exact: bool = False) -> None:
+        """Keep where NATS and Proxmox are.
+
+        exact  daemons and commands have the permissions of `agentd permissions`; the test's own clients have all
+        """
         self.directory = directory
         self.nats_url = nats_url
         self.pve = pve
+        self.exact = exact
+        self._admitted = ""
         self.settings: dict[str, Any] = {
             "node": {"name": "pve1", "state_dir": str(directory / "state")},
             "bus": {"servers": [nats_url]},
@@ -253,6 +292,8 @@ class Net:
             "client": {"principal": "tester"},
             "instances": {"all": {"roles": list(ALL_ROLES)}},
         }
+        if exact:
+            self.settings["bus"]["nkey_dir"] = str(directory / "keys")
         if pve is not None:
             self.use_token("full")
 
@@ -272,8 +313,28 @@ class Net:
     def config_file(self) -> Path:
         """Write the configuration as it is now; return its path."""
         file = self.directory / "agentd.toml"
-        file.write_text(_toml(self.settings))
+        text = _toml(self.settings)
+        file.write_text(text)
+        if self.exact and text != self._admitted:
+            self._admitted = text
+            with ThreadPoolExecutor(1) as pool, contextlib.suppress(ConfigError):  # of a test of what is refused
+                pool.submit(self._admit, file).result()  # not on the event loop, which agentd's code may not block
         return file
+
+    def _admit(self, file: Path) -> None:
+        """Let NATS know the users of this configuration, as agents of any node of the simulator."""
+        config, keys = load.load(file, {}, manager.installed()), self.directory / "keys"
+        users: dict[str, User] = {}
+        keys.mkdir(mode=0o700, exist_ok=True)
+        for node in {config.node.name, *NODES}:
+            there = config.model_copy(update={"node": config.node.model_copy(update={"name": node})})
+            users |= {user.name: user for user in bus_users.everyone(there, tuple(config.instances))}
+        users |= {name: permissions.principal(name) for name in PRINCIPALS if name not in users}
+        for name in users:
+            (keys / f"{name}.nk").write_text(_key(name).seed)
+            (keys / f"{name}.nk").chmod(0o600)
+        text = permissions.nats_conf((user, _key(name).public) for name, user in sorted(users.items()))
+        SERVERS[self.nats_url].admit(text.removeprefix("users: [").rstrip().removesuffix("]"))
 
     def config(self) -> load.Config:
         """Return the configuration as a daemon would read it."""
@@ -288,7 +349,7 @@ class Net:
     async def client(self, name: str = "client") -> AsyncIterator[Bus]:
         """Yield a connection on which everything is provisioned."""
         settings = await asyncio.to_thread(self.config)
-        bus = Bus(settings.bus, name, logs.get_logger())
+        bus = Bus(settings.bus.model_copy(update={"nkey_dir": None}), name, logs.get_logger())
         await bus.connect(wait=START)
         try:
             await provision.provision(bus)
@@ -314,6 +375,13 @@ class Net:
             supervisor.stop()
             code = await running
         assert code == 0
+
+
+@functools.cache
+def _key(user: str) -> Signer:
+    """Return the NKey of a user, the same in all tests."""
+    del user
+    return Signer.new()
 
 
 def _toml(value: dict[str, Any], at: str = "") -> str:

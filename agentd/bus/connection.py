@@ -24,7 +24,16 @@ import nats.errors
 from nats import micro
 
 from agentd.bus import credentials as logins
-from agentd.bus.nats_client import Answering, abort, error_text, ignore_closed, is_refusal, is_stuck, status_of
+from agentd.bus.nats_client import (
+    Answering,
+    abort,
+    certificate_end,
+    error_text,
+    ignore_closed,
+    is_refusal,
+    is_stuck,
+    status_of,
+)
 from agentd.bus.replies import Pending
 from agentd.bus.subscriptions import DRAIN, Delivery, Handler, Pull, Received, Subscription, as_bytes
 from agentd.bus.unreadable import Unreadable
@@ -89,6 +98,11 @@ class Connection:
     def server_version(self) -> str:
         """Return the version of the connected server; "" without a connection."""
         return str(self._nc._server_info.get("version", "")) if self.connected else ""  # noqa: SLF001
+
+    @property
+    def certificate_end(self) -> str:
+        """Return when the server's certificate ends, in the form of `ssl`; "" without TLS."""
+        return certificate_end(self._nc)
 
     @property
     def max_payload(self) -> int:

@@ -320,7 +320,7 @@ class Consumer:
             self._bus.send(subject, str(before).encode())
 
     def _begun(self, job: Job) -> str:
-        return f"begun.{self.durable}.{job.sequence}"
+        return subjects.begun_key(self.durable, job.sequence)
 
     async def _failed(self, job: Job, error: Exception) -> None:
         """Decide what happens with a message that was not handled."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nats.aio.client import RawCredentials
 
 from agentd import files
+from agentd.config.secret_files import read_secret
 from agentd.errors import ConfigError, UnsafeFile
 
 if TYPE_CHECKING:
@@ -24,9 +25,12 @@ def options(settings: BusSettings, login: Login, identity: str) -> dict[str, Any
 
     Raises ConfigError for a file that cannot be read.
     """
-    found: dict[str, Any] = {"inbox_prefix": login.inbox(identity)}
+    name = login.named(identity)
+    found: dict[str, Any] = {"inbox_prefix": login.inbox(name)}
     if login.nkey_file:
         found["nkeys_seed_str"] = login.nkey_seed()
+    elif path := login.key_of(name):
+        found["nkeys_seed_str"] = read_secret(path, f"{login.table}.nkey_dir")
     elif login.creds_file:
         found["user_credentials"] = _credentials(login)
     elif login.user:

@@ -25,13 +25,15 @@ from agentd.bus.connection import Connection
 from agentd.bus.nats_client import status_of
 from agentd.bus.stored import Newest, Stored, from_direct_get, parse_headers
 from agentd.bus.subscriptions import as_bytes
-from agentd.errors import BusError, BusUnavailable, InvalidMessage, NotProvisioned, StaleWrite
+from agentd.errors import BusError, BusUnavailable, Denied, InvalidMessage, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from agentd.bus.subscriptions import Delivery as Msg
+    from agentd.config.settings import Bus as BusSettings
+    from agentd.telemetry.logs import Logger
 
 M = TypeVar("M")
 
@@ -53,6 +55,11 @@ _REPLACE = {ROLLUP: "sub"}
 
 class Bus(Connection):
     """One connection to NATS, with JetStream and key-value buckets."""
+
+    def __init__(self, settings: BusSettings, agent: str, log: Logger) -> None:
+        """Prepare a client with these settings; `connect` opens the connection."""
+        super().__init__(settings, agent, log)
+        self._singly = set(subjects.SINGLY)
 
     # -- JetStream ----------------------------------------------------------------------------------------------
 
@@ -260,25 +267,28 @@ class Bus(Connection):
 
         since  the sequence in the stream to start at
         """
-        if stream in subjects.SINGLY:
-            async for stored in self._iter_singly(stream, subject_filter, since):
-                yield stored
-            return
         seq, left = since, -1
-        while left:
+        while left and stream not in self._singly:
             request = {"seq": seq, "next_by_subj": subject_filter, "batch": PAGE, "max_bytes": PAGE_BYTES}
-            page, pending = await self._direct(stream, request)
+            try:
+                page, pending = await self._direct(stream, request)
+            except Denied:  # NATS allows direct gets to agents only
+                self._singly.add(stream)
+                break
             if left < 0:
                 left = len(page) + pending
             for stored in page[:left]:
                 yield stored
             left = max(0, left - len(page)) if page else 0
             seq = page[-1].seq + 1 if page else seq
+        if stream in self._singly:
+            async for stored in self._iter_singly(stream, subject_filter, seq):
+                yield stored
 
     async def _iter_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
         """Yield the same as `walk`, read message by message.
 
-        This is for streams without direct gets.
+        This is for streams without direct gets, and for users that NATS allows none.
         """
         last = await self.last(stream, subject_filter)
         seq = since

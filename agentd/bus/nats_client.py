@@ -68,6 +68,13 @@ def is_stuck(client: Client) -> bool:
     return transport is not None and transport.get_write_buffer_size() > 0
 
 
+def certificate_end(client: Client) -> str:
+    """Return when the server's certificate ends, in the form of `ssl`; "" without TLS."""
+    transport = _socket(client)
+    found = None if transport is None else transport.get_extra_info("peercert")
+    return str((found or {}).get("notAfter", ""))
+
+
 def _socket(client: Client) -> asyncio.WriteTransport | None:
     writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
     found: asyncio.WriteTransport | None = None if writer is None else writer.transport

@@ -243,25 +243,37 @@ async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Co
 
     Returns a line for each change.
     """
+    return [*await provision_streams(bus), *await provision_consumers(bus, queues, pushed)]
+
+
+async def provision_streams(bus: Bus, *, change: bool = True) -> list[str]:
+    """Create and update streams and buckets; without `change` only return what is missing or differs."""
+    return [line for config in streams(bus.settings.replicas) for line in await _stream(bus, config, change=change)]
+
+
+async def provision_consumers(
+    bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = (), *, change: bool = True
+) -> list[str]:
+    """Create and update consumers; without `change` only return what is missing or differs."""
     slots = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
-    changes: list[str] = []
-    for config in streams(bus.settings.replicas):
-        changes += await _stream(bus, config)
-    for stream, config in consumers(slots, pushed):
-        changes += await _durable(bus, stream, config)
-    return changes
+    wanted = consumers(slots, pushed)
+    return [line for stream, config in wanted for line in await _durable(bus, stream, config, change=change)]
 
 
-async def _stream(bus: Bus, config: dict[str, Any]) -> list[str]:
+async def _stream(bus: Bus, config: dict[str, Any], *, change: bool) -> list[str]:
     name = config["name"]
     try:
         existing = (await bus.api(f"STREAM.INFO.{name}"))["config"]
     except NotProvisioned:
+        if not change:
+            return [f"stream {name} is missing"]
         await bus.api(f"STREAM.CREATE.{name}", config, wait=10)
         return [f"made stream {name}"]
     different = _differences(existing, config)
     if not different:
         return []
+    if not change:
+        return [f"stream {name} differs: {', '.join(different)}"]
     try:
         await bus.api(f"STREAM.UPDATE.{name}", existing | config, wait=10)
     except BusError as error:
@@ -270,14 +282,17 @@ async def _stream(bus: Bus, config: dict[str, Any]) -> list[str]:
     return [f"changed stream {name}: {', '.join(different)}"]
 
 
-async def _durable(bus: Bus, stream: str, config: dict[str, Any]) -> list[str]:
+async def _durable(bus: Bus, stream: str, config: dict[str, Any], *, change: bool) -> list[str]:
     name = config["durable_name"]
     try:
         existing = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
     except NotProvisioned:
         existing = None
-    if existing is not None and not _differences(existing, config):
+    different = [] if existing is None else _differences(existing, config)
+    if existing is not None and not different:
         return []
+    if not change:
+        return [f"consumer {name} of {stream} {'differs: ' + ', '.join(different) if different else 'is missing'}"]
     body = {"stream_name": stream, "config": config if existing is None else existing | config}
     try:
         await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body, wait=10)

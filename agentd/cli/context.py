@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -23,7 +24,6 @@ from agentd.wire.codec import plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from pathlib import Path
 
     from agentd.config.load import Config
     from agentd.plugins.workflow_files import Reader
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT = 5.0
 """Seconds that a command waits for the connection to NATS."""
+KEYS = "keys"
+"""The folder in the state directory with the NKeys of all NATS users, USER.nk."""
 EXIT_CODES = {
     "completed": 0,
     "completed_with_warnings": 0,
@@ -41,6 +43,12 @@ EXIT_CODES = {
     "conflict": 65,
     "expired": 65,
 }
+
+
+def default_state(name: str) -> Path:
+    """Return the default state directory of this user for the command `name`."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "agentd" / name
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class App:
 
         admin  use the credentials of [bus.admin]
         """
-        config = self.config()
+        config = with_login(self.config())
         bus = Bus(config.bus, config.principal, logs.get_logger())
         await bus.connect(wait=CONNECT, login=config.bus.admin_login() if admin else None)
         try:
@@ -80,6 +88,15 @@ class App:
             from agentd.cli import tables
 
             tables.show(table, value)
+
+
+def with_login(config: Config) -> Config:
+    """Return the configuration with the keys of `agentd up` of this user, if it names no login of its own."""
+    bus = config.bus
+    keys = default_state("up") / KEYS
+    if bus.user or bus.nkey_file or bus.nkey_dir or bus.creds_file or not (keys / f"{config.principal}.nk").exists():
+        return config
+    return config.model_copy(update={"bus": bus.model_copy(update={"nkey_dir": str(keys)})})
 
 
 async def warn_if_frozen(app: App, bus: Bus) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import shutil
 import time
@@ -22,11 +21,12 @@ from agentd.bus import provision
 from agentd.bus.jetstream import Bus
 from agentd.cli import nats_server, tables
 from agentd.cli.console import console
+from agentd.cli.context import KEYS, default_state
 from agentd.client import queries, requests
 from agentd.config import load, settings
 from agentd.config.policy import Policy
 from agentd.daemon.supervisor import Supervisor
-from agentd.plugins import manager
+from agentd.plugins import bus_users, manager
 from agentd.telemetry import logs
 from agentd.wire.messages import Tier, WorkflowRequest
 
@@ -36,16 +36,19 @@ if TYPE_CHECKING:
 
 ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
 INSTANCE = "all"
+NODE = "pve1"
+"""The node of the simulated cluster on which the demo runs."""
 DURATIONS = {"default": 1.0, "qmclone": 2.0, "qmstart": 1.5}
 """Seconds that tasks of the simulated Proxmox take: long enough to be visible in the demo."""
 
 DEMO_CONFIG = """\
 [node]
-name = "pve1"
+name = {node}
 state_dir = {state}
 
 [bus]
 servers = [{nats}]
+nkey_dir = {keys}
 
 [proxmox]
 url = {url}
@@ -67,26 +70,24 @@ roles = {roles}
 """
 
 
-def default_state(name: str) -> Path:
-    """Return the default state directory of this user for the command `name`."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "agentd" / name
-
-
 def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary | None = None) -> int:
     """Run every role in this process, with an embedded nats-server; return the exit code."""
     state = state or default_state("up")
-    with nats_server.nats_server(state / "nats", port, binary) as url:
+    instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
+    node = given.node.model_copy(update={"state_dir": state})
+    keys = state / KEYS
+    users = bus_users.with_own_keys(given.model_copy(update={"instances": instances, "node": node}), (INSTANCE,), keys)
+    with nats_server.nats_server(state / "nats", port, binary, users=users) as url:
         room = given.bus.max_storage or nats_server.storage_limit(state / "nats")
-        bus = given.bus.model_copy(update={"servers": (url,), "max_storage": room})
-        instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
-        node = given.node.model_copy(update={"state_dir": state})
+        login = settings.Bus(servers=(url,), max_storage=room, nkey_dir=str(keys), queues=given.bus.queues)
+        bus = login.model_copy(update={"timeout": given.bus.timeout})
         config = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
         if "policy" not in given.model_fields_set:  # a user who may start it on loopback may also use it
             config = config.model_copy(update={"policy": Policy(default_tier=Tier.OPERATE)})
         logs.configure(config.log.level, config.log.format)
         supervisor = Supervisor(config, INSTANCE, reload=lambda: config)
         click.echo(f"NATS  {url}")
+        click.echo(f"keys  {keys}")
         return uvloop.run(_up(supervisor))
 
 
@@ -98,7 +99,7 @@ async def _up(supervisor: Supervisor) -> int:
 
 async def _provision(config: Config) -> None:
     bus = Bus(config.bus, "provision", logs.get_logger())
-    await bus.connect(wait=10)
+    await bus.connect(wait=10, login=config.bus.admin_login())
     try:
         await provision.provision(bus, *provision.configured_queues(config.bus))
         await schedules.provision(bus, config.schedules)
@@ -113,8 +114,14 @@ def demo(state: Path | None, *, once: bool) -> int:
     simulator = state / "proxmox"
     shutil.rmtree(simulator, ignore_errors=True)  # the demo keeps nothing between two runs
     logs.configure("warning", "console")
+    planned = load.Config(
+        node=settings.Node(name=NODE, state_dir=state),
+        instances={INSTANCE: settings.InstanceSection(roles=ROLES)},
+        known_plugins=tuple(manager.installed()),
+    )
+    users = bus_users.with_own_keys(planned, (INSTANCE,), state / KEYS)
     with (
-        nats_server.nats_server(state / "nats") as nats,
+        nats_server.nats_server(state / "nats", users=users) as nats,
         nats_server.simulated_proxmox(Path.cwd(), simulator, DURATIONS) as pve,
     ):
         secret = simulator / "token"
@@ -124,6 +131,8 @@ def demo(state: Path | None, *, once: bool) -> int:
         values = {
             "state": str(state),
             "nats": nats,
+            "node": NODE,
+            "keys": str(state / KEYS),
             "url": pve.url,
             "token": pve.token_id,
             "secret": str(secret),
@@ -166,10 +175,11 @@ async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once:
     parameters = {"name": name, "template": 9000, "memory": 2048, "disk": 8, "tags": ["demo"]}
     request = WorkflowRequest("vm_deployment", requests.new_id("vm_deployment"), parameters, "demo")
     out.print(f"[bold]agentd submit vm_deployment name={name} template=9000 memory=2048 disk=8[/]")
-    bus = Bus(supervisor.config.bus, "demo", logs.get_logger())
+    principal = supervisor.config.principal
+    bus = Bus(supervisor.config.bus, principal, logs.get_logger())
     await bus.connect(wait=5)
     try:
-        await requests.submit(bus, "demo", request)
+        await requests.submit(bus, principal, request)
         answer = await queries.follow(bus, request.workflow_id, tables.Steps().show, wait=120)
     finally:
         await bus.close()

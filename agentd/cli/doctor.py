@@ -6,23 +6,21 @@ Each finding says what to do; `agentd doctor` prints the findings and fails if o
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from agentd import formats
-from agentd.bus import capacity, provision
-from agentd.bus.jetstream import Bus
-from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
-from agentd.plugins import manager
+from agentd.bus import capacity, permissions
+from agentd.cli import doctor_bus
+from agentd.cli.doctor_bus import Finding
+from agentd.errors import AgentdError, ConfigError
+from agentd.plugins import bus_users, manager
 from agentd.proxmox.client import Proxmox
 from agentd.proxmox.responses import create_role_hint, role_for
-from agentd.safety import freeze
 from agentd.safety.policy import Policy
-from agentd.wire import subjects
-from agentd.wire.announcements import Heartbeat
-from agentd.wire.codec import now
-from agentd.wire.messages import MAX_STATE, Tier
+from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -32,10 +30,8 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
     from agentd.tools.definition import Right
 
-MAX_OFFSET = 2.0
-"""Seconds that the local clock may differ from the NATS server's."""
-OLDEST = (2, 15)
-"""The oldest version of nats-server that supports what the streams need."""
+ROOM = 100 << 20
+"""Bytes that have to be free for the state of the daemons."""
 ROLES = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
 """The roles in Proxmox that `agentd doctor --roles` creates: one for each tier, with what the tools up to it need."""
 GRANTS = "Permissions.Modify"
@@ -45,106 +41,47 @@ agentd's roles contain it only with `--grants`.
 """
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """The result of one check; `advice` says what to do if it is not good."""
+async def examine(config: Config, log: Logger, instance: str | None = None) -> list[Finding]:
+    """Run all checks; an error in one of them does not prevent the others.
 
-    what: str
-    good: bool
-    text: str
-    advice: str = ""
-
-
-async def examine(config: Config, log: Logger) -> list[Finding]:
-    """Run all checks; an error in one of them does not prevent the others."""
-    findings = await _nats(config, log)
+    instance  check with the login of this agent on this node; None: with that of the command line's principal
+    """
+    if instance is None:
+        user = permissions.principal(config.principal)
+    else:
+        user = await asyncio.to_thread(bus_users.agent, config, instance, config.node.name)
+    findings = [await asyncio.to_thread(_disk, config), *await doctor_bus.examine(config, log, user)]
+    findings += await asyncio.to_thread(_certificates, config)
     if config.proxmox is not None:
         findings += await _proxmox(config)
     return findings
 
 
-async def _nats(config: Config, log: Logger) -> list[Finding]:
-    servers = config.bus.shown_servers
-    bus = Bus(config.bus, f"doctor-{config.node.name}", log)
-    try:
-        await bus.connect(wait=5)
-    except AgentdError as error:
-        return [Finding("nats", good=False, text=str(error), advice="see [bus] in the configuration")]
-    try:
-        findings = [Finding("nats", good=True, text=f"connected to {servers}"), _version(bus)]
-        return [*findings, *await _jetstream(bus, config)]
-    finally:
-        await bus.close()
+def _disk(config: Config) -> Finding:
+    """Check that there is space for the state of the daemons on this machine."""
+    there = config.node.state_dir
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    text = f"{free / capacity.MIB:.0f} MiB free for {config.node.state_dir}"
+    return Finding("disk", free >= ROOM, text, "" if free >= ROOM else "make room: a daemon that cannot write stops")
 
 
-def _version(bus: Bus) -> Finding:
-    version = bus.server_version
-    good = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST
-    oldest = ".".join(str(part) for part in OLDEST)
-    return Finding("nats version", good, version, "" if good else f"agentd needs {oldest} or newer")
-
-
-async def _jetstream(bus: Bus, config: Config) -> list[Finding]:
-    findings: list[Finding] = []
-    for stream in provision.streams(config.bus.replicas):
-        try:
-            await bus.api(f"STREAM.INFO.{stream['name']}")
-        except NotProvisioned:
-            findings.append(Finding(f"stream {stream['name']}", good=False, text="missing", advice="agentd provision"))
-        except BusError as error:
-            findings.append(Finding(f"stream {stream['name']}", good=False, text=str(error), advice="see the NATS log"))
-    if findings:
-        return findings
-    findings.append(Finding("streams", good=True, text="all there"))
-    offset = await bus.measure_clock(subjects.WORKFLOWS)
-    findings.append(
-        Finding("clock", abs(offset) <= MAX_OFFSET, f"{offset:+.3f} s beside the NATS server's", "run an NTP client")
-    )
-    findings.append(await _freeze(bus))
-    findings.append(await _may_write(bus))
-    findings.append(_payload(bus))
-    return [*findings, *await _storage(bus)]
-
-
-async def _freeze(bus: Bus) -> Finding:
-    """Report whether the network is frozen: a freeze is not a fault, but the administrator has to know of it."""
-    try:
-        found = await freeze.read(bus)
-    except AgentdError as error:
-        return Finding("freeze", good=False, text=str(error), advice="until it can be read nothing is changed")
-    return Finding("freeze", good=True, text="not frozen" if found is None else freeze.describe(found))
-
-
-def _payload(bus: Bus) -> Finding:
-    """Check that one message can hold the state of a workflow."""
-    good = bus.max_payload >= MAX_STATE
-    text = f"messages of {bus.max_payload} bytes"
-    advice = f"set max_payload of nats-server to 1MB: workflows whose state is larger than {bus.max_payload} bytes fail"
-    return Finding("max_payload", good, text, "" if good else advice)
-
-
-async def _storage(bus: Bus) -> list[Finding]:
-    """Check how full NATS is, and report which streams use the space."""
-    try:
-        rooms, sizes = await capacity.all_limits(bus)
-    except AgentdError as error:
-        return [Finding("storage", good=False, text=str(error), advice="let this user ask $JS.API.INFO")]
-    full = [room for room in rooms if room.share >= capacity.FULL]
-    if full:
-        return [Finding("storage", good=False, text=room.text, advice=capacity.advice(room, sizes)) for room in full]
-    account = await capacity.account_limits(bus)
-    used = f"{sum(sizes.values()) / capacity.MIB:.1f} MiB in use"
-    unknown = f"{used}; no limit is configured: set max_file of the account, or max_storage under [bus]"
-    return [Finding("storage", good=True, text="; ".join(room.text for room in account) or unknown)]
-
-
-async def _may_write(bus: Bus) -> Finding:
-    """Publish a heartbeat under doctor's own agent id: every agent may do this, other users may not."""
-    subject = subjects.heartbeat(bus.agent)
-    try:
-        await bus.store(subject, Heartbeat(bus.agent, now(), "offline"))
-    except AgentdError as error:
-        return Finding("rights on the bus", good=False, text=str(error), advice=f"let this user publish {subject}")
-    return Finding("rights on the bus", good=True, text=f"may publish {subject}")
+def _certificates(config: Config) -> list[Finding]:
+    """Check when the certificates that the configuration names end."""
+    named = {"[bus] tls_cert_file": config.bus.tls_cert_file, "[bus] tls_ca_file": config.bus.tls_ca_file}
+    if config.proxmox is not None:
+        named["[proxmox] ca_file"] = config.proxmox.ca_file
+    findings = []
+    for what, file in named.items():
+        if file:
+            try:
+                end = ssl._ssl._test_decode_cert(file)["notAfter"]  # type: ignore[attr-defined]  # noqa: SLF001
+            except (OSError, ssl.SSLError) as error:
+                findings.append(Finding(what, good=False, text=f"{file}: {error}", advice="name a certificate (PEM)"))
+            else:
+                findings.append(doctor_bus.certificate(what, end))
+    return findings
 
 
 async def _proxmox(config: Config) -> list[Finding]:
@@ -166,11 +103,29 @@ async def _proxmox(config: Config) -> list[Finding]:
         needed = [right for right in await _needed(config, proxmox) if granted.covers(right.tier)]
         grants = [right for right in needed if right.privilege == GRANTS]
         needed = [right for right in needed if right.privilege != GRANTS]
-        return [*findings, *compare(config.proxmox.token_id, held, needed), *_grants(held, grants)]
+        findings += [await _clocks(proxmox), *compare(config.proxmox.token_id, held, needed)]
+        return [*findings, *_grants(held, grants)]
     except AgentdError as error:
         return [Finding("proxmox", good=False, text=str(error), advice="see [proxmox] in the configuration")]
     finally:
         await proxmox.close()
+
+
+async def _clocks(proxmox: Proxmox) -> Finding:
+    """Compare the clock of each node that is online with that of this machine."""
+    far, nodes = [], [node["node"] for node in await proxmox.get("/nodes") if node.get("status") == "online"]
+    for node in nodes:
+        before = time.time()
+        try:
+            there = float((await proxmox.get(f"/nodes/{node}/time"))["time"])
+        except AgentdError as error:
+            far.append(f"{node}: {error}")
+            continue
+        offset = there + 0.5 - (before + time.time()) / 2  # Proxmox gives whole seconds
+        if abs(offset) > doctor_bus.MAX_OFFSET:
+            far.append(f"{node} {offset:+.0f} s")
+    text = f"differ: {', '.join(far)}" if far else f"those of {len(nodes)} nodes agree with this machine's"
+    return Finding("proxmox clocks", not far, text, "run an NTP client on every node" if far else "")
 
 
 def _grants(held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from agentd.cli.context import App, exit_with_state, parse_parameters, passes, run_async, warn_if_frozen
+from agentd.cli.context import App, exit_with_state, parse_parameters, passes, run_async, warn_if_frozen, with_login
 from agentd.client import requests, tool_calls
 from agentd.errors import AgentdError, NeedsPlan
 from agentd.plugins import manager
@@ -48,6 +48,8 @@ LAZY_COMMANDS = {
     "audit": "agentd.cli.audit",
     "export": "agentd.cli.export",
     "undo": "agentd.cli.undo",
+    "permissions": "agentd.cli.permissions",
+    "nkey": "agentd.cli.permissions",
     "freeze": "agentd.cli.freeze",
     "thaw": "agentd.cli.freeze",
     **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
@@ -185,9 +187,10 @@ def provision(app: App) -> None:
 @click.option(
     "--grants", is_flag=True, help="With --roles: include Permissions.Modify, which lets tools grant any role."
 )
+@click.option("--instance", help="Check with the login of this agent on this node, such as orchestrator.")
 @passes
-def doctor(app: App, *, roles: bool, grants: bool) -> None:
-    """Check NATS, permissions, the clock and Proxmox.
+def doctor(app: App, *, instance: str | None, roles: bool, grants: bool) -> None:
+    """Check NATS, permissions, clocks, certificates and Proxmox.
 
     Each finding says what to do. Exit code 1 if a check fails.
     """
@@ -196,7 +199,7 @@ def doctor(app: App, *, roles: bool, grants: bool) -> None:
     if roles:
         app.show(run_async(examination.roles(app.config(), grants=grants)), "lines")
         return
-    findings = run_async(examination.examine(app.config(), logs.get_logger()))
+    findings = run_async(examination.examine(with_login(app.config()), logs.get_logger(), instance))
     app.show(findings, "findings")
     sys.exit(0 if all(finding.good for finding in findings) else 1)
 
@@ -246,11 +249,11 @@ def agents(app: App) -> None:
 def drain(app: App, agent_id: str) -> None:
     """Drain an agent: finish the running work, then stop.
 
-    The agent takes no new work. systemd may start it again after it has stopped.
+    The agent takes no new work. systemd may start it again after it has stopped. Uses the credentials of [bus.admin].
     """
 
     async def work() -> object:
-        async with app.bus() as (bus, _):
+        async with app.bus(admin=True) as (bus, _):
             return await requests.control(bus, agent_id, "drain")
 
     app.show(run_async(work()), "control")

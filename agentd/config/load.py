@@ -239,7 +239,7 @@ def _takes(table: Raw, key: str) -> bool:
 
     No other proof may be set, and a password needs a user.
     """
-    proofs = {setting.rpartition(".")[2] for setting in CREDENTIALS}
+    proofs = {"nkey_dir", *(setting.rpartition(".")[2] for setting in CREDENTIALS)}
     return not table.keys() & proofs and (key != "password_file" or "user" in table)
 
 

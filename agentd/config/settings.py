@@ -12,6 +12,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -20,6 +21,7 @@ from agentd import cron
 from agentd.config.secret_files import read_secret
 from agentd.config.section import Id, Section, as_id, is_loopback, user_name
 from agentd.errors import InvalidMessage
+from agentd.wire import subjects
 from agentd.wire.names import check_queue
 
 
@@ -58,6 +60,11 @@ class Login(Section):
 
     user: str | None = Field(default=None, description="NATS user name; with an NKey it is used only to name the inbox")
     nkey_file: str | None = Field(default=None, description="file with the seed of the NKey (SU...)")
+    nkey_dir: str | None = Field(
+        default=None,
+        description="directory with a file USER.nk for each NATS user, which holds the seed of its NKey; USER is the "
+        "agent id, the principal of the command line, or admin",
+    )
     creds_file: str | None = Field(default=None, description="NATS credentials file (JWT and seed)")
     password_file: str | None = Field(default=None, description="file with the password of `user`")
     tls_ca_file: str | None = Field(
@@ -74,7 +81,7 @@ class Login(Section):
 
     @model_validator(mode="after")
     def _one_identity(self) -> Self:
-        given = [key for key in ("nkey_file", "creds_file", "password_file") if getattr(self, key)]
+        given = [key for key in ("nkey_file", "nkey_dir", "creds_file", "password_file") if getattr(self, key)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
         if self.password_file and not self.user:
@@ -90,8 +97,16 @@ class Login(Section):
         """
         if self.inbox_prefix:
             return self.inbox_prefix
-        named = self.user or (identity if self.nkey_file or self.creds_file else "")
+        named = self.user or (identity if self.nkey_file or self.nkey_dir or self.creds_file else "")
         return f"_INBOX.{as_id(named)}" if named else "_INBOX"
+
+    def named(self, identity: str) -> str:
+        """Return the name of the NATS user that a process with this identity (agent id or principal) is."""
+        return identity
+
+    def key_of(self, user: str) -> str | None:
+        """Return the path of the seed of `user` in `nkey_dir`, if that is set."""
+        return str(Path(self.nkey_dir, f"{user}.nk")) if self.nkey_dir else None
 
     def nkey_seed(self) -> str | None:
         """Read the NKey's seed, if one is set."""
@@ -113,6 +128,10 @@ class Admin(Login):
     """
 
     table: ClassVar = "bus.admin"
+
+    def named(self, identity: str) -> str:  # noqa: ARG002 - there is one administrator
+        """Return the name of the administrator's NATS user."""
+        return subjects.ADMIN
 
 
 class Queue(Section):
@@ -175,13 +194,19 @@ class Bus(Login):
     def admin_login(self) -> Login:
         """Return the identity for `agentd provision`.
 
-        It is [bus.admin], with the TLS files of [bus] where it has none.
+        It is [bus.admin], with the TLS files of [bus] where it has none; without it, `admin` in nkey_dir.
         """
-        if self.admin is None:
+        if self.admin is None and self.nkey_dir is None:
             return self
+        admin = self.admin or Admin(nkey_dir=self.nkey_dir)
         tls = ("tls_ca_file", "tls_cert_file", "tls_key_file")
-        inherited = {key: getattr(self, key) for key in tls if getattr(self.admin, key) is None}
-        return self.admin.model_copy(update=inherited)
+        inherited = {key: getattr(self, key) for key in tls if getattr(admin, key) is None}
+        return admin.model_copy(update=inherited)
+
+    @property
+    def hosts(self) -> list[str]:
+        """Return the hosts of the servers."""
+        return [urlsplit(address).hostname or "" for address in self.servers]
 
     @property
     def shown_servers(self) -> str:

@@ -125,6 +125,10 @@ class Plugins:
             raise ConfigError(message)
         return found
 
+    def brings_role(self, name: str) -> bool:
+        """Return whether plugin `name` provides a role."""
+        return isinstance(self._call_hook(name, "agentd_role"), Role)
+
     def tools(self, node: str, proxmox: Proxmox | None) -> dict[str, Tool]:
         """Return the tools of all plugins by name; a tool that is not valid is quarantined with a reason."""
         found: dict[str, Tool] = {}

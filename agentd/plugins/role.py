@@ -100,7 +100,12 @@ class Context:
 
 @runtime_checkable
 class Role(Protocol):
-    """The object that a plugin's `agentd_role` hook returns."""
+    """The object that a plugin's `agentd_role` hook returns.
+
+    It may have two more attributes, which give its users in NATS more permissions: `duties`, a set of `Duty`; and with
+    Duty.REPRESENT a method `clients(settings)`, which returns in whose name it sends requests besides the principals of
+    `[web.tokens]`.
+    """
 
     name: str
     port: int

@@ -45,6 +45,7 @@ class Signer:
         try:
             self._key = nkeys.from_seed(bytearray(seed.encode()))
             self.public: str = self._key.public_key.decode()
+            self.seed = seed
         except (nkeys.NkeysError, ValueError) as error:
             raise ConfigError("the seed that signs the audit is no NKey seed (SU...)") from error
 

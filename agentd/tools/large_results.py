@@ -22,10 +22,11 @@ INLINE: Final = 16 * 1024
 
 
 async def shrink(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
-    """Return `result`, or a reference if it is large and was stored under `key`."""
+    """Return `result`, or a reference if it is large and was stored under `key` of this agent."""
     data = encode(result)
     if len(data) <= INLINE:
         return result
+    key = subjects.result_key(bus.agent, key)
     await bus.kv_put(subjects.RESULTS, key, data)
     return {"$stored": key, "bytes": len(data)}
 

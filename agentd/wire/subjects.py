@@ -40,6 +40,8 @@ ACK_WAIT: Final = 30.0
 PROGRESS: Final = 10.0
 """Seconds between two progress reports for a message."""
 
+ADMIN: Final = "admin"
+"""The NATS user that creates and changes streams and consumers."""
 WORKFLOW_REQUEST: Final = "ai.workflows.request"
 WORKFLOW_RESPONSE: Final = "ai.workflows.response"
 """Requests on the plain subject are also answered here; core NATS, not stored."""
@@ -160,6 +162,17 @@ def queues_of(service: str, node: str, queues: Iterable[str]) -> list[str]:
     return [queue for queue in queues if queue.partition("+")[0] in mine]
 
 
+def worker_queues(service: str, node: str, queues: Iterable[str]) -> list[str]:
+    """Return all queues that a worker of `service` on `node` pulls from; `queues` are those of the configuration."""
+    lane = [urgent(service)] if service in SERVICES else []
+    return list(dict.fromkeys([service, *lane, *queues_of(service, node, queues)]))
+
+
+def service_of(queue: str) -> str:
+    """Return the service of a queue `<service>[@<node>][+<class>]`."""
+    return queue.partition("+")[0].partition("@")[0]
+
+
 def assigns_of(queue: str) -> str:
     """ai.tasks.assign.<queue>.*.*.*: the filter of the consumer of a queue."""
     return f"ai.tasks.assign.{queue}.*.*.*"
@@ -263,7 +276,7 @@ def dead(why: str, consumer: str, key: str) -> str:
     return f"ai.dead.{why}.{consumer}.{key}"
 
 
-def dead_mark(letter: int) -> str:
+def dead_mark(letter: int | str) -> str:
     """ai.dead.mark.<letter>: what was done with the dead letter of that sequence."""
     return f"ai.dead.mark.{letter}"
 
@@ -279,6 +292,19 @@ def accept(principal: str, agent: str) -> str:
     Here a principal acknowledges the alarm of an agent's audit chain.
     """
     return f"ai.control.accept.{principal}.{agent}"
+
+
+def result_key(agent: str, key: str) -> str:
+    """<agent>.<key>: the key of a large result in the bucket `results`.
+
+    NATS lets an agent write only under its own id.
+    """
+    return f"{agent}.{key}"
+
+
+def begun_key(consumer: str, sequence: int | str) -> str:
+    """begun.<consumer>.<sequence>: the key of the number of starts of a message in the bucket `results`."""
+    return f"begun.{consumer}.{sequence}"
 
 
 def audit_key(agent: str) -> str:

@@ -26,7 +26,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from agentd import ANONYMOUS, NEEDS_APPROVAL, AgentdError, Denied, Settings, __version__
+from agentd import ANONYMOUS, NEEDS_APPROVAL, AgentdError, Denied, Duty, Settings, __version__
 from agentd.config.section import Id, is_loopback
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ class Bridge:
     name = "mcp-bridge"
     port = 8001
     services: tuple[str, ...] = (SERVICE,)
+    duties = frozenset({Duty.REPRESENT})
 
     def __init__(self) -> None:
         """Create the gate, closed."""
@@ -176,6 +177,10 @@ class Bridge:
     def routes(self) -> list[BaseRoute]:
         """Return the routes that the instance's web server adds for this role."""
         return [Route(PATH, self.gate)]
+
+    def clients(self, settings: BridgeSettings) -> set[str]:
+        """Return the principals in whose name it sends requests, besides those of [web.tokens]."""
+        return {PRINCIPAL, *settings.approvers.values()}
 
     async def run(self, context: Context) -> None:
         """Serve MCP and the queue until the context is stopping."""

@@ -18,6 +18,7 @@ from agentd import (
     Alert,
     BusFull,
     BusUnavailable,
+    Duty,
     Heartbeat,
     InvalidMessage,
     MetricReport,
@@ -55,6 +56,7 @@ class Monitor:
     name = "monitor"
     port = 8082
     services: tuple[str, ...] = ()
+    duties = frozenset({Duty.ALERT})
     routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:

@@ -45,7 +45,6 @@ from agentd import (
 from agentd.client.requests import state_of
 from agentd.wire.announcements import DiscoveryRequest, Presence, ServiceRegistration
 from agentd.wire.names import check_id
-from agentd_orchestrator.engine.outgoing import service_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -70,7 +69,7 @@ OFFLINE: Final = "offline"
 def configured_names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
     """Return the external agents in the configuration."""
     return frozenset(
-        {service_of(queue.name) for queue in queues if queue.external != "no"} | set(policy.external_agents)
+        {subjects.service_of(queue.name) for queue in queues if queue.external != "no"} | set(policy.external_agents)
     )
 
 
@@ -78,7 +77,7 @@ def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None
     """Raise Denied for a task whose tier is too high for its external agent."""
     plain = configured_names(queues, policy)
     for task in plan:
-        agent = service_of(task.queue)
+        agent = subjects.service_of(task.queue)
         granted = policy.tier_of_plain_agent(agent)
         if agent in plain and not granted.covers(task.tier):
             message = (
@@ -121,11 +120,11 @@ async def verify_completion(
         if given and given != value:
             raise InvalidMessage(f"TaskCompletion.{field}: {given!r} is not {value!r}, which its subject names")
     check_id(workflow)
-    plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.external != "no"}
+    plain = {subjects.service_of(queue.name) for queue in context.config.bus.queues if queue.external != "no"}
     if agent in plain:
         state = await _state(context, workflow, name)
         spec = state.spec(name)
-        if spec.preview or service_of(spec.queue) != agent:
+        if spec.preview or subjects.service_of(spec.queue) != agent:
             raise InvalidMessage(f"TaskCompletion: {workflow}.{name} is not a task that {agent!r} may complete")
         stated["service_id"] = agent
     return workflow, name, replace(completion, **stated)
@@ -155,7 +154,7 @@ def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: s
         )
     if task.status is TaskStatus.WAITING_APPROVAL:
         raise InvalidMessage(f"TaskCompletion: {completion.task_id} waits for an approval and was given to no agent")
-    given = service_of(spec.queue) if plain == "push" else task.agent
+    given = subjects.service_of(spec.queue) if plain == "push" else task.agent
     if given and completion.agent_id not in {"", given}:
         raise InvalidMessage(
             f"TaskCompletion.agent_id: {completion.agent_id!r} was not given {completion.task_id}; {given!r} was"
@@ -167,7 +166,7 @@ def _normalized(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy
 
     Raises InvalidMessage if the sender may not complete this task.
     """
-    service = service_of(spec.queue)
+    service = subjects.service_of(spec.queue)
     if service not in {completion.service_id, completion.agent_id}:
         named = completion.service_id or completion.agent_id
         message = (
@@ -261,7 +260,10 @@ class ExternalAgents:
         The services of agentd daemons register on the same subject.
         """
         name = check_id(service.service_id, "ServiceRegistration.service_id")
-        if any(queue.external != "no" and service_of(queue.name) == name for queue in self._context.config.bus.queues):
+        if any(
+            queue.external != "no" and subjects.service_of(queue.name) == name
+            for queue in self._context.config.bus.queues
+        ):
             known = self._known.get(name)
             agent = AgentRegistration(name, service.capabilities, status=service.status)
             self._note_presence(Presence(agent if known is None else known.presence.agent, [service]))

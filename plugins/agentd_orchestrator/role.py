@@ -19,6 +19,7 @@ from agentd import (
     BusError,
     Consumer,
     Denied,
+    Duty,
     GiveUp,
     InvalidMessage,
     Job,
@@ -100,6 +101,7 @@ class Orchestrator:
     name = "orchestrator"
     port = 8080
     services: tuple[str, ...] = ()
+    duties = frozenset({Duty.ORCHESTRATE})
     routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:

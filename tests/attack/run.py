@@ -1,6 +1,6 @@
 """Attack a running network with every known way to destroy, or to write, without the right to: `make attack`.
 
-`agentd up` runs beside a simulated Proxmox VE; the attackers are a principal of tier operate (oscar), one of tier read
+One daemon runs beside a simulated Proxmox VE; the attackers are a principal of tier operate (oscar), one of tier read
 (rita), an AI client without a token, and a raw NATS client.  Each attack is tried, then the network is checked: the
 simulated Proxmox has received no write that the attacker could not send openly, the guests are as they were, and the
 network still works.  The exit code is 0 only if every attack was refused.

@@ -1,4 +1,8 @@
-"""What an attack runs on: `agentd up`, a simulated Proxmox, principals at the command line, and a raw NATS client."""
+"""What an attack runs on: a daemon, a simulated Proxmox, principals at the command line, and a raw NATS client.
+
+NATS has no users here: an attack shows what the code holds without permissions.  What these hold is in
+tests/found/test_permissions.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import nats
 
 from agentd.safety import tokens
-from harness import SCRIPTS, eventually, free_port
+from harness import SCRIPTS, NatsServer, eventually, free_port
 from pve.client import FakePve
 
 if TYPE_CHECKING:
@@ -61,6 +65,9 @@ bob = "{bob}"
 
 [orchestrator]
 workflows_dir = "{folder}/workflows"
+
+[instances.all]
+roles = ["orchestrator", "specialist", "monitor", "mcp-bridge"]
 """
 GUESTS = (
     {
@@ -105,7 +112,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         """Keep where everything is written."""
         self.folder = folder
-        self.nats_port, self.web_port = free_port(), free_port()
+        self.web_port = free_port()
         self.url = f"http://127.0.0.1:{self.web_port}"
         self.tokens: dict[str, str] = {}
         self.number = 0
@@ -113,14 +120,17 @@ class Stage:
         self._guests: dict[int, Any] = {}
 
     async def __aenter__(self) -> Self:
-        """Start the simulated Proxmox, `agentd up` and a raw client; return when the daemon is ready."""
+        """Start the simulated Proxmox, NATS, a daemon and a raw client; return when the daemon is ready."""
         self._stack = contextlib.ExitStack()
         self.pve = self._stack.enter_context(FakePve(directory=self.folder / "pve"))
         (self.folder / "workflows").mkdir(mode=0o755)
+        self.server = self._stack.enter_context(NatsServer(self.folder))
         self._write_configuration()
+        provisioned = await self.run("alice", "provision")
+        assert provisioned.code == 0, provisioned.text
         self._stack.enter_context(self._daemon())
         await self._ready()
-        self.raw: Client = await nats.connect(f"nats://127.0.0.1:{self.nats_port}")
+        self.raw: Client = await nats.connect(self.server.url)
         return self
 
     async def __aexit__(
@@ -141,7 +151,7 @@ class Stage:
         for principal in ("alice", "bob", "oscar", "rita"):
             text = CONFIG.format(
                 folder=self.folder,
-                nats=self.nats_port,
+                nats=self.server.port,
                 principal=principal,
                 url=self.pve.url,
                 token_id=token_id,
@@ -159,8 +169,7 @@ class Stage:
 
     @contextlib.contextmanager
     def _daemon(self) -> Any:
-        command = [str(SCRIPTS / "agentd"), "--config", str(self.config_of("alice")), "up"]
-        command += ["--state", str(self.folder / "up"), "--port", str(self.nats_port)]
+        command = [str(SCRIPTS / "agentd"), "--config", str(self.config_of("alice")), "run", "all"]
         with (self.folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -175,7 +184,7 @@ class Stage:
                 if (await self.http("GET", "/readyz"))[0] == 200:
                     return
             await asyncio.sleep(0.2)
-        raise AssertionError("agentd up is not ready: " + (self.folder / "log").read_text()[-2000:])
+        raise AssertionError("the daemon is not ready: " + (self.folder / "log").read_text()[-2000:])
 
     # -- what attackers use ---------------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ ERRORS = {
     "[bus]\nnkey_file = 'a'\ncreds_file = 'b'": "bus: nkey_file and creds_file exclude each other",
     "[bus]\npassword_file = 'a'": "bus: password_file needs user",
     "[bus]\ntls_key_file = 'a'": "bus: tls_cert_file and tls_key_file go together",
-    "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_file"?',
+    "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_dir"?',
     "[[bus.queues]]\nname = 'a b'\nin_flight = 2": "bus.queues[0].name: 'a b' is not <service>[@<node>][+<class>]",
     "[[bus.queues]]\nname = 'a+b'\nin_flight = 2\nexternal = 'push'": (
         'bus.queues[0]: a+b: external = "push" needs the name of the agent, without @ and +'

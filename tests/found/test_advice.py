@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli import doctor, tables
+from agentd.cli import doctor, doctor_bus, tables
 from agentd.cli.console import console
 from agentd.proxmox import responses
 from agentd.tools.definition import Right
@@ -72,7 +72,7 @@ def test_brackets_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(console, "_file", out)
     monkeypatch.setattr(console, "_width", 200)
-    tables.show("findings", [doctor.Finding("a [node]", good=False, text="no [proxmox]", advice="see [bus] there")])
+    tables.show("findings", [doctor_bus.Finding("a [node]", good=False, text="no [proxmox]", advice="see [bus] there")])
 
     assert "a [node]" in out.getvalue()
     assert "no [proxmox]" in out.getvalue()

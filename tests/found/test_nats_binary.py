@@ -24,7 +24,7 @@ def test_the_right_binary_runs(tmp_path: Path) -> None:
     shutil.copy(SCRIPTS / "nats-server", binary)
     digest = hashlib.sha256(binary.read_bytes()).hexdigest().upper()
 
-    with nats_server.nats_server(tmp_path / "data", given=nats_server.Binary(binary, digest)) as url:
+    with nats_server.nats_server(tmp_path / "data", given=nats_server.Binary(binary, digest), users="users: []") as url:
         assert url.startswith("nats://127.0.0.1:")
 
 
@@ -37,7 +37,7 @@ def test_another_binary_is_not_run(tmp_path: Path, digest: str) -> None:
 
     with (
         pytest.raises(UsageError, match="it was not run"),
-        nats_server.nats_server(tmp_path / "data", given=nats_server.Binary(binary, digest)),
+        nats_server.nats_server(tmp_path / "data", given=nats_server.Binary(binary, digest), users="users: []"),
     ):
         pass
     assert not (tmp_path / "ran").exists()
@@ -47,7 +47,9 @@ def test_a_missing_binary_is_named(tmp_path: Path) -> None:
     """A path at which there is nothing is an error that names it."""
     with (
         pytest.raises(UsageError, match="nothing-here cannot be read"),
-        nats_server.nats_server(tmp_path, given=nats_server.Binary(tmp_path / "nothing-here", "0" * 64)),
+        nats_server.nats_server(
+            tmp_path, given=nats_server.Binary(tmp_path / "nothing-here", "0" * 64), users="users: []"
+        ),
     ):
         pass
 

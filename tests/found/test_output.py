@@ -12,7 +12,7 @@ import pytest
 
 from agentd import printable, schedules
 from agentd.bus.dead_letters import Letter
-from agentd.cli import audit, doctor, tables
+from agentd.cli import audit, doctor_bus, tables
 from agentd.cli.console import SafeConsole, console
 from agentd.client.plan_view import PlannedTask
 from agentd.client.views import Identity, WorkflowDetail, WorkflowSummary
@@ -82,7 +82,7 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "undoable": lambda: [made(records.EffectRecord)],
     "verdicts": lambda: [made(audit.Verdict)],
     "audit": lambda: [made(records.AuditRecord)],
-    "findings": lambda: [doctor.Finding(T, good=False, text=T, advice=T)],
+    "findings": lambda: [doctor_bus.Finding(T, good=False, text=T, advice=T)],
     "plugins": lambda: [_plugin()],
     "lines": lambda: [T],
     "submitted": lambda: {"workflow_id": T, "watch": T},

@@ -19,13 +19,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agentd import DONE, Outcome, Rejected, Status, TaskError, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd import DONE, Outcome, Rejected, Status, TaskError, TaskSpec, TaskState, TaskStatus, Workflow, subjects
 from agentd.wire.messages import TaskCompletion, request_digest
 from agentd.wire.workflow import PREVIEW, UNDER_WAY
 from agentd_orchestrator.engine import plan_check as plans
 from agentd_orchestrator.engine import progress, signals, timers
 from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
-from agentd_orchestrator.engine.outgoing import service_of
 from agentd_orchestrator.engine.signals import MAX_TEXT
 from agentd_orchestrator.engine.state import add_entry, cancelled, continues, set_task
 
@@ -146,7 +145,7 @@ def _on_report(state: Workflow, given: AgentReport, at: datetime) -> Workflow:
     task = state.tasks.get(given.task)
     if task is None or task.status not in UNDER_WAY or task.items or completion.attempt != task.attempt:
         return state
-    if completion.service_id != service_of(state.spec(given.task).queue):
+    if completion.service_id != subjects.service_of(state.spec(given.task).queue):
         return state
     if completion.status is Outcome.RUNNING:
         return _on_started(state, given, task, at)

@@ -400,7 +400,7 @@ class Engine:
             signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", undo=True, workflow_id=child)
             # Sent as the principal of both workflows: the orchestrator itself may lack the permissions for their tasks.
             return self._bus.storing(subjects.signal(state.principal, child), signal)
-        service = outgoing.service_of(spec.queue)
+        service = subjects.service_of(spec.queue)
         key = subjects.effect_key(state.workflow_id, outbox_message.task)
         return asyncio.ensure_future(
             write_tombstone(self._bus, service, key, self._agent, now(), stop=outbox_message.kind == "stop")
@@ -428,7 +428,7 @@ class Engine:
         subject = subjects.assign(message.assigned_to, state.workflow_id, outbox_message.task, outbox_message.attempt)
         ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
         changes = state.spec(outbox_message.task).tier is not Tier.READ
-        if changes and outgoing.service_of(message.assigned_to) in self.plain:
+        if changes and subjects.service_of(message.assigned_to) in self.plain:
             return asyncio.ensure_future(self._assign_plain(subject, message, ttl, expect))
         return self._bus.storing(subject, message, expect=expect, ttl=ttl)
 

@@ -156,11 +156,6 @@ def _approval_holder(state: Workflow, name: str) -> str:
     return state.tasks[name].parent or name
 
 
-def service_of(queue: str) -> str:
-    """Return the service of a queue `<service>[@<node>][+<class>]`."""
-    return queue.partition("+")[0].partition("@")[0]
-
-
 def queue_of(spec: TaskSpec, priority: int) -> str:
     """Return the queue for a task in a workflow of this priority."""
     if priority > URGENT and spec.queue in subjects.SERVICES:
@@ -213,7 +208,7 @@ def held_completion(message: TaskAssignment, agent_id: str, why: str) -> TaskCom
         status=Outcome.FAILED,
         error=error,
         agent_id=agent_id,
-        service_id=service_of(message.assigned_to),
+        service_id=subjects.service_of(message.assigned_to),
         timestamp=now(),
     )
 

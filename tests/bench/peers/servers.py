@@ -31,6 +31,7 @@ name = "pve1"
 
 [bus]
 servers = ["nats://127.0.0.1:{bus}"]
+nkey_dir = "{keys}"
 
 [proxmox]
 url = "{url}"
@@ -133,6 +134,7 @@ def daemon(binaries: Path, ground: Ground) -> Iterator[int]:
     who, _, secret = ground.credential.partition("=")
     port, bus = free_port(), free_port()
     values = {"url": ground.pve.url, "ca": ground.pve.ca, "token": who, "port": port, "bus": bus}
+    values["keys"] = ground.scratch / "state" / "keys"
     config = ground.secret("agentd.toml", CONFIG.format(**values, secret=ground.secret("token", secret)))
     state = str(ground.scratch / "state")
     command = [str(binaries / "agentd"), "--config", str(config), "up", "--state", state, "--port", str(bus)]
