@@ -33,7 +33,7 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plug
 .NOTPARALLEL:
 .PHONY: help demo check test lint rollout bench mutants attack chaos docs lock clean
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
 
 demo: $(VENV)/wheel.stamp $(PVE)/pve.stamp ## deploy one VM on a simulated cluster (ARGS: agentd demo's)
@@ -59,7 +59,8 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 	$(LINT)/bin/mypy
 	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
 	$(LINT)/bin/deptry agentd plugins
-	$(LINT)/bin/codespell
+	$(LINT)/bin/codespell  # with tests/words.txt: plain English
+	! grep -rnE '\b(for each in|lambda each)\b' --include='*.py' agentd plugins tests  # a variable is named after what it holds
 	$(LINT)/bin/vulture
 
 # In one process: the nodes are one lab, and the tests follow one another as an operator's days do.
@@ -82,10 +83,10 @@ attack: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## try every kno
 chaos: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## let everything go wrong (SEED=, MINUTES=, ARGS: run.py's)
 	$(BIN)/python tests/system/chaos/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## write the generated pages anew: tools, policy, settings, commands, metrics
+docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## regenerate the generated pages: tools, policy, settings, commands, metrics
 	cd tests && ../$(BIN)/python reference.py
 
-lock: $(LOCK)/lock.stamp ## resolve the locks anew (ARGS=--upgrade takes newer versions)
+lock: $(LOCK)/lock.stamp ## resolve the locks again (ARGS=--upgrade takes newer versions)
 	$(COMPILE) --group build -o requirements/build.txt
 	$(COMPILE) --extra server --extra mcp -c requirements/build.txt pyproject.toml -o requirements/agentd.txt
 	$(COMPILE) --group test -c requirements/agentd.txt -c requirements/build.txt -o requirements/test.txt
@@ -101,7 +102,7 @@ clean: ## remove every environment, cache and build
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find agentd plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
-# Environments.  A stamp is newer than what it was made from; an environment is never repaired, but made anew.
+# Environments.  A stamp is newer than what it was made from; an environment is never repaired, but recreated.
 
 $(VENV)/agentd.stamp: requirements/build.txt requirements/agentd.txt
 	$(PYTHON) -m venv --clear $(VENV)

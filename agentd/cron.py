@@ -71,7 +71,9 @@ class Cron:
 def parse(text: str) -> Cron:
     """Return the parsed expression; raises ValueError, which names the wrong field."""
     if text.strip().startswith("@") and text.strip().lower() not in NAMED:
-        message = f"{text!r} is not taken; there are {', '.join(NAMED)} and five fields: minute hour day month weekday"
+        message = (
+            f"{text!r} is not accepted; there are {', '.join(NAMED)} and five fields: minute hour day month weekday"
+        )
         raise ValueError(message)
     fields = NAMED.get(text.strip().lower(), text).split()
     if len(fields) not in {len(FIELDS) - 1, len(FIELDS)}:
@@ -110,7 +112,7 @@ def _values(field: str, name: str, lowest: int, highest: int, names: tuple[str, 
             message = f"{part!r} in the field {name}: write a number, a-b, *, */n, or names of months and weekdays"
             raise ValueError(message) from None
         if not lowest <= first <= last <= highest or every < 1:
-            message = f"{part!r} in the field {name}: it goes from {lowest} to {highest}, rising, in steps of 1 or more"
+            message = f"{part!r} in the field {name}: it is from {lowest} to {highest}, rising, in steps of 1 or more"
             raise ValueError(message)
         if slash and every > last - first:
             message = (

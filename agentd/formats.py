@@ -112,19 +112,17 @@ Domain = Annotated[str, full_match(NAME, "name of a domain", most=LONGEST_NAME)]
 Storage = Annotated[str, full_match(_STORAGE, "name of a storage")]
 # Without comma and control characters: it becomes part of an option, and of a line of a configuration.
 Volume = Annotated[str, full_match(rf"{_STORAGE}:[^,\x00-\x1f\x7f]+", "for example local:iso/debian.iso", most=255)]
-Backup = Annotated[
-    str, full_match(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)
-]
+Backup = Annotated[str, full_match(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as in list_backups", most=255)]
 CtTemplate = Annotated[
     str, full_match(rf"{_STORAGE}:vztmpl/[^,/\x00-\x1f\x7f]+", "local:vztmpl/debian-12….tar.zst", most=255)
 ]
 ConfigId = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _")]
 Snapshot = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "2 to 40 letters, digits, - and _", most=40)]
 # An id in list_backup_jobs can also have the form that older versions of Proxmox used.
-BackupJob = Annotated[str, full_match("[A-Za-z0-9][A-Za-z0-9_:.-]*", "id, as list_backup_jobs says", most=50)]
+BackupJob = Annotated[str, full_match("[A-Za-z0-9][A-Za-z0-9_:.-]*", "id, as in list_backup_jobs", most=50)]
 NewBackupJob = Annotated[str, full_match("[A-Za-z][A-Za-z0-9_-]+", "id of the job", most=50)]
 Replication = Annotated[str, full_match("[1-9][0-9]{2,8}-[0-9]{1,9}", "VMID and number: 101-0")]
-Tag = Annotated[str, full_match(TAG, "Proxmox makes it lower case, unless told not to")]
+Tag = Annotated[str, full_match(TAG, "Proxmox makes it lower case, unless configured otherwise")]
 Pool = Annotated[str, full_match(rf"{_POOL}(?:/{_POOL}){{0,2}}", "name of a pool, of one within another parent/name")]
 NewPool = Annotated[
     str,

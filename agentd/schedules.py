@@ -158,7 +158,7 @@ async def _put(bus: Bus, wanted: ScheduleDue, stored: Stored | None) -> str:
             headers=_headers(wanted),
         )
     except StaleWrite as error:
-        message = f"{where}: somebody else provisions it at this moment; run it again"
+        message = f"{where}: another client is provisioning it now; run it again"
         raise ConfigError(message) from error
     except BusError as error:
         field = "timezone" if "time zone" in str(error) else "cron"

@@ -72,15 +72,15 @@ OPERATE: Rules = (
     (rf"POST {GUEST}/agent/(suspend-disk|suspend-hybrid|suspend-ram)", "a guest can be resumed"),
     (r"POST /cluster/firewall/groups", "a new group is empty and used by no guest"),
     (rf"POST {NODE}/(vzdump|aplinfo)", "it makes something new"),
-    (rf"POST {NODE}/(startall|apt/update|wakeonlan)", "it starts what is off, or reads anew"),
+    (rf"POST {NODE}/(startall|apt/update|wakeonlan)", "it starts what is off, or reads again"),
     (rf"POST {NODE}/services/{{service}}/(start|reload)", "the service keeps running"),
     (rf"POST {NODE}/storage/{{storage}}/(content|download-url|oci-registry-pull)", "it makes something new"),
     (rf"POST {NODE}/storage/{{storage}}/content/{{volume}}", "it makes a copy"),
     (rf"PUT {NODE}/storage/{{storage}}/content/{{volume}}", "it can be changed back"),
     (rf"PUT {NODE}/(time|config)", "it can be changed back"),
     (rf"POST {NODE}/ceph/(start|osd/{{osdid}}/(in|scrub))", "data only becomes safer"),
-    (rf"POST {NODE}/replication/{{id}}/schedule_now", "it makes a copy anew"),
-    (rf"(POST|PUT) {NODE}/certificates/acme/certificate", "a certificate is ordered anew"),
+    (rf"POST {NODE}/replication/{{id}}/schedule_now", "it makes another copy"),
+    (rf"(POST|PUT) {NODE}/certificates/acme/certificate", "a new certificate is ordered"),
     (r"(POST|PUT) /cluster/(backup|replication|mapping/(pci|usb))(/{id})?", "it can be changed back"),
     (r"(POST|PUT) /cluster/ha/(groups|resources|rules)(/{(group|sid|rule)})?", "it can be changed back"),
     (r"POST /cluster/ha/(resources/{sid}/(migrate|relocate)|status/arm-ha)", "it can be changed back"),
@@ -228,8 +228,8 @@ def shown(key: str, methods: dict[str, dict[str, Any]]) -> list[str] | None:
     config = path.partition("/snapshot/")[0] + "/config" if "/snapshot/" in path else path
     returns = methods[key].get("returns") or {}
     names = set((returns.get("items") or {}).get("properties") or returns.get("properties") or {}) | USUAL
-    for each in {config, path, path.rpartition("/")[0], f"{path}/{{id}}", f"{path}/{{name}}", f"{path}/{{storage}}"}:
-        for write in (f"{method} {each}" for method in ("POST", "PUT")):
+    for item in {config, path, path.rpartition("/")[0], f"{path}/{{id}}", f"{path}/{{name}}", f"{path}/{{storage}}"}:
+        for write in (f"{method} {item}" for method in ("POST", "PUT")):
             names |= set(parameters(methods.get(write, {})))
     return sorted(name for name in names if kind(key, name) != "secret")
 
@@ -254,9 +254,9 @@ def line(key: str, methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what the table says of a method."""
     name, why = tier(key)
     found: dict[str, Any] = {"tier": name, "why": why}
-    for each in sorted(parameters(methods[key])):
-        if f"{{{each}}}" not in key:
-            found.setdefault(kind(key, each), []).append(each)
+    for parameter in sorted(parameters(methods[key])):
+        if f"{{{parameter}}}" not in key:
+            found.setdefault(kind(key, parameter), []).append(parameter)
     answer = shown(key, methods)
     if answer is not None:
         return found | {"shown": answer}

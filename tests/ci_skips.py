@@ -2,7 +2,7 @@
 
 A test that is skipped for want of a tool looks like one that passed.  On CI (`CI=true`) each skip must stand in
 `allowed_skips.txt`: the test's id, a tab, and the reason in the words of the skip.  The report itself is changed, not
-only the exit code, so that pytest's closing line tells the truth.
+only the exit code, so that pytest's closing line is true.
 
 Switched on in `conftest.py`: `pytest_plugins = ["ci_skips"]`.
 """

@@ -49,7 +49,9 @@ def _bounded(test: Callable[..., Awaitable[None]], seconds: float | None) -> Cal
         except TimeoutError:
             if not scope.expired():
                 raise
-        if scope.expired():  # said here and without a traceback: pytest cannot show that of a thousand tasks at once
+        if (
+            scope.expired()
+        ):  # reported here and without a traceback: pytest cannot show that of a thousand tasks at once
             pytest.fail(f"not over after {seconds:.0f} s", pytrace=False)
 
     return bounded

@@ -53,12 +53,12 @@ START = 20.0
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 PORTS = range(10_000 + WORKER % 8 * 2_500, 12_500 + WORKER % 8 * 2_500)
-"""The ports of this worker, below those that the kernel gives to whoever asks for any (ip_local_port_range)."""
+"""The ports of this worker, below those that the kernel gives to processes that ask for any (ip_local_port_range)."""
 _ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
 
 
 def free_port() -> int:
-    """Return a port that nobody uses now, and that nobody takes before it is used."""
+    """Return a port that is free now, and is not taken before it is used."""
     for port in itertools.islice(_ports, len(PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -101,7 +101,7 @@ class NatsServer:
     """A real nats-server on a free port of loopback, with its data in a directory; restarts keep both."""
 
     def __init__(self, directory: Path, *, extra: str = "", jetstream: str = "", scheme: str = "nats") -> None:
-        """Keep where its data lies; `extra` is added to its configuration, `jetstream` to that of JetStream."""
+        """Use `data` as its directory; `extra` is added to its configuration, `jetstream` to that of JetStream."""
         self.directory = directory / "nats"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -166,7 +166,7 @@ class NatsServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         threads = Path(f"/proc/{self.process.pid}/task")
-        until(lambda: all(_is_stopped(each) for each in threads.iterdir()), "every thread of nats-server stands")
+        until(lambda: all(_is_stopped(path) for path in threads.iterdir()), "every thread of nats-server is stopped")
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -386,8 +386,8 @@ def _key(user: str) -> Signer:
 
 def _toml(value: dict[str, Any], at: str = "") -> str:
     """Return nested tables as TOML."""
-    plain = "".join(f"{key} = {json.dumps(each)}\n" for key, each in value.items() if not isinstance(each, dict))
+    plain = "".join(f"{key} = {json.dumps(item)}\n" for key, item in value.items() if not isinstance(item, dict))
     tables = "".join(
-        f"\n[{at}{key}]\n{_toml(each, f'{at}{key}.')}" for key, each in value.items() if isinstance(each, dict)
+        f"\n[{at}{key}]\n{_toml(item, f'{at}{key}.')}" for key, item in value.items() if isinstance(item, dict)
     )
     return plain + tables

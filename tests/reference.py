@@ -46,13 +46,13 @@ UNSEEN: Final = frozenset({"regenerate_cloudinit"})
 HEAD: Final = """\
 # The tools
 
-Made from the tools themselves by `make docs`; a test holds it up to date. Over NATS and MCP each is called by its name
-with these parameters; one with `?` may be left out. `agentd call TOOL KEY=VALUE` is the same from the command line, and
+Generated from the tools by `make docs`; a test keeps it up to date. Over NATS and MCP each tool is called by its name
+with these parameters; one with `?` is optional. `agentd call TOOL KEY=VALUE` is the same from the command line, and
 `--dry-run` shows what would be changed.
 
-Tiers: `read` looks · `operate` can be taken back · `destroy` and `exec` need somebody else's yes; some
-parameters need a higher one than their tool. Repeating: `idempotent` twice is once · `probed` looks first · `marked`
-finds its own mark · `unsafe` stops on doubt and lets a person look.
+Tiers: `read` changes nothing · `operate` can be undone · `destroy` and `exec` need the approval of another principal;
+some parameters need a higher tier than their tool. Repeating: `idempotent` running twice has the result of once ·
+`probed` reads the state first · `marked` finds its own mark · `unsafe` stops on doubt, and a person decides.
 """
 
 
@@ -62,12 +62,12 @@ def known() -> dict[str, Tool]:
 
 
 def tested() -> dict[str, set[str]]:
-    """Return for each text that stands in a test function the arguments of the functions that it stands in."""
+    """Return for each text in a test function the arguments of the functions that contain it."""
     found: dict[str, set[str]] = defaultdict(set)
     for file in sorted((HERE / "plugins").glob("test_*.py")):
         if file.name != WALK:
             for function in _tests(ast.parse(file.read_text(encoding="utf-8"))):
-                arguments = {each.arg for each in function.args.args}
+                arguments = {arg.arg for arg in function.args.args}
                 for node in ast.walk(function):
                     if isinstance(node, ast.Constant) and isinstance(node.value, str):
                         found[node.value] |= arguments | {"test"}
@@ -93,14 +93,14 @@ def text() -> str:
     """Return the whole reference."""
     tests = tested()
     groups: dict[str, list[Tool]] = defaultdict(list)
-    for each in known().values():
-        groups[each.capability].append(each)
-    proofs = Counter(proof(each, tests.get(each.name, set())) for tools in groups.values() for each in tools)
+    for tool in known().values():
+        groups[tool.capability].append(tool)
+    proofs = Counter(proof(tool, tests.get(tool.name, set())) for tools in groups.values() for tool in tools)
     counted = ", ".join(f"{kind} {proofs[kind]}" for kind in (EFFECT, SIMULATED, RECORDED, SCHEMA) if proofs[kind])
     parts = [HEAD, f"{sum(proofs.values())} tools; proven by: {counted}.\n"]
     for name, tools in sorted(groups.items()):
         parts.append(f"## {name}\n")
-        parts += [_entry(each, tests.get(each.name, set())) for each in sorted(tools, key=lambda each: each.name)]
+        parts += [_entry(tool, tests.get(tool.name, set())) for tool in sorted(tools, key=lambda item: item.name)]
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
 
@@ -119,9 +119,9 @@ def _entry(tool: Tool, where: set[str]) -> str:
 def decisions() -> str:
     """Return the table of what the policy decides."""
     lines = ["| | needs | granted | yes by | decided |", "|---|---|---|---|---|"]
-    for each in CASES:
-        yes = "" if each.yes is None else each.yes or "nobody"
-        lines.append(f"| {each.says} | {each.needed} | {each.granted} | {yes} | {each.code or 'done'} |")
+    for case in CASES:
+        yes = "" if case.yes is None else case.yes or "none"
+        lines.append(f"| {case.says} | {case.needed} | {case.granted} | {yes} | {case.code or 'done'} |")
     return POLICY_HEAD + "\n".join(lines) + "\n"
 
 

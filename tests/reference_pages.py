@@ -170,18 +170,18 @@ def _type(annotation: Any, metadata: Any = ()) -> str:
     if hasattr(annotation, "__metadata__"):
         return _type(annotation.__origin__, annotation.__metadata__)
     limits = [
-        f"{sign} {_toml(getattr(each, name))}"
-        for each in metadata
+        f"{sign} {_toml(getattr(item, name))}"
+        for item in metadata
         for name, sign in _LIMITS.items()
-        if getattr(each, name, None) is not None
+        if getattr(item, name, None) is not None
     ]
     return ", ".join([_plain_type(annotation), *limits])
 
 
 def _plain_type(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), [each for each in get_args(annotation) if each is not NoneType]
+    origin, arguments = get_origin(annotation), [arg for arg in get_args(annotation) if arg is not NoneType]
     if origin is Literal:
-        return " or ".join(f"`{_toml(each)}`" for each in arguments)
+        return " or ".join(f"`{_toml(argument)}`" for argument in arguments)
     if origin in {Union, UnionType}:
         return " or ".join(map(_type, arguments))
     if origin in {list, tuple, set, frozenset}:
@@ -189,7 +189,7 @@ def _plain_type(annotation: Any) -> str:
     if origin is dict:
         return f"table of {_type(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return " or ".join(f"`{_toml(each)}`" for each in annotation)
+        return " or ".join(f"`{_toml(item)}`" for item in annotation)
     return _NAMES[annotation]
 
 

@@ -45,7 +45,7 @@ def test_config_typo(tmp_path: Path) -> None:
 
 
 def test_unknown_instance(tmp_path: Path) -> None:
-    """A role that nobody brings is one line with those that there are."""
+    """A role that no plugin has is one line with those that there are."""
     file = tmp_path / "agentd.toml"
     file.write_text("")
 
@@ -88,7 +88,7 @@ def test_demo_twice(tmp_path: Path) -> None:
 
 
 def test_demo_goes_on_until_ctrl_c(tmp_path: Path) -> None:
-    """Without --once everything goes on; Ctrl-C ends it, with code 0 and nothing left running."""
+    """Without --once the cluster keeps running; Ctrl-C ends it, with code 0 and nothing left running."""
     log = tmp_path / "out"
     with log.open("wb") as out:
         command = [str(SCRIPTS / "agentd"), "demo", "--state", str(tmp_path / "state")]
@@ -108,7 +108,7 @@ def test_demo_goes_on_until_ctrl_c(tmp_path: Path) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(part) for part in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_commands(net: Net) -> None:
@@ -143,12 +143,12 @@ async def test_commands(net: Net) -> None:
     assert "parameters.memory: expected int or nothing, got str" in wrong.stdout
     assert unknown.stderr.startswith("agentd: no agent offers a tool 'list_vmss'; there are ")
     assert unknown.returncode == 2
-    assert [each["node"] for each in nodes["result"]["nodes"]] == ["pve1", "pve2", "pve3"]
-    assert {each["workflow_id"]: each["status"] for each in listed}["w1"] == "completed"
+    assert [node["node"] for node in nodes["result"]["nodes"]] == ["pve1", "pve2", "pve3"]
+    assert {item["workflow_id"]: item["status"] for item in listed}["w1"] == "completed"
     assert "configure_vm" in shown.stdout
-    assert [each["agent_id"] for each in agents] == ["all-pve1"]
-    assert (over.returncode, over.stderr) == (2, "agentd: workflow 'w1' is over: completed\n")
-    assert (planned["status"], {each["status"] for each in planned["result"]["tasks"].values()}) == (
+    assert [agent["agent_id"] for agent in agents] == ["all-pve1"]
+    assert (over.returncode, over.stderr) == (2, "agentd: workflow 'w1' has ended: completed\n")
+    assert (planned["status"], {task["status"] for task in planned["result"]["tasks"].values()}) == (
         "completed",
         {"skipped"},
     )
@@ -195,7 +195,7 @@ async def test_schedules(net: Net) -> None:
         more = run("provision")
 
         def begun() -> dict[str, str] | None:
-            found = {each["name"]: each for each in json.loads(run("--json", "schedules").stdout)}
+            found = {load["name"]: load for load in json.loads(run("--json", "schedules").stdout)}
             return found["often"] if found["often"]["status"] == "completed" else None
 
         last = until(begun, "the schedule has run", 60)

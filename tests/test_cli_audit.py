@@ -1,4 +1,4 @@
-"""`agentd audit`: what was done can be read, and whoever changes a line is found."""
+"""`agentd audit`: what was done can be read, and a changed line is found."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_what_was_done_is_listed_and_whole(net: Net) -> None:
         verified = await agentd(net, "audit", "verify")
         listed = await agentd(net, "--json", "audit", "list", "a1", "--key", "w1", "--principal", "bob")
         shown = await agentd(net, "audit", "list", "a2")
-        nobody = await agentd(net, "audit", "verify", "a3")
+        missing = await agentd(net, "audit", "verify", "a3")
 
     assert verified[0] == 0
     assert [line.split() for line in verified[1].splitlines()[1:3]] == [
@@ -70,9 +70,9 @@ async def test_what_was_done_is_listed_and_whole(net: Net) -> None:
         ["✓", "a2", "2", "lines", "1", "to", "2"],
     ]
     assert verified[1].splitlines()[3] == "keys of a1, a2: the bucket audit"
-    assert [(each["seq"], each["phase"]) for each in json.loads(listed[1])] == [(3, "before"), (4, "after")]
+    assert [(load["seq"], load["phase"]) for load in json.loads(listed[1])] == [(3, "before"), (4, "after")]
     assert "alice (approved by bob)" in shown[1]
-    assert nobody == (2, "", "agentd: agent 'a3' has written nothing; chains: a1, a2\n")
+    assert missing == (2, "", "agentd: agent 'a3' has written nothing; chains: a1, a2\n")
 
 
 async def test_a_line_in_the_stream_that_does_not_belong(net: Net) -> None:
@@ -91,8 +91,8 @@ async def test_a_chain_of_somebody_else(net: Net) -> None:
     """A whole chain that was written under another agent's name is not believed, however well it fits together."""
     async with net.client() as bus:
         await written(bus, "a1", 2)
-        for each in await bus.every(AUDIT, audit("a1")):
-            await bus.store(audit("a2"), each.data)
+        for record in await bus.every(AUDIT, audit("a1")):
+            await bus.store(audit("a2"), record.data)
         code, output, _ = await agentd(net, "audit", "verify", "a2")
 
     assert code == 1
@@ -104,9 +104,9 @@ async def test_a_chain_of_somebody_else(net: Net) -> None:
     [
         (lambda lines: [*lines[:2], lines[2].replace(b'"vmid":100', b'"vmid":999'), lines[3]], "line 3 was altered"),
         (lambda lines: [lines[0], *lines[2:]], "line 2 is missing"),
-        (lambda lines: [lines[0], lines[2], lines[1], lines[3]], "line 2 stands where 4 should be"),
+        (lambda lines: [lines[0], lines[2], lines[1], lines[3]], "line 2 is where line 4 should be"),
         (lambda lines: lines, ""),
-        (lambda lines: lines[2:], "line 1 is missing: 3 stands in its place"),
+        (lambda lines: lines[2:], "line 1 is missing: 3 is in its place"),
     ],
     ids=["altered", "missing", "reordered", "whole", "trimmed"],
 )
@@ -124,7 +124,7 @@ async def test_an_export_is_judged_without_nats(
     code, output, _ = await agentd(net, "audit", "verify", "--file", str(file))
 
     assert exported == (0, "", f"4 lines written to {file}\n")
-    assert [decode(each, AuditRecord).seq for each in lines] == [1, 2, 3, 4]
+    assert [decode(item, AuditRecord).seq for item in lines] == [1, 2, 3, 4]
     assert code == (1 if line else 0)
     assert line in output
     assert "expired" not in output
@@ -136,7 +136,7 @@ async def test_a_file_that_is_no_export(net: Net, tmp_path: Path) -> None:
     file.write_text('{"seq": 1}\n')
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    broken, nothing = [await agentd(net, "audit", "verify", "--file", str(each)) for each in (file, empty)]
+    broken, nothing = [await agentd(net, "audit", "verify", "--file", str(item)) for item in (file, empty)]
 
     assert (broken[0], broken[2].count("\n")) == (65, 1)
     assert broken[2].startswith(f"agentd: {file}:1: AuditRecord: ")

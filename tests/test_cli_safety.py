@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def test_from_a_call_to_its_undoing(net: Net) -> None:
-    """A guest is started; taken back; its snapshot is deleted only after somebody else has said yes."""
+    """A guest is started; taken back; its snapshot is deleted only after another principal has approved."""
     assert net.pve is not None
     net.settings["policy"] = {"principals": {"alice": "destroy", "bob": "destroy"}}
 
@@ -67,7 +67,7 @@ async def test_from_a_call_to_its_undoing(net: Net) -> None:
     assert "for a second principal to approve call0:" in plan[1]
     assert "delete_snapshot: VM 101 'db-01' on pve1, stopped (its snapshot s1, " in plan[1]
     assert own[0] == 65
-    assert "somebody else has to approve call0" in own[1]
+    assert "another principal has to approve call0" in own[1]
     assert approved[0] == 0
     assert ended[0] == 0, ended
     assert (net.pve.found(101) or {})["snapshots"] == []

@@ -59,7 +59,7 @@ def test_check(home: Path) -> None:
     assert done.stdout.splitlines() == [
         (
             "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_volumes? "
-            "(if a foreign agent offers it, say service and tier)"
+            "(if an external agent offers it, give service and tier)"
         ),
         "bad.yaml:7:32: tasks.look.with.tag: there is no parameter 'tagg'; did you mean tag?",
         (
@@ -99,12 +99,12 @@ def test_definitions(home: Path) -> None:
         "DEFINITION", "backup_verification", "health_check", "mine", "tool_call", "undo", "vm_deployment"
     ]  # fmt: skip
     assert whole.stdout.splitlines()[2].split(maxsplit=1)[1].split("  ")[0] == "plugin orchestrator"
-    assert "Look at nodes, storages and guests, and sum up what needs attention." in whole.stdout
+    assert "Check nodes, storages and guests, and list what needs attention." in whole.stdout
     bad = home / "workflows" / "bad.yaml"
     line = next(line for line in done.stdout.splitlines() if line.startswith("bad"))
     assert line.split(maxsplit=2)[1:] == [str(bad), f"cannot be used, it has 3 faults: agentd workflows check {bad}"]
     assert done.returncode == 65
-    assert [(each["name"], len(each.get("faults", []))) for each in as_json] == [
+    assert [(item["name"], len(item.get("faults", []))) for item in as_json] == [
         ("backup_verification", 0), ("bad", 3), ("health_check", 0), ("mine", 0), ("tool_call", 0), ("undo", 0),
         ("vm_deployment", 0),
     ]  # fmt: skip
@@ -149,7 +149,7 @@ async def test_dry_run(net: Net) -> None:
     assert done.returncode == 0
     assert as_json.returncode == 0, as_json.stderr
     shown = json.loads(as_json.stdout)["result"]["plan"]
-    assert [each["name"] for each in shown] == ["draw", "create", "tag", "start"]
+    assert [item["name"] for item in shown] == ["draw", "create", "tag", "start"]
     assert shown[1]["with"]["name"] == "{{ item }}"
     assert wrong.stdout.splitlines()[-1] == "parameters: object missing required field names"
     assert wrong.returncode == 65

@@ -56,7 +56,7 @@ def _blocks(page: Path, language: str = "") -> list[str]:
 
 
 def _fenced(text: str) -> list[tuple[str, str]]:
-    """Return language and text of each block, without the indentation of the list that it stands in."""
+    """Return language and text of each block, without the indentation of the list that contains it."""
     found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
     return [(kind, re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)) for indent, kind, block in found]
 
@@ -113,7 +113,7 @@ def test_a_command_line_of_the_documents_is_accepted(words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES[:1] + PAGES[2:], ids=lambda page: page.stem)
 def test_a_command_in_a_sentence_exists(page: Path) -> None:
-    """What stands as `agentd …` in a sentence is a command, and has the options that stand there."""
+    """`agentd …` in a sentence is a command, and has the options that are named there."""
     spans = re.findall(r"(?<!`)`agentd ([a-z][^`]*)`", re.sub(r"```.*?```", "", _text(page), flags=re.DOTALL))
     for span in spans:
         if "/" in span.partition(" ")[0]:
@@ -126,7 +126,7 @@ def test_a_command_in_a_sentence_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("words", [pytest.param(words, id=line) for line, words in LINES.items() if LOCAL.match(line)])
 def test_a_command_that_needs_no_network_works(tmp_path: Path, words: list[str]) -> None:
-    """What can run here runs in a scratch folder, with the files that the documents tell the reader to write."""
+    """What can run here runs in a scratch folder, with the files that the documents ask the reader to write."""
     config = tmp_path / "agentd.toml"
     config.write_text("[node]\n", encoding="utf-8")
     config.chmod(0o600)
@@ -204,9 +204,9 @@ def test_the_map_is_that_of_the_repository() -> None:
     for indent, name in re.findall(r"^( {0,2})(\w+)/ ", block, re.MULTILINE):
         above = above if indent else name
         folders.add(f"{above}/{name}" if indent else name)
-    packages = {str(each.parent.relative_to(ROOT)) for each in (ROOT / "agentd").glob("*/__init__.py")}
+    packages = {str(path.parent.relative_to(ROOT)) for path in (ROOT / "agentd").glob("*/__init__.py")}
 
-    assert [each for each in folders if not (ROOT / each).is_dir()] == []
+    assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
     assert packages <= folders
 
 
@@ -250,9 +250,9 @@ def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.
     assert plugins.role("hello").services == ("hello",)
     assert greeting.text == "Good morning, Ada"
     assert tools["greet"].parse(task.parameters) == module.Who("Ada")
-    assert [each.privilege for each in needed] == ["VM.Audit"]
-    assert [str(each) for each in reader.check([tmp_path / "empty"])] == [f"{tmp_path}/empty:1:1: the file is empty"]
-    assert [each.name for each in reader.listed()] == ["welcome"]
+    assert [item.privilege for item in needed] == ["VM.Audit"]
+    assert [str(fault) for fault in reader.check([tmp_path / "empty"])] == [f"{tmp_path}/empty:1:1: the file is empty"]
+    assert [item.name for item in reader.listed()] == ["welcome"]
     assert reader.schema() == {"type": "string"}
     assert all(hasattr(module, name) for name in vars(plugins._manager.hook) if name.startswith(PROJECT))  # noqa: SLF001
 

@@ -32,9 +32,9 @@ def test_a_generated_page_is_up_to_date(file: Path) -> None:
 def test_every_tool_of_the_service_is_proven_in_some_way() -> None:
     """No tool is known by its schema alone, but for those that the reference names."""
     tests = reference.tested()
-    proofs = {name: reference.proof(each, tests.get(name, set())) for name, each in reference.known().items()}
+    proofs = {name: reference.proof(tool, tests.get(name, set())) for name, tool in reference.known().items()}
 
-    assert {name for name, each in proofs.items() if each == reference.SCHEMA} == reference.UNSEEN
+    assert {name for name, proof in proofs.items() if proof == reference.SCHEMA} == reference.UNSEEN
 
 
 def test_every_setting_is_described() -> None:

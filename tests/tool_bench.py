@@ -38,7 +38,7 @@ CONTAINER: dict[str, Any] = {
 
 
 class MemoryCall:
-    """A call whose effect record lies in memory: a UPID on record is adopted, else look, act, remember."""
+    """A call whose effect record is in memory: a UPID on record is adopted, else look, act, remember."""
 
     def __init__(self, key: str = "wf.task", seconds: float = 20.0) -> None:
         """Start the deadline."""
@@ -50,7 +50,7 @@ class MemoryCall:
         self.until = time.monotonic() + seconds
         self.upid = ""
         self.warnings: list[str] = []
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.targets: list[Target] = []
         self.times = 0
         self.adopted = False
@@ -69,7 +69,7 @@ class MemoryCall:
 
     def progress(self, text: str) -> None:
         """Keep what is being done."""
-        self.said.append(text)
+        self.texts.append(text)
 
     def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
         """Keep how it is taken back."""
@@ -101,7 +101,7 @@ class MemoryCall:
         return bool(self.undoes and tools) and target in self.makes
 
     def allow_stop(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody stops it."""
+        """It is not stopped."""
         return contextlib.nullcontext()
 
     def check(self) -> None:
@@ -132,7 +132,7 @@ class Doubt(MemoryCall):
             return found
         self.check()
         if self.begun is not None:
-            raise errors.PermanentError("nobody knows how it ended")
+            raise errors.PermanentError("its result is not known")
         self.begun = datetime.now(UTC)
         self.acted += 1
         return Found(await act() or "", adopted=False)
@@ -144,8 +144,8 @@ class Bench:
     def __init__(self, proxmox: Proxmox, settings: ToolSettings | None = None, folder: Path | None = None) -> None:
         """Collect the tools."""
         found = agentd_tools(Toolbox("pve1", proxmox, settings, folder))
-        assert not [each for each in found if isinstance(each, BrokenTool)]
-        self.tools = by_name(each for each in found if isinstance(each, Tool))
+        assert not [item for item in found if isinstance(item, BrokenTool)]
+        self.tools = by_name(item for item in found if isinstance(item, Tool))
 
     async def __call__(self, tool: str, call: Doubt | None = None, **parameters: Any) -> Any:
         """Call a tool as the worker does."""

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from agentd.bus.subscriptions import Delivery as Msg
 
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
-_ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
+_ROOM = "JetStream has no room; raise max_file of its account, or make room: `agentd doctor` lists what uses it"
 _NOT_STORED = 10077
 _TOO_MANY = (
     "as many requests of this principal wait for an orchestrator as NATS stores, so this one was not stored; send it "
-    "again, with the same id, once some of them have begun; is an orchestrator running? see `agentd agents`"
+    "again, with the same id, once some of them have started; is an orchestrator running? see `agentd agents`"
 )
 _FULL = {
     10002: _ROOM,

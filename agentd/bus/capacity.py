@@ -108,6 +108,6 @@ def advice(room: StorageUse, sizes: dict[str, int]) -> str:
     if any(name == subjects.AUDIT for _, name in largest):
         text += "AI_AUDIT is kept for ever unless you set its max_age (archive it first); "
     return (
-        f"{text}when it is full every event is refused and all work stands still until there is room: "
-        "let the account have more (max_file), or lower [orchestrator] retention_days"
+        f"{text}when it is full every event is refused and all work stops until there is room: "
+        "raise max_file of the account, or lower [orchestrator] retention_days"
     )

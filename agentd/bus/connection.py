@@ -232,7 +232,7 @@ class Connection:
             self._pending.deny(text, self.agent)
             self._log.warning("NATS does not allow it", error=text)
         else:
-            self._log.debug("NATS says", error=text)
+            self._log.debug("NATS reports an error", error=text)
 
     async def _on_disconnect(self) -> None:
         if not self._nc.is_closed:
@@ -318,7 +318,7 @@ class Connection:
         """
         answer = await self.ask(subject, as_bytes(message), wait=wait)
         if status_of(answer) == "503":
-            raise NoResponder(f"nobody answers {subject}: is the agent that offers it running?")
+            raise NoResponder(f"no answer on {subject}: is the agent that offers it running?")
         return codec.decode(answer.data, kind)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:

@@ -287,7 +287,7 @@ class Consumer:
         try:
             job.begun = job.begun or await self._count_start(job)
             if job.begun > BEGINS + 1:
-                message = f"begun {job.begun - 1} times without an end: whoever handles it dies"
+                message = f"started {job.begun - 1} times, never finished: the process that handles it crashes"
                 raise GiveUp(message)
             await self._handle(job)
             done = True
@@ -363,7 +363,7 @@ class Consumer:
 
     def _nak(self, job: Job, delay: float) -> None:
         if not job.ours:
-            self._log.warning("not handed back: somebody else may have it", subject=job.subject)
+            self._log.warning("not returned to the stream: another process may have it", subject=job.subject)
             return
         body = b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9)
         self._bus.send(job.reply, body)

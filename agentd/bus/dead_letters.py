@@ -267,9 +267,9 @@ def _letter(stored: Stored, why: str) -> Letter:
 def _replay_obstacle(why: str, consumer: str, letter: DeadLetter) -> str:
     """Return why a letter cannot be replayed; "" if it can."""
     if why == POISONED:
-        return "its workflow has counted that attempt as failed, and would not hear of another: ask for the work anew"
+        return "its workflow has counted that attempt as failed and accepts no other: request the work again"
     if why == BROKEN:
-        return "its workflow has ended because of it: ask for the work anew"
+        return "its workflow has ended because of it: request the work again"
     if letter.cut:
         return "it was too large to be kept whole"
     stream, prefixes = _REPLAYED_FROM.get(consumer, ("", ()))
@@ -299,7 +299,7 @@ def _from_advisory(stored: Stored) -> Letter | None:
         sequence=read.stream_seq,
         consumer=read.consumer,
         delivered=read.deliveries,
-        fixed="agentd did not give it up: there is the server's advisory alone",
+        fixed="agentd did not give it up: only the server's advisory exists",
     )
 
 
@@ -362,5 +362,5 @@ async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
     try:
         return await bus.store(subject, DeadMark(action, principal, now()), expect=before.seq)
     except StaleWrite as error:
-        message = f"letter {letter.number}: somebody else has just closed it"
+        message = f"letter {letter.number}: another client has just closed it"
         raise PermanentError(message) from error

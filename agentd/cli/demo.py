@@ -185,6 +185,6 @@ async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once:
         await bus.close()
     tables.show("answer", answer)
     if not once:
-        out.print("\neverything goes on; Ctrl-C ends it")
+        out.print("\nthe cluster keeps running; Ctrl-C ends it")
         await supervisor.stopping.wait()
     return answer

@@ -179,7 +179,7 @@ async def _storage(bus: Bus) -> list[Finding]:
     try:
         rooms, sizes = await capacity.all_limits(bus)
     except AgentdError as error:
-        return [Finding("storage", good=False, text=str(error), advice="let this user ask $JS.API.INFO")]
+        return [Finding("storage", good=False, text=str(error), advice="allow this user to request $JS.API.INFO")]
     full = [room for room in rooms if room.share >= capacity.FULL]
     if full:
         return [Finding("storage", good=False, text=room.text, advice=capacity.advice(room, sizes)) for room in full]

@@ -115,7 +115,7 @@ def _ports(process: subprocess.Popen[bytes], directory: Path, log: Path) -> str:
                 return url
         time.sleep(0.01)
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
-    message = f"nats-server does not start; the end of {log} says: {' '.join(last)}"
+    message = f"nats-server does not start; the end of {log}: {' '.join(last)}"
     raise ConfigError(message)
 
 

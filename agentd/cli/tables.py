@@ -204,7 +204,7 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
     elif not preview.already:
         console.print("cannot be undone")
     if not preview.targets and not preview.already:
-        console.print(f"{safe(preview.tool)} would run; it does not say what it changes")
+        console.print(f"{safe(preview.tool)} would run; it does not report what it changes")
     for warning in reply.warnings:
         console.print(f"[yellow]{safe(warning)}[/]")
 

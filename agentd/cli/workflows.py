@@ -252,7 +252,7 @@ async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -
             printable(f"{workflow_id}, {name}:\n  {approval.text}\n  digest {approval.digest}", lines=True), err=True
         )
     if wanted.digest and not (len(wanted.digest) >= SHORTEST and approval.digest.startswith(wanted.digest)):
-        message = f"--digest: {name} is not what was shown any more; look at it again: agentd show {workflow_id}"
+        message = f"--digest: {name} is not what was shown any more; read it again: agentd show {workflow_id}"
         raise Rejected(message)
     return msgspec.structs.replace(wanted, task=name, digest=approval.digest)
 
@@ -260,14 +260,14 @@ async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -
 @click.command()
 @ID
 @REASON
-@click.option("--undo", is_flag=True, help="Undo completed tasks where the plan says how.")
+@click.option("--undo", is_flag=True, help="Undo completed tasks where the plan defines how.")
 @click.option("--wait", is_flag=True, help="Wait until the workflow has ended; exit code 3 if it was cancelled.")
 @passes
 def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -> None:
     """Cancel a workflow: stop its running task, start no more.
 
     A task that cannot be stopped cleanly is completed. The changes that remain are listed. With --undo they are undone
-    where the plan says how.
+    where the plan defines how.
     """
     _signal(app, workflow_id, WorkflowSignal("cancel", reason, undo=undo), wait=wait)
 
@@ -320,8 +320,8 @@ def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> 
 def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
     """Reject the task of a workflow that waits for approval.
 
-    TASK may be omitted if only one task waits. The workflow fails, and completed tasks are undone where the plan says
-    how.
+    TASK may be omitted if only one task waits. The workflow fails, and completed tasks are undone where the plan
+    defines how.
     """
     _signal(app, workflow_id, WorkflowSignal("reject", reason, task=task))
 

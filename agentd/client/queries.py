@@ -167,7 +167,7 @@ def detail(found: Workflow) -> WorkflowDetail:
 def _asks(workflow_id: str, name: str, task: TaskState) -> str:
     if task.approval is None or task.status is not TaskStatus.WAITING_APPROVAL:
         return ""
-    return f"{task.approval.text} (agentd approve {workflow_id} {name}, by somebody else than who asked)"
+    return f"{task.approval.text} (agentd approve {workflow_id} {name}, by another principal than the requester)"
 
 
 def task_view(found: Workflow, name: str) -> TaskView:

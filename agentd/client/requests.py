@@ -176,7 +176,7 @@ async def _running(bus: Bus, workflow_id: str) -> Workflow:
     if state is None:
         raise _unknown(workflow_id)
     if state.over:
-        message = f"workflow {workflow_id!r} is over: {state.status}"
+        message = f"workflow {workflow_id!r} has ended: {state.status}"
         raise UsageError(message)
     return state
 
@@ -205,7 +205,7 @@ async def watch_subjects(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[f
 
 def still_running_error(workflow_id: str, waited: float) -> TemporaryError:
     """Return the error for a caller that stops waiting after `waited` seconds while the workflow continues."""
-    return TemporaryError(f"{workflow_id} is not over after {waited:g} s; it goes on: agentd watch {workflow_id}")
+    return TemporaryError(f"{workflow_id} has not ended after {waited:g} s; it continues: agentd watch {workflow_id}")
 
 
 def _unknown(workflow_id: str) -> UsageError:

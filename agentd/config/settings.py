@@ -225,7 +225,7 @@ class Schedule(Section):
     timezone: str = Field(default="UTC", description="time zone of `cron`, such as Europe/Berlin")
     parameters: dict[str, Any] = Field(default={}, description="parameters of the workflow")
     principal: Id = Field(
-        default="cron", description="principal that requests the workflow; [policy] says what it may do"
+        default="cron", description="principal that requests the workflow; [policy] defines what it may do"
     )
     enabled: bool = Field(default=True, description="false: the schedule does not run")
     overlap: Literal["skip", "allow"] = Field(
@@ -255,7 +255,7 @@ class Schedule(Section):
     def _cron(cls, value: str) -> str:
         parsed = cron.parse(value)
         if cron.next_after(parsed, datetime.now(UTC), UTC) is None:
-            raise ValueError(f"{value!r} never comes")
+            raise ValueError(f"{value!r} never occurs")
         return value
 
 

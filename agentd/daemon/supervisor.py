@@ -196,7 +196,7 @@ class Supervisor:
         config = self.config
         policy = Policy.of(config.policy)
         for text in policy.warnings():
-            self.log.warning("the policy grants more than it gives", reason=text)
+            self.log.warning("the policy grants more than is allowed", reason=text)
         audit_log = self.audit_log
         worker = Worker(
             self.bus,
@@ -307,7 +307,7 @@ class Supervisor:
         stopping = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
         if self.bus.closed.is_set() and not self.stopping.is_set():
-            self.log.error("NATS closed the connection for good: leaving, to be started again")
+            self.log.error("NATS closed the connection finally: exiting, to be restarted")
             self._exit_code = TemporaryError.exit_code
             self.stopping.set()
         closed.cancel()
@@ -329,7 +329,7 @@ class Supervisor:
         for waiter in waiting:
             waiter.cancel()
         if self.lease.lost.is_set() and not self.stopping.is_set():
-            self.log.error("lost the lease on this agent id: leaving", reason=self.lease.problem)
+            self.log.error("lost the lease on this agent id: exiting", reason=self.lease.problem)
             self._exit_code = ConfigError.exit_code
             self.stopping.set()
 

@@ -192,7 +192,7 @@ class _NoProxmox:
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def fail(*_: object, **__: object) -> NoReturn:
-            message = f"{name}: this tool was only to be looked at"
+            message = f"{name}: this tool may only be inspected"
             raise AssertionError(message)
 
         return fail

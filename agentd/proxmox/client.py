@@ -251,7 +251,7 @@ class Proxmox:
             if not status.running:
                 return status.exit
             await asyncio.sleep(FIRST_PAUSE)
-        raise TemporaryError(f"the task {upid} was told to end and still runs after {HALT:.0f} s")
+        raise TemporaryError(f"the task {upid} was stopped and still runs after {HALT:.0f} s")
 
     async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
         path = _safe(path)

@@ -54,7 +54,7 @@ def _arguments(params: dict[str, Any]) -> Iterator[str]:
 
 def _refused(path: str, message: str) -> AgentdError:
     """Return the error for a message; an HTTP status, if any, is at its beginning."""
-    text = one_line(message) or "pvesh failed and did not say why"
+    text = one_line(message) or "pvesh failed without a reason"
     if text.startswith(_NO_HANDLER):
         return classify("GET", 501, text, path=path)
     if "please run as root" in text:

@@ -116,7 +116,7 @@ def unreachable_reason(node: str, entries: list[dict[str, Any]]) -> AgentdError 
     if states and node not in states:
         return NotFound(f"there is no node {node!r}; {nearest(node, states)}")
     if states.get(node) == "offline":
-        return NodeOffline(f"the node {node} is offline, so nothing can be asked of it", delay=3.0)
+        return NodeOffline(f"the node {node} is offline, so it cannot be queried", delay=3.0)
     return None
 
 

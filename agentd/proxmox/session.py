@@ -216,7 +216,7 @@ class Session:
     def _connect(self) -> ProxmoxResource:
         """Return the API with its session .
 
-        It is made anew after a 401, because the token may have been replaced.
+        It is created again after a 401, because the token may have been replaced.
         """
         with self._connecting:
             if self._api is not None:

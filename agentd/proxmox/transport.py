@@ -94,7 +94,7 @@ def lost_request(method: str, path: str, error: requests.RequestException) -> Ag
     cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
     if "Fingerprints did not match" in str(error):
         return ProxmoxUnavailable(
-            f"{where}: the server's certificate is not the pinned one; if it was renewed, set proxmox.fingerprint anew"
+            f"{where}: the server's certificate is not the pinned one; if it was renewed, update proxmox.fingerprint"
             f" ({one_line(cause)})",
             delay=30.0,
         )

@@ -119,11 +119,11 @@ class Anchors:
             if not tier.covers(Tier.DESTROY):
                 raise Denied(f"{principal} may {tier}; to accept the audit of {self._agent} as it is needs destroy")
             if not reason or len(reason) > MOST_TEXT:
-                raise InvalidMessage(f"reason: say why, in 1 to {MOST_TEXT} characters")
+                raise InvalidMessage(f"reason: give one of 1 to {MOST_TEXT} characters")
             text, done = f"accepted: {await self._audit_log.accept(principal, reason)}", True
         except AgentdError as error:
             text, done = str(error), False
-        self._log.warning("asked to accept the audit as it is", principal=principal, answer=text)
+        self._log.warning("request to accept the audit as it is", principal=principal, answer=text)
         await received.respond(ControlReply(self._agent, done, text))
 
 

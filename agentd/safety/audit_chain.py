@@ -122,7 +122,7 @@ class ChainCheck:
     def add(self, record: AuditRecord | None) -> None:
         """Check the next record; None is a message that cannot be decoded."""
         self.lines += 1
-        reason, text = (UNREADABLE, "cannot be understood") if record is None else self._foreign_reason(record)
+        reason, text = (UNREADABLE, "cannot be decoded") if record is None else self._foreign_reason(record)
         if record is None or reason:
             self._add_problem(self._place, reason, f"line {self._place} {text}")
             self._doubtful += 1  # it may replace a record, or be an additional message
@@ -156,7 +156,7 @@ class ChainCheck:
     def _foreign_reason(self, record: AuditRecord) -> tuple[str, str]:
         """Return why the agent did not write this record; two empty texts if it did."""
         if record.hash != hash_of(record):
-            return ALTERED, "was altered: its hash does not fit what it says"
+            return ALTERED, "was altered: its hash does not match its content"
         if record.agent_id != self.agent_id:
             return FOREIGN, f"is of {record.agent_id}, the chain is of {self.agent_id}"
         return self._signature_fault(record)
@@ -181,9 +181,9 @@ class ChainCheck:
         """Check that a record follows the one before it."""
         place = self._place
         if record.seq < place:
-            self._add_problem(place, REORDERED, f"line {record.seq} stands where {place} should be")
+            self._add_problem(place, REORDERED, f"line {record.seq} is where line {place} should be")
         elif record.seq > place + self._doubtful:
-            self._add_problem(place, MISSING, f"line {place} is missing: {record.seq} stands in its place")
+            self._add_problem(place, MISSING, f"line {place} is missing: {record.seq} is in its place")
         elif record.seq > place:
             return  # the records in between are the ones that were rejected
         elif self._hash is not None and record.previous != self._hash:
@@ -195,7 +195,7 @@ class ChainCheck:
         if record.process == self._process:
             return
         if record.process in self._over:
-            text = f"line {record.seq} is of a process that another had followed: two ran as {self.agent_id}"
+            text = f"line {record.seq} is of a process that another had replaced: two ran as {self.agent_id}"
             self._add_problem(record.seq, TWICE, text)
         self._over.add(self._process)
         self._process = record.process
@@ -203,7 +203,7 @@ class ChainCheck:
     def _check_anchors(self, record: AuditRecord) -> None:
         for anchor in self.anchors.pop(record.seq, ()):
             if anchor.hash != record.hash:
-                text = f"line {record.seq} is not the one that {anchor.by} has seen: the chain was written anew"
+                text = f"line {record.seq} is not the one that {anchor.by} has seen: the chain was rewritten"
                 self._add_problem(record.seq, REWRITTEN, text)
                 return
 

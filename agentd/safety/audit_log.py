@@ -194,11 +194,11 @@ class AuditLog:
             await self._adopt_stored(stored)
 
     async def _same_stream(self) -> None:
-        """Raise the alarm if the stream was created anew since this agent wrote."""
+        """Raise the alarm if the stream was created again since this agent wrote."""
         created = str((await self._bus.api(f"STREAM.INFO.{subjects.AUDIT}"))["created"])
         before, self._stream = self._stream, created
         if before and before != created and self._head is not None:
-            self._raise(f"the stream was made anew at {created[:19]}")
+            self._raise(f"the stream was recreated at {created[:19]}")
 
     async def _adopt_stored(self, stored: Stored | None) -> None:
         """Take over what is stored instead of our last record.
@@ -221,7 +221,7 @@ class AuditLog:
         elif record is not None and record.seq < at:
             self._raise(f"line {record.seq} is the last one, and this agent has written line {at}: the end was cut off")
         elif record is not None and self._head is not None and record.hash == self._head.hash:
-            self._raise(f"line {at} lies elsewhere than where this agent wrote it: the stream was made anew")
+            self._raise(f"line {at} is not where this agent wrote it: the stream was recreated")
         else:
             text = "the chain is gone" if stored is None else "the last line is not one that this agent wrote"
             self._raise(f"{text}; its own last line is {at}")
@@ -233,8 +233,8 @@ class AuditLog:
         """Raise AuditBroken if there is an alarm that is not acknowledged."""
         if self.alarm:
             raise AuditBroken(
-                f"{tool}: nothing was done: the audit of {self._agent} is not as it was written: {self.alarm}; "
-                f"look with `agentd audit verify`, then `agentd audit accept {self._agent} --reason TEXT`"
+                f"{tool}: nothing was done: the audit of {self._agent} is not as the agent wrote it: {self.alarm}; "
+                f"check it with `agentd audit verify`, then `agentd audit accept {self._agent} --reason TEXT`"
             )
 
     def _raise(self, problem: str) -> None:
@@ -245,16 +245,16 @@ class AuditLog:
         if self._memory is not None:
             self._memory.keep(self._head or self._memory.head, problem, self._stream)
         if self._log is not None:
-            self._log.error("the audit of this agent is not as it was written", reason=problem)
+            self._log.error("the audit of this agent is not as the agent wrote it", reason=problem)
         self._bus.spawn(self._publish_alarm(problem))
 
     async def _publish_alarm(self, problem: str) -> None:
-        text = f"the audit of {self._agent} is not as it was written: {problem}"
+        text = f"the audit of {self._agent} is not as the agent wrote it: {problem}"
         try:
             await self._bus.publish(subjects.critical_error(self._agent), CriticalError(self._agent, text, now()))
         except BusError as error:
             if self._log is not None:
-                self._log.error("the alarm is not heard by others", reason=str(error))
+                self._log.error("the alarm cannot be published", reason=str(error))
 
     async def accept(self, principal: str, reason: str) -> str:
         """End the alarm for a principal and return the acknowledged problem.
@@ -264,7 +264,7 @@ class AuditLog:
         await self.open()
         problem = self.alarm
         if not problem:
-            raise Rejected(f"the audit of {self._agent} is as it was written: there is nothing to accept")
+            raise Rejected(f"the audit of {self._agent} is as the agent wrote it: there is nothing to accept")
         async with self._lock:
             await self._pin_again()
         await self.write(
@@ -378,5 +378,5 @@ def _head_fault(stored: Stored | None, record: AuditRecord | None, remembered: H
     if record.seq < at:
         return f"line {record.seq} is the last one, and this agent has written line {at}: the end was cut off"
     if remembered is not None and record.seq == at and record.hash != remembered.hash:
-        return f"line {at} is not the one that this agent wrote: the chain was written anew"
+        return f"line {at} is not the one that this agent wrote: the chain was rewritten"
     return ""

@@ -36,7 +36,7 @@ async def spend(bus: Bus, key: str, limit: int) -> None:
         if free is None:
             raise Denied(
                 f"{limit} acts that destroy or execute within an hour are what [policy] destructive_per_hour allows; "
-                "nothing was done: look what they were (agentd audit), then ask again later"
+                "nothing was done: list them (agentd audit), then try again later"
             )
         try:
             await bus.kv_put(subjects.BUDGET, free, Spent(key), ttl=HOUR, expect=0)

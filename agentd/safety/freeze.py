@@ -147,7 +147,7 @@ def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, current: 
     if not tier.covers(Tier.OPERATE):
         raise Denied(f"{principal} may {tier}; to freeze the network needs operate")
     if not request.reason.strip() or len(request.reason) > MOST_TEXT:
-        raise InvalidMessage(f"reason: say why, in 1 to {MOST_TEXT} characters; agentd freeze --reason TEXT")
+        raise InvalidMessage(f"reason: give one of 1 to {MOST_TEXT} characters; agentd freeze --reason TEXT")
     if request.seconds is not None and not 1 <= request.seconds <= LONGEST:
         raise InvalidMessage(f"seconds: {request.seconds:g} is not from 1 to {LONGEST:.0f}")
     if current is not None:
@@ -203,5 +203,5 @@ async def ask(bus: Bus, principal: str, request: NetworkRequest) -> NetworkReply
     except NoResponder as error:
         raise TemporaryError(
             f"no orchestrator is there to {request.action} the network: nothing was changed; start one "
-            "(systemctl start agentd@orchestrator), then ask again"
+            "(systemctl start agentd@orchestrator), then try again"
         ) from error

@@ -182,7 +182,7 @@ class Lease:
 
 def _who(presence: announcements.Presence, last_heard: datetime | None) -> str:
     pid = f"process {presence.process.split('/')[2]} " if presence.process.count("/") > 1 else ""
-    last = "" if last_heard is None else f", heard {last_heard:%H:%M:%S} UTC"
+    last = "" if last_heard is None else f", last seen {last_heard:%H:%M:%S} UTC"
     return f"{pid}on {presence.agent.node or 'an unknown node'}{last}"
 
 

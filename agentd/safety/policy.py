@@ -141,28 +141,29 @@ class Policy:
         if principal in ANONYMOUS:
             raise Denied(unproven_reason(f"{tool} is of tier {needed}", principal))
         if consent is None:
-            asks = f"`agentd call {tool.partition(' ')[0]} …` asks"
-            raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; {asks}")
+            asks = f"`agentd call {tool.partition(' ')[0]} …` requests it"
+            raise NeedsPlan(f"{tool} is of tier {needed}: another principal has to approve it; {asks}")
         if consent.by in ANONYMOUS:
             raise Denied(unproven_reason(f"{tool} was approved by {consent.by}", consent.by))
         if consent.by in {"", principal}:
-            raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
+            approver = f"{consent.by}, who requested it" if consent.by else "no principal"
+            raise Denied(f"{tool} was approved by {approver}: another principal has to approve it")
 
         if not consent.call:
             raise Rejected(
                 f"{tool}: the approval of {consent.by} does not name the call, for an older orchestrator wrote it: "
-                "nothing was done; ask anew"
+                "nothing was done; request it again"
             )
         if consent.call != asked:
             raise Rejected(
-                f"{tool}: its parameters are not those that {consent.by} approved: nothing was done; ask anew"
+                f"{tool}: its parameters are not those that {consent.by} approved: nothing was done; request it again"
             )
 
     def check_targets(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
         """Raise Denied or Rejected unless `tool` may now change these targets."""
         guarded = bool(self.protected) and needed.covers(self.protected_min_tier)
         if not targets and (needed in NEEDS_APPROVAL or guarded):
-            raise Denied(f"{tool} does not say what it changes, so nobody can tell whether it may")
+            raise Denied(f"{tool} does not report what it changes, so it cannot be checked whether it is allowed")
         for item in targets if guarded else ():
             pattern = self.protecting(item)
             if pattern is not None:
@@ -204,8 +205,8 @@ def check_same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str,
         name = wanted.get(target.name)
         if name is not None and names.get(target.name) != name:
             raise Rejected(
-                f"{tool}: {target.title} was called {name!r} when that was done which this takes back, so it may be "
-                "another guest: nothing was done; look which guest is meant, then call the tool itself"
+                f"{tool}: {target.title} was called {name!r} when the call was made that this undoes, so it may be "
+                "another guest: nothing was done; check which guest is meant, then call the tool itself"
             )
 
 
@@ -255,7 +256,7 @@ def unproven_reason(what: str, principal: str) -> str:
     """Return the reason and the remedy when an anonymous principal is refused."""
     who = "the plain subject" if principal == "plain" else principal or "the requester"
     return (
-        f"{what}: it needs two authenticated principals, and {who} needs no token; ask as a principal of your own: "
+        f"{what}: it needs two authenticated principals, and {who} needs no token; use a principal of your own: "
         "with a token (agentd token NAME), or by agentd call with [client] principal"
     )
 
@@ -266,15 +267,20 @@ def check_unchanged(targets: Sequence[Target], consent: Consent) -> None:
     for target in targets:
         old = approved.pop(target.name, None)
         if old is None:
-            raise Rejected(f"{target.title} was not part of what {consent.by} approved: nothing was done; ask anew")
+            raise Rejected(
+                f"{target.title} was not part of what {consent.by} approved: nothing was done; request it again"
+            )
         changes = _difference(old, target)
         if changes:
             raise Rejected(
-                f"{target.title} is not as it was when {consent.by} approved it ({changes}): nothing was done; ask anew"
+                f"{target.title} is not as it was when {consent.by} approved it ({changes}): nothing was done; "
+                "request it again"
             )
     if approved:
         gone = next(iter(approved.values())).title
-        raise Rejected(f"{gone}, which {consent.by} approved, is not meant any more: nothing was done; ask anew")
+        raise Rejected(
+            f"{gone}, which {consent.by} approved, is no longer among the targets: nothing was done; request it again"
+        )
 
 
 def _difference(old: Target, new: Target) -> str:

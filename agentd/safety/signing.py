@@ -111,10 +111,10 @@ def _opened(path: Path, flags: int) -> int:
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: it is to be a file, and no link") from error
+        raise ConfigError(f"{path}: {error.strerror}: it must be a file, not a link") from error
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise ConfigError(f"{path}: it is to be a regular file")
+        raise ConfigError(f"{path}: it must be a regular file")
     return file
 
 

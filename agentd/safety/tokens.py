@@ -48,4 +48,4 @@ def principal_of(authorization: str | None, tokens: Mapping[str, str]) -> str | 
     for principal, stored in tokens.items():
         if secrets.compare_digest(presented, stored):
             return principal
-    raise Denied("this token is nobody's: it is not in [web.tokens] of this daemon")
+    raise Denied("this token is unknown: it is not in [web.tokens] of this daemon")

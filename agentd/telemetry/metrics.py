@@ -80,7 +80,7 @@ class Metrics:
         self.workflows_started = count("workflows_started", "Workflows whose first event was written", ["type"])
         self.workflows_finished = count("workflows_finished", "Workflows that are over", ["type", "status"])
         self.workflow_seconds = seconds("workflow", "From the start of a workflow to its end", ["type"])
-        self.event_conflicts = count("event_conflicts", "Events that somebody else wrote first; decided again")
+        self.event_conflicts = count("event_conflicts", "Events that another process wrote first; decided again")
         self.decide_errors = count("decide_errors", "Inputs that could not be decided: a bug, or a broken message")
         self.tasks = count("tasks", "Calls of a tool that ended", ["tool", "outcome"])
         self.task_seconds = seconds("task", "How long a call of a tool took, with its retries", ["tool"])

@@ -89,7 +89,7 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
     result = hints.pop("return", None)
     hints.pop("call", None)
     if len(hints) != 1 or result is None:
-        message = "a tool takes (call, p: Parameters) and says what it returns"
+        message = "a tool takes (call, p: Parameters) and declares what it returns"
         raise TypeError(message)
     parameters = next(iter(hints.values()))
     definition = Tool(
@@ -128,7 +128,7 @@ def _check_raises(definition: Tool) -> None:
             )
             raise ValueError(message)
         if definition.tier is Tier.READ:
-            message = f"with {rule.says} it would not be of tier read any more: a tool that changes something operates"
+            message = f"with {rule.says} it would not be of tier read: a tool that changes something needs operate"
             raise ValueError(message)
 
 

@@ -55,10 +55,10 @@ was sent the first request made the guest once more.
 class ClaimDecision(Enum):
     """What a record means for a process that wants to claim it."""
 
-    TAKE = "nobody has it, or its owner is gone"
+    TAKE = "no process has it, or its owner is gone"
     DONE = "it was done: use the recorded result"
-    CANCELLED = "the workflow was cancelled before anybody began"
-    BUSY = "another process is at it"
+    CANCELLED = "the workflow was cancelled before it was started"
+    BUSY = "another process is doing it"
     CONFLICT = "the key is that of another tool, or of other parameters"
 
 
@@ -85,7 +85,7 @@ def decide(record: EffectRecord | None, wanted: ClaimRequest, *, age: float) -> 
     age  seconds since the record was last written, by the server's clock
 
     A failure is the final answer of its own attempt, unless the attempt was only held back; the next attempt starts
-    anew.  A claim of an earlier process of the same agent is free: the lock of the journal ensures that only one of
+    again.  A claim of an earlier process of the same agent is free: the lock of the journal ensures that only one of
     them is alive.  An attempt that is delivered again after the next one has begun does not take over: it has been
     answered.
 
@@ -192,8 +192,8 @@ class Claim:
         """
         stored, now, _ = await last_record(self._bus, self._subject)
         if now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
-            holder = "nobody" if now is None else now.owner
-            message = f"{changed.key}: the effect record is in the hands of {holder}"
+            holder = "no process" if now is None else now.owner
+            message = f"{changed.key}: the effect record is held by {holder}"
             raise Fenced(message) from error
         return stored, now.stop
 

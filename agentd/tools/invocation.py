@@ -124,7 +124,7 @@ class Invocation:
             raise DryRunStop(already=found is not None)
         claim = self.claim
         if claim is None:
-            message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
+            message = f"{self.tool.name} is of tier {self.tool.tier} and may not change anything"
             raise PermanentError(message)
         if claim.record.upid:
             return Found(claim.record.upid)
@@ -152,7 +152,7 @@ class Invocation:
             seen = ", ".join(target.title for target in self.targets) or "what was found"
             message = (
                 f"{self.tool.name}: {seen} has the mark of this call ({self.key}), but the effect record says that the "
-                "call never began: it is not ours, and nothing was done; find out who made it, or use another id"
+                "call was never started: it is not ours, and nothing was done; check what created it, or use another id"
             )
             raise NotOurs(message)
 
@@ -194,7 +194,10 @@ class Invocation:
     def _check_may_apply(self, claim: effects.Claim) -> None:
         """Raise if acting now could repeat an act whose outcome is unknown."""
         if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
-            message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
+            message = (
+                f"{self.tool.name} was started and its result is not known: check what it did, then call it again "
+                "with a new key"
+            )
             raise PermanentError(message)
         unsettled = effects.UNSETTLED - (time.monotonic() - claim.doubtful_since)
         if unsettled > 0:

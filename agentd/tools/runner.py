@@ -246,7 +246,7 @@ class ToolRunner:
         """Stop the Proxmox task of a stopped tool, and return what is known of it."""
         upid, text = claim.record.upid, str(error)
         if not upid or tool.halt is None:
-            text += "" if upid else "; it had begun no task in Proxmox, or a short one that is over"
+            text += "" if upid else "; it had started no task in Proxmox, or a short one that has ended"
             return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
         try:
             text += f"; {upid} ended: {await tool.halt(upid)}"
@@ -340,7 +340,7 @@ def _recorded(record: EffectRecord) -> ToolReply:
         error = record.error or TaskError(code="cancelled", message="cancelled before it began")
         return ToolReply(status=Outcome.CANCELLED, error=error)
     if record.phase == effects.CLAIMED:
-        return ToolReply(status="running", progress=f"in the hands of {record.owner}")
+        return ToolReply(status="running", progress=f"held by {record.owner}")
     if record.error is not None:
         return ToolReply(status=Outcome.FAILED, error=record.error, warnings=record.warnings)
     status = Outcome.WARNINGS if record.warnings else Outcome.COMPLETED

@@ -173,7 +173,7 @@ class Worker:
         except InvalidMessage as error:
             # Not reported as a failure: the acknowledgement of any client's publish can be such a message, because the
             # publisher chooses its reply subject.  The workflow's own timer detects a lost assignment.
-            self.log.exception("an assignment cannot be understood", subject=job.subject, reason=str(error))
+            self.log.exception("an assignment cannot be decoded", subject=job.subject, reason=str(error))
             await self._store_dead_letter(job, service, str(error), dead_letters.BROKEN)
             return
         name = task.task_id.rpartition(".")[2]
@@ -183,14 +183,14 @@ class Worker:
             return  # the orchestrator's timer decides what happens next
         job.until = time.monotonic() + seconds
         if job.begun > BEGINS:
-            text = f"begun {BEGINS} times without an end: whoever runs it dies"
+            text = f"started {BEGINS} times, never finished: the process that runs it crashes"
             await self._store_dead_letter(job, service, text)
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:
             async with self._saying_so(task, name, service):
                 reply = await self._run_assignment(task, name, seconds)
         if reply.status == "running":
-            self.log.warning("answered before, and tried anew since", task=task.task_id, attempt=task.attempt)
+            self.log.warning("answered before, and tried again since", task=task.task_id, attempt=task.attempt)
             return
         await self._complete(reply, task.workflow_id, name, task.attempt, service)
         crash_point("before-ack")

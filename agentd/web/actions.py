@@ -123,14 +123,14 @@ class WorkflowActions:
 
     def _principal(self, request: Request) -> str:
         if not self._known:
-            raise HTTPException(_FORBIDDEN, "nobody may act over HTTP: [web.tokens] is empty; `agentd token` helps")
+            raise HTTPException(_FORBIDDEN, "no actions over HTTP: [web.tokens] is empty; `agentd token` helps")
         challenge = {"www-authenticate": 'Bearer realm="agentd"'}
         try:
             principal = tokens.principal_of(request.headers.get("authorization"), self._known)
         except Denied as error:
             raise HTTPException(_UNKNOWN, str(error), challenge) from error
         if principal is None:
-            raise HTTPException(_UNKNOWN, "say who you are: Authorization: Bearer TOKEN", challenge)
+            raise HTTPException(_UNKNOWN, "authenticate with Authorization: Bearer TOKEN", challenge)
         return principal
 
 

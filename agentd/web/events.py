@@ -156,7 +156,7 @@ class Streams:
         if isinstance(error, AgentdError):
             _log.warning("live changes ended: %s", error)
         elif error is not None:
-            _log.error("live changes ended by a bug", exc_info=error)
+            _log.error("live changes failed", exc_info=error)
         for mailbox in self._mailboxes:
             mailbox.wake.set()
 

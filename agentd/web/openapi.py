@@ -35,13 +35,13 @@ class Readiness(msgspec.Struct, frozen=True):
 _LIMIT = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
 _STATUS = ("status", {"type": "string", "default": ""})
 _NETWORK = {
-    "freeze": "Let no agent change anything; tier operate, and a reason",
+    "freeze": "Freeze: no agent changes anything; needs tier operate and a reason",
     "thaw": "End a freeze; for the one who froze, or with tier destroy",
 }
 _PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "/": ("The whole picture; a page, JSON or text by Accept or ?format=", Overview, ()),
     "/readyz": ("200 when ready, 503 with reasons when not", Readiness, ()),
-    "/api/agents": ("Agents heard of lately", list[AgentRegistration], ()),
+    "/api/agents": ("Agents seen recently", list[AgentRegistration], ()),
     "/api/services": ("Services and their tools", list[ServiceRegistration], ()),
     "/api/workflows": ("Workflows, those not over first", list[WorkflowSummary], (_LIMIT, _STATUS)),
     "/api/workflows/{id}": ("One workflow with tasks and history", WorkflowDetail, ()),
@@ -112,7 +112,7 @@ def _steering(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
 def _posting(operation: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
     operation["responses"]["409"] = {
-        "description": "The orchestrator refuses it, and says why",
+        "description": "The orchestrator refuses it and gives the reason",
         "content": {"application/json": {"schema": answer}},
     }
     return operation | {"security": [{"token": []}]}

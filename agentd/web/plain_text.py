@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agentd.client.views import Step, TaskView, WorkflowDetail, WorkflowSummary
 
-_UNSEEN = "  ? unknown: the network can't be asked"
+_UNSEEN = "  ? unknown: the network can't be queried"
 _STEPS_SHOWN = 24
 _ERROR_SHOWN = 100
 
@@ -132,7 +132,7 @@ def _agents(picture: Overview) -> list[str]:
         state = agent_status(agent, picture.at)
         style = style_of(status.AGENT, state)
         load = "load ?" if state in {"silent", "offline"} else f"load {formats.percent(agent.load)}"
-        last_heard = f"heard {formats.ago(agent.timestamp, picture.at)}"
+        last_heard = f"seen {formats.ago(agent.timestamp, picture.at)}"
         rows.append(
             (
                 f"  {style.mark} {agent.agent_id}",

@@ -257,7 +257,7 @@ class TimerDue(msgspec.Struct, frozen=True):
 
 
 class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tells the agents of a service to read an effect record now.
+    """Makes the agents of a service read an effect record now.
 
     The record says that the task has to end.
     """

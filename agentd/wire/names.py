@@ -90,7 +90,7 @@ def check_step_key(value: str, principal: str) -> str:
     owner, equals, rest = value.rpartition("=")
     tokens = rest.split(".")
     if len(tokens) != 3 or (equals and owner != principal):  # noqa: PLR2004 - workflow, task, step
-        message = f"key: {value!r} is not <workflow>.<task>.<step> of what {principal or 'nobody'} asked for"
+        message = f"key: {value!r} is not <workflow>.<task>.<step> of what {principal or 'no principal'} requested"
         raise InvalidMessage(message)
     for token in tokens:
         check_id(token, "key")

@@ -41,7 +41,7 @@ from agentd_mcp.elicitation import Question
 if TYPE_CHECKING:
     from agentd import Bus, Call, Context
 
-TOLD: Final = timedelta(minutes=10)
+RESULT_KEPT: Final = timedelta(minutes=10)
 """Time after its end for which a plan's result is still the answer to the same call."""
 TASK: Final = "call"
 """Name of the task that makes the call in such a plan."""
@@ -74,7 +74,7 @@ async def ask(
     waiting, asked = _waiting(state, principal), _asked(state)
     if approver is None or asked is None or state.status is not Status.WAITING_APPROVAL:
         return waiting
-    text = f"{principal} asks for {asked.text}. It cannot be taken back. Your yes is that of {approver}."
+    text = f"{principal} requests {asked.text}. It cannot be undone. You approve as {approver}."
     # The digest covers what the person is shown: an approval does not apply to a plan that changed in the meantime.
     key, decide = f"{state.workflow_id}-{asked.digest[:12]}", partial(_decided, bus, state, approver, asked.digest)
     return Question(key, text, waiting, decide)
@@ -98,7 +98,7 @@ def _asked(state: Workflow) -> Approval | None:
 
 
 def _recent(bus: Bus, state: Workflow) -> bool:
-    return bus.server_time() - state.updated < TOLD
+    return bus.server_time() - state.updated < RESULT_KEPT
 
 
 def _result(state: Workflow) -> ToolReply:
@@ -106,7 +106,7 @@ def _result(state: Workflow) -> ToolReply:
     if task is None or task.status not in DONE:
         return ToolReply(Outcome.FAILED, error=TaskError(str(state.status), f"{state.workflow_id}: {state.error}"))
     if task.result is None:
-        text = f"{state.workflow_id}: nothing had to be done, it is so already"
+        text = f"{state.workflow_id}: nothing had to be done"
         return ToolReply(Outcome.FAILED, error=TaskError("already", text))
     return ToolReply(Outcome.COMPLETED, task.result, warnings=task.warnings)
 
@@ -114,11 +114,11 @@ def _result(state: Workflow) -> ToolReply:
 def _waiting(state: Workflow, principal: str) -> ToolReply:
     asked = _asked(state)
     if asked is not None and asked.by:
-        text = f"approved by {asked.by} and being carried out: {asked.text}. Call again to learn what came of it."
+        text = f"approved by {asked.by} and running: {asked.text}. Call again to get the result."
         return ToolReply(Outcome.FAILED, error=TaskError("under_way", text))
     text = (
-        f"nothing is done yet; {asked.text if asked else 'it is being looked at'}. Somebody other than {principal} "
-        f"approves it: agentd approve {state.workflow_id}. Call again with the same arguments to learn how it stands."
+        f"nothing is done yet; {asked.text if asked else 'it is being checked'}. Another principal than {principal} "
+        f"must approve it: agentd approve {state.workflow_id}. Call again with the same arguments to get its state."
     )
     return ToolReply(Outcome.FAILED, error=TaskError("needs_approval", text))
 
@@ -148,7 +148,7 @@ def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
     return Tool(
         name="dry_run",
         service="",
-        description="Look what a call of another tool would change, and whether it may; nothing is done.",
+        description="Show what a call of another tool would change, and whether it is allowed; nothing is done.",
         tier=Tier.READ,
         repeat=Repeat.IDEMPOTENT,
         capability="safety",

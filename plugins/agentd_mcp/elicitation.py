@@ -49,15 +49,15 @@ async def ask(
     if not _can_show(context):
         return question.unasked
     if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        said = (params.input_responses or {}).get(question.key)
-        if said is None:
+        answer = (params.input_responses or {}).get(question.key)
+        if answer is None:
             return types.InputRequiredResult(input_requests={question.key: types.ElicitRequest(params=_form(question))})
     else:
         form = _form(question)
-        said = await context.session.elicit_form(form.message, form.requested_schema, context.request_id)
-    if not isinstance(said, types.ElicitResult) or said.action == "cancel":
+        answer = await context.session.elicit_form(form.message, form.requested_schema, context.request_id)
+    if not isinstance(answer, types.ElicitResult) or answer.action == "cancel":
         return question.unasked
-    return await question.answer(said.action == "accept" and (said.content or {}).get(YES) is True)
+    return await question.answer(answer.action == "accept" and (answer.content or {}).get(YES) is True)
 
 
 def _can_show(context: Context) -> bool:

@@ -309,7 +309,7 @@ def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: 
     """
     principal = principal_of(authorization, tokens)
     if principal is None and not anonymous:
-        raise Denied("say who you are: Authorization: Bearer TOKEN; `agentd token NAME` makes one")
+        raise Denied("authenticate with Authorization: Bearer TOKEN; `agentd token NAME` makes one")
     return None if principal is None else AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[]))
 
 

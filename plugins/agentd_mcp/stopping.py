@@ -60,9 +60,7 @@ async def carry_out(bus: Bus, principal: str, tool: Tool, parameters: dict[str, 
     if tool.name == STATUS:
         return ToolReply(Outcome.COMPLETED, plain(_state(await freeze.read(bus), "the network is not frozen")))
     if principal in ANONYMOUS:
-        raise Denied(
-            f"{tool.name} needs to know who asks: let the client show a token (agentd token NAME, [web.tokens])"
-        )
+        raise Denied(f"{tool.name} needs to know its caller: give the client a token (agentd token NAME, [web.tokens])")
     request = NetworkRequest(ACTIONS[tool.name], parameters.get("reason", ""), parameters.get("seconds"))
     reply = await freeze.ask(bus, principal, request)
     if not reply.done:

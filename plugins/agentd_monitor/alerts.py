@@ -348,7 +348,7 @@ class AlertBook:
             if agent.status == DRAINED or key in self._firing or silent < limit:
                 continue
             text = (
-                f"agent {name}: no heartbeat since {agent.heard:%Y-%m-%d %H:%M:%S} UTC; if it was taken away on "
+                f"agent {name}: no heartbeat since {agent.heard:%Y-%m-%d %H:%M:%S} UTC; if it was removed on "
                 f'purpose, publish a heartbeat of it with status "{DRAINED}"'
             )
             changed.append(self._fire(AGENT_OFFLINE, {"agent": name}, text, name, at))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EVERY: Final = 15.0
 """Seconds between two checks."""
-SAID: Final = 200
+REASON_SHOWN: Final = 200
 """Maximum characters of a dead letter's reason in an alert."""
 
 
@@ -46,7 +46,7 @@ class PeriodicChecks:
             await self._check_dead_letters(at)
             await self._check_storage(at)
         except AgentdError as error:
-            self.problem = f"dead letters and storage cannot be looked at: {error}"
+            self.problem = f"dead letters and storage cannot be checked: {error}"
         else:
             self.problem = ""
 
@@ -92,4 +92,4 @@ def _summary(stream: str, letters: list[dead_letters.Letter]) -> str:
     last = letters[-1]
     what = last.subject or f"message {last.sequence}"
     many = f"{len(letters)} dead letters" if len(letters) > 1 else "a dead letter"
-    return f"{many} of {stream}: {what}: {last.reason[:SAID]}; see `agentd dead-letters show {last.number}`"
+    return f"{many} of {stream}: {what}: {last.reason[:REASON_SHOWN]}; see `agentd dead-letters show {last.number}`"

@@ -167,7 +167,7 @@ class Monitor:
         try:
             message = decode(data, kind)
         except InvalidMessage as error:
-            self._limited_log.warning("a message cannot be understood", subject=subject, reason=str(error))
+            self._limited_log.warning("a message cannot be decoded", subject=subject, reason=str(error))
             return
         self._log_alerts(observe(message, at))
 
@@ -191,9 +191,9 @@ class Monitor:
                 try:
                     await self._publish_one(key, alert)
                 except BusFull as error:
-                    problem = f"alerts cannot be kept: {error}"
+                    problem = f"alerts cannot be stored: {error}"
         except BusUnavailable as error:
-            problem = f"alerts cannot be told: {error}"
+            problem = f"alerts cannot be published: {error}"
         if problem:
             context.health.down(problem)
         else:

@@ -76,13 +76,13 @@ class Quota:
         if len(times) >= self._per_minute:
             return (
                 f"{principal} has sent {self._per_minute} requests within a minute, as many as [orchestrator] "
-                f"requests_per_minute allows; ask again in {MINUTE - (at - times[0]):.0f} s, with another id"
+                f"requests_per_minute allows; try again in {MINUTE - (at - times[0]):.0f} s, with another id"
             )
         if opened(principal) + self._beginning[principal] >= self._open:
             return (
                 f"{principal} has {self._open} open workflows, as many as [orchestrator] "
                 "open_workflows_per_principal allows; "
-                "ask again when one of them is over, with another id"
+                "try again when one of them has ended, with another id"
             )
         times.append(at)
         return ""

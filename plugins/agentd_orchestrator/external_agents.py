@@ -244,7 +244,7 @@ class ExternalAgents:
             try:
                 note(received.decode(kind))
             except InvalidMessage as error:
-                self._limited_log.warning("cannot be understood", subject=received.subject, reason=str(error))
+                self._limited_log.warning("cannot be decoded", subject=received.subject, reason=str(error))
 
         return handler
 

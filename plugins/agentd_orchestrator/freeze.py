@@ -59,6 +59,6 @@ class FreezeRequests:
             except AgentdError as error:
                 if request.action != "freeze":
                     raise
-                context.log.error("the freeze is in force, and its audit line is lost", reason=str(error))  # noqa: TRY400
+                context.log.error("the freeze is in force, but its audit record is lost", reason=str(error))  # noqa: TRY400
 
         return await freeze.carry_out(context.bus, context.agent_id, principal, tier, request, note)

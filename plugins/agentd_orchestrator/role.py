@@ -197,7 +197,7 @@ class Orchestrator:
             try:
                 self._engine.writes = await self._version()
             except BusError as error:
-                self._context.log.info("cannot read who lives", reason=str(error))
+                self._context.log.info("cannot read the list of agents", reason=str(error))
 
     async def _version(self) -> int:
         living = (await self._context.bus.kv_values(subjects.LIVE, Presence)).values()
@@ -215,7 +215,7 @@ class Orchestrator:
         warnings = [str(fault) for fault in self._library.faults]
         for warning in warnings:
             if warning not in self._context.health.warnings:
-                self._context.log.warning("a workflow file is at fault", fault=warning)
+                self._context.log.warning("a workflow file has errors", fault=warning)
         self._context.health.warnings[:] = warnings
 
     async def _discover(self, every: float) -> None:
@@ -349,7 +349,7 @@ class Orchestrator:
         name = task.task_id.rpartition(".")[2]
         parent = Parent(task.workflow_id, name, task.attempt, task.depth + 1)
         if not await self._engine.awaits(parent):
-            self._context.log.info("not begun, nobody waits for it any more", task=task.task_id, attempt=task.attempt)
+            self._context.log.info("not started: its caller no longer waits", task=task.task_id, attempt=task.attempt)
             return
         request = WorkflowRequest(
             task.task_type,

@@ -48,7 +48,7 @@ async def fire(context: Context, job: Job) -> None:
     except (InvalidMessage, ValueError) as error:
         raise GiveUp(str(error)) from error
     if again:
-        context.log.info("the clock was put back: not begun again", schedule=schedule.name)
+        context.log.info("the clock was set back: not started again", schedule=schedule.name)
         return
     run = await _record_firing(context, schedule, job)
     if run is None:
@@ -68,7 +68,7 @@ async def check_id_free(context: Context, workflow_id: str, principal: str) -> s
     schedule = None if stored is None else context.bus.read(stored, ScheduleDue)
     if schedule is not None and schedule.principal != principal:
         message = (
-            f"workflow_id: {workflow_id!r} is a firing of the schedule {name}, which {schedule.principal} asks for"
+            f"workflow_id: {workflow_id!r} is a firing of the schedule {name}, which {schedule.principal} requests"
         )
         raise InvalidMessage(message)
     return workflow_id
@@ -113,7 +113,9 @@ async def _record_firing(context: Context, schedule: ScheduleDue, job: Job) -> S
         else:
             is_open = state.status not in TERMINAL
         if is_open:
-            context.log.warning("not begun: the last one is not over", schedule=schedule.name, last=last.workflow_id)
+            context.log.warning(
+                "not started: the last run has not ended", schedule=schedule.name, last=last.workflow_id
+            )
             record = replace(last, fired=job.stored, skipped=last.skipped + 1)
             # The recording orchestrator may have crashed before the request: sent twice, it is one request.
             requested = last if state is None else None

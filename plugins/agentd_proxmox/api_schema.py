@@ -44,7 +44,7 @@ def lines_of(script: bytes) -> list[bytes]:
     """
     found = _CONSTANT.search(script)
     if found is None:
-        raise Rejected("apidoc.js: no constant with the schema stands in it")
+        raise Rejected("apidoc.js: it has no constant with the schema")
     begin = found.end()
     end = _END.search(script, begin)  # JSON texts contain no bare line end: a `]` in the first column is the end
     try:

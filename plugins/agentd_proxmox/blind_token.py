@@ -84,7 +84,7 @@ async def hidden_reason(proxmox: Proxmox, tool: str) -> str:
     if any(_meets(path, root) and set(privileges) & set(found) for path, found in held.items()):
         return ""
     return (
-        f"{tool}: {proxmox.user} lacks {privileges[0]} on {root}, so Proxmox shows it an empty list; to let it look: "
+        f"{tool}: {proxmox.user} lacks {privileges[0]} on {root}, so Proxmox shows it an empty list; to let it read: "
         + grant(root, privileges[0], proxmox.user)
     )
 
@@ -94,7 +94,7 @@ def no_rights_error(user: str, held: dict[str, list[str]]) -> str:
     if any(held.values()):
         return ""
     return (
-        f"the token {user} has no rights, so Proxmox shows it nothing; to let it look: {grant('/', 'VM.Audit', user)}"
+        f"the token {user} has no rights, so Proxmox shows it nothing; to let it read: {grant('/', 'VM.Audit', user)}"
     )
 
 

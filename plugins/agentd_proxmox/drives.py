@@ -55,7 +55,7 @@ class Drive:
 
     @property
     def is_cloudinit(self) -> bool:
-        """Whether it is a cloud-init drive, which Proxmox creates anew."""
+        """Whether it is a cloud-init drive, which Proxmox creates again."""
         return _CLOUDINIT.search(self.volume) is not None
 
     @property

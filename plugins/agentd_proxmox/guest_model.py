@@ -38,9 +38,9 @@ _GIBIBYTES = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
 class VmidOwner(Enum):
     """What occupies a VMID."""
 
-    FREE = "nobody"
-    OURS = "a guest that bears our mark"
-    UNDECIDED = "a guest that is being made, by nobody knows whom"
+    FREE = "no guest"
+    OURS = "a guest that has our mark"
+    UNDECIDED = "a guest that is being created by an unknown task"
     FOREIGN = "a guest without our mark"
 
 

@@ -165,7 +165,7 @@ def _before(call: Call, at: GuestLocation, key: str, config: guest_model.Config,
     if option_strings.NET.match(key) or option_strings.DRIVE.match(key):
         call.warn(
             f"{key} of {at.title} has a pending change already ({one_line(config.get(key, 'removed'))}), which this "
-            "replaces; an undo puts back what is live"
+            "replaces; an undo restores the live value"
         )
         return now.get(key)
     return config.get(key)
@@ -209,7 +209,7 @@ def check_unchanged(at: GuestLocation, config: guest_model.Config, digest: str) 
     lost, may have changed the digest.
     """
     if digest and config.get("digest") != digest:
-        raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+        raise ConfigChanged(f"{at.title} was changed since it was read: read it again, then decide again")
 
 
 async def waiting_options(inventory: Inventory, at: GuestLocation, keys: Iterable[str]) -> list[str]:

@@ -109,7 +109,7 @@ class Inventory:
         entries: list[Entry] = await self.proxmox.get("/cluster/resources", type=kind) or []
         if not entries and not await self.proxmox.permissions():
             raise Denied(
-                f"the token {self.proxmox.user} has no rights, so Proxmox shows it nothing; to let it look: "
+                f"the token {self.proxmox.user} has no rights, so Proxmox shows it nothing; to let it read: "
                 + grant("/", "VM.Audit", self.proxmox.user)
             )
         return entries

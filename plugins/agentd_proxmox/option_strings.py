@@ -131,7 +131,7 @@ def unwritable_reason(kind: str, key: str, value: object) -> str:
 def _unwritable_disk(key: str, value: object) -> str:
     where = volume(value)
     if where.startswith("/"):
-        return f"{key} is {where}: Proxmox lets only root@pam put a path of the node in"
+        return f"{key} is {where}: Proxmox allows only root@pam to use a path of the node"
     if CLOUDINIT.search(where):
         return f"{key} is a cloud-init drive: Proxmox frees its image at once when it is taken off"
     if _ALLOCATES.match(where) or "import-from" in drive(value):

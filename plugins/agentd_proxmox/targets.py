@@ -34,7 +34,7 @@ def check_name(at: GuestLocation, name: str) -> None:
         text = f"the name of {at.title} is not known now, so it cannot be compared with {name!r}: nothing was done"
         raise ProxmoxUnavailable(text, delay=2.0)
     if at.name != name:
-        raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
+        raise Rejected(f"{at.title} is not called {name!r}: nothing was done; check which guest is meant")
 
 
 async def guest_target(inventory: Inventory, at: GuestLocation, *loses: str, volumes: bool = False) -> Target:
@@ -61,14 +61,14 @@ async def guest_target(inventory: Inventory, at: GuestLocation, *loses: str, vol
     )
 
 
-def set_undo(call: Call, tool: str, kind: type[msgspec.Struct], said: Entry) -> None:
-    """Record `tool` as the undo of this call, if its parameters can express `said`.
+def set_undo(call: Call, tool: str, kind: type[msgspec.Struct], entry: Entry) -> None:
+    """Record `tool` as the undo of this call, if its parameters can express `entry`.
 
     kind  the Struct of the tool's parameters
     """
     with contextlib.suppress(msgspec.ValidationError):
-        msgspec.convert(said, kind)
-        call.inverse(tool, said)
+        msgspec.convert(entry, kind)
+        call.inverse(tool, entry)
 
 
 def derived_name(call: Call, tool: str) -> str:
@@ -163,7 +163,7 @@ async def hidden_reason(inventory: Inventory, storage: str) -> str:
     if privileges_on(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
         return ""
     return (
-        f"{user} lacks Datastore.AllocateSpace on {path}, so Proxmox may hide what lies there; to let it look: "
+        f"{user} lacks Datastore.AllocateSpace on {path}, so Proxmox may hide what is there; to let it read: "
         + grant(path, "Datastore.AllocateSpace", user)
     )
 

@@ -82,7 +82,7 @@ class Placement:
     def _nodes(self) -> tuple[list[NodeView], list[str]]:
         nodes = self.cluster.nodes
         if not nodes:
-            return [], ["node: no node is to be seen; does the token have rights?"]
+            return [], ["node: no node is visible; does the token have rights?"]
         if self.wish.node is None:
             return nodes, []
         found = [node for node in nodes if node.node == self.wish.node]
@@ -141,7 +141,7 @@ class Placement:
             return []
         home = next((other for other in self.cluster.nodes if other.node == template.node), None)
         if home is None or home.status != "online":
-            return [f"template: {template.vmid} lies on {template.node}, which is not online"]
+            return [f"template: {template.vmid} is on {template.node}, which is not online"]
         if node.node == template.node:
             return []
         shared = {storage.storage for storage in self.cluster.storages if storage.shared}
@@ -153,7 +153,7 @@ class Placement:
             text = f"storage: {wanted} is not shared, so a clone of {template.vmid} on it can only be made on"
             return [f"{text} {template.node}, not on {node.node}"]
         where = f"{names_of(sorted(used - shared))} is not shared" if used else "on what storage is not known"
-        text = f"template: {template.vmid} lies on {template.node} ({where}): it can only be cloned there"
+        text = f"template: {template.vmid} is on {template.node} ({where}): it can only be cloned there"
         return [f"{text}, not to {node.node}"]
 
     def _bridge(self, node: NodeView) -> str | Against:

@@ -177,7 +177,7 @@ class Domain:
         bridges: dict[str, list[str]] = {}
         verdict: ValidatedVm | list[str] | None = None
         for node in vm.shortlist(p, cluster, self.rules):
-            call.progress(f"looking at the bridges of {node}")
+            call.progress(f"reading the bridges of {node}")
             found = await self._pages(call, "list_bridges", BridgeList, {"node": node})
             bridges[node] = [bridge.bridge for page in found for bridge in page.bridges]
             cluster = replace(cluster, bridges=bridges)
@@ -213,7 +213,7 @@ class Domain:
         if guest is None:
             guest = await self._step(call, "get_guest", {"vmid": p.vmid}, "look")
         if p.name and guest.name not in {"", p.name}:
-            call.warn(f"VM {p.vmid} is called {guest.name!r}, not {p.name!r}: somebody renamed it")
+            call.warn(f"VM {p.vmid} is called {guest.name!r}, not {p.name!r}: another client renamed it")
         return ConfiguredVm(guest.vmid, guest.node, guest.name, guest.status, done)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="health_summary")
@@ -235,7 +235,7 @@ class Domain:
 
     async def _look(self, call: Call, wish: VmRequest) -> Cluster:
         """Read the cluster, without the bridges."""
-        call.progress("looking at the cluster")
+        call.progress("reading the cluster")
         nodes = await self._pages(call, "list_nodes", NodeList, {})
         if nodes[0].quorate is False:
             raise ProxmoxUnavailable("the cluster is not quorate: nothing can be created", delay=5.0)

@@ -147,8 +147,8 @@ class _VmValidation:
         main = template.main_disk
         if self.wish.disk is not None and not main:
             self.problems.append(
-                f"disk: template {template.vmid} has no disk that could be {self.wish.disk} GiB large, or does not say "
-                "from which one it boots; leave disk out, resize_disk grows one by its name"
+                f"disk: template {template.vmid} has no disk that could be {self.wish.disk} GiB large, or does not "
+                "define from which one it boots; leave disk out, resize_disk grows one by its name"
             )
         elif self.wish.disk is not None and self.wish.disk < template.disks[main]:
             self.problems.append(
@@ -163,7 +163,7 @@ class _VmValidation:
             )
         if self.linked and self.wish.storage is not None and self.wish.storage not in template.storages:
             self.problems.append(
-                f"storage: a linked clone lies on its template's storage ({names_of(template.storages)}); leave "
+                f"storage: a linked clone is on its template's storage ({names_of(template.storages)}); leave "
                 "storage out, or ask for a full clone"
             )
 

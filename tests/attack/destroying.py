@@ -34,7 +34,7 @@ async def mark_written_by_a_caller(stage: Stage) -> None:
 
 
 async def mark_forged_for_an_undo(stage: Stage) -> None:
-    """A declared workflow adopts a guest that bears its mark, fails, and its undo deletes the guest."""
+    """A declared workflow adopts a guest that has its mark, fails, and its undo deletes the guest."""
     (stage.folder / "workflows" / "forged.yaml").write_text(FORGED)
     name = f"evil{stage.number}"
     await asyncio.to_thread(stage.pve.drop_guest, 105)

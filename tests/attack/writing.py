@@ -88,7 +88,7 @@ async def tier_stated_by_the_caller(stage: Stage) -> None:
     for subject in subjects:
         try:
             await stage.raw.request(subject, payload, timeout=4)
-        except Exception as error:  # noqa: BLE001 - nobody listens, or nobody answers: both are refusals
+        except Exception as error:  # noqa: BLE001 - no listener, or no answer: both are refusals
             del error
     await stage.nothing_written()
 

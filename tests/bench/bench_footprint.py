@@ -27,9 +27,9 @@ IDLE = 20.0
 """Seconds over which the CPU of an idle daemon is taken."""
 SETTLE = 5.0
 """Seconds after READY in which a daemon may still be busy with its start."""
-INSTANCES = {each: (each,) for each in ALL_ROLES} | {
+INSTANCES = {role: (role,) for role in ALL_ROLES} | {
     "all": ALL_ROLES,
-    "all without the bridge": tuple(each for each in ALL_ROLES if each != "mcp-bridge"),
+    "all without the bridge": tuple(role for role in ALL_ROLES if role != "mcp-bridge"),
 }
 PSS_GOALS = {"mcp-bridge": 80.0, "all": None, "all without the bridge": 40.0}
 READY_GOALS = {"mcp-bridge": 1.2, "all": None, "all without the bridge": None}

@@ -92,8 +92,8 @@ async def working(bus: Bus) -> AsyncIterator[Work]:
     try:
         yield work
     finally:
-        for each in lanes:
-            each.cancel()
+        for lane in lanes:
+            lane.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
         await subscription.stop()
 
@@ -114,7 +114,7 @@ async def test_recovery(cluster: Cluster, tmp_path: Path, figures: Figures) -> N
         async with net.client() as bus:
             await provision(bus, [("bench", SLOTS)])
             with contextlib.ExitStack() as stack:
-                daemons = [stack.enter_context(each) for each in _daemons(net, plugin(tmp_path))]
+                daemons = [stack.enter_context(daemon) for daemon in _daemons(net, plugin(tmp_path))]
                 async with working(bus) as work:
                     servers = f"{len(cluster.nodes)} nats-server{'s' * (len(cluster.nodes) > 1)}"
                     _note(figures, f"orchestrator killed, {servers}", await _deaths(work, daemons[:2]))

@@ -42,11 +42,11 @@ class Rounds:
 
     def median(self, of: Callable[[Load], float], *, one: bool = False) -> float:
         """Return the median over the rounds."""
-        return median(of(each) for each in (self.one if one else self.many))
+        return median(of(item) for item in (self.one if one else self.many))
 
     def cpu(self, process: str) -> float:
         """Return the CPU of one process, many at once."""
-        return median(each.cpu[process] for each in self.many)
+        return median(item.cpu[process] for item in self.many)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_three_reads_synced(floor: Path, tmp_path: Path, figures: Figures) -> No
 def test_vm_deployments(floor: Path, tmp_path: Path, figures: Figures) -> None:
     """What a VM costs when Proxmox takes no time: four roles, a simulated cluster without durations."""
     wish = {"template": 9000, "memory": 2048, "disk": 8, "tags": ["bench"]}
-    shares = {each: (each,) for each in ("orchestrator", "specialist", "mcp-bridge")}
+    shares = {item: (item,) for item in ("orchestrator", "specialist", "mcp-bridge")}
     found = Rounds()
     for number in range(ROUNDS):
         directory = tmp_path / str(number)
@@ -167,7 +167,7 @@ def test_vm_deployments(floor: Path, tmp_path: Path, figures: Figures) -> None:
 
 
 def test_two_orchestrators(floor: Path, tmp_path: Path, figures: Figures) -> None:
-    """Two orchestrators share the work, and no workflow stands still because one of them knew an older state."""
+    """Two orchestrators share the work, and no workflow stops because one of them knew an older state."""
     shares = {**SHARES, "second": ("orchestrator",)}
     found = Rounds()
     with NatsServer(tmp_path) as server, Agentd(tmp_path, server, shares).running() as system:

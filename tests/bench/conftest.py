@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Take the files that pytest's own pattern does not, if this very folder was named on the command line."""
-    asked = [Path(each.partition("::")[0]).resolve() for each in parent.config.args]
+    asked = [Path(arg.partition("::")[0]).resolve() for arg in parent.config.args]
     if HERE not in asked or not file_path.match("bench_*.py"):
         return None
     return pytest.Module.from_parent(parent, path=file_path)

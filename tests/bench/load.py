@@ -76,7 +76,7 @@ class Loop:
 
 
 async def main() -> None:
-    """Warm up, measure, tell."""
+    """Warm up, measure, print."""
     port, width, seconds, warm, kind, parameters = sys.argv[1:]
     loop = Loop(await Raw.connect(int(port), "load"), kind, json.loads(parameters))
     await loop.measure(int(width), float(warm))

@@ -175,7 +175,7 @@ async def provisioned(net: Net) -> None:
 
 
 def plugin(directory: Path) -> str:
-    """Install chain.py as the plugin `bench` for whoever has the returned PYTHONPATH."""
+    """Install chain.py as the plugin `bench` for processes with the returned PYTHONPATH."""
     info = directory / "plugin" / "agentd_bench-1.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: agentd-bench\nVersion: 1\n", encoding="utf-8")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def verify(records: Sequence[AuditRecord], *, trimmed: bool = False) -> Problem | None:
     """Return the first line that is not as it was written, None if all are; the key is that of the first line."""
-    keys = [AuditKey(each.signer, each.seq) for each in records[:1] if each.signature]
+    keys = [AuditKey(item.signer, item.seq) for item in records[:1] if item.signature]
     check = ChainCheck(records[0].agent_id if records else "", keys, trimmed=trimmed)
     for record in records:
         check.add(record)

@@ -37,5 +37,5 @@ async def work(nats_server: NatsServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 def probe() -> Probe:
-    """Return tools that tell what happens to them."""
+    """Return tools that record what happens to them."""
     return Probe()

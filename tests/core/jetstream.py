@@ -98,33 +98,33 @@ async def answers(bus: Bus, seconds: float = START) -> None:
 
 @dataclass
 class Lines:
-    """A logger that keeps what it is told."""
+    """A logger that records its events."""
 
-    told: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
+    reported: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
 
     def debug(self, event: str, **values: object) -> None:
         """Keep a line."""
-        self.told.append(("debug", event, values))
+        self.reported.append(("debug", event, values))
 
     def info(self, event: str, **values: object) -> None:
         """Keep a line."""
-        self.told.append(("info", event, values))
+        self.reported.append(("info", event, values))
 
     def warning(self, event: str, **values: object) -> None:
         """Keep a line."""
-        self.told.append(("warning", event, values))
+        self.reported.append(("warning", event, values))
 
     def error(self, event: str, **values: object) -> None:
         """Keep a line."""
-        self.told.append(("error", event, values))
+        self.reported.append(("error", event, values))
 
     def exception(self, event: str, **values: object) -> None:
         """Keep a line."""
-        self.told.append(("exception", event, values))
+        self.reported.append(("exception", event, values))
 
     def events(self, *levels: str) -> list[str]:
         """Return the texts of these levels."""
-        return [event for level, event, _ in self.told if level in levels]
+        return [event for level, event, _ in self.reported if level in levels]
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Seen:
         self.bodies.append(job.data)
 
     def at_least(self, number: int) -> Callable[[], Awaitable[bool]]:
-        """Return what tells whether so many came."""
+        """Return a function that checks whether so many came."""
 
         async def enough() -> bool:
             return len(self.bodies) >= number

@@ -56,12 +56,12 @@ class Probe:
     """The tools; a test may replace `on_look`, `on_act` and `afterwards`, which are called on the way.
 
     world  what was made, by the key that made it
-    told   everything that happened, in order
+    steps   everything that happened, in order
     """
 
     def __init__(self) -> None:
         self.world: dict[str, str] = {}
-        self.told: list[str] = []
+        self.steps: list[str] = []
         self.used: list[str] = []
         self.looks_like = "whole"
         self.at_work = asyncio.Event()
@@ -72,12 +72,12 @@ class Probe:
     @property
     def looks(self) -> int:
         """Return how often the world was looked at."""
-        return self.told.count("look")
+        return self.steps.count("look")
 
     @property
     def acts(self) -> int:
         """Return how often the world was changed."""
-        return self.told.count("act")
+        return self.steps.count("act")
 
     async def hang(self, _: Call) -> None:
         """Work for ever."""
@@ -85,19 +85,19 @@ class Probe:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.told.append("cancelled")
+            self.steps.append("cancelled")
             raise
 
     async def _once(self, call: Call, *, blind: bool = False, target: bool = False) -> Done:
         async def check() -> Found | None:
-            self.told.append("look")
+            self.steps.append("look")
             await self.on_look(call)
             if target:
                 call.target(Target("thing/1", "the thing", {"looks": self.looks_like}, ["tag/old"], ["all of it"]))
             return None if blind or call.key not in self.world else Found(self.world[call.key])
 
         async def apply() -> str:
-            self.told.append("act")
+            self.steps.append("act")
             self.world[call.key] = f"UPID:{call.key}:{self.acts}"
             await self.on_act(call)
             return self.world[call.key]
@@ -110,7 +110,7 @@ class Probe:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="probing")
     async def read_it(self, call: Call, p: Wish) -> Done:
         """Read."""
-        self.told.append("read")
+        self.steps.append("read")
         await self.afterwards(call)
         return Done(text=p.text)
 
@@ -126,7 +126,7 @@ class Probe:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="probing", stoppable=True)
     async def marked(self, call: Call, p: Wish) -> Done:
-        """Make something that bears our mark."""
+        """Make something that has our mark."""
         made = await self._once(call)
         return Done(made.upid, p.text)
 
@@ -152,7 +152,7 @@ class Probe:
 
     def tools(self) -> dict[str, Tool]:
         """Return the tools by name."""
-        return by_name(each for each in collect(self, service=SERVICE) if isinstance(each, Tool))
+        return by_name(item for item in collect(self, service=SERVICE) if isinstance(item, Tool))
 
 
 def a_worker(bus: Bus, probe: Probe, name: str = "a", log: Lines | None = None, policy: Policy | None = None) -> Worker:
@@ -220,12 +220,12 @@ async def completions(bus: Bus, agent: str = "a", task: str = "t") -> int:
 async def completion(bus: Bus, agent: str = "a", task: str = "t", *, number: int = 1) -> TaskCompletion:
     """Wait until a task was completed `number` times, and its assignment acknowledged; return the last completion."""
 
-    async def told() -> Stored | None:
+    async def reported() -> Stored | None:
         if await completions(bus, agent, task) < number:
             return None
         return await bus.last(subjects.INPUT, subjects.complete(agent, "w", task))
 
-    found = await eventually(told, f"completion {number} of {task} by {agent}")
+    found = await eventually(reported, f"completion {number} of {task} by {agent}")
     await all_acked(bus, subjects.WORKFLOWS, SERVICE)
     return found.decode(TaskCompletion)
 
@@ -239,7 +239,7 @@ async def record(bus: Bus, key: str = "w.t") -> EffectRecord:
 
 async def audit(bus: Bus, agent: str = "a") -> list[AuditRecord]:
     """Return the audit chain of an agent; it must be unbroken."""
-    chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit(agent))]
+    chain = [item.decode(AuditRecord) for item in await bus.every(subjects.AUDIT, subjects.audit(agent))]
     assert verify(chain) is None
     return chain
 

@@ -1,4 +1,4 @@
-"""What tests of the work loop share: a running consumer, and handlers that tell what they saw."""
+"""What tests of the work loop share: a running consumer, and handlers that record what they saw."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ def test_chain_links_its_records() -> None:
     """Each record has the next number and names the hash of the one before it."""
     records = chain(3)
 
-    assert [each.seq for each in records] == [1, 2, 3]
-    assert [each.previous for each in records] == ["", records[0].hash, records[1].hash]
-    assert len({each.hash for each in records}) == 3
+    assert [record.seq for record in records] == [1, 2, 3]
+    assert [record.previous for record in records] == ["", records[0].hash, records[1].hash]
+    assert len({record.hash for record in records}) == 3
     assert verify(records) is None
     assert verify([]) is None
 
@@ -79,7 +79,7 @@ OTHER = {
     "seq": 77,
     "previous": "0" * 64,
     "timestamp": START - timedelta(days=1),
-    "agent_id": "somebody-else",
+    "agent_id": "another-agent",
     "principal": "eve",
     "tool": "start_guest",
     "tier": Tier.READ,
@@ -103,7 +103,7 @@ def test_tampering_is_found_at_its_line(place: int, field: str) -> None:
     records[place] = msgspec.structs.replace(records[place], **{field: OTHER[field]})
 
     assert verify(records) == Problem(
-        place + 1, audit_chain.ALTERED, f"line {place + 1} was altered: its hash does not fit what it says"
+        place + 1, audit_chain.ALTERED, f"line {place + 1} was altered: its hash does not match its content"
     )
 
 
@@ -114,13 +114,13 @@ def test_missing_line_is_found(place: int) -> None:
     del records[place]
 
     assert verify(records) == Problem(
-        place + 1, audit_chain.MISSING, f"line {place + 1} is missing: {place + 2} stands in its place"
+        place + 1, audit_chain.MISSING, f"line {place + 1} is missing: {place + 2} is in its place"
     )
 
 
 @given(places=st.lists(st.integers(0, LENGTH - 1), min_size=2, max_size=2, unique=True))
 def test_reordered_lines_are_found(places: list[int]) -> None:
-    """Two records that changed places are found: the first of the two as missing, and where it stands."""
+    """Two records that changed places are found: the first of the two as missing, and its position."""
     first, second = sorted(places)
     records = chain()
     records[first], records[second] = records[second], records[first]
@@ -129,19 +129,20 @@ def test_reordered_lines_are_found(places: list[int]) -> None:
         check.add(record)
 
     assert check.problems[0] == Problem(
-        first + 1, audit_chain.MISSING, f"line {first + 1} is missing: {second + 1} stands in its place"
+        first + 1, audit_chain.MISSING, f"line {first + 1} is missing: {second + 1} is in its place"
     )
     assert any(
-        each.reason == audit_chain.REORDERED and f"line {first + 1} stands" in each.text for each in check.problems
+        problem.reason == audit_chain.REORDERED and f"line {first + 1} is where" in problem.text
+        for problem in check.problems
     )
 
 
 def test_repeated_line_is_found() -> None:
-    """A record that stands there twice is found."""
+    """A repeated record is found."""
     records = chain(3)
 
     assert verify([*records[:2], records[1], records[2]]) == Problem(
-        3, audit_chain.REORDERED, "line 2 stands where 3 should be"
+        3, audit_chain.REORDERED, "line 2 is where line 3 should be"
     )
 
 
@@ -173,7 +174,7 @@ def test_expired_beginning_is_accepted_when_told() -> None:
     records = chain()[2:]
 
     assert verify(records, trimmed=True) is None
-    assert verify(records) == Problem(1, audit_chain.MISSING, "line 1 is missing: 3 stands in its place")
+    assert verify(records) == Problem(1, audit_chain.MISSING, "line 1 is missing: 3 is in its place")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_harmless_names_are_shown() -> None:
 
 
 def test_large_arguments_are_cut_and_still_covered() -> None:
-    """A record stays small whatever it is given, and its digest tells large arguments apart."""
+    """A record stays small whatever it is given, and its digest differs for different large arguments."""
 
     def record(text: str, times: int) -> AuditRecord:
         arguments = {f"a{number}": text for number in range(times)}

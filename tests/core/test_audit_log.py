@@ -27,7 +27,7 @@ LINE: dict[str, Any] = {"principal": "tester", "tool": "create_vm", "tier": Tier
 
 async def chain(bus: Bus, agent: str = "a") -> list[AuditRecord]:
     """Return the chain as it is stored."""
-    return [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit(agent))]
+    return [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit(agent))]
 
 
 async def test_lines_form_a_chain(bus: Bus) -> None:
@@ -36,18 +36,18 @@ async def test_lines_form_a_chain(bus: Bus) -> None:
     await asyncio.gather(*(audit_log.write(**LINE, key=f"w.t{number}") for number in range(50)))
 
     found = await chain(bus)
-    assert [each.seq for each in found] == list(range(1, 51))
-    assert {each.key for each in found} == {f"w.t{number}" for number in range(50)}
+    assert [item.seq for item in found] == list(range(1, 51))
+    assert {item.key for item in found} == {f"w.t{number}" for number in range(50)}
     assert verify(found) is None
 
 
 async def test_each_agent_its_own(bus: Bus) -> None:
     """Agents do not disturb each other: each has a chain of its own."""
     one, two = AuditLog(bus, "one"), AuditLog(bus, "two")
-    await asyncio.gather(*(each.write(**LINE, key="k") for each in (one, two, one, two)))
+    await asyncio.gather(*(item.write(**LINE, key="k") for item in (one, two, one, two)))
 
-    assert [each.seq for each in await chain(bus, "one")] == [1, 2]
-    assert [each.seq for each in await chain(bus, "two")] == [1, 2]
+    assert [record.seq for record in await chain(bus, "one")] == [1, 2]
+    assert [record.seq for record in await chain(bus, "two")] == [1, 2]
 
 
 async def test_a_new_process_goes_on(bus: Bus) -> None:
@@ -59,7 +59,7 @@ async def test_a_new_process_goes_on(bus: Bus) -> None:
         assert not audit_log.alarm
 
     found = await chain(bus)
-    assert [each.key for each in found] == ["1", "2", "3"]
+    assert [item.key for item in found] == ["1", "2", "3"]
     assert verify(found) is None
 
 
@@ -77,7 +77,7 @@ async def test_a_line_that_timed_out_and_was_stored(nats_server: NatsServer) -> 
         await audit_log.write(**LINE, key="3")
         found = await chain(bus)
 
-    assert [each.key for each in found] == ["1", "2", "3"]
+    assert [item.key for item in found] == ["1", "2", "3"]
     assert verify(found) is None
 
 
@@ -87,7 +87,7 @@ async def test_a_change_is_found(bus: Bus) -> None:
     for key in "123":
         await audit_log.write(**LINE, key=key)
     found = await chain(bus)
-    changed = [found[0], msgspec.structs.replace(found[1], principal="nobody"), found[2]]
+    changed = [found[0], msgspec.structs.replace(found[1], principal="none"), found[2]]
 
     assert verify(found) is None
     problem = verify(changed)

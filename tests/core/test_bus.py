@@ -38,7 +38,7 @@ async def test_store_and_read(bus: Bus) -> None:
 
 
 async def test_compare_and_set(bus: Bus) -> None:
-    """Of two writers that saw the same message one wins; the other is told to reload."""
+    """Of two writers that saw the same message one wins; the other gets an error and reloads."""
     first = await bus.store(EVENT, b"1", expect=0)
     second = await bus.store(EVENT, b"2", expect=first)
 
@@ -70,8 +70,8 @@ async def test_lists(bus: Bus) -> None:
     every = await bus.every(subjects.WORKFLOWS, subjects.ALL_EVENTS)
     none = await bus.every(subjects.WORKFLOWS, subjects.ALL_DUE)
 
-    assert [(each.subject, each.data) for each in last] == [(subjects.event("a"), b"2"), (subjects.event("b"), b"3")]
-    assert [each.data for each in every] == [b"1", b"2", b"3"]
+    assert [(item.subject, item.data) for item in last] == [(subjects.event("a"), b"2"), (subjects.event("b"), b"3")]
+    assert [record.data for record in every] == [b"1", b"2", b"3"]
     assert none == []
 
 
@@ -83,7 +83,7 @@ async def test_a_long_list(bus: Bus) -> None:
 
 
 async def test_nothing_provisioned(nats_server: NatsServer) -> None:
-    """Without streams an agent is told to run `agentd provision`."""
+    """Without streams the error advises to run `agentd provision`."""
     async with connected(nats_server.url) as bus:
         with pytest.raises(NotProvisioned, match="agentd provision"):
             await bus.last(subjects.WORKFLOWS, EVENT)
@@ -92,7 +92,7 @@ async def test_nothing_provisioned(nats_server: NatsServer) -> None:
 
 
 async def test_full_stream_is_temporary(nats_server: NatsServer) -> None:
-    """A stream that is full refuses for now: whoever stores waits and tries again."""
+    """A stream that is full refuses for now: the writer waits and tries again."""
     async with connected(nats_server.url) as bus:
         await make_stream(bus, "SMALL", "small", max_msgs=1, discard="new")
         await bus.store("small", b"1")
@@ -102,7 +102,7 @@ async def test_full_stream_is_temporary(nats_server: NatsServer) -> None:
 
 
 async def test_requests(bus: Bus) -> None:
-    """A question is answered by whoever serves it; nobody and nonsense are errors of their own."""
+    """A request is answered by its server; no server and an invalid request are errors of their own."""
 
     async def answer(received: Received) -> None:
         await received.respond(ControlReply("a", done=True, message=received.decode(ControlRequest).action))
@@ -130,7 +130,7 @@ async def test_a_service_is_found_by_any_client(bus: Bus) -> None:
     info = await bus.request("$SRV.INFO.ops", b"", dict)
 
     assert info["description"] == "What it does"
-    assert [each["subject"] for each in info["endpoints"]] == ["ops.go"]
+    assert [endpoint["subject"] for endpoint in info["endpoints"]] == ["ops.go"]
     await served.stop()
 
 
@@ -180,7 +180,7 @@ async def test_buckets(bus: Bus) -> None:
     await bus.kv_put(subjects.CONF, "b", ControlRequest("5"))
 
     listed = await kv_list(bus, subjects.CONF)
-    assert {key: each.decode(ControlRequest).action for key, each in listed.items()} == {"a": "3", "b": "5"}
+    assert {key: item.decode(ControlRequest).action for key, item in listed.items()} == {"a": "3", "b": "5"}
 
     await bus.kv_delete(subjects.CONF, "a")
     await bus.kv_delete(subjects.CONF, "never")

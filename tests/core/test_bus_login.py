@@ -173,10 +173,10 @@ async def test_permissions(tmp_path: Path) -> None:
             assert bus.counters["reconnects"] == 0
             assert took < 1.5, "not by a time-out"
 
-            async def told() -> bool:
+            async def reported() -> bool:
                 return len(lines.events("warning")) == 3
 
-            await eventually(told, "each refusal is in the log, a subscription's too")
+            await eventually(reported, "each refusal is in the log, a subscription's too")
 
 
 async def _ignore(_: object) -> None:
@@ -257,10 +257,10 @@ def tls(tmp_path: Path) -> Tls:
     ours, other = authority("ours"), authority("other")
     ca = _file(tmp_path / "ca.pem", ours.pem())
     server_cert, server_key = (
-        _file(tmp_path / name, each) for name, each in zip(("s.pem", "s.key"), ours.issue("server"), strict=True)
+        _file(tmp_path / name, item) for name, item in zip(("s.pem", "s.key"), ours.issue("server"), strict=True)
     )
     cert, key = (
-        _file(tmp_path / name, each) for name, each in zip(("c.pem", "c.key"), ours.issue("client"), strict=True)
+        _file(tmp_path / name, item) for name, item in zip(("c.pem", "c.key"), ours.issue("client"), strict=True)
     )
     extra = f'tls {{ cert_file: "{server_cert}", key_file: "{server_key}", ca_file: "{ca}", verify: true }}'
     login = {"tls_ca_file": ca, "tls_cert_file": cert, "tls_key_file": key}
@@ -285,7 +285,7 @@ async def test_tls(tmp_path: Path, tls: Tls) -> None:
 @pytest.mark.parametrize("case", ["another CA", "no client certificate"])
 async def test_tls_refused(tmp_path: Path, tls: Tls, case: str) -> None:
     """A server of another CA, or one that wants a certificate, is not connected to; a line says what is wrong."""
-    login, said = {
+    login, answer = {
         "another CA": (tls.login | {"tls_ca_file": tls.other_ca}, "certificate .*tls_ca_file"),
         "no client certificate": (
             {"tls_ca_file": tls.login["tls_ca_file"]},
@@ -294,7 +294,7 @@ async def test_tls_refused(tmp_path: Path, tls: Tls, case: str) -> None:
     }[case]
     with NatsServer(tmp_path, extra=tls.extra, scheme="tls") as server:
         bus = Bus(settings(server.url, **login), "tester", Lines())  # type: ignore[arg-type]
-        with pytest.raises(BusUnavailable, match=said):
+        with pytest.raises(BusUnavailable, match=answer):
             await bus.connect(wait=2)
         await bus.close()
 

@@ -44,11 +44,11 @@ async def _flood(bus: Bus) -> None:
 
 async def _count_abandoned() -> int:
     gc.collect()
-    return sum(isinstance(each, (asyncio.Task, replies._Waiting)) for each in gc.get_objects())  # noqa: SLF001
+    return sum(isinstance(item, (asyncio.Task, replies._Waiting)) for item in gc.get_objects())  # noqa: SLF001
 
 
 async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_server: NatsServer) -> None:
-    """Trap 1: whoever is cancelled while waiting, or stops a pull at a frozen server, does not deafen the rest."""
+    """Trap 1: cancelling a waiting call, or stopping a pull at a frozen server, does not stop the others."""
     heard = asyncio.Event()
 
     async def hear(_: Received) -> None:
@@ -62,8 +62,8 @@ async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_ser
     nats_server.pause()
     asked = [asyncio.create_task(bus.last(subjects.WORKFLOWS, EVENT)) for _ in range(50)]
     await asyncio.sleep(0)
-    for each in asked:
-        each.cancel()
+    for request in asked:
+        request.cancel()
     begun = time.monotonic()
     await pull.stop()
     stopped = time.monotonic() - begun
@@ -100,7 +100,7 @@ async def test_a_frozen_server_blocks_nobody(nats_server: NatsServer) -> None:
 async def test_a_frozen_server_is_left_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ping: float, silence: float
 ) -> None:
-    """Trap 2: a server that is silent, with full buffers, is left, whoever notices it; subscriptions move with us."""
+    """Trap 2: a server that is silent, with full buffers, is left by any call; subscriptions move too."""
     monkeypatch.setattr(connection, "PING_INTERVAL", ping)
     monkeypatch.setattr(connection, "SILENCE", silence)
     heard = asyncio.Event()
@@ -139,15 +139,15 @@ def _server_of(bus: Bus) -> str:
 
 @pytest.mark.usefixtures("impatient")
 async def test_silence_ends_a_connection(nats_server: NatsServer) -> None:
-    """Trap 2: a server that does not answer a PING is given up, even though the socket stands; the log tells."""
+    """Trap 2: a server that does not answer a PING is given up, even though the socket is open; the log reports it."""
     lines = Lines()
     async with connected(nats_server.url, log=lines) as bus:
         nats_server.pause()
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return bool(bus.problem) and not bus.connected
 
-        await eventually(told, "the connection is given up", 10)
+        await eventually(reported, "the connection is given up", 10)
 
         assert lines.events("warning") == ["NATS is silent, aborting the connection", "connection to NATS lost"]
         nats_server.resume()
@@ -217,7 +217,7 @@ async def test_a_daemon_whose_connection_was_closed_leaves(tmp_path: Path) -> No
 
 
 async def test_stored_though_timed_out(nats_server: NatsServer) -> None:
-    """Trap 4: what timed out may be stored later; trying again tells, and doubles nothing."""
+    """Trap 4: what timed out may be stored later; trying again finds it, and stores nothing twice."""
     async with connected(nats_server.url, timeout=0.5) as bus:
         await provision(bus)
         nats_server.pause()
@@ -228,7 +228,7 @@ async def test_stored_though_timed_out(nats_server: NatsServer) -> None:
         with pytest.raises(StaleWrite):
             await bus.store(EVENT, b"1", expect=0)
 
-        assert [each.data for each in await bus.every(subjects.WORKFLOWS, EVENT)] == [b"1"]
+        assert [record.data for record in await bus.every(subjects.WORKFLOWS, EVENT)] == [b"1"]
 
 
 async def test_whoever_holds_a_view_lists_again(bus: Bus, nats_server: NatsServer) -> None:
@@ -238,7 +238,7 @@ async def test_whoever_holds_a_view_lists_again(bus: Bus, nats_server: NatsServe
 
     async def look_again() -> None:
         view.clear()
-        view.update({key: each.data for key, each in (await kv_list(bus, subjects.CONF)).items()})
+        view.update({key: item.data for key, item in (await kv_list(bus, subjects.CONF)).items()})
         listed.set()
 
     async def fails() -> None:
@@ -254,7 +254,7 @@ async def test_whoever_holds_a_view_lists_again(bus: Bus, nats_server: NatsServe
         await other.kv_put(subjects.CONF, "b", b"2")
     async with asyncio.timeout(10):
         await listed.wait()
-    if "b" not in view:  # we were back before the other one had written: the watch itself would tell
+    if "b" not in view:  # we were back before the other one had written: the watch itself would report it
         await look_again()
 
     assert view == {"a": b"1", "b": b"2"}
@@ -303,7 +303,7 @@ async def test_nothing_is_used_up_while_away(nats_server: NatsServer) -> None:
         before = await _count_abandoned()
         nats_server.kill()
         results = await asyncio.gather(*(bus.store(EVENT, b"1") for _ in range(1000)), return_exceptions=True)
-        assert all(isinstance(each, BusUnavailable) for each in results)
+        assert all(isinstance(result, BusUnavailable) for result in results)
         results.clear()
         nats_server.start()
         await answers(bus)

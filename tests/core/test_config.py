@@ -162,7 +162,7 @@ ERRORS = {
 
 @pytest.mark.parametrize(("text", "line"), ERRORS.items(), ids=[text.replace("\n", " ") for text in ERRORS])
 def test_error_is_one_line(tmp_path: Path, text: str, line: str) -> None:
-    """A fault is told in one line that names file, dotted key and what would be right."""
+    """A fault is reported in one line that names file, dotted key and what would be right."""
     with pytest.raises(ConfigError) as caught:
         written(tmp_path, text)
 
@@ -187,7 +187,7 @@ def test_an_old_name_names_the_new_one(tmp_path: Path, old: str, new: str) -> No
 
 
 def test_error_names_the_file_that_set_it(tmp_path: Path) -> None:
-    """A fault in conf.d is told of that file, not of the main one."""
+    """A fault in conf.d is reported for that file, not of the main one."""
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/10-log.toml").write_text('[log]\nlevel = "loud"')
     with pytest.raises(ConfigError) as caught:
@@ -200,7 +200,7 @@ def test_error_names_the_file_that_set_it(tmp_path: Path) -> None:
 
 
 def test_broken_toml_is_told_with_its_place(tmp_path: Path) -> None:
-    """A file that is not TOML is told with its path and the parser's reason."""
+    """A file that is not TOML is reported with its path and the parser's reason."""
     with pytest.raises(ConfigError, match=r"agentd\.toml: is not TOML: .*line 1"):
         written(tmp_path, "[bus\nx = 1")
 
@@ -275,7 +275,7 @@ def test_instance_is_its_role_by_default(tmp_path: Path) -> None:
 
 
 def test_unknown_instance_lists_the_known_ones(tmp_path: Path) -> None:
-    """An instance that nobody knows is an error that names the nearest, or all."""
+    """An unknown instance is an error that names the nearest, or all."""
     config = written(tmp_path, "[instances.all]\nroles = ['monitor']")
     with pytest.raises(ConfigError) as near:
         config.instance("orchestartor")
@@ -302,7 +302,7 @@ def test_credentials_are_found_without_being_asked_for(tmp_path: Path) -> None:
 
 
 def test_set_secret_wins_over_a_credential(tmp_path: Path) -> None:
-    """A credential that lies there does not replace what the configuration says."""
+    """A credential that exists there does not replace what the configuration says."""
     (tmp_path / "agentd-bus-nkey").write_text("SU")
     (tmp_path / "agentd-bus-password").write_text("x")
     config = written(tmp_path, "[bus]\ncreds_file = 'c'", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
@@ -348,7 +348,7 @@ def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
 
 
 def test_inbox_is_ones_own() -> None:
-    """Who has an identity has an inbox of its own, so that nobody else reads its answers."""
+    """Who has an identity has an inbox of its own, so that no other principal reads its answers."""
     assert config_settings.Bus().inbox("monitor-pve1") == "_INBOX"
     assert config_settings.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX.n_1"
     assert config_settings.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX.monitor-pve1"
@@ -425,7 +425,7 @@ def _sections(kind: type[Section]) -> list[type[Section]]:
 
 
 def test_remote_page_can_be_meant(tmp_path: Path) -> None:
-    """An address that others can reach is accepted once that is said."""
+    """An address that others can reach is accepted once allow_remote is set."""
     config = written(tmp_path, "[web]\nhost = '0.0.0.0'\nallow_remote = true")
 
     assert config.web.host == "0.0.0.0"  # noqa: S104

@@ -87,7 +87,7 @@ async def test_what_keeps_nats_away_uses_up_no_deliveries(work: Bus) -> None:
         await all_acked(work, "WORK", "w")
 
     assert len(seen.jobs) == 13
-    assert {each.delivered for each in seen.jobs} == {1}
+    assert {item.delivered for item in seen.jobs} == {1}
 
 
 async def test_an_exception_is_told_and_tried_again(work: Bus) -> None:
@@ -126,7 +126,7 @@ async def test_temporary_error(work: Bus) -> None:
 
 
 async def test_give_up_keeps_a_dead_letter(bus: Bus) -> None:
-    """GiveUp ends a message for good; the server's advisory with the reason lies in AI_DEAD."""
+    """GiveUp ends a message for good; the server's advisory with the reason is stored in AI_DEAD."""
     lines = Lines()
 
     async def handle(_: Job) -> None:
@@ -155,7 +155,7 @@ async def test_give_up_keeps_a_dead_letter(bus: Bus) -> None:
 async def test_a_long_job_keeps_its_message(
     nats_server: NatsServer, work: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that takes longer than ack_wait is reported as in progress: nobody else gets it."""
+    """A job that takes longer than ack_wait is reported as in progress: no other process gets it."""
     monkeypatch.setattr(consumer, "PROGRESS", 0.5)
     await make_consumer(work, "WORK", "w", ack_wait=2, max_ack_pending=10_000)
     slow, other = Slow(), Seen()

@@ -55,7 +55,7 @@ def _reconnected(bus: Bus) -> Callable[[], Awaitable[bool]]:
 
 
 async def test_a_deleted_consumer(bus: Bus) -> None:
-    """Trap 8: a consumer that is gone is told with what to do; once provisioned again, work goes on by itself."""
+    """Trap 8: a missing consumer is reported with what to do; once provisioned again, work goes on by itself."""
     seen = Seen()
     loop = Consumer(bus, subjects.INPUT, subjects.ORCH_INPUT, seen, slots=2, log=Lines(), journal=None)  # type: ignore[arg-type]
     stopping = asyncio.Event()
@@ -67,10 +67,10 @@ async def test_a_deleted_consumer(bus: Bus) -> None:
     await eventually(idle, "the consumer has asked")
     await bus.api(f"CONSUMER.DELETE.{subjects.INPUT}.{subjects.ORCH_INPUT}")
 
-    async def told() -> bool:
+    async def reported() -> bool:
         return "agentd provision" in loop.problem
 
-    await eventually(told, "the problem is told")
+    await eventually(reported, "the problem is reported")
     assert subjects.ORCH_INPUT in loop.problem
     await provision(bus)
     await bus.store(subjects.complete("a", "w", "t"), b"{}")
@@ -89,13 +89,13 @@ async def test_a_problem_ends_without_work(bus: Bus, monkeypatch: pytest.MonkeyP
     stopping = asyncio.Event()
     running = asyncio.create_task(loop.run(stopping))
 
-    async def told() -> bool:
+    async def reported() -> bool:
         return bool(loop.problem)
 
     async def over() -> bool:
         return not loop.problem
 
-    await eventually(told, "the problem is told")
+    await eventually(reported, "the problem is reported")
     await bus.api(f"CONSUMER.DELETE.{subjects.INPUT}.{subjects.ORCH_INPUT}")
     await make_consumer(bus, subjects.INPUT, "late")
     await eventually(over, "the problem is over")
@@ -129,5 +129,5 @@ async def test_a_killed_server_loses_and_doubles_nothing(nats_server: NatsServer
 
         effects = await work.every("DONE", "done.*")
 
-    assert sorted(each.subject for each in effects) == sorted(f"done.{body.decode()}" for body in bodies)
+    assert sorted(effect.subject for effect in effects) == sorted(f"done.{body.decode()}" for body in bodies)
     assert len(again.bodies) <= 16, "at most what ran when the server died, twice, comes again"

@@ -1,4 +1,4 @@
-"""A message that whoever handles it dies of: it ends, and its neighbours do not suffer for it."""
+"""A message whose handling kills the process: it ends, and its neighbours do not suffer for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Process:
         self.done.append(job.data)
 
     async def life(self, bus: Bus) -> bool:
-        """Work until the poison kills; tell whether it did."""
+        """Work until the poison kills the process; return whether it did."""
         self.died.clear()
         async with running_consumer(bus, self, slots=4):
             ended = asyncio.create_task(_all_done(bus))
@@ -56,7 +56,7 @@ async def _all_done(bus: Bus) -> None:
 
 
 async def test_what_is_handed_back_is_no_poison(work: Bus) -> None:
-    """A message that nobody can take yet is handed back for as long as it takes; it kills nobody, and is never lost."""
+    """A message that no process can take yet is returned until one can; it kills no process and is never lost."""
     deliveries: list[int] = []
 
     async def handle(job: Job) -> None:
@@ -93,7 +93,7 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
 
     assert sorted(process.done) == [b"1", b"2", b"3"]
     assert process.deaths == consumer.SUSPECT + consumer.BEGINS + 1
-    assert letter.reason == f"begun {consumer.BEGINS + 1} times without an end: whoever handles it dies"
+    assert letter.reason == f"started {consumer.BEGINS + 1} times, never finished: the process that handles it crashes"
 
 
 async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,12 +47,12 @@ def test_what_the_server_is_given(written: str, taken: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "answer"),
     {
         "": "'' has 0 fields; it takes five (minute hour day month weekday), or six from second",
         "* * * *": "has 4 fields",
-        "@every 5m": "'@every 5m' is not taken; there are @yearly",
-        "61 * * * *": "'61' in the field minute: it goes from 0 to 59",
+        "@every 5m": "'@every 5m' is not accepted; there are @yearly",
+        "61 * * * *": "'61' in the field minute: it is from 0 to 59",
         "* 24 * * *": "'24' in the field hour",
         "* * 0 * *": "'0' in the field day of the month",
         "* * * 13 *": "'13' in the field month",
@@ -66,9 +66,9 @@ def test_what_the_server_is_given(written: str, taken: str) -> None:
         "\u0661 * * * *": "in the field minute",
     }.items(),
 )
-def test_what_is_wrong_is_named(written: str, said: str) -> None:
+def test_what_is_wrong_is_named(written: str, answer: str) -> None:
     """An expression that cannot be is refused with the field and what it takes."""
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(answer)):
         cron.parse(written)
 
 

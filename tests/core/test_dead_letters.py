@@ -1,4 +1,4 @@
-"""Dead letters: what cannot be handled is kept whole, can be seen, replayed once and closed, and stops nobody."""
+"""Dead letters: what cannot be handled is kept whole, can be seen, replayed once and closed, and stops no others."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_a_replay_comes_once(bus: Bus) -> None:
         await handled(bus)
     (after,) = await dead_letters.letters(bus)
 
-    assert sorted(type(each).__name__ for each in tries) == ["PermanentError", "int"]
+    assert sorted(type(attempt).__name__ for attempt in tries) == ["PermanentError", "int"]
     assert [job.data for job in seen.jobs] == [b"poison"]
     assert seen.jobs[0].subject == letter.subject
     assert seen.jobs[0].headers == {"X-From": "me", "Agentd-Replay": str(letter.number)}
@@ -144,7 +144,7 @@ async def test_what_fails_again_is_a_new_letter(bus: Bus) -> None:
         found = await dead_letters.letters(bus)
 
     assert second.replay_of == first.number
-    assert [each.state for each in found] == ["replayed", "open"]
+    assert [item.state for item in found] == ["replayed", "open"]
 
 
 async def test_a_closed_letter(bus: Bus) -> None:
@@ -184,7 +184,7 @@ async def test_what_cannot_be_kept_is_not_ended(bus: Bus, monkeypatch: pytest.Mo
     found = await dead_letters.letters(bus)
 
     assert kept == 1
-    assert [each.reason for each in found] == ["not JSON: poison"]
+    assert [item.reason for item in found] == ["not JSON: poison"]
 
 
 async def test_killed_between_keeping_and_ending(nats_server: NatsServer, bus: Bus) -> None:
@@ -194,7 +194,7 @@ async def test_killed_between_keeping_and_ending(nats_server: NatsServer, bus: B
         await dead_letters.store_dead_letter(other, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
     await dead_letters.store_dead_letter(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
 
-    assert [each.agent_id for each in await dead_letters.letters(bus)] == ["first"]
+    assert [letter.agent_id for letter in await dead_letters.letters(bus)] == ["first"]
 
 
 async def test_a_fault_of_ours_that_stays_is_given_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ async def test_a_message_as_large_as_nats_takes(bus: Bus) -> None:
 
 
 async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) -> None:
-    """Whoever may write letters must not get a signal published by whoever may replay them."""
+    """A principal that may write letters must not get a signal published by one that may replay them."""
     stored = datetime.now(UTC)
     forged = DeadLetter(subjects.INPUT, 5, subjects.signal("alice", "w1"), "x", "worker", stored)
     event = DeadLetter(subjects.INPUT, 6, subjects.event("w1"), "x", "orchestrator", stored)
@@ -247,19 +247,19 @@ async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) ->
     await bus.store(subjects.dead(dead_letters.GIVEN_UP, "orch", "nonsense"), b"x", headers={dead_letters.LETTER: "{]"})
     found = await dead_letters.letters(bus)
 
-    assert [each.fixed[:40] for each in found] == [
+    assert [item.fixed[:40] for item in found] == [
         "only what an orchestrator gave up is pub",
         "only what an orchestrator gave up is pub",
         "its workflow has counted that attempt as",
         "not a letter of agentd's: Agentd-Letter:",
     ]
-    for each in found:
+    for item in found:
         with pytest.raises(PermanentError, match="cannot be replayed"):
-            await dead_letters.replay(bus, each, "alice")
+            await dead_letters.replay(bus, item, "alice")
 
 
 async def test_what_a_stranger_ended(bus: Bus) -> None:
-    """A message that a plain agent terminated is found too, with the reason that it gave, and read where it lies."""
+    """A message that a plain agent terminated is found too, with the reason that it gave, and read in its stream."""
     subject = subjects.assign("specialist", "w", "t", 1)
     await bus.store(subject, b'{"task_id": "w.t"}')
     got: asyncio.Queue[object] = asyncio.Queue()
@@ -295,9 +295,9 @@ async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.
         done = await completion(bus)
     (letter,) = await dead_letters.letters(bus)
 
-    assert probe.told == []
+    assert probe.steps == []
     assert isinstance(done.error, TaskError)
     assert done.error.code == "poisoned"
     assert (letter.why, letter.stream, letter.consumer) == ("poisoned", subjects.WORKFLOWS, SERVICE)
-    assert letter.reason == "begun 5 times without an end: whoever runs it dies"
+    assert letter.reason == "started 5 times, never finished: the process that runs it crashes"
     assert '"task_id":"w.t"' in ((await dead_letters.read_body(bus, letter)).text or "")

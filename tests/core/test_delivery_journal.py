@@ -31,7 +31,7 @@ HOLD = Path(__file__).parent.parent / "child" / "hold.py"
 
 
 def test_open_deliveries_are_kept(tmp_path: Path) -> None:
-    """What was added and not removed is what the next process finds; it is told once."""
+    """What was added and not removed is what the next process finds; it is reported once."""
     first = Journal(tmp_path / "new" / "j")
     for name in ("$JS.ACK.a", "$JS.ACK.b", "$JS.ACK.ü"):
         first.add(name)
@@ -93,7 +93,7 @@ def test_one_process_an_instance(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
-    """A file of any content or size opens: at worst something is handed back that nobody had."""
+    """A file of any content or size opens: at worst something is returned that no process had."""
     (tmp_path / "j").write_bytes(b"\xff" * 1000)
     journal = Journal(tmp_path / "j")
     journal.add("a")

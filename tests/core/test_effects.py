@@ -1,4 +1,4 @@
-"""Effect records: who may touch the world now, and what was known when somebody died."""
+"""Effect records: who may change things now, and what was known when a process died."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def wanted(**more: Any) -> ClaimRequest:
     ],
 )
 def test_judge(found: EffectRecord | None, want: ClaimRequest, age: float, decision: ClaimDecision) -> None:
-    """Each state of a record means one thing for whoever wants the effect."""
+    """Each state of a record means one thing for each process that wants the effect."""
     assert decide(found, want, age=age) is decision
 
 
@@ -101,7 +101,7 @@ async def stored(bus: Bus) -> EffectRecord:
 
 
 async def test_take_and_settle(bus: Bus) -> None:
-    """A free effect is claimed, its UPID and its result are written down, and nobody does it again."""
+    """A free effect is claimed, its UPID and its result are written down, and it is not done again."""
     mine = await take(bus)
     assert (mine.record.epoch, mine.record.phase, mine.fresh, mine.resumed) == (1, CLAIMED, True, False)
     await mine.settle(upid="UPID:x")
@@ -116,9 +116,9 @@ async def test_of_many_one(bus: Bus) -> None:
     """Of twenty that want the same effect at once, one gets it."""
     found = await asyncio.gather(*(claim(bus, wanted(owner=f"w{number}"), now()) for number in range(20)))
 
-    claims = [each for each in found if isinstance(each, Claim)]
+    claims = [item for item in found if isinstance(item, Claim)]
     assert len(claims) == 1
-    assert {each.owner for each in found if isinstance(each, EffectRecord)} == {claims[0].record.owner}
+    assert {item.owner for item in found if isinstance(item, EffectRecord)} == {claims[0].record.owner}
 
 
 async def test_busy(bus: Bus) -> None:
@@ -137,13 +137,13 @@ async def test_busy(bus: Bus) -> None:
 
 
 async def test_takeover_fences(bus: Bus) -> None:
-    """Who takes over knows the UPID; whoever held it before may write no more, however late it wakes up."""
+    """Who takes over knows the UPID; its former owner may write no more, however late it wakes up."""
     old = await take(bus)
     await old.settle(upid="UPID:x", acting=True)
     new = await take(bus, owner="other", takeover=True)
 
     assert (new.record.epoch, new.record.upid, new.record.acting, new.resumed) == (2, "UPID:x", True, True)
-    with pytest.raises(Fenced, match="in the hands of other"):
+    with pytest.raises(Fenced, match="held by other"):
         await old.renew()
     with pytest.raises(Fenced):
         await old.settle(phase=DONE, result=1)
@@ -152,7 +152,7 @@ async def test_takeover_fences(bus: Bus) -> None:
 
 
 async def test_the_same_owner_is_fenced_too(bus: Bus) -> None:
-    """A process that claims anew fences its own earlier claim: the epoch counts, not the name."""
+    """A process that claims again fences its own earlier claim: the epoch counts, not the name."""
     old = await take(bus)
     new = await take(bus)
 
@@ -175,7 +175,7 @@ async def test_conflict(bus: Bus) -> None:
     ("error", "upid", "acting"), [(RETRY, "UPID:x", True), (FINAL, "", False)], ids=["may pass", "final"]
 )
 async def test_failed(bus: Bus, error: TaskError, upid: str, acting: bool) -> None:  # noqa: FBT001
-    """A failure is its own attempt's answer; the next attempt begins anew, but knows what may still run."""
+    """A failure is its own attempt's answer; the next attempt starts again, but knows what may still run."""
     mine = await take(bus)
     await mine.settle(upid="UPID:x", acting=True, phase=FAILED, error=error)
 
@@ -186,7 +186,7 @@ async def test_failed(bus: Bus, error: TaskError, upid: str, acting: bool) -> No
 
 
 async def test_tombstone(bus: Bus) -> None:
-    """What was cancelled before it began is begun by nobody; what has begun cannot be entombed."""
+    """What was cancelled before it began is never started; what has begun cannot be entombed."""
     assert await write_tombstone(bus, "mcp-proxmox", "w.t", "orchestrator", now())
     assert (await refused(bus, takeover=True)).phase == CANCELLED
 
@@ -196,7 +196,7 @@ async def test_tombstone(bus: Bus) -> None:
 
 
 async def test_freshness(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim is fresh while nobody else can have taken it for abandoned; a write makes it fresh again."""
+    """A claim is fresh while no other process can have taken it as abandoned; a write makes it fresh again."""
     monkeypatch.setattr(effects, "ACK_WAIT", 1.0)
     mine = await take(bus)
     fresh = [mine.fresh]

@@ -86,7 +86,7 @@ def test_level_changes_for_loggers_that_exist(stream: io.StringIO) -> None:
     logs.set_level("info")
     log.info("and this")
 
-    assert [each["event"] for each in lines(stream)] == ["this", "and this"]
+    assert [line["event"] for line in lines(stream)] == ["this", "and this"]
 
 
 def test_logger_that_was_made_first_follows_the_configuration() -> None:
@@ -177,7 +177,7 @@ def test_libraries_go_the_same_way(stream: io.StringIO, monkeypatch: pytest.Monk
         int("k")
     except ValueError:
         logging.getLogger("uvicorn.error").exception("it broke")
-    found = [(each["level"], each["logger"], each["event"]) for each in lines(stream)]
+    found = [(line["level"], line["logger"], line["event"]) for line in lines(stream)]
 
     assert found == [
         ("warning", "nats.aio", "slow consumer"),

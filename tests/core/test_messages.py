@@ -41,8 +41,8 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def _struct(info: msgspec.inspect.StructType) -> st.SearchStrategy[Any]:
-    required = {each.name: _of(each.type) for each in info.fields if each.required}
-    optional = {each.name: _of(each.type) for each in info.fields if not each.required}
+    required = {field.name: _of(field.type) for field in info.fields if field.required}
+    optional = {field.name: _of(field.type) for field in info.fields if not field.required}
     return st.fixed_dictionaries(required, optional=optional).map(lambda fields: info.cls(**fields))
 
 
@@ -53,7 +53,7 @@ def _of(info: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one line a type
         case msgspec.inspect.EnumType():
             return st.sampled_from(info.cls)
         case msgspec.inspect.UnionType():
-            return st.one_of([_of(each) for each in info.types])
+            return st.one_of([_of(type_) for type_ in info.types])
         case msgspec.inspect.ListType():
             return st.lists(_of(info.item_type), max_size=3)
         case msgspec.inspect.DictType():
@@ -92,7 +92,7 @@ def test_stored_example(name: str) -> None:
     raw = (EXAMPLES / f"{name}.json").read_bytes()
     message = codec.decode(raw, KINDS[name])
 
-    assert {each.name for each in msgspec.structs.fields(KINDS[name])} == set(json.loads(raw)), "every field is shown"
+    assert {field.name for field in msgspec.structs.fields(KINDS[name])} == set(json.loads(raw)), "every field is shown"
     assert json.loads(codec.encode(message)) == _without_defaults(json.loads(raw), KINDS[name])
 
 
@@ -100,7 +100,7 @@ def _without_defaults(raw: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Return `raw` without what is the default: such fields are not written."""
     again: dict[str, Any] = json.loads(codec.encode(codec.convert(raw, kind)))
     kept = set(again)
-    defaults = {each.name: each.default for each in msgspec.structs.fields(kind) if not each.required}
+    defaults = {field.name: field.default for field in msgspec.structs.fields(kind) if not field.required}
     for key in set(raw) - kept:
         assert raw[key] == defaults[key], f"{key} was lost"
     return {key: again[key] if isinstance(raw[key], (dict, list)) else raw[key] for key in raw if key in kept}
@@ -108,7 +108,7 @@ def _without_defaults(raw: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
 
 def test_every_example_is_a_message() -> None:
     """No example stays behind for a message that is gone."""
-    assert {each.stem for each in EXAMPLES.glob("*.json")} == set(KINDS)
+    assert {path.stem for path in EXAMPLES.glob("*.json")} == set(KINDS)
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
@@ -125,10 +125,10 @@ def test_unknown_fields_are_ignored(name: str) -> None:
 def test_a_missing_field_is_named(name: str) -> None:
     """A message without a field that must be there is refused, naming type and field."""
     raw = json.loads((EXAMPLES / f"{name}.json").read_bytes())
-    for each in msgspec.structs.fields(KINDS[name]):
-        if each.required:
-            without = {key: value for key, value in raw.items() if key != each.name}
-            with pytest.raises(InvalidMessage, match=rf"(?s){name}.*{each.name}"):
+    for field in msgspec.structs.fields(KINDS[name]):
+        if field.required:
+            without = {key: value for key, value in raw.items() if key != field.name}
+            with pytest.raises(InvalidMessage, match=rf"(?s){name}.*{field.name}"):
                 codec.decode(json.dumps(without).encode(), KINDS[name])
 
 
@@ -167,7 +167,7 @@ def test_too_deep() -> None:
 
 
 def test_a_deadline_has_a_zone() -> None:
-    """A time that is reckoned with must say its zone: guessing it could be hours wrong."""
+    """A time used in calculations must have a zone: guessing it could be hours wrong."""
     with pytest.raises(InvalidMessage, match=r"ToolCall\.deadline: expected datetime with a timezone component"):
         codec.decode(b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}', ToolCall)
 
@@ -186,7 +186,7 @@ def test_digest_does_not_depend_on_order() -> None:
 
 def test_tiers_rise() -> None:
     """Who may do harm of one tier may do what is less."""
-    assert [each.rank for each in (Tier.READ, Tier.OPERATE, Tier.DESTROY, Tier.EXEC)] == [0, 1, 2, 3]
+    assert [item.rank for item in (Tier.READ, Tier.OPERATE, Tier.DESTROY, Tier.EXEC)] == [0, 1, 2, 3]
     assert Tier.OPERATE.covers(Tier.READ)
     assert Tier.OPERATE.covers(Tier.OPERATE)
     assert not Tier.OPERATE.covers(Tier.DESTROY)

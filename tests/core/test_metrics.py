@@ -28,7 +28,7 @@ async def values(metrics: Metrics) -> dict[str, float]:
 
 
 async def test_work_is_counted() -> None:
-    """What the parts of the daemon tell appears under the names that dashboards use."""
+    """The figures of the daemon's parts appear under the names that dashboards use."""
     metrics = Metrics("1.2.3")
     metrics.workflow_started("vm_deployment")
     metrics.workflow_finished("vm_deployment", "completed", 12.0)
@@ -113,13 +113,13 @@ def plain(families: list[Metric]) -> dict[str, object]:
     """Return what can be compared: nothing that changes from one moment to the next."""
     changing = ("process_", "python_gc")
     return {
-        each.name: (
-            each.type,
-            each.documentation,
-            {(sample.name, *sorted(sample.labels.items())): repr(float(sample.value)) for sample in each.samples},
+        family.name: (
+            family.type,
+            family.documentation,
+            {(sample.name, *sorted(sample.labels.items())): repr(float(sample.value)) for sample in family.samples},
         )
-        for each in families
-        if not each.name.startswith(changing) and not each.name.endswith("_created")
+        for family in families
+        if not family.name.startswith(changing) and not family.name.endswith("_created")
     }
 
 

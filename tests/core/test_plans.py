@@ -37,7 +37,7 @@ async def _assigned(bus: Bus, probe: Probe, tool: str, policy: Policy | None = N
 
 @pytest.mark.parametrize("tool", ["marked", "unsafe", "wipe"])
 async def test_a_dry_run_only_looks(bus: Bus, probe: Probe, tool: str) -> None:
-    """It says what would be changed; nothing is done, no effect is recorded, and anybody who may read may ask."""
+    """It says what would be changed; nothing is done, no effect is recorded, and tier read suffices."""
     async with serving(a_worker(bus, probe, policy=Policy())):
         call = ToolCall({}, "w.t.step", dry_run=True)
         reply = await call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=15)
@@ -77,7 +77,7 @@ async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Pro
         with pytest.raises(Denied, match="shell needs tier exec; tester has read"):
             await call_tool(bus, subjects.tool_call("tester", SERVICE, "shell"), call, seconds=15)
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
@@ -99,14 +99,14 @@ async def test_nobody_destroys_alone(bus: Bus, probe: Probe, tool: str) -> None:
     """Without a consent a tool that destroys or executes is not even begun, whatever the tier of who asks."""
     found = await _assigned(bus, probe, tool)
 
-    assert (found.status, probe.told) == (Outcome.FAILED, [])
+    assert (found.status, probe.steps) == (Outcome.FAILED, [])
     assert found.error is not None
     assert found.error.code == NeedsPlan.code  # type: ignore[union-attr]
-    assert f"`agentd call {tool} …` asks" in found.error.message  # type: ignore[union-attr]
+    assert f"`agentd call {tool} …` requests it" in found.error.message  # type: ignore[union-attr]
 
 
 async def test_what_was_approved_is_done_once(bus: Bus, probe: Probe) -> None:
-    """With somebody else's consent it is done, and both audit lines name who gave it; a redelivery does nothing."""
+    """With another's approval it is done, and both audit records name the approver; a redelivery does nothing."""
     async with serving(a_worker(bus, probe)):
         await assign(bus, "wipe", tier=Tier.DESTROY, consent=GIVEN)
         first = await completion(bus)
@@ -116,7 +116,7 @@ async def test_what_was_approved_is_done_once(bus: Bus, probe: Probe) -> None:
 
     assert first.status == second.status == Outcome.COMPLETED
     assert probe.acts == 1
-    assert [(each.phase, each.approved_by) for each in lines] == [("before", "bob"), ("after", "bob")]
+    assert [(line.phase, line.approved_by) for line in lines] == [("before", "bob"), ("after", "bob")]
 
 
 async def test_what_has_changed_since_is_left_alone(bus: Bus, probe: Probe) -> None:
@@ -126,17 +126,21 @@ async def test_what_has_changed_since_is_left_alone(bus: Bus, probe: Probe) -> N
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
     assert found.error.message == (  # type: ignore[union-attr]
-        "the thing is not as it was when bob approved it (looks: 'whole' → 'in use'): nothing was done; ask anew"
+        "the thing is not as it was when bob approved it (looks: 'whole' → 'in use'): nothing was done; "
+        "request it again"
     )
 
 
 @pytest.mark.parametrize(
     ("now", "line"),
     [
-        ([replace(THING, name="thing/2")], "the thing was not part of what bob approved: nothing was done; ask anew"),
-        ([], "the thing, which bob approved, is not meant any more: nothing was done; ask anew"),
+        (
+            [replace(THING, name="thing/2")],
+            "the thing was not part of what bob approved: nothing was done; request it again",
+        ),
+        ([], "the thing, which bob approved, is no longer among the targets: nothing was done; request it again"),
         ([THING, replace(THING, name="thing/2")], "the thing was not part of what bob approved: nothing was done"),
-        ([replace(THING, state={})], "(looks: 'whole' → None): nothing was done; ask anew"),
+        ([replace(THING, state={})], "(looks: 'whole' → None): nothing was done; request it again"),
     ],
 )
 def test_a_consent_is_for_exactly_these(now: list[Target], line: str) -> None:
@@ -152,16 +156,16 @@ async def test_a_consent_of_who_asked_is_none(bus: Bus, probe: Probe, by: str) -
     """Two are needed; one under both names is one."""
     found = await _assigned(bus, probe, "wipe", consent=replace(GIVEN, by=by))
 
-    assert (found.status, probe.told) == (Outcome.FAILED, [])
-    assert "somebody else has to" in found.error.message  # type: ignore[union-attr]
+    assert (found.status, probe.steps) == (Outcome.FAILED, [])
+    assert "another principal has to" in found.error.message  # type: ignore[union-attr]
 
 
 async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) -> None:
-    """Nobody can tell whether it may: it is refused right before it acts."""
+    """It cannot be checked whether it is allowed: it is refused right before it acts."""
     found = await _assigned(bus, probe, "shell", consent=replace(GIVEN, targets=[], call=digest(["shell", {}])))
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
-    assert found.error.message.startswith("shell does not say what it changes")  # type: ignore[union-attr]
+    assert found.error.message.startswith("shell does not report what it changes")  # type: ignore[union-attr]
 
 
 # -- what is protected ------------------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) 
 
 @pytest.mark.parametrize("pattern", ["thing/1", "thing/*", "tag/old"])
 async def test_what_is_protected_is_not_touched(bus: Bus, probe: Probe, pattern: str) -> None:
-    """Not even with a consent; a dry run says so before anybody is asked for one."""
+    """Not even with a consent; a dry run reports it before an approval is requested."""
     policy = Policy(default_tier=Tier.EXEC, protected=("other/*", pattern))
     line = f"wipe: the thing is protected by [policy] protected = {pattern!r}; nothing was done"
     async with serving(a_worker(bus, probe, policy=policy)):
@@ -190,7 +194,7 @@ async def test_what_is_protected_from_every_change(bus: Bus, probe: Probe) -> No
     found = await _assigned(bus, probe, "marked", policy)
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
-    assert "does not say what it changes" in found.error.message  # type: ignore[union-attr]
+    assert "does not report what it changes" in found.error.message  # type: ignore[union-attr]
 
 
 # -- how much ---------------------------------------------------------------------------------------------------------
@@ -211,5 +215,5 @@ async def test_two_do_not_take_the_same_place(bus: Bus) -> None:
     """Of many at once exactly as many get a place as there are."""
     found = await asyncio.gather(*(budget.spend(bus, f"w.{number}", 3) for number in range(6)), return_exceptions=True)
 
-    assert sum(isinstance(each, Denied) for each in found) == 3
-    assert sum(each is None for each in found) == 3
+    assert sum(isinstance(item, Denied) for item in found) == 3
+    assert sum(item is None for item in found) == 3

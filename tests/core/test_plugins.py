@@ -69,7 +69,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that replaces what is installed."""
 
     def replace(**made: Callable[[], object]) -> None:
-        monkeypatch.setattr(manager, "installed", lambda: {name: Entry(each) for name, each in made.items()})
+        monkeypatch.setattr(manager, "installed", lambda: {name: Entry(item) for name, item in made.items()})
 
     return replace
 
@@ -78,7 +78,7 @@ def test_bundled_plugins_bring_their_roles(config: Config) -> None:
     """What agentd brings comes in by entry points, loads, and brings the four roles."""
     found = Plugins(config, ROLES)
 
-    assert {each: found.role(each).name for each in ROLES} == {each: each for each in ROLES}
+    assert {role: found.role(role).name for role in ROLES} == {role: role for role in ROLES}
     assert set(found.loaded()) == ROLES
     assert "vm_deployment" in found.workflows()
 
@@ -89,7 +89,7 @@ async def test_tools_to_look_at(config: Config) -> None:
 
     assert (found["create_vm"].service, found["create_vm"].tier) == ("mcp-proxmox", Tier.OPERATE)
     assert found["summarize_health"].service == "specialist"
-    with pytest.raises(AssertionError, match="this tool was only to be looked at"):
+    with pytest.raises(AssertionError, match="this tool may only be inspected"):
         await found["list_nodes"].run(cast("Any", None), None)
 
 
@@ -153,7 +153,7 @@ def test_quarantined_tools(config: Config, install: Callable[..., None]) -> None
     found = Plugins(config, {"one", "two"})
     tools = found.tools("pve1", None)
 
-    assert {name: each.service for name, each in tools.items()} == {"look": "one", "other": "two"}
+    assert {name: tool.service for name, tool in tools.items()} == {"look": "one", "other": "two"}
     assert found.status["one"].quarantined == [BrokenTool("bad", "no docstring")]
     assert found.status["two"].quarantined == [BrokenTool("look", "one has a tool of that name already")]
 
@@ -249,5 +249,5 @@ async def test_a_monitor_host_loads_a_monitor(tmp_path: Path) -> None:
     )
 
     assert "agentd_monitor" in monitor
-    assert [each for each in HEAVY if each in monitor] == []
+    assert [item for item in HEAVY if item in monitor] == []
     assert "agentd_mcp" in bridge, "the question would find it"

@@ -16,7 +16,7 @@ tiers = st.sampled_from(list(Tier))
 
 
 def test_nobody_is_trusted_by_default() -> None:
-    """Without a word in the configuration everybody may read and no more."""
+    """Without configuration every principal may read and no more."""
     policy = Policy.of(settings.Policy())
 
     assert policy == Policy()
@@ -96,10 +96,10 @@ def test_refusal_says_how_it_is_granted(principal: str, plain: bool, line: str) 
 
 @pytest.mark.parametrize("tier", [Tier.DESTROY, Tier.EXEC])
 def test_nobody_destroys_alone(tier: Tier) -> None:
-    """A tool that destroys or executes needs somebody else's consent, even for who holds every tier."""
+    """A tool that destroys or executes needs another principal's approval, even for who holds every tier."""
     with pytest.raises(NeedsPlan) as caught:
         Policy().check_approval("destroy_vm", tier, "root", None)
 
     assert str(caught.value) == (
-        f"destroy_vm is of tier {tier}: somebody else has to approve it; `agentd call destroy_vm …` asks"
+        f"destroy_vm is of tier {tier}: another principal has to approve it; `agentd call destroy_vm …` requests it"
     )

@@ -97,12 +97,12 @@ async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
         beats = await listener.every(subjects.METRICS, subjects.heartbeat(AGENT.agent_id))
         reports = await queries.metrics(listener)
 
-    assert [msgspec.structs.replace(each, process="") for each in live] == [WE]
+    assert [msgspec.structs.replace(item, process="") for item in live] == [WE]
     assert (agents, services) == ([AGENT], [SERVICE])
-    assert sorted(heard_first, key=lambda each: each[0]) == [("agent", AGENT), ("service", SERVICE)]
+    assert sorted(heard_first, key=lambda message: message[0]) == [("agent", AGENT), ("service", SERVICE)]
     assert left == []
-    assert [each.decode(Heartbeat).status for each in beats] == ["available", "offline"]
-    assert [(each.metrics, each.tags) for each in reports] == [
+    assert [beat.decode(Heartbeat).status for beat in beats] == ["available", "offline"]
+    assert [(report.metrics, report.tags) for report in reports] == [
         ({"load": 0.5}, {"node": "pve1", "role": "specialist"}),
     ]
     assert isinstance(reports[0], MetricReport)
@@ -110,7 +110,7 @@ async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
 
 @pytest.mark.parametrize("subject", [subjects.AGENT_DISCOVERY, subjects.SERVICE_DISCOVERY])
 async def test_discovery(bus: Bus, nats_server: NatsServer, subject: str) -> None:
-    """Whoever asks who is here is told by everybody, whatever the question says."""
+    """Every agent answers a discovery, whatever its content."""
     heard = asyncio.Queue[AgentRegistration]()
 
     async def on_agent(received: Received) -> None:
@@ -125,7 +125,7 @@ async def test_discovery(bus: Bus, nats_server: NatsServer, subject: str) -> Non
 
 
 async def test_control(bus: Bus) -> None:
-    """An agent carries out what it is told and says so; nonsense is answered, and the agent goes on."""
+    """An agent carries out a control request and confirms it; nonsense is answered, and the agent goes on."""
     async with announcing(bus):
         await eventually(lambda: _is_live(bus), "the lease is there")
         subject = subjects.control(AGENT.agent_id)
@@ -188,7 +188,7 @@ async def test_after_an_outage(bus: Bus, nats_server: NatsServer, monkeypatch: p
 
 
 async def test_an_agent_that_is_not_there(bus: Bus) -> None:
-    """Who asks for a tool that nobody offers is told what there is."""
+    """A request for a tool that no agent offers gets the list of tools."""
     async with announcing(bus):
         await eventually(lambda: _is_live(bus), "the lease is there")
         assert await offered_by(bus, "place_vm") == ("specialist", "place_vm")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
-ALL = {each["name"] for each in streams(1)}
+ALL = {stream["name"] for stream in streams(1)}
 
 
 async def test_twice_changes_nothing(nats_server: NatsServer) -> None:
@@ -35,7 +35,7 @@ async def test_twice_changes_nothing(nats_server: NatsServer) -> None:
 
 
 async def test_a_setting_is_brought_up_to_date(bus: Bus) -> None:
-    """Settings that somebody changed come back, each is named, and no message and no delivery state is lost."""
+    """Settings that a client changed are restored, each is named, and no message and no delivery state is lost."""
     await bus.store(subjects.complete("a", "w", "t"), b"{}")
     config = (await bus.api(f"STREAM.INFO.{subjects.INPUT}"))["config"]
     await bus.api(f"STREAM.UPDATE.{subjects.INPUT}", config | {"max_bytes": 1 << 30})
@@ -114,10 +114,10 @@ async def test_no_subject_is_captured_twice(bus: Bus) -> None:
 def test_no_two_consumers_get_the_same_message() -> None:
     """The filters of the consumers of one stream do not overlap: both would get the message."""
     queues = {"mcp-proxmox": 1, "mcp-proxmox@pve1": 1, "mcp-proxmox@pve1+clone": 1, "specialist": 1}
-    filters = [each.get("filter_subject") for stream, each in consumers(queues) if stream == subjects.WORKFLOWS]
+    filters = [consumer.get("filter_subject") for stream, consumer in consumers(queues) if stream == subjects.WORKFLOWS]
 
     assert len(filters) == len(set(filters)) == 5
-    assert all(each and each.split(".")[3] not in {"*", ">"} for each in filters if "assign" in str(each))
+    assert all(item and item.split(".")[3] not in {"*", ">"} for item in filters if "assign" in str(item))
 
 
 @pytest.mark.parametrize("name", ["a.b", "*", ">", "", "a b"])

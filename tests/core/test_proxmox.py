@@ -120,7 +120,7 @@ class TestRecordedAnswers:
 
     def test_roles(self, facts: Path) -> None:
         """The role that an error recommends really has the privilege."""
-        roles = {each["roleid"]: each["privs"].split(",") for each in recorded(facts, "access-roles")["body"]["data"]}
+        roles = {item["roleid"]: item["privs"].split(",") for item in recorded(facts, "access-roles")["body"]["data"]}
 
         for privilege in roles["Administrator"]:
             role = role_for(privilege)
@@ -155,7 +155,7 @@ class TestClassify:
         ],
     )
     def test_text(self, method: str, status: int, reason: str, kind: type[errors.AgentdError]) -> None:
-        """A 500 is told by its text, a lost answer counts whether it was a write."""
+        """A 500 is classified by its text, a lost answer counts whether it was a write."""
         assert type(classify(method, status, reason)) is kind
 
     def test_body_over_reason(self) -> None:
@@ -291,7 +291,7 @@ class TestCalls:
         assert await proxmox.wait(upid, 10) == []
 
     async def test_wait_has_an_end(self, proxmox: Proxmox, steer: Steer) -> None:
-        """A task that still runs at the deadline is told as such, not as failed."""
+        """A task that still runs at the deadline is reported as such, not as failed."""
         await steer.durations(qmcreate=30)
         upid = await proxmox.post("/nodes/pve1/qemu", vmid=300)
 
@@ -345,7 +345,7 @@ class TestCalls:
         await lax.close()
 
     async def test_wrong_token(self, pve: FakePve, steer: Steer) -> None:
-        """A wrong token is Denied, the secret is not told, and Proxmox is not asked again at once."""
+        """A wrong token is Denied, the secret is not shown, and Proxmox is not asked again at once."""
         proxmox = connect(pve, secret="11111111-2222-3333-4444-555555555555")  # noqa: S106
         await steer.settings(auth_delay=0)
         texts = []
@@ -359,7 +359,7 @@ class TestCalls:
         await proxmox.close()
 
     async def test_permissions(self, pve: FakePve, proxmox: Proxmox) -> None:
-        """A token without rights is told from one that sees nothing."""
+        """A token without rights is distinguished from one that sees nothing."""
         blind = connect(pve, "blind")
 
         assert await blind.permissions() == {}

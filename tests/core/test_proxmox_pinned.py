@@ -1,4 +1,4 @@
-"""A pinned fingerprint stands in for a CA, and what it is not is refused before the token is sent."""
+"""A pinned fingerprint replaces a CA, and what it is not is refused before the token is sent."""
 
 from __future__ import annotations
 

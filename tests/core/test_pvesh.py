@@ -32,10 +32,10 @@ assert options[:2] == ["--output-format", "json"], options
 assert verb == "get"
 if path == "/version" and {slow}:
     time.sleep(60)
-if {said!r}:
-    print({said!r}, file=sys.stderr)
+if {reply!r}:
+    print({reply!r}, file=sys.stderr)
     sys.exit(255)
-query = urllib.parse.urlencode([tuple(each[2:].split("=", 1)) for each in options[2:]])
+query = urllib.parse.urlencode([tuple(option[2:].split("=", 1)) for option in options[2:]])
 request = urllib.request.Request({url!r} + "/api2/json" + path + "?" + query, headers={headers!r})
 try:
     answer = urllib.request.urlopen(request, context=ssl.create_default_context(cafile={ca!r}))
@@ -50,12 +50,12 @@ print(json.dumps(json.load(answer)["data"], sort_keys=True))
 """
 
 
-def shell(pve: FakePve, folder: Path, *, said: str = "", slow: bool = False) -> tuple[str, Path]:
-    """Return the program that stands in pvesh's place, and the file of what it was asked."""
+def shell(pve: FakePve, folder: Path, *, reply: str = "", slow: bool = False) -> tuple[str, Path]:
+    """Return the program that replaces pvesh, and the file of what it was asked."""
     program, log = folder / "pvesh", folder / "asked"
     headers = {"Authorization": f"PVEAPIToken={pve.tokens['full']}"}
     text = PROGRAM.format(
-        python=sys.executable, log=str(log), said=said, slow=slow, url=pve.url, headers=headers, ca=str(pve.ca)
+        python=sys.executable, log=str(log), reply=reply, slow=slow, url=pve.url, headers=headers, ca=str(pve.ca)
     )
     program.write_text(text)
     program.chmod(0o755)
@@ -68,7 +68,7 @@ def down(pve: FakePve, program: str | None, **changes: Any) -> Proxmox:
 
 
 async def test_reads_go_on_while_the_api_is_down(pve: FakePve, tmp_path: Path) -> None:
-    """Tools that look answer as ever, with their filters, and it is told that they do so in another way."""
+    """Tools that look answer as ever, with their filters, and the other way is reported."""
     program, log = shell(pve, tmp_path)
     proxmox, straight = down(pve, program), connect(pve)
     here, there = Bench(proxmox), Bench(straight)
@@ -79,7 +79,7 @@ async def test_reads_go_on_while_the_api_is_down(pve: FakePve, tmp_path: Path) -
     ]
     for tool, parameters in calls:
         answers = [msgspec.json.encode(await bench(tool, **parameters)) for bench in (here, there)]
-        same = {re.sub(rb'"uptime":\d+', b"", each) for each in answers}  # a second may have passed
+        same = {re.sub(rb'"uptime":\d+', b"", answer) for answer in answers}  # a second may have passed
         assert len(same) == 1, tool
 
     assert proxmox.local
@@ -117,7 +117,7 @@ async def test_while_the_api_answers_it_is_not_asked(pve: FakePve, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("path", "said", "kind", "words"),
+    ("path", "reply", "kind", "words"),
     [
         ("/nodes/pve1/qemu/999/config", "", errors.NotFound, "does not exist"),
         ("/nope", "", errors.PermanentError, "does not offer this"),
@@ -127,10 +127,10 @@ async def test_while_the_api_answers_it_is_not_asked(pve: FakePve, tmp_path: Pat
     ],
 )
 async def test_its_errors_are_the_api_s(
-    pve: FakePve, tmp_path: Path, path: str, said: str, kind: type[errors.AgentdError], words: str
+    pve: FakePve, tmp_path: Path, path: str, reply: str, kind: type[errors.AgentdError], words: str
 ) -> None:
     """What pvesh says on standard error becomes the same error as the API's answer."""
-    program, _ = shell(pve, tmp_path, said=said)
+    program, _ = shell(pve, tmp_path, reply=reply)
     proxmox = down(pve, program)
     with pytest.raises(kind, match=words) as caught:
         await proxmox.get(path)

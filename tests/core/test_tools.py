@@ -100,11 +100,11 @@ class Broken:
 
 
 def _tools(owner: object) -> dict[str, Tool]:
-    return by_name(each for each in collect(owner, service="s") if isinstance(each, Tool))
+    return by_name(item for item in collect(owner, service="s") if isinstance(item, Tool))
 
 
 def test_collect() -> None:
-    """A marked method is a tool with all that was said of it; others are not."""
+    """A marked method is a tool with all of its attributes; others are not."""
     found = _tools(Guests())
 
     assert set(found) == {"make", "look"}
@@ -137,9 +137,9 @@ def test_a_number_where_a_text_is_wanted() -> None:
 def test_quarantine() -> None:
     """Each tool that is wrong is left out with a reason for its author; the right one beside them stays."""
     found = collect(Broken(), service="s")
-    reasons = {each.name: each.reason for each in found if isinstance(each, BrokenTool)}
+    reasons = {item.name: item.reason for item in found if isinstance(item, BrokenTool)}
 
-    assert [each.name for each in found if isinstance(each, Tool)] == ["right"]
+    assert [item.name for item in found if isinstance(item, Tool)] == ["right"]
     assert "docstring" in reasons["undocumented"]
     assert "async" in reasons["blocking"]
     assert "takes (call, p: Parameters)" in reasons["untyped"]
@@ -184,4 +184,4 @@ def test_two_tools_of_one_name() -> None:
     twice = [*collect(Guests(), service="one"), *collect(Guests(), service="two")]
 
     with pytest.raises(ValueError, match=r"'look': of one and of two"):
-        by_name(each for each in twice if isinstance(each, Tool))
+        by_name(item for item in twice if isinstance(item, Tool))

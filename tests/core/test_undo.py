@@ -64,7 +64,7 @@ async def test_a_dry_run_says_it(bus: Bus, probe: Probe) -> None:
 
 
 async def test_the_first_word_counts(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the act is tried again the world may have been changed by us already: what was said first stays."""
+    """When the act is tried again the world may have been changed by us already: the first undo stays."""
     monkeypatch.setattr(effects, "UNSETTLED", 0.5)
     notes(probe)
     probe.on_act = raising(UnknownOutcome("no answer", delay=0.1), times=1)

@@ -72,7 +72,7 @@ async def test_format_beats_accept(get: Client) -> None:
 
 
 async def test_empty_states_say_what_to_do() -> None:
-    """A new installation is told its next command."""
+    """A new installation gets its next command."""
     async with serving(MemoryView()) as get:
         page = await get.page("/")
         text = await get("/")
@@ -82,7 +82,7 @@ async def test_empty_states_say_what_to_do() -> None:
 
 
 async def test_a_workflow_has_graph_tasks_and_history(get: Client) -> None:
-    """The page of a workflow stands without JavaScript: picture, tasks with reasons, history."""
+    """The page of a workflow works without JavaScript: picture, tasks with reasons, history."""
     page = await get.page("/workflows/cache-41be")
     text = await get("/workflows/cache-41be")
     data = await get("/workflows/cache-41be?format=json")
@@ -155,7 +155,7 @@ async def test_a_large_plan_has_a_bar_and_no_picture() -> None:
 
 
 async def test_a_dead_bus_is_told_and_the_page_still_stands(network: MemoryView, get: Client) -> None:
-    """Without NATS the API says 503 and why; the page stands, and shows nothing it can't know."""
+    """Without NATS the API says 503 and why; the page works, and shows nothing it can't know."""
     network.fault = BusUnavailable("NATS at pve1:4222 does not answer")
 
     page, text, data, one = [
@@ -233,7 +233,7 @@ async def test_unknown_paths_and_methods(get: Client) -> None:
     assert deep.code == 404
     assert "agentd workflows" in deep.json()["error"]
     assert post.code == 405
-    assert {each.strip() for each in post.headers["allow"].split(",")} == {"GET", "HEAD"}
+    assert {part.strip() for part in post.headers["allow"].split(",")} == {"GET", "HEAD"}
     assert (head.code, head.body) == (200, b"")
 
 
@@ -279,7 +279,7 @@ async def test_workflows_by_status_and_limit(get: Client) -> None:
     """`status` and `limit` reach the view."""
     failed, two = await get("/api/workflows?status=failed"), await get("/api/workflows?limit=2")
 
-    assert [each["workflow_id"] for each in failed.json()] == ["cache-41be"]
+    assert [item["workflow_id"] for item in failed.json()] == ["cache-41be"]
     assert len(two.json()) == 2
 
 

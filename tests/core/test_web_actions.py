@@ -23,7 +23,7 @@ class TestTokens:
     """Tokens, as values."""
 
     def test_a_token_is_its_principal(self) -> None:
-        """What was made for alice is alice, in any case of the scheme; no header is nobody."""
+        """What was made for alice is alice, in any case of the scheme; no header is no principal."""
         (first, kept), (second, other) = tokens.make(), tokens.make()
         known = {"alice": kept, "bob": other}
 
@@ -35,8 +35,8 @@ class TestTokens:
 
     @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "agentd_x", bearer("agentd_x")])
     def test_any_other_is_refused(self, header: str) -> None:
-        """Who shows something else is not taken for nobody."""
-        with pytest.raises(Denied, match=r"agentd token NAME|nobody's"):
+        """A client with another header is not treated as anonymous."""
+        with pytest.raises(Denied, match=r"agentd token NAME|unknown"):
             tokens.principal_of(header, {"alice": tokens.make()[1]})
 
 
@@ -47,11 +47,11 @@ async def test_a_token_steers_in_its_principal_s_name() -> None:
         yes = await ask.post(f"{PATH}/approve", b'{"task": "a", "reason": "fine", "digest": "ab12"}', token)
         unseen = await ask.post(f"{PATH}/approve", b'{"task": "a"}', token)
         end = await ask.post(f"{PATH}/cancel", b'{"undo": true}', token)
-        plain = [await ask.post(f"{PATH}/{each}", b"", token) for each in ("pause", "resume")]
+        plain = [await ask.post(f"{PATH}/{item}", b"", token) for item in ("pause", "resume")]
         described = (await ask("/api/openapi.json")).json()["paths"]["/api/workflows/{id}/{action}"]["post"]
 
     assert (yes.code, yes.json()) == (200, {"workflow_id": NAME, "done": True})
-    assert [end.code, *(each.code for each in plain)] == [200, 200, 200]
+    assert [end.code, *(item.code for item in plain)] == [200, 200, 200]
     assert unseen.code == 400
     assert f"digest: name the one that was shown: /api/workflows/{NAME}" in unseen.text
     assert view.signals == [
@@ -64,7 +64,7 @@ async def test_a_token_steers_in_its_principal_s_name() -> None:
 
 
 async def test_without_a_token_nothing_is_changed() -> None:
-    """No token, a stranger's and a daemon that knows none are told so, each in its way; GET is refused."""
+    """No token, a stranger's and a daemon that knows none are refused, each with its reason; GET is refused."""
     view, (token, kept) = busy_network(), tokens.make()
     async with serving(view, tokens={"bob": kept}) as ask:
         none = await ask(f"{PATH}/approve", "POST")
@@ -73,10 +73,10 @@ async def test_without_a_token_nothing_is_changed() -> None:
     async with serving(view) as ask:
         closed = await ask.post(f"{PATH}/approve", b"", token)
 
-    assert [each.code for each in (none, wrong, got, closed)] == [401, 401, 405, 403]
+    assert [item.code for item in (none, wrong, got, closed)] == [401, 401, 405, 403]
     assert none.headers["www-authenticate"] == 'Bearer realm="agentd"'
-    assert "say who you are" in none.json()["error"]
-    assert "nobody's" in wrong.json()["error"]
+    assert "authenticate with" in none.json()["error"]
+    assert "unknown" in wrong.json()["error"]
     assert "agentd_guess" not in wrong.text
     assert "[web.tokens] is empty" in closed.json()["error"]
     assert view.signals == []
@@ -109,4 +109,4 @@ async def test_what_the_orchestrator_refuses_is_a_conflict() -> None:
         got = await ask.post(f"{PATH}/approve", b'{"digest": "ab12"}', token)
 
     assert got.code == 409
-    assert got.json()["message"] == "somebody else has to"
+    assert got.json()["message"] == "another principal has to approve it"

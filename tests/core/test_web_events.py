@@ -39,7 +39,7 @@ async def test_a_stream_begins_with_a_snapshot_and_tells_changes(network: Memory
     feed = await Stream.open(get.port)
     retry = await feed.chunk()
     kind, picture = await feed.event()
-    network.tell(EventKind.WORKFLOW, summary(network.details["web2-7f31"]))
+    network.emit(EventKind.WORKFLOW, summary(network.details["web2-7f31"]))
     changed, data = await feed.event()
     await feed.close()
 
@@ -51,15 +51,15 @@ async def test_a_stream_begins_with_a_snapshot_and_tells_changes(network: Memory
 
 
 async def test_changes_are_coalesced(network: MemoryView, get: Client) -> None:
-    """Of a hundred changes of one thing within a pause only the last is told, at most twice a second."""
+    """Of a hundred changes of one thing within a pause only the last is sent, at most twice a second."""
     loop = asyncio.get_running_loop()
     feed = await Stream.open(get.port)
     await feed.event()
     begun = loop.time()
     one = summary(network.details["web2-7f31"])
     for done in range(100):
-        network.tell(EventKind.WORKFLOW, msgspec.structs.replace(one, done=done))
-    network.tell(EventKind.ALERT, network.alert_list[0])
+        network.emit(EventKind.WORKFLOW, msgspec.structs.replace(one, done=done))
+    network.emit(EventKind.ALERT, network.alert_list[0])
     first, second = await feed.event(), await feed.event()
     took = loop.time() - begun
     await feed.close()
@@ -70,11 +70,11 @@ async def test_changes_are_coalesced(network: MemoryView, get: Client) -> None:
 
 
 async def test_a_full_mailbox_becomes_a_snapshot(network: MemoryView, get: Client) -> None:
-    """Who is told more than fits gets a fresh snapshot instead of a part."""
+    """A client with more changes than fit gets a fresh snapshot instead of a part."""
     feed = await Stream.open(get.port)
     await feed.event()
     for number in range(events.ROOM + 5):
-        network.tell(EventKind.AGENT, AgentRegistration(f"a{number}"))
+        network.emit(EventKind.AGENT, AgentRegistration(f"a{number}"))
     network.agent_list = []
     kind, picture = await feed.event()
     await feed.close()
@@ -84,7 +84,7 @@ async def test_a_full_mailbox_becomes_a_snapshot(network: MemoryView, get: Clien
 
 
 async def test_a_slow_client_costs_bounded_memory() -> None:
-    """A mailbox never holds more than its room, and what is told while a snapshot is due is covered by it."""
+    """A mailbox never holds more than its room, and what is sent while a snapshot is due is covered by it."""
     box = events.Mailbox()
     box.put(Event(EventKind.AGENT, AgentRegistration("early")))
     first = box.take()
@@ -162,7 +162,7 @@ async def test_a_client_that_goes_leaves_nothing_behind(network: MemoryView, get
     await asyncio.wait_for(network.left.wait(), 3)
     again = await Stream.open(get.port)
     await again.event()
-    network.tell(EventKind.AGENT, network.agent_list[0])
+    network.emit(EventKind.AGENT, network.agent_list[0])
     kind, _ = await again.event()
     await again.close()
 
@@ -203,7 +203,7 @@ async def test_a_port_in_use_is_one_line() -> None:
 
 @pytest.mark.parametrize(("host", "words_"), [("192.0.2.1", "no such address"), ("no.such.host.invalid", "no address")])
 async def test_a_wrong_address_is_one_line(host: str, words_: str) -> None:
-    """An address that isn't ours and a name without an address are told apart."""
+    """An address that isn't ours and a name without an address are distinguished."""
     with pytest.raises(ConfigError, match=words_):
         await WebServer(MemoryView(), host=host, port=0).start()
 

@@ -52,7 +52,7 @@ async def test_the_headline_counts_roles(ready: list[bool], sentence: str) -> No
     """The first sentence says how the roles of this daemon stand."""
     quiet = MemoryView()
     quiet.me = msgspec.structs.replace(
-        quiet.me, roles=[RoleState(f"r{place}", ready=each) for place, each in enumerate(ready)]
+        quiet.me, roles=[RoleState(f"r{place}", ready=item) for place, item in enumerate(ready)]
     )
 
     picture = await gather(quiet)
@@ -65,7 +65,7 @@ async def test_attention_names_each_trouble_once_and_the_worst_first(network: Me
     """What needs a person is listed with its reason; a role that readiness names isn't named twice."""
     picture = await gather(network)
 
-    named = [each.what for each in picture.attention]
+    named = [item.what for item in picture.attention]
     assert named[:2] == ["mcp-bridge", "plugin ceph-tools"]
     assert len(named) == len(set(named))
     assert {"high_cpu", "purge-old", "cache-41be", "specialist-pve4", "tool clone_vm", "this daemon"} == {*named[2:]}
@@ -73,20 +73,20 @@ async def test_attention_names_each_trouble_once_and_the_worst_first(network: Me
 
 
 async def test_unknown_is_never_healthy(network: MemoryView) -> None:
-    """Who isn't heard is silent, whatever it said last; who was never heard too."""
+    """An agent without messages is silent, whatever it sent last; one that never sent a message too."""
     quiet = MemoryView()
     quiet.agent_list = [AgentRegistration("a"), AgentRegistration("b", timestamp=quiet.ago(minutes=2))]
 
     picture = await gather(quiet)
 
-    assert [overview.agent_status(each, picture.at) for each in quiet.agent_list] == ["silent", "silent"]
+    assert [overview.agent_status(item, picture.at) for item in quiet.agent_list] == ["silent", "silent"]
     assert picture.level == "warn"
     assert status.style_of(status.AGENT, "weird").icon == "ask"
-    assert [overview.service_status(each, picture.at) for each in network.service_list][2] == "silent"
+    assert [overview.service_status(item, picture.at) for item in network.service_list][2] == "silent"
 
 
 async def test_an_untaken_task_and_a_failed_compensation_are_told() -> None:
-    """A task that nobody takes and a half changed world need attention however old they are."""
+    """A task that no agent takes and a half changed world need attention however old they are."""
     quiet = MemoryView()
     stuck = quiet.add_workflow("w1", ["assigned", "waiting", "waiting"], "running", 300)
     quiet.add_workflow("w2", ["failed", "skipped", "skipped"], "compensation_failed", 9e6)
@@ -94,7 +94,7 @@ async def test_an_untaken_task_and_a_failed_compensation_are_told() -> None:
 
     picture = await gather(quiet)
 
-    assert [each.what for each in picture.attention] == ["w2", "w1"]
+    assert [item.what for item in picture.attention] == ["w2", "w1"]
     assert stuck.tasks[0].queue in picture.attention[1].text
 
 
@@ -116,10 +116,10 @@ def test_every_status_has_colour_symbol_and_word() -> None:
 
     for table, states in ((status.WORKFLOW, WORKFLOW_STATES), (status.TASK, TASK_STATES)):
         assert list(table) == states
-        assert len({each.word for each in table.values()}) == len(states)
+        assert len({row.word for row in table.values()}) == len(states)
     for table in (status.WORKFLOW, status.TASK, status.AGENT, status.PLUGIN, status.ROLE, status.LEVEL):
-        assert {each.icon for each in table.values()} <= sprite
-        assert all(len(each.mark) == 1 and each.mark.isascii() for each in table.values())
+        assert {row.icon for row in table.values()} <= sprite
+        assert all(len(row.mark) == 1 and row.mark.isascii() for row in table.values())
 
 
 def test_colours_have_contrast() -> None:
@@ -142,14 +142,14 @@ def _contrast(one: str, other: str) -> float:
 
 
 def _luminance(colour: str) -> float:
-    digits = colour[1:] if len(colour) == 7 else "".join(2 * each for each in colour[1:])
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * item for item in colour[1:])
     parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_a_plan_is_drawn_in_columns() -> None:
-    """Each task stands right of all that it waits for; a cycle and a single task have no picture."""
+    """Each task is drawn right of all that it waits for; a cycle and a single task have no picture."""
 
     def task(name: str, *after: str) -> TaskView:
         return TaskView(workflow_id="w", name=name, tool="t", status="waiting", after=list(after))
@@ -171,9 +171,9 @@ def test_times_are_said_shortly() -> None:
     """One unit, never negative."""
     at = MemoryView().at
 
-    said = [formats.ago(at - timedelta(seconds=n), at) for n in (-5, 0, 59, 60, 3599, 3600, 172799, 172800)]
+    answer = [formats.ago(at - timedelta(seconds=n), at) for n in (-5, 0, 59, 60, 3599, 3600, 172799, 172800)]
 
-    assert said == ["0 s ago", "0 s ago", "59 s ago", "1 min ago", "59 min ago", "1 h ago", "47 h ago", "2 d ago"]
+    assert answer == ["0 s ago", "0 s ago", "59 s ago", "1 min ago", "59 min ago", "1 h ago", "47 h ago", "2 d ago"]
     assert formats.ago(None, at) == "never"
     assert [formats.percent(n) for n in (-1, 0.125, 1, 7)] == ["0 %", "12 %", "100 %", "100 %"]
 
@@ -201,7 +201,7 @@ def test_no_role_ready_without_reason_is_told() -> None:
 
     found = asyncio.run(gather(quiet)).attention
 
-    assert [(each.what, each.text) for each in found] == [
+    assert [(item.what, item.text) for item in found] == [
         ("bus", "not ready, and no reason is given"),
         ("monitor", "not ready, and no reason is given"),
     ]

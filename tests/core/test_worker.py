@@ -1,6 +1,6 @@
-"""The worker: an effect once, whoever dies when, and an answer for every assignment.
+"""The worker: an effect once, whichever process dies when, and an answer for every assignment.
 
-A small service `probe` (probe.py) on a real nats-server; a worker that is stopped with no time to drain stands for a
+A small service `probe` (probe.py) on a real nats-server; a worker that is stopped with no time to drain represents a
 process that died, and its successor for the next one.
 """
 
@@ -45,12 +45,12 @@ def _spy(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     async def store(subject: str, message: Any, **more: Any) -> int:
         sequence = await real(subject, message, **more)
         if isinstance(message, EffectRecord):
-            probe.told.append(f"record {message.phase}{' with UPID' if message.upid else ''}")
+            probe.steps.append(f"record {message.phase}{' with UPID' if message.upid else ''}")
         elif subject.startswith("ai.audit."):
-            probe.told.append(f"audit {message.phase}")
+            probe.steps.append(f"audit {message.phase}")
         elif isinstance(message, TaskCompletion):
             info = await consumer_info(bus, subjects.WORKFLOWS, SERVICE)
-            probe.told.append(f"completion, {info['num_ack_pending']} not acknowledged")
+            probe.steps.append(f"completion, {info['num_ack_pending']} not acknowledged")
         return sequence
 
     monkeypatch.setattr(bus, "store", store)
@@ -74,13 +74,13 @@ async def _dies_while(bus: Bus, probe: Probe, name: str = "a") -> None:
 
 
 async def test_the_five_steps(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claim, look, act and write the UPID down, write the result down, tell, and only then acknowledge."""
+    """Claim, look, act and write the UPID down, write the result down, report, and only then acknowledge."""
     async with serving(a_worker(bus, probe)):
         _spy(bus, probe, monkeypatch)
         await assign(bus, "marked", {"text": "x"})
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert probe.told == [
+    assert probe.steps == [
         "record claimed",
         "audit before",
         "look",
@@ -91,8 +91,13 @@ async def test_the_five_steps(bus: Bus, probe: Probe, monkeypatch: pytest.Monkey
         "audit after",
         "completion, 1 not acknowledged",
     ]
-    assert (told.status, told.attempt, told.task_id, told.service_id) == (Outcome.COMPLETED, 1, "w.t", SERVICE)
-    assert told.result == {"upid": "UPID:w.t:1", "text": "x"}
+    assert (reported.status, reported.attempt, reported.task_id, reported.service_id) == (
+        Outcome.COMPLETED,
+        1,
+        "w.t",
+        SERVICE,
+    )
+    assert reported.result == {"upid": "UPID:w.t:1", "text": "x"}
 
 
 async def test_two_lines_of_audit(bus: Bus, probe: Probe) -> None:
@@ -122,13 +127,13 @@ async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> Non
         again = await completion(bus, "b")
 
     assert probe.looks == 1
-    assert (await record(bus)).epoch == 1, "nobody has claimed it anew"
+    assert (await record(bus)).epoch == 1, "it was not claimed again"
     assert (again.status, again.result, again.error) == (first.status, first.result, first.error)
     assert (again.error is None) is (status == "done")
 
 
 async def test_a_failed_attempt_and_the_next(bus: Bus, probe: Probe) -> None:
-    """A failure is the answer of its own attempt, and the next attempt begins anew."""
+    """A failure is the answer of its own attempt, and the next attempt starts again."""
     probe.on_act = raising(PermanentError("no"), times=1)
     async with serving(a_worker(bus, probe)):
         await assign(bus, "idempotent")
@@ -143,7 +148,7 @@ async def test_a_failed_attempt_and_the_next(bus: Bus, probe: Probe) -> None:
 
 
 async def test_an_old_attempt_comes_late(bus: Bus, probe: Probe) -> None:
-    """An attempt that comes again while the next one runs takes nothing over, and is answered by nobody."""
+    """An attempt that comes again while the next one runs takes nothing over, and is not answered."""
     probe.on_act = raising(PermanentError("no"), times=1)
     probe.afterwards = probe.hang
     async with serving(a_worker(bus, probe)):
@@ -186,12 +191,12 @@ async def test_dies_before_the_upid_is_known(
     await _dies_while(bus, probe)
     probe.on_act = nothing
     async with serving(a_worker(bus, probe, "b")):
-        told = await completion(bus, "b")
+        reported = await completion(bus, "b")
 
-    assert (probe.acts, told.status) == (acts, status)
+    assert (probe.acts, reported.status) == (acts, status)
     if tool == "unsafe":
-        assert told.error is not None
-        assert "nobody knows how it ended: look, then ask again" in str(told.error)
+        assert reported.error is not None
+        assert "its result is not known: check what it did, then call it again" in str(reported.error)
     elif acts == 1:
         assert probe.used == ["UPID:w.t:1"]
 
@@ -204,9 +209,9 @@ async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str)
     await _dies_while(bus, probe)
     probe.afterwards = nothing
     async with serving(a_worker(bus, probe, "b")):
-        told = await completion(bus, "b")
+        reported = await completion(bus, "b")
 
-    assert told.status == Outcome.COMPLETED
+    assert reported.status == Outcome.COMPLETED
     assert (probe.looks, probe.acts) == (1, 1)
     assert probe.used == ["UPID:w.t:1", "UPID:w.t:1"]
     assert (await record(bus)).epoch == 2
@@ -217,9 +222,9 @@ async def test_an_answer_was_lost(bus: Bus, probe: Probe) -> None:
     probe.on_act = raising(UnknownOutcome("cut", delay=0.1), times=1)
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.COMPLETED
+    assert reported.status == Outcome.COMPLETED
     assert (probe.looks, probe.acts, probe.used) == (2, 1, ["UPID:w.t:1"])
 
 
@@ -237,9 +242,9 @@ async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
     probe.on_act = act
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.COMPLETED
+    assert reported.status == Outcome.COMPLETED
     assert (probe.acts, len(at)) == (2, 2)
     assert at[1] - at[0] >= 1.5
     assert probe.looks > 2
@@ -255,9 +260,9 @@ async def test_what_passes(bus: Bus, probe: Probe, error: Exception, acts: int) 
     probe.afterwards = raising(error, times=1)
     await assign(bus, "idempotent")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.COMPLETED
+    assert reported.status == Outcome.COMPLETED
     assert probe.acts == acts
     assert probe.used == ["UPID:w.t:1", f"UPID:w.t:{acts}"]
 
@@ -272,13 +277,13 @@ async def test_fenced_while_it_runs(bus: Bus, probe: Probe, monkeypatch: pytest.
         await _other_takes(bus, phase=effects.DONE, result={"upid": "other's"})
 
         async def stopped() -> bool:
-            return "cancelled" in probe.told
+            return "cancelled" in probe.steps
 
         await eventually(stopped, "the run is stopped")
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert probe.told == ["look", "act", "cancelled"]
-    assert told.result == {"upid": "other's"}, "the assignment came again, and the other's result was found"
+    assert probe.steps == ["look", "act", "cancelled"]
+    assert reported.result == {"upid": "other's"}, "the assignment came again, and the other's result was found"
     assert (await record(bus)).owner == "other/1"
 
 
@@ -311,10 +316,10 @@ async def test_fenced_before_it_acts(bus: Bus, probe: Probe, monkeypatch: pytest
     probe.on_look = stopped_for_a_while
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert probe.told == ["look"]
-    assert told.result == {"upid": "other's"}
+    assert probe.steps == ["look"]
+    assert reported.result == {"upid": "other's"}
 
 
 async def test_a_renewal_meets_a_upid(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,11 +346,11 @@ async def test_a_renewal_meets_a_upid(bus: Bus, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_cancelled_before_it_began(bus: Bus, probe: Probe) -> None:
-    """A task with a tombstone is not begun; the orchestrator is told that it was cancelled."""
+    """A task with a tombstone is not begun; the orchestrator gets its cancellation."""
     assert await effects.write_tombstone(bus, SERVICE, "w.t", "orchestrator", now())
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.CANCELLED
-    assert probe.told == []
+    assert reported.status == Outcome.CANCELLED
+    assert probe.steps == []

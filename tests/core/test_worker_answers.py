@@ -1,4 +1,4 @@
-"""What a worker tells of a task that it does not, cannot or may not do, and of what went wrong."""
+"""What a worker reports of a task that it does not, cannot or may not do, and of what went wrong."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_too_late(bus: Bus, probe: Probe) -> None:
     async with serving(a_worker(bus, probe, log=lines)):
         await all_acked(bus, subjects.WORKFLOWS, SERVICE)
 
-    assert probe.told == []
+    assert probe.steps == []
     assert await completions(bus) == 0
     assert lines.events("warning") == ["too late, not started"]
 
@@ -51,11 +51,11 @@ async def test_unknown_tool(bus: Bus, probe: Probe) -> None:
     """A tool that does not exist is an answer that names those that do."""
     await assign(bus, "nonsense")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "unknown_tool"
-    assert "'nonsense'; it has idempotent, marked, probed" in told.error.message
+    assert isinstance(reported.error, msgspec.Struct)
+    assert reported.error.code == "unknown_tool"
+    assert "'nonsense'; it has idempotent, marked, probed" in reported.error.message
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[", b"\xff\xfe", b'{"task_id": 1}'])
@@ -74,11 +74,11 @@ async def test_wrong_parameters(bus: Bus, probe: Probe, wish: dict[str, Any]) ->
     """Parameters that the tool does not take are refused before anything is claimed, with the field."""
     await assign(bus, "marked", wish)
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "invalid"
-    assert next(iter(wish)) in told.error.message
+    assert isinstance(reported.error, msgspec.Struct)
+    assert reported.error.code == "invalid"
+    assert next(iter(wish)) in reported.error.message
     assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t")) is None
 
 
@@ -88,10 +88,10 @@ async def test_other_parameters(bus: Bus, probe: Probe) -> None:
     async with serving(a_worker(bus, probe)):
         await completion(bus)
         await assign(bus, "marked", {"text": "y"}, attempt=2)
-        told = await completion(bus, number=2)
+        reported = await completion(bus, number=2)
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert "with other parameters" in told.error.message
+    assert isinstance(reported.error, msgspec.Struct)
+    assert "with other parameters" in reported.error.message
     assert probe.acts == 1
 
 
@@ -103,12 +103,12 @@ async def test_a_bug(bus: Bus, probe: Probe, tool: str, error: Exception) -> Non
     probe.afterwards = raising(error, times=1)
     async with serving(a_worker(bus, probe, log=lines)):
         await assign(bus, tool)
-        told = await completion(bus)
+        reported = await completion(bus)
         await assign(bus, tool, task="u")
         second = await completion(bus, task="u")
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert (told.error.code, told.error.message) == ("bug", f"{type(error).__name__}: {error}")
+    assert isinstance(reported.error, msgspec.Struct)
+    assert (reported.error.code, reported.error.message) == ("bug", f"{type(error).__name__}: {error}")
     assert lines.events("error") == ["a tool has a bug"]
     assert second.status == Outcome.COMPLETED
 
@@ -118,9 +118,9 @@ async def test_nats_is_away_for_a_tool(bus: Bus, probe: Probe) -> None:
     probe.afterwards = raising(BusUnavailable("away", delay=0.1), times=1)
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.COMPLETED
+    assert reported.status == Outcome.COMPLETED
     assert (probe.acts, (await record(bus)).epoch) == (1, 2)
 
 
@@ -148,10 +148,10 @@ async def test_a_reader_that_acts(bus: Bus, probe: Probe) -> None:
     """A tool of tier read has no claim, so it cannot touch the world."""
     await assign(bus, "touch_it")
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.FAILED
-    assert probe.told == []
+    assert reported.status == Outcome.FAILED
+    assert probe.steps == []
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,11 @@ async def test_a_reader_that_acts(bus: Bus, probe: Probe) -> None:
     [("wipe", Tier.EXEC, "needs_plan"), ("shell", Tier.EXEC, "needs_plan"), ("marked", Tier.READ, "denied")],
 )
 async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier, code: str) -> None:
-    """Nothing destroys or executes without a consent, whoever asks; nothing operates for who may only read."""
+    """Nothing destroys or executes without an approval, for any principal; nothing operates for tier read."""
     await assign(bus, tool, tier=tier)
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == code
-    assert probe.told == []
+    assert isinstance(reported.error, msgspec.Struct)
+    assert reported.error.code == code
+    assert probe.steps == []

@@ -51,7 +51,7 @@ async def test_nobody_calls_as_one_who_undoes(bus: Bus, probe: Probe) -> None:
         with pytest.raises(Denied, match=r"undo-t.*: a part that begins with 'undo-' is an orchestrator's"):
             await _call(bus, key="w.undo-t")
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 async def test_the_log_of_a_failed_task_reaches_who_called(bus: Bus, probe: Probe) -> None:
@@ -84,9 +84,9 @@ async def test_a_repeated_key_joins(bus: Bus, probe: Probe) -> None:
         late = await _call(bus)
 
     assert (probe.looks, probe.acts) == (1, 1)
-    assert {msgspec.json.encode(each) for each in [*answers, late]} == {msgspec.json.encode(late)}
+    assert {msgspec.json.encode(item) for item in [*answers, late]} == {msgspec.json.encode(late)}
     assert msgspec.convert(late.result, Done) == Done("UPID:tester=w.t.step:1")
-    assert [each.phase for each in await audit(bus)] == ["before", "after"]
+    assert [item.phase for item in await audit(bus)] == ["before", "after"]
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["while it runs", "after its end"])
@@ -148,7 +148,7 @@ async def test_nobody_there_yet(bus: Bus, probe: Probe) -> None:
     await asyncio.sleep(0.3)
     async with serving(a_worker(bus, probe)):
         answer = await waiting
-    with pytest.raises(BusUnavailable, match="nobody answers"):
+    with pytest.raises(BusUnavailable, match="no answer on"):
         await _call(bus, seconds=0.5)
 
     assert answer.status == Outcome.COMPLETED
@@ -166,18 +166,18 @@ async def test_read_and_operate(bus: Bus, probe: Probe) -> None:
     assert read.result == {"upid": "", "text": "x"}
     assert broken.error is not None
     assert broken.error.code == "invalid"
-    assert probe.told == ["read"]
+    assert probe.steps == ["read"]
     assert await bus.last_many(subjects.EFFECTS, "ai.effects.>") == []
 
 
 @pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
 async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
-    """The fence stands before calls as before assignments."""
+    """The fence applies to calls as before assignments."""
     async with serving(a_worker(bus, probe, policy=Policy(default_tier=tier))):
         with pytest.raises(Denied):
             await _call(bus, tool)
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,8 +216,8 @@ async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytes
         other = a_worker(bus, probe, "b")
         answers = await _both(bus, other, call, release)
 
-    assert [each.status for each in answers] == ["running", "completed"]
-    assert answers[0].progress.startswith("in the hands of a/")
+    assert [answer.status for answer in answers] == ["running", "completed"]
+    assert answers[0].progress.startswith("held by a/")
     assert probe.acts == 1
 
 
@@ -239,7 +239,7 @@ async def _both(bus: Bus, other: Worker, call: ToolCall, release: asyncio.Event)
 
 
 async def test_a_large_result_asked_twice(bus: Bus, probe: Probe) -> None:
-    """A large result comes back in full when a call is repeated, not as a reference that nobody can read."""
+    """A large result comes back in full when a call is repeated, not as a reference that the caller cannot read."""
     text = "x" * 20_000
     async with serving(a_worker(bus, probe)):
         first = await _call(bus, text=text)
@@ -262,18 +262,18 @@ async def test_no_audit_stream(bus: Bus, probe: Probe, before: int) -> None:
         await bus.api(f"STREAM.DELETE.{subjects.AUDIT}")
         await assign(bus, "marked")
         await assign(bus, "read_it", task="r")
-        told = await completion(bus)
+        ended = await completion(bus)
         read = await completion(bus, task="r")
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "not_provisioned"
-    assert "agentd provision" in told.error.message
+    assert isinstance(ended.error, msgspec.Struct)
+    assert ended.error.code == "not_provisioned"
+    assert "agentd provision" in ended.error.message
     assert read.status == Outcome.COMPLETED
     assert probe.acts == before
 
 
 async def test_audit_denied(tmp_path: Path, probe: Probe) -> None:
-    """An agent that may not write the audit may not act: it is told at once, and a redelivery does not act either."""
+    """An agent that may not write the audit may not act: it fails at once, and a redelivery does not act either."""
     users = (
         'authorization { users: [ {user: root, password: "p"}, '
         '{user: agent, password: "p", permissions: {publish: {deny: "ai.audit.>"}}} ] }'
@@ -288,15 +288,15 @@ async def test_audit_denied(tmp_path: Path, probe: Probe) -> None:
             await provision(bus, [(SERVICE, 16)])
             await assign(bus, "marked")
             async with serving(a_worker(ours, probe)):
-                told = await completion(bus)
+                ended = await completion(bus)
             await assign(bus, "marked")
             async with serving(a_worker(bus, probe)):
                 again = await completion(bus, number=2)
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "denied"
-    assert again.error == told.error
-    assert probe.told == []
+    assert isinstance(ended.error, msgspec.Struct)
+    assert ended.error.code == "denied"
+    assert again.error == ended.error
+    assert probe.steps == []
 
 
 # -- who has a message ------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ async def test_a_stale_delivery_is_not_handed_back(nats_server: NatsServer, work
             await all_acked(second, "WORK", "w")
 
     assert [job.delivered for job in seen] == [2]
-    assert "not handed back: somebody else may have it" in lines.events("warning")
+    assert "not returned to the stream: another process may have it" in lines.events("warning")
 
 
 async def _keep(bus: Bus, other: Slow) -> None:
@@ -351,7 +351,7 @@ def _no_more(loop: Consumer) -> Any:
 def test_what_a_process_held_that_died_long_ago(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: float, left: list[str]
 ) -> None:
-    """What a process had open is handed back by the next one only while nobody else can have got it."""
+    """What a process had open is returned by the next one only while no other process can have got it."""
     real = time.time
     first = Journal(tmp_path / "j")
     monkeypatch.setattr(time, "time", lambda: real() - dead)

@@ -1,4 +1,4 @@
-"""A task that is to end while it runs, and one that tells that it runs."""
+"""A task that is to end while it runs, and one that reports that it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def halting(worker: Worker, halted: list[str]) -> Worker:
-    """Return the worker with tools whose Proxmox tasks end when they are told to."""
+    """Return the worker with tools whose Proxmox tasks end when they are stopped."""
 
     async def halt(upid: str) -> str:
         halted.append(upid)
@@ -36,21 +36,21 @@ def halting(worker: Worker, halted: list[str]) -> Worker:
 
 
 async def stop(bus: Bus) -> bool:
-    """Let an orchestrator end the task `w.t`; tell whether nobody had begun it."""
+    """Let an orchestrator end the task `w.t`; return whether it was not started."""
     return await effects.write_tombstone(bus, SERVICE, "w.t", "o1", now(), stop=True)
 
 
 async def heard(worker: Worker) -> None:
     """Wait until the worker has heard that what it runs is to end."""
 
-    async def told() -> bool:
+    async def reported() -> bool:
         return any(claim.stop.is_set() for claim in worker.runner._claims.values())  # noqa: SLF001
 
-    await eventually(told, "the stop is heard")
+    await eventually(reported, "the stop is heard")
 
 
 async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> None:
-    """Whoever runs a task hears at once that it is to end, ends what it began in Proxmox, and says what it left."""
+    """The agent that runs a task is stopped at once, ends what it started in Proxmox, and reports what it left."""
     halted: list[str] = []
     probe.afterwards = probe.hang
     async with serving(halting(a_worker(bus, probe), halted)):
@@ -58,18 +58,18 @@ async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> N
         await probe.at_work.wait()
         async with asyncio.timeout(5):
             begun_before = not await stop(bus)
-            told = await completion(bus)
+            reported = await completion(bus)
     again = effects.ClaimRequest(SERVICE, "w.t", "marked", "", attempt=1, owner="b/2", takeover=True)
 
     assert begun_before
-    assert told.status is Outcome.CANCELLED
-    assert isinstance(told.error, TaskError)
-    assert told.error.message == "w.t: was ended while it ran; UPID:w.t:1 ended: stopped: unexpected status"
+    assert reported.status is Outcome.CANCELLED
+    assert isinstance(reported.error, TaskError)
+    assert reported.error.message == "w.t: was ended while it ran; UPID:w.t:1 ended: stopped: unexpected status"
     assert halted == ["UPID:w.t:1"]
-    assert probe.told == ["look", "act", "cancelled"]
+    assert probe.steps == ["look", "act", "cancelled"]
     assert (await record(bus)).phase == effects.CANCELLED
     assert effects.decide(await record(bus), again, age=0.0) is effects.ClaimDecision.CANCELLED
-    assert [(each.phase, each.outcome) for each in await audit(bus)] == [("before", ""), ("after", "cancelled")]
+    assert [(item.phase, item.outcome) for item in await audit(bus)] == [("before", ""), ("after", "cancelled")]
 
 
 async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) -> None:
@@ -89,9 +89,9 @@ async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) ->
         await stop(bus)
         await heard(worker)
         released.set()
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status is Outcome.CANCELLED
+    assert reported.status is Outcome.CANCELLED
     assert halted == ["UPID:w.t:1"]
 
 
@@ -108,12 +108,12 @@ async def test_a_stop_breaks_what_leaves_nothing(bus: Bus, probe: Probe) -> None
         await probe.at_work.wait()
         async with asyncio.timeout(5):
             await stop(bus)
-            told = await completion(bus)
+            reported = await completion(bus)
 
-    assert told.status is Outcome.CANCELLED
-    assert isinstance(told.error, TaskError)
-    assert told.error.message == (
-        "w.t: was ended while it ran; it had begun no task in Proxmox, or a short one that is over"
+    assert reported.status is Outcome.CANCELLED
+    assert isinstance(reported.error, TaskError)
+    assert reported.error.message == (
+        "w.t: was ended while it ran; it had started no task in Proxmox, or a short one that has ended"
     )
 
 
@@ -132,14 +132,14 @@ async def test_what_would_be_left_half_made_is_finished(bus: Bus, probe: Probe) 
         await stop(bus)
         await heard(worker)
         released.set()
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status is Outcome.COMPLETED
+    assert reported.status is Outcome.COMPLETED
     assert halted == []
 
 
 async def test_who_takes_over_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> None:
-    """A stop outlives whoever was at the task: the next one does not go on with it, and ends what was begun."""
+    """A stop outlives the agent that ran the task: the next one does not go on with it, and ends what was begun."""
     halted: list[str] = []
     probe.afterwards = probe.hang
     async with serving(a_worker(bus, probe)):
@@ -147,27 +147,27 @@ async def test_who_takes_over_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> 
         await probe.at_work.wait()
     await stop(bus)
     async with serving(halting(a_worker(bus, probe, "b"), halted)):
-        told = await completion(bus, "b")
+        reported = await completion(bus, "b")
 
-    assert told.status is Outcome.CANCELLED
+    assert reported.status is Outcome.CANCELLED
     assert halted == ["UPID:w.t:1"]
     assert probe.acts == 1
 
 
 async def test_a_task_that_nobody_has_begun_is_not_begun(bus: Bus, probe: Probe) -> None:
-    """A tombstone lies where the claim would: who takes the assignment says that it was cancelled."""
+    """A tombstone replaces the claim: the agent that takes the assignment reports that it was cancelled."""
     buried = await stop(bus)
     async with serving(a_worker(bus, probe)):
         await assign(bus, "marked")
-        told = await completion(bus)
+        reported = await completion(bus)
 
     assert buried
-    assert told.status is Outcome.CANCELLED
-    assert probe.told == []
+    assert reported.status is Outcome.CANCELLED
+    assert probe.steps == []
 
 
 async def test_what_is_over_is_not_stopped(bus: Bus, probe: Probe) -> None:
-    """A stop that comes too late changes no record: the result stands."""
+    """A stop that comes too late changes no record: the result stays."""
     async with serving(a_worker(bus, probe)):
         await assign(bus, "marked")
         await completion(bus)
@@ -210,20 +210,20 @@ async def test_who_begins_says_so_and_says_that_it_lives(bus: Bus, probe: Probe)
             return len(await _told(bus)) >= 3
 
         await eventually(several, "it says so three times")
-    said = await _told(bus)
+    answer = await _told(bus)
 
-    assert {(each.status, each.attempt, each.agent_id, each.service_id) for each in said} == {
+    assert {(text.status, text.attempt, text.agent_id, text.service_id) for text in answer} == {
         (Outcome.RUNNING, 1, "a", SERVICE)
     }
 
 
 async def test_too_late_to_begin(bus: Bus, probe: Probe) -> None:
-    """An attempt that nobody began in time is not begun later: the orchestrator has given it up."""
+    """An attempt that no agent started in time is not begun later: the orchestrator has given it up."""
     await _assigned(bus, start_by=bus.server_time() - timedelta(seconds=1))
     async with serving(a_worker(bus, probe)):
         await all_acked(bus, subjects.WORKFLOWS, SERVICE)
 
-    assert probe.told == []
+    assert probe.steps == []
     assert await _told(bus) == []
 
 
@@ -232,7 +232,7 @@ async def test_the_time_of_a_task_counts_from_its_beginning(bus: Bus, probe: Pro
     probe.afterwards = probe.hang
     async with serving(a_worker(bus, probe)):
         await _assigned(bus, seconds=0.2)
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert isinstance(told.error, TaskError)
-    assert told.error.code == "deadline"
+    assert isinstance(reported.error, TaskError)
+    assert reported.error.code == "deadline"

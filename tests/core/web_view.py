@@ -130,8 +130,8 @@ class MemoryView:
     async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
         """List workflows, those not over first."""
         await self._network("workflows")
-        found = [summary(each) for each in self.details.values() if status in ("", each.status)]
-        found.sort(key=lambda each: (each.status in OVER, -each.updated.timestamp()))
+        found = [summary(detail) for detail in self.details.values() if status in ("", detail.status)]
+        found.sort(key=lambda item: (item.status in OVER, -item.updated.timestamp()))
         return found[:limit]
 
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
@@ -146,16 +146,16 @@ class MemoryView:
         return NetworkReply("a", done=principal != "rita", message=wanted.action)
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-        """Keep what was asked for; nothing is carried out that somebody asked for who also began it."""
+        """Record the signal; a principal cannot sign for its own workflow."""
         await self._network("signal")
         self.signals.append((principal, workflow_id, wanted))
         own = self.details[workflow_id].requester == principal
-        return SignalReply(workflow_id, not own, "somebody else has to" if own else "")
+        return SignalReply(workflow_id, not own, "another principal has to approve it" if own else "")
 
     async def tasks(self) -> list[TaskView]:
         """List tasks at work."""
         await self._network("tasks")
-        return [t for each in self.details.values() for t in each.tasks if t.status in ("assigned", "running")]
+        return [t for detail in self.details.values() for t in detail.tasks if t.status in ("assigned", "running")]
 
     async def metrics(self) -> list[MetricReport]:
         """List reports."""
@@ -177,7 +177,7 @@ class MemoryView:
         return b"# HELP agentd_up Whether it runs.\n# TYPE agentd_up gauge\nagentd_up 1.0\n"
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield what `tell` was given, until `hang_up`."""
+        """Yield what `emit` was given, until `hang_up`."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self.queues.add(queue)
         self.followed.set()
@@ -188,8 +188,8 @@ class MemoryView:
             self.queues.discard(queue)
             self.left.set()
 
-    def tell(self, kind: EventKind, data: WorkflowSummary | AgentRegistration | Alert) -> None:
-        """Send an event to whoever listens."""
+    def emit(self, kind: EventKind, data: WorkflowSummary | AgentRegistration | Alert) -> None:
+        """Send an event to the listeners."""
         for queue in self.queues:
             queue.put_nowait(Event(kind, data))
 
@@ -219,7 +219,7 @@ class MemoryView:
     ) -> WorkflowDetail:
         """Add a workflow whose tasks follow one another."""
         made = self.ago(seconds=age)
-        names = PLAN if kind == "vm_deployment" else [f"step{each + 1}" for each in range(len(statuses))]
+        names = PLAN if kind == "vm_deployment" else [f"step{number + 1}" for number in range(len(statuses))]
         tasks = [self._task(workflow_id, made, place, name, statuses) for place, name in enumerate(names)]
         for place, earlier in (after or {}).items():
             tasks[place] = msgspec.structs.replace(tasks[place], after=earlier)
@@ -230,10 +230,10 @@ class MemoryView:
             requester=requester,
             created=made,
             updated=self.ago(seconds=age / 3),
-            done=sum(each.startswith("completed") for each in statuses),
+            done=sum(item.startswith("completed") for item in statuses),
             total=len(statuses),
             error=error,
-            steps=[Step(each.name, each.status) for each in tasks],
+            steps=[Step(task.name, task.status) for task in tasks],
             tasks=tasks,
             timeline=[TimelineEntry(made, "requested"), TimelineEntry(made, f"planned {len(tasks)} tasks")],
         )
@@ -273,7 +273,7 @@ def busy_network() -> MemoryView:
     warnings = ["Proxmox TLS is not verified; set `proxmox.fingerprint`"]
     view.me = Identity("all", "pve1", "all-pve1", "0.1.0", view.ago(hours=77), [*roles, bridge], warnings)
     view.plugin_list = [
-        *(PluginState(each.name, PluginStatus.LOADED) for each in [*roles, bridge]),
+        *(PluginState(item.name, PluginStatus.LOADED) for item in [*roles, bridge]),
         PluginState(
             "proxmox",
             PluginStatus.LOADED,

@@ -116,7 +116,7 @@ async def test_an_effect_is_had_once(probing: Bus, acknowledge: Acknowledge, pro
 
 
 async def test_an_effect_that_has_not_begun(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
-    """An acknowledgement where the record of an effect will be keeps nobody from it: it is done, once."""
+    """An acknowledgement where the record of an effect will be does not prevent it: it is done, once."""
     await acknowledge(subjects.effect(SERVICE, "w.t"))
     await _stored(probing, subjects.EFFECTS, subjects.effect(SERVICE, "w.t"), 1)
     async with serving(a_worker(probing, probe)):

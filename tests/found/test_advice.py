@@ -46,7 +46,7 @@ def test_a_refusal_names_the_smallest_role(privilege: str, role: str) -> None:
 def test_no_privilege_is_answered_with_administrator(facts: Path) -> None:
     """Every privilege that Proxmox knows has a smaller role, and a built-in one has it."""
     entries = json.loads((facts / "pve" / "recorded" / "access-roles.json").read_text())["body"]["data"]
-    roles = {each["roleid"]: set(each["privs"].split(",")) for each in entries}
+    roles = {entry["roleid"]: set(entry["privs"].split(",")) for entry in entries}
     for privilege in sorted(roles["Administrator"]):
         role = responses.role_for(privilege)
 

@@ -40,5 +40,5 @@ def test_a_busy_moment_is_no_alert(readings: tuple[tuple[float, str, float], ...
 
 
 def test_minutes_of_load_are_one() -> None:
-    """A host that stays busy is told of once, after about two minutes."""
+    """A host that stays busy is reported once, after about two minutes."""
     assert fired(*((30.0 * count, "a", 99.0) for count in range(20))) == [("high_cpu", 120.0)]

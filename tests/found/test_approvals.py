@@ -111,7 +111,7 @@ def test_what_is_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa:
 
 
 def test_what_is_carried_by_reference_is_not_approved() -> None:
-    """A parameter that nobody would see cannot be approved."""
+    """A parameter that is not shown cannot be approved."""
     state = asked(drop(parameters={"vmid": 100, "list": {"$stored": "w.first", "bytes": 99_999}}))
 
     assert state.over
@@ -131,7 +131,7 @@ def test_the_digest_binds_tool_parameters_targets_and_text() -> None:
         asked(found=seen(replace(THING, loses=["some of it"]))),
         asked(drop(approval="Really?")),
     ]
-    digests = {each.tasks["drop"].approval.digest for each in states if each.tasks["drop"].approval is not None}
+    digests = {state.tasks["drop"].approval.digest for state in states if state.tasks["drop"].approval is not None}
 
     assert len(digests) == len(states)
 
@@ -150,7 +150,7 @@ def test_each_item_carries_its_own_call() -> None:
     state = step(state, approve(state))
     calls = [outgoing.consent(state, f"drop-{number}") for number in (0, 1)]
 
-    assert [each.call for each in calls if each] == [digest(["drop", {"vmid": vmid}]) for vmid in (100, 200)]
+    assert [call.call for call in calls if call] == [digest(["drop", {"vmid": vmid}]) for vmid in (100, 200)]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_each_item_carries_its_own_call() -> None:
 )
 def test_the_whole_target_is_compared(now: Target, what: str) -> None:
     """Its name, title, state, labels and losses; the risks change by themselves."""
-    with pytest.raises(Rejected, match=rf"is not as it was when bob approved it \({what}: .* ask anew"):
+    with pytest.raises(Rejected, match=rf"is not as it was when bob approved it \({what}: .* request it again"):
         check_unchanged([now], Consent("bob", "", [THING]))
     check_unchanged([replace(THING, risks=["it runs for 13 days"])], Consent("bob", "", [THING]))
 
@@ -180,9 +180,9 @@ async def test_the_agent_does_nothing_else_than_was_approved(probing: Bus, probe
 
     assert done.status == Outcome.FAILED
     assert isinstance(done.error, TaskError)
-    said = "its parameters are not those that bob approved" if call else "does not name the call"
-    assert said in done.error.message
-    assert "nothing was done; ask anew" in done.error.message
+    reply = "its parameters are not those that bob approved" if call else "does not name the call"
+    assert reply in done.error.message
+    assert "nothing was done; request it again" in done.error.message
     assert probe.acts == 0
 
 
@@ -206,7 +206,7 @@ async def test_a_plan_is_shown_whole_everywhere(net: Net) -> None:
         wish = {"method": "DELETE", "path": "/nodes/pve1/qemu/150", "parameters": {"purge": True}}
         plan = await requests.plan(bus, "alice", "api_destroy", wish)
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}"
-        told = (await http.get(url)).json()["tasks"][-1]
+        reported = (await http.get(url)).json()["tasks"][-1]
         page = (await http.get(f"{daemon.url}/workflows/{plan.workflow_id}?format=text")).text
 
     approval = plan.tasks["call"].approval
@@ -215,8 +215,8 @@ async def test_a_plan_is_shown_whole_everywhere(net: Net) -> None:
         assert text in approval.text
         assert text in page
     assert "tag web" not in approval.text
-    assert approval.text in told["asks"]
-    assert told["digest"] == approval.digest
+    assert approval.text in reported["asks"]
+    assert reported["digest"] == approval.digest
     assert approval.digest in page
 
 
@@ -229,9 +229,9 @@ async def test_the_api_needs_the_digest_of_what_was_shown(net: Net) -> None:
         approval = plan.tasks["call"].approval
         assert approval is not None
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}/approve"
-        told = {"Authorization": f"Bearer {made[0]}"}
+        reported = {"Authorization": f"Bearer {made[0]}"}
         bodies: list[dict[str, Any]] = [{}, {"digest": "0" * 64}, {"digest": approval.digest}]
-        codes = [(await http.post(url, json=body, headers=told, timeout=30)).status_code for body in bodies]
+        codes = [(await http.post(url, json=body, headers=reported, timeout=30)).status_code for body in bodies]
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert codes == [400, 409, 200]

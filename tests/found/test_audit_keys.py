@@ -1,4 +1,4 @@
-"""The key that signs the audit: the agent's own, made once, and used by nobody else."""
+"""The key that signs the audit: the agent's own, made once, and not used by other agents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o606, 0o601])
 def test_others_may_not_have_it(tmp_path: Path, mode: int) -> None:
-    """A key that others can read or replace is refused, with the command that mends it."""
+    """A key that others can read or replace is refused, with the command that corrects it."""
     file = tmp_path / "key"
     own_seed(file)
     file.chmod(mode)
@@ -96,7 +96,7 @@ def test_keys_of_a_file(tmp_path: Path, line: str) -> None:
     """A file of public keys names the line that is none."""
     file = tmp_path / "keys"
     file.write_text(f"# kept elsewhere\n\nb U{'A' * 55}  # since the beginning\nb U{'B' * 55} 100\n")
-    assert [(each.public[1], each.first) for each in _pinned(file)["b"]] == [("A", 1), ("B", 100)]
+    assert [(item.public[1], item.first) for item in _pinned(file)["b"]] == [("A", 1), ("B", 100)]
     file.write_text(f"# kept elsewhere\n{line}\n")
     with pytest.raises(UsageError, match=":2: "):
         _pinned(file)

@@ -60,7 +60,7 @@ class Scene:
 
     async def lines(self) -> list[AuditRecord]:
         """Return the lines of `a`."""
-        return [each.decode(AuditRecord) for each in await self.bus.every(subjects.AUDIT, subjects.audit("a"))]
+        return [record.decode(AuditRecord) for record in await self.bus.every(subjects.AUDIT, subjects.audit("a"))]
 
     async def verdict(self, agent: str = "a") -> Verdict:
         """Return what `agentd audit verify` says of an agent."""
@@ -68,14 +68,14 @@ class Scene:
         return found
 
     async def replace(self, data: list[bytes]) -> None:
-        """Make the stream anew, as an administrator can, with other lines of `a`, and those of `b`."""
-        others = [each.data for each in await self.bus.every(subjects.AUDIT, subjects.audit("b"))]
+        """Create the stream again, as an administrator can, with other lines of `a`, and those of `b`."""
+        others = [record.data for record in await self.bus.every(subjects.AUDIT, subjects.audit("b"))]
         await self.bus.api(f"STREAM.DELETE.{subjects.AUDIT}")
-        config = next(each for each in streams(1) if each["name"] == subjects.AUDIT)
+        config = next(stream for stream in streams(1) if stream["name"] == subjects.AUDIT)
         await self.bus.api(f"STREAM.CREATE.{subjects.AUDIT}", config)
         for agent, lines in (("b", others), ("a", data)):
-            for each in lines:
-                await self.bus.store(subjects.audit(agent), each)
+            for line in lines:
+                await self.bus.store(subjects.audit(agent), line)
 
 
 @pytest_asyncio.fixture
@@ -87,17 +87,17 @@ async def scene(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Scene]
         memory = await asyncio.to_thread(Memory, tmp_path / "a.head")
         a, b = AuditLog(bus, "a", signer=signer, memory=memory), AuditLog(bus, "b", signer=other)
         policy = Policy(principals={"olga": Tier.DESTROY})
-        anchors = [Anchors(bus, name, each, policy, Lines()) for name, each in (("a", a), ("b", b))]  # type: ignore[arg-type]
+        anchors = [Anchors(bus, name, item, policy, Lines()) for name, item in (("a", a), ("b", b))]  # type: ignore[arg-type]
         for number in range(6):
             for audit_log in (a, b):
                 await audit_log.write(**LINE, key=f"w{number}.t", arguments={"vmid": 100 + number})
         for name in "ab":
             live = {"agent": {"agent_id": name, "version": "1"}}
             await bus.kv_put(subjects.LIVE, name, live, ttl=600)
-        for each in anchors:
-            await each.note()
-        for each in anchors:
-            await each.anchor()
+        for anchor in anchors:
+            await anchor.note()
+        for anchor in anchors:
+            await anchor.anchor()
         yield Scene(bus, tmp_path, signer, a, b, anchors)
 
 
@@ -109,12 +109,12 @@ def forged(record: AuditRecord, signer: Signer | None = None, **fields: Any) -> 
 
 
 def rehashed(lines: list[AuditRecord], signer: Signer | None) -> list[bytes]:
-    """Return the whole chain with another principal, written anew so that all hashes fit."""
+    """Return the whole chain with another principal, rewritten so that all hashes match."""
     made: list[AuditRecord] = []
     for line in lines:
         data = forged(line, signer, principal="mallory", previous=made[-1].hash if made else "")
         made.append(msgspec.json.decode(data, type=AuditRecord))
-    return [encode(each) for each in made]
+    return [encode(item) for item in made]
 
 
 def following(lines: list[AuditRecord], **more: Any) -> AuditRecord:
@@ -123,12 +123,12 @@ def following(lines: list[AuditRecord], **more: Any) -> AuditRecord:
 
 
 CHANGES: dict[str, tuple[Callable[[list[AuditRecord]], list[bytes]], str]] = {
-    "tail cut": (lambda lines: [encode(each) for each in lines[:-3]], "its end was cut off"),
-    "head cut": (lambda lines: [encode(each) for each in lines[2:]], "line 1 is missing: 3 stands in its place"),
-    "one left out": (lambda lines: [encode(each) for each in [*lines[:2], *lines[3:]]], "line 3 is missing"),
-    "reordered": (lambda lines: [encode(lines[each]) for each in (0, 2, 1, *range(3, len(lines)))], "stands where"),
+    "tail cut": (lambda lines: [encode(line) for line in lines[:-3]], "its end was cut off"),
+    "head cut": (lambda lines: [encode(line) for line in lines[2:]], "line 1 is missing: 3 is in its place"),
+    "one left out": (lambda lines: [encode(item) for item in [*lines[:2], *lines[3:]]], "line 3 is missing"),
+    "reordered": (lambda lines: [encode(lines[item]) for item in (0, 2, 1, *range(3, len(lines)))], "is where line"),
     "altered": (
-        lambda lines: [encode(each) for each in [msgspec.structs.replace(lines[0], principal="mallory"), *lines[1:]]],
+        lambda lines: [encode(item) for item in [msgspec.structs.replace(lines[0], principal="mallory"), *lines[1:]]],
         "line 1 was altered",
     ),
     "altered and hashed": (lambda lines: [forged(lines[0], principal="m"), *map(encode, lines[1:])], "is not signed"),
@@ -144,7 +144,7 @@ CHANGES: dict[str, tuple[Callable[[list[AuditRecord]], list[bytes]], str]] = {
             *map(encode, lines),
             encode(msgspec.structs.replace(following(lines), signer=lines[0].signer, signature=lines[0].signature)),
         ],
-        "its hash does not fit",
+        "its hash does not match",
     ),
     "forged with our name for the key": (
         lambda lines: [*map(encode, lines), _named(lines)],
@@ -154,9 +154,9 @@ CHANGES: dict[str, tuple[Callable[[list[AuditRecord]], list[bytes]], str]] = {
         lambda lines: [*map(encode, lines), forged(following(lines), agent_id="z")],
         "is of z, the chain is of a",
     ),
-    "not a line": (lambda lines: [*map(encode, lines), b"not JSON"], "cannot be understood"),
-    "an empty message": (lambda lines: [*map(encode, lines), b""], "cannot be understood"),
-    "repeated": (lambda lines: [encode(each) for each in [*lines, lines[-1]]], "stands where"),
+    "not a line": (lambda lines: [*map(encode, lines), b"not JSON"], "cannot be decoded"),
+    "an empty message": (lambda lines: [*map(encode, lines), b""], "cannot be decoded"),
+    "repeated": (lambda lines: [encode(item) for item in [*lines, lines[-1]]], "is where line"),
     "emptied": (lambda _: [], "its end was cut off"),
 }
 
@@ -167,14 +167,14 @@ def _named(lines: list[AuditRecord]) -> bytes:
 
 
 async def test_nothing_was_done(scene: Scene) -> None:
-    """A chain that nobody has touched is whole, over restarts, and its heads stand in the other's chain."""
+    """An unchanged chain is whole, over restarts, and its heads are in the other's chain."""
     audit_log = await scene.again()
     await audit_log.write(**LINE, key="x.y")
     for agent in "ab":
         found = await scene.verdict(agent)
         assert (found.fault, found.faults, found.keys) == ("", [], "the bucket audit")
-    notes = [each for each in await scene.lines() if each.tool == "audit anchor"]
-    assert [each["agent"] for each in notes[0].arguments["heads"]] == ["b"]
+    notes = [line for line in await scene.lines() if line.tool == "audit anchor"]
+    assert [head["agent"] for head in notes[0].arguments["heads"]] == ["b"]
     assert audit_log.alarm == ""
 
 
@@ -182,9 +182,9 @@ async def test_nothing_to_note_is_not_noted(scene: Scene) -> None:
     """Where nothing is done, no head is written again: notes of heads are no news."""
     before = len(await scene.lines())
     for _ in range(3):
-        for each in scene.anchors:
-            await each.note()
-            await each.anchor()
+        for anchor in scene.anchors:
+            await anchor.note()
+            await anchor.anchor()
     assert len(await scene.lines()) == before
 
 
@@ -215,14 +215,14 @@ async def test_found_at_the_start(scene: Scene, name: str) -> None:
 
 async def test_found_without_a_memory(scene: Scene) -> None:
     """An agent that has lost its disk but the key knows from the bucket that its chain was longer."""
-    await scene.replace([encode(each) for each in (await scene.lines())[:2]])
+    await scene.replace([encode(line) for line in (await scene.lines())[:2]])
     audit_log = AuditLog(scene.bus, "a", signer=scene.signer)
     await audit_log.open()
     assert "the end was cut off" in audit_log.alarm
 
 
 async def test_rewritten_with_a_new_pin(scene: Scene) -> None:
-    """Who writes a chain anew and pins a key of his own is found by what other agents have seen of it."""
+    """A rewritten chain with another pinned key is found by what other agents have seen of it."""
     key = await asyncio.to_thread(Signer.new)
     lines = await scene.lines()
     await scene.replace(rehashed(lines, key))
@@ -259,7 +259,7 @@ async def test_a_second_process(scene: Scene, same: bool) -> None:  # noqa: FBT0
 
 
 async def test_refused_until_accepted(scene: Scene) -> None:
-    """With the alarm nothing is changed and reads go on; a principal ends it by a line; what was found stays said."""
+    """With the alarm nothing is changed and reads go on; a principal ends it by a line; the fault stays reported."""
     probe, heard = Probe(), []
 
     async def on_error(received: Any) -> None:
@@ -281,7 +281,7 @@ async def test_refused_until_accepted(scene: Scene) -> None:
 
     assert read.status == "completed"
     assert probe.acts == 1
-    assert [each.service_id for each in heard] == ["a"]
+    assert [message.service_id for message in heard] == ["a"]
     assert found.fault == ""
     assert found.accepted == [
         f"line {len(lines) + 1} is not signed: a did not write it (accepted by olga: restored from a backup)"
@@ -293,7 +293,7 @@ async def test_refused_until_accepted(scene: Scene) -> None:
 async def test_what_was_cut_off_stays_missing(scene: Scene) -> None:
     """After an accepted cut the chain goes on behind its own last line, so that the hole is never filled."""
     lines = await scene.lines()
-    await scene.replace([encode(each) for each in lines[:3]])
+    await scene.replace([encode(line) for line in lines[:3]])
     await scene.a.look()
     await scene.a.accept("olga", "the disk was lost")
     await scene.a.write(**LINE, key="after")
@@ -308,19 +308,19 @@ async def test_what_was_cut_off_stays_missing(scene: Scene) -> None:
 async def test_an_export_says_the_same(scene: Scene, tmp_path: Path) -> None:
     """An export carries signatures, keys, heads and strays; what was done to the lines is found without NATS."""
     lines = await scene.lines()
-    others = [each.data for each in await scene.bus.every(subjects.AUDIT, subjects.audit("b"))]
+    others = [record.data for record in await scene.bus.every(subjects.AUDIT, subjects.audit("b"))]
     top = encode((await Network.of(scene.bus)).top)
 
-    async def said(mine: list[bytes]) -> Verdict:
+    async def answer(mine: list[bytes]) -> Verdict:
         file = tmp_path / "export"
         file.write_bytes(b"\n".join([top, *mine, *others]) + b"\n")
         return (await verify_chains(await asyncio.to_thread(Export, file), "a", {}))[0]
 
-    whole = await said([encode(each) for each in lines])
+    whole = await answer([encode(line) for line in lines])
     assert whole.fault == ""
     for name in ("tail cut", "head cut", "altered", "re-hashed", "re-hashed with another key", "forged at the end"):
         change, text = CHANGES[name]
-        assert text in " / ".join((await said(await asyncio.to_thread(change, lines))).faults), name
+        assert text in " / ".join((await answer(await asyncio.to_thread(change, lines))).faults), name
 
 
 @pytest.mark.system
@@ -362,7 +362,7 @@ async def test_a_daemon(net: Net) -> None:
 
     assert first[0] == 0, first
     assert refused[0] == 75
-    assert "the audit of mcp-bridge-pve1 is not as it was written" in refused[2]
+    assert "the audit of mcp-bridge-pve1 is not as the agent wrote it" in refused[2]
     assert denied[0] == 77
     assert "needs destroy" in denied[1]
     assert accepted[0] == 0, accepted

@@ -69,7 +69,7 @@ async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str)
 
 
 async def test_an_empty_list_is_empty_for_who_sees(tools: Bench) -> None:
-    """What is really empty is told as such."""
+    """What is really empty is reported as such."""
     assert (await tools.call("list_replications")).total == 0
     assert (await tools.call("list_guests", tag="nothing-has-this")).total == 0
 

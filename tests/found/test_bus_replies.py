@@ -141,13 +141,13 @@ async def test_a_signal_that_names_where_to_write(quiet_net: Net, bus: Bus) -> N
         await eventually(lambda: _state(bus), "w1 is there")
         for reply in ("ai.workflows.event.w1", "ai.audit.specialist-pve1", "_INBOX.boss.secret", "_INBOX.>", "x y"):
             await bus.store(subjects.signal("tester", "w1"), encode(WorkflowSignal("pause", reply=reply)))
-        said = await requests.signal(bus, "tester", "w1", WorkflowSignal("resume"))
+        output = await requests.signal(bus, "tester", "w1", WorkflowSignal("resume"))
         await requests.signal(bus, "boss", "w1", WorkflowSignal("cancel"))
         answer = await queries.follow(bus, "w1", lambda _: None, wait=45)
         refused = daemon.bus.counters["refused_replies"]
         metrics = (await daemon.metrics.render()).decode()
 
-    assert said.done
+    assert output.done
     assert answer.status == "cancelled"
     assert refused == 5
     assert "agentd_bus_refused_replies_total" in metrics

@@ -54,7 +54,7 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 def probe() -> Probe:
-    """Return tools that tell what happens to them."""
+    """Return tools that record what happens to them."""
     return Probe()
 
 
@@ -72,7 +72,7 @@ async def step(bus: Bus, principal: str, name: str, key: str = "w.t.step", **mor
 
 
 async def raw(bus: Bus, subject: str, body: bytes) -> ToolReply:
-    """Send a call as it is, once somebody serves the subject."""
+    """Send a call as it is, once the subject is served."""
     while True:
         try:
             return await bus.request(subject, body, ToolReply)
@@ -95,7 +95,7 @@ async def test_what_a_message_claims(bus: Bus, probe: Probe, principal: str) -> 
     assert reply.error is not None
     assert reply.error.code == "denied"
     assert f"{principal} has read" in reply.error.message
-    assert probe.told == []
+    assert probe.steps == []
 
 
 async def test_the_audit_names_who_called(bus: Bus, probe: Probe) -> None:
@@ -123,12 +123,12 @@ async def test_the_tier_of_a_step(bus: Bus, probe: Probe, principal: str, tier: 
 
 
 async def test_a_step_destroys_nothing(bus: Bus, probe: Probe) -> None:
-    """Nobody has approved what a step would destroy."""
+    """The destructive step was not approved."""
     async with serving(a_worker(bus, probe, policy=POLICY)):
         with pytest.raises(NeedsPlan):
             await step(bus, "bob", "wipe")
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 @pytest.mark.parametrize("principal", ["tester", "plain", ""])
@@ -137,12 +137,12 @@ async def test_the_tier_of_an_assignment(bus: Bus, probe: Probe, principal: str)
     policy = Policy(default_tier=Tier.READ, anonymous_tier=Tier.READ)
     async with serving(a_worker(bus, probe, policy=policy)):
         await assign(bus, "marked", tier=Tier.EXEC, principal=principal)
-        told = await completion(bus)
+        reported = await completion(bus)
         await assign(bus, "read_it", task="r", tier=Tier.EXEC, principal=principal)
         read = await completion(bus, task="r")
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "denied"
+    assert isinstance(reported.error, msgspec.Struct)
+    assert reported.error.code == "denied"
     assert read.status == Outcome.COMPLETED
     assert probe.acts == 0
 
@@ -151,10 +151,10 @@ async def test_a_lower_tier_than_the_policy_counts(bus: Bus, probe: Probe) -> No
     """What an orchestrator grants less than the agent's policy is what counts."""
     async with serving(a_worker(bus, probe, policy=Policy(default_tier=Tier.EXEC))):
         await assign(bus, "marked", tier=Tier.READ)
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "denied"
+    assert isinstance(reported.error, msgspec.Struct)
+    assert reported.error.code == "denied"
 
 
 # -- tools that call others -------------------------------------------------------------------------------------------
@@ -171,12 +171,12 @@ class Caller:
     def worker(self, bus: Bus) -> Worker:
         """Return a worker that serves it."""
         worker = a_worker(bus, Probe(), "caller-pve1", policy=POLICY)
-        worker.tools |= by_name(each for each in collect(self, service="caller") if isinstance(each, Tool))
+        worker.tools |= by_name(item for item in collect(self, service="caller") if isinstance(item, Tool))
         return worker
 
 
 async def test_a_tool_that_calls_another_one(bus: Bus, probe: Probe) -> None:
-    """A step says for whom it is done, on the subject of the agent that calls; its key lies below that of the call."""
+    """A step says for whom it is done, on the subject of the agent that calls; its key is below that of the call."""
     heard: list[str] = []
 
     async def on_step(received: Any) -> None:
@@ -230,7 +230,7 @@ async def test_what_undoes_is_no_caller_s(bus: Bus, probe: Probe, key: str) -> N
         with pytest.raises(Denied, match="orchestrator"):
             await call(bus, "alice", "marked", key)
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ async def test_what_is_no_key(bus: Bus, probe: Probe, key: str) -> None:
         with pytest.raises(InvalidMessage, match="key"):
             await call(bus, "alice", "marked", key)
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ async def test_what_is_no_step(bus: Bus, probe: Probe, key: str) -> None:
         with pytest.raises(InvalidMessage, match="key"):
             await step(bus, "alice", "marked", key)
 
-    assert probe.told == []
+    assert probe.steps == []
 
 
 async def test_a_key_taken_before_the_task(bus: Bus, probe: Probe) -> None:
@@ -263,9 +263,9 @@ async def test_a_key_taken_before_the_task(bus: Bus, probe: Probe) -> None:
         await call(bus, "oscar", "marked", "w.t")
         await call(bus, "alice", "marked", "w.t")
         await assign(bus, "marked", principal="alice")
-        told = await completion(bus)
+        reported = await completion(bus)
 
-    assert told.status == Outcome.COMPLETED
+    assert reported.status == Outcome.COMPLETED
     assert probe.acts == 3
     assert {key: (await record(bus, key)).phase for key in ("w.t", "oscar=w.t", "alice=w.t")} == dict.fromkeys(
         ("w.t", "oscar=w.t", "alice=w.t"), effects.DONE
@@ -314,7 +314,7 @@ def test_a_tombstone_is_of_no_tool() -> None:
 
 @pytest.mark.parametrize("key", ["alice=c.one", "alice=c.one.made", "w.t", "w.t.step"])
 def test_the_mark_of_a_call(key: str) -> None:
-    """What a call made bears its key, and no caller may write such a mark."""
+    """What a call made has its key, and no caller may write such a mark."""
     assert marks.key_of(marks.mark(key)) == key
     for text in (marks.mark(key), f"x {marks.mark(key)} y", marks.mark(key).replace("=", "%3D")):
         with pytest.raises(InvalidMessage, match="callers may not write"):

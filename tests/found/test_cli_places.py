@@ -53,7 +53,7 @@ def test_json_before_and_after_the_command(tmp_path: Path, words: list[str]) -> 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_the_examples_of_the_documentation_work(tmp_path: Path, number: int) -> None:
-    """Each example of a configuration is accepted as it stands."""
+    """Each example of a configuration is accepted as it is."""
     assert len(EXAMPLES) >= 6
     file = tmp_path / "agentd.toml"
     file.write_text(EXAMPLES[number])

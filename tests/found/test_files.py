@@ -42,12 +42,12 @@ def directory(path: Path) -> None:
 
 
 def open_parent(path: Path) -> None:
-    """Let everybody write in the directory."""
+    """Let every user write in the directory."""
     path.parent.chmod(0o777)
 
 
 def high_parent(path: Path) -> None:
-    """Let everybody write in the directory above that of the file."""
+    """Let every user write in the directory above that of the file."""
     path.parent.parent.chmod(0o757)
 
 
@@ -92,7 +92,7 @@ READERS: dict[str, Callable[[Path], object]] = {"configuration": _read_config, "
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_refused_with_what_mends_it(file: Path, reader: str, wrong: str) -> None:
-    """The file is named, the command that mends it is said, and nothing of its content."""
+    """The file is named, with the command that corrects it, and nothing of its content."""
     spoil, advice = WRONG[wrong]
     spoil(file)
     if (reader, wrong) == ("key", "huge"):
@@ -135,7 +135,7 @@ def test_a_secret_that_every_user_can_read(file: Path) -> None:
     if files.is_reachable_by_all(file):
         with pytest.raises(ConfigError, match="chmod o-r"):
             _read_secret(file)
-    else:  # the directory of this test lets nobody else in
+    else:  # the directory of this test is closed for other users
         _read_secret(file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "is_reachable_by_all", lambda _: True)

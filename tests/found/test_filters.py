@@ -1,4 +1,4 @@
-"""A filter value that does not exist is an error that names what there is, the nearest first: an empty list lies."""
+"""A filter value that does not exist is an error that names what there is, the nearest first, not an empty list."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_known(tools: Bench) -> None:
 
 
 async def test_tags(tools: Bench) -> None:
-    """A tag is no error, for anybody may give one to a guest later; that nothing has it is a warning."""
+    """A tag is no error, because a user may give one to a guest later; that nothing has it is a warning."""
     call = MemoryCall()
     found = await tools.call("list_guests", call, tag="pord")
 

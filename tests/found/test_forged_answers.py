@@ -224,7 +224,7 @@ async def test_agents_alerts_and_runs_stay_listed(bus: Bus, forger: Forger) -> N
     for bucket, key in (("live", "a"), ("alerts", "a"), ("conf", "schedule.x"), ("results", "w.t"), ("live", "b")):
         await forger.acknowledge(_key(bucket, key), FLOOD)
 
-    assert [each.agent.agent_id for each in await queries.presences(bus)] == [WE.agent.agent_id]
+    assert [presence.agent.agent_id for presence in await queries.presences(bus)] == [WE.agent.agent_id]
     assert await queries.alerts(bus) == [alert]
     assert (await bus.kv_read(subjects.CONF, "schedule.x", ScheduleRun)).value == run
     assert await large_results.expand(bus, reference) == large
@@ -250,7 +250,7 @@ async def test_a_workflow_outlives_any_number(quiet_net: Net, bus: Bus, forger: 
         await eventually(lambda: queries.state(bus, "w1"), "w1 is there")
         await forger.acknowledge(subjects.assign(QUEUE, "w1", "b", 1), 2)
         await forger.acknowledge(subjects.event("w1"), FLOOD)
-        shown = [each.workflow_id for each in await queries.states(bus)]
+        shown = [state.workflow_id for state in await queries.states(bus)]
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 1), agent.working():
         agent.release.set()
         answer = await queries.follow(bus, "w1", lambda _: None, wait=45)
@@ -280,10 +280,10 @@ async def test_a_dead_letter_is_kept_and_replayed_once(bus: Bus, forger: Forger)
     await forger.acknowledge(subjects.dead("given-up", "orch", f"7-{round(letter.stored.timestamp() * 1000)}"), 2)
     for _ in range(2):
         await dead_letters.store_dead_letter(bus, dead_letters.GIVEN_UP, "orch", letter, b"{}")
-    (kept,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
+    (kept,) = [item for item in await dead_letters.letters(bus) if item.reason == "because"]
     await dead_letters.close(bus, kept, "alice")
     await forger.acknowledge(subjects.dead_mark(kept.number), FLOOD)
-    (after,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
+    (after,) = [item for item in await dead_letters.letters(bus) if item.reason == "because"]
 
     assert not after.open
     with pytest.raises(PermanentError, match="was closed by alice"):
@@ -310,7 +310,7 @@ async def test_a_timer_is_put_back_though_the_stream_is_late(bus: Bus, forger: F
 
 async def _overwrite_timers(bus: Bus, forger: Forger) -> list[str]:
     async def timers() -> list[str]:
-        return [each.subject for each in await bus.last_many(subjects.WORKFLOWS, subjects.ALL_TIMERS)]
+        return [message.subject for message in await bus.last_many(subjects.WORKFLOWS, subjects.ALL_TIMERS)]
 
     found = await eventually(timers, "the workflow has a timer")
     for subject in found:

@@ -42,7 +42,7 @@ def test_no_startup(tools: Bench, text: str) -> None:
 
 @pytest.mark.parametrize("tag", ["Prod", "a+b", "_x", "9.1-z"])
 def test_tag(tools: Bench, tag: str) -> None:
-    """A tag may have capitals: Proxmox makes it lower case, unless the cluster is told not to."""
+    """A tag may have capitals: Proxmox makes it lower case, unless the cluster is configured otherwise."""
     assert tools.tools["update_tags"].parse({"vmid": 101, "remove": [tag]}).remove == [tag]
 
 
@@ -55,7 +55,7 @@ async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> No
 
     assert (await tools.call("get_user", id=name)).id == name
     assert (await tools.call("list_tokens", id=name)).tokens == []
-    assert [each.who for each in grants.grants] == [name]
+    assert [grant.who for grant in grants.grants] == [name]
     assert [entry["params"].get("users") for entry in await steered.log("PUT", "/access/acl$")] == [name]
 
 

@@ -94,9 +94,9 @@ async def test_no_window_between_the_look_and_the_act(there: Bus) -> None:
     async with serving(a_worker(there, probe)) as worker:
         worker.runner.freeze_watch._last = None  # noqa: SLF001 - it has heard nothing
         await assign(there, "probed")
-        told = await completion(there)
+        reported = await completion(there)
 
-    assert (told.status, told.error.code) == ("failed", "frozen")  # type: ignore[union-attr]
+    assert (reported.status, reported.error.code) == ("failed", "frozen")  # type: ignore[union-attr]
     assert probe.acts == 0
 
 
@@ -110,16 +110,16 @@ async def test_what_runs_is_finished(there: Bus) -> None:
     probe.on_act = freeze_now
     async with serving(a_worker(there, probe)):
         await assign(there, "probed")
-        told = await completion(there)
+        reported = await completion(there)
 
-    assert told.status == "completed"
+    assert reported.status == "completed"
     assert probe.acts == 1
     assert (await record(there)).phase == effects.DONE
 
 
 @pytest.mark.parametrize("data", [b"not JSON", b"{}", b'{"by": 7}', b""])
 async def test_a_state_that_cannot_be_understood_is_frozen(there: Bus, data: bytes) -> None:
-    """Whatever stands in the bucket that is no freeze stops every change."""
+    """Any record in the bucket that is not a freeze stops every change."""
     probe = Probe()
     await there.kv_put(subjects.FREEZE, freeze.KEY, data)
     async with serving(a_worker(there, probe)):
@@ -174,12 +174,12 @@ async def test_plain_agents_get_nothing(there: Bus) -> None:
     given = await there.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
     held = await there.last(subjects.INPUT, "ai.tasks.complete.>")
     assert held is not None
-    told = held.decode(TaskCompletion)
-    waits = await only.feed("w", AgentReport("write", told))
+    reported = held.decode(TaskCompletion)
+    waits = await only.feed("w", AgentReport("write", reported))
 
-    assert [each.subject for each in given] == [subjects.assign("svc", "w", "read", 1)]
-    assert isinstance(told.error, TaskError)
-    assert told.error.code == "frozen"
+    assert [assignment.subject for assignment in given] == [subjects.assign("svc", "w", "read", 1)]
+    assert isinstance(reported.error, TaskError)
+    assert reported.error.code == "frozen"
     assert waits is not None
     assert (waits.tasks["write"].status, waits.tasks["write"].retried) == ("waiting", 0)
 
@@ -198,7 +198,7 @@ async def test_it_ends_by_itself(there: Bus) -> None:
 
 WRONG = [
     (NetworkRequest("freeze", "x"), "rita", Tier.READ, None, "needs operate"),
-    (NetworkRequest("freeze", "  "), "alice", Tier.OPERATE, None, "reason: say why"),
+    (NetworkRequest("freeze", "  "), "alice", Tier.OPERATE, None, "reason: give one"),
     (NetworkRequest("freeze", "x" * 501), "alice", Tier.OPERATE, None, "1 to 500 characters"),
     (NetworkRequest("freeze", "x", 0.0), "alice", Tier.OPERATE, None, "seconds: 0 is not"),
     (NetworkRequest("freeze", "x", 1e9), "alice", Tier.OPERATE, None, "seconds: 1e\\+09 is not"),
@@ -265,7 +265,7 @@ async def test_over_deaths(net: Net, nats_server: NatsServer, pve: FakePve) -> N
             async def waits() -> bool:
                 state = await state_of(bus, "web")
                 return state is not None and any(
-                    each.error and each.error.code == "frozen" for each in state.tasks.values()
+                    task.error and task.error.code == "frozen" for task in state.tasks.values()
                 )
 
             await eventually(waits, "the workflow waits", 30)
@@ -307,8 +307,8 @@ async def test_over_deaths(net: Net, nats_server: NatsServer, pve: FakePve) -> N
     assert read[0] == 0
     assert state is not None
     assert state.status == "completed"
-    assert len([each for each in state.timeline if each.what.startswith("waits: ")]) == 1
-    assert [each["tool"] for each in audit if each["key"].startswith("network.")] == ["freeze", "thaw"]
+    assert len([entry for entry in state.timeline if entry.what.startswith("waits: ")]) == 1
+    assert [item["tool"] for item in audit if item["key"].startswith("network.")] == ["freeze", "thaw"]
 
 
 @contextlib.asynccontextmanager
@@ -336,7 +336,7 @@ async def test_over_mcp(net: Net) -> None:
             with pytest.raises(MCPError, match="there is no tool 'freeze_network' within tier read"):
                 await reader.call_tool("freeze_network", {"reason": "x"})
         async with _mcp(daemon.url, made["alice"][0]) as alice:
-            listed = {each.name for each in (await alice.list_tools()).tools}
+            listed = {tool.name for tool in (await alice.list_tools()).tools}
             wrong = await alice.call_tool("freeze_network", {"reason": ""})
             frozen = await alice.call_tool("freeze_network", {"reason": "storage is being moved"})
             acted = await alice.call_tool("start_guest", {"vmid": 101})
@@ -348,7 +348,7 @@ async def test_over_mcp(net: Net) -> None:
             thawed = await alice.call_tool("thaw_network", {"reason": "moved"})
             after = await alice.call_tool("network_status", {})
 
-    assert "show a token" in str(refused.content)
+    assert "give the client a token" in str(refused.content)
     assert {"freeze_network", "network_status"} <= listed
     assert wrong.is_error
     assert frozen.structured_content is not None

@@ -40,7 +40,7 @@ def rights(name: str) -> str:
         *READS,
     ]
     subscribe = [f"_INBOX.{name}.>", subjects.ALL_EVENTS, subjects.response("*")]
-    listed = [", ".join(f'"{each}"' for each in given) for given in (publish, subscribe)]
+    listed = [", ".join(f'"{assignment}"' for assignment in given) for given in (publish, subscribe)]
     return (
         f'{{user: {name}, password: "p", permissions: {{publish: {{allow: [{listed[0]}]}}, '
         f"subscribe: {{allow: [{listed[1]}]}}}}}}"
@@ -78,7 +78,7 @@ async def test_a_principal_with_exactly_its_rights(quiet_net: Net, bus: Bus, nat
         await requests.submit(alice, "alice", WorkflowRequest("test", "w1"))
         await eventually(lambda: queries.states(alice), "w1 is listed")
         agents = await queries.agents(alice)
-        said = await requests.signal(alice, "alice", "w1", WorkflowSignal("pause"))
+        reply = await requests.signal(alice, "alice", "w1", WorkflowSignal("pause"))
         await requests.signal(alice, "alice", "w1", WorkflowSignal("resume"))
         agent.release.set()
         answer = await queries.follow(alice, "w1", lambda _: None, wait=30)
@@ -93,8 +93,8 @@ async def test_a_principal_with_exactly_its_rights(quiet_net: Net, bus: Bus, nat
             await alice.every(subjects.AUDIT, ">")
         consumers = [await bus.durables(stream) for stream in (subjects.WORKFLOWS, f"KV_{subjects.LIVE}")]
 
-    assert [each.agent_id for each in agents] == ["orchestrator0-pve1"]
-    assert said.done
+    assert [item.agent_id for item in agents] == ["orchestrator0-pve1"]
+    assert reply.done
     assert (answer.status, called.status) == ("completed", "completed")
     assert consumers[1] == set()
     assert probe.acts == 1

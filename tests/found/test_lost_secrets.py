@@ -1,4 +1,4 @@
-"""A token whose secret was lost with the answer is made anew by the call that made it, and by no other."""
+"""A token whose secret was lost with the answer is created again by the call that made it, and by no other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def test_answer_lost(lab: FakePve, steered: Steer, tmp_path: Path) -> None:
-    """The second try revokes its own token, makes it anew, keeps the secret and says so; a stranger's is left alone."""
+    """The second try revokes its own token, creates it again and keeps the secret; a stranger's is left alone."""
     proxmox = connect(lab)
     tools = Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets"))
     await steered.rule("POST", "/token/ci$", {"cut_after": True}, 1)
@@ -29,6 +29,6 @@ async def test_answer_lost(lab: FakePve, steered: Steer, tmp_path: Path) -> None
 
     assert (tmp_path / "secrets" / "agentd@pve!ci").read_text().strip()
     assert made.secret_file == str(tmp_path / "secrets" / "agentd@pve!ci")
-    assert "revoked, and made anew" in call.warnings[0]
+    assert "revoked and recreated" in call.warnings[0]
     assert len(await steered.log("DELETE", "/token/ci$")) == 1
     await proxmox.close()

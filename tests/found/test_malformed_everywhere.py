@@ -160,10 +160,10 @@ async def test_a_retry_of_what_cannot_be_read(net: Net) -> None:
         await bus.store(subjects.event("lost"), b"not JSON")
         await requests.submit(bus, "tester", WorkflowRequest("", "again", retry_of="lost"))
         answer = await queries.follow(bus, "again", lambda _: None, wait=60)
-        code, out, said = await agentd(net, "retry", "lost", "--wait")
+        code, out, reply = await agentd(net, "retry", "lost", "--wait")
 
     assert answer.status in {"failed", "rejected"}
     assert "lost" in str(answer.error)
     assert "read" in str(answer.error)
     assert code != 0
-    assert "lost: no state of it can be read" in out + said
+    assert "lost: no state of it can be read" in out + reply

@@ -1,4 +1,4 @@
-"""That a node is offline is said at once to who reads; a change waits for the node."""
+"""That a node is offline is reported at once to a reader; a change waits for the node."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ async def test_a_lease_that_has_run_out(there: Bus) -> None:
 
 @pytest.mark.parametrize("data", [b"not JSON", b"{}"])
 async def test_a_lease_that_cannot_be_understood(there: Bus, data: bytes) -> None:
-    """What is no lease keeps nobody from starting."""
+    """A record that is not a lease does not prevent a start."""
     await there.kv_put(subjects.LIVE, "a", data)
     await take(a_lease(there))
 

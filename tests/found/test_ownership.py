@@ -121,11 +121,11 @@ async def test_an_assignment_that_undoes_nothing_discards_nothing(net: Net) -> N
             await bus.store(subjects.assign("mcp-proxmox", "w", task, 1), given)
             subject = subjects.complete("w-pve1", "w", task)
 
-            async def told(subject: str = subject) -> TaskCompletion | None:
+            async def reported(subject: str = subject) -> TaskCompletion | None:
                 found = await bus.last(subjects.INPUT, subject)
                 return None if found is None else found.decode(TaskCompletion)
 
-            done = await eventually(told, f"the end of {task}")
+            done = await eventually(reported, f"the end of {task}")
 
             assert done.status == Outcome.FAILED
             assert done.error is not None
@@ -215,10 +215,10 @@ async def test_a_mark_without_a_record_is_a_strangers(probing: Bus, probe: Probe
         await assign(probing, "marked", task="d", dry_run=True)
         looked = await completion(probing, task="d")
 
-    for each in (done, looked):
-        assert each.status == Outcome.FAILED
-        assert each.error is not None
-        assert each.error.code == "not_ours"  # type: ignore[union-attr]
+    for item in (done, looked):
+        assert item.status == Outcome.FAILED
+        assert item.error is not None
+        assert item.error.code == "not_ours"  # type: ignore[union-attr]
     assert (await record(probing)).upid == ""
     assert probe.acts == 0
     assert probe.used == []
@@ -240,7 +240,7 @@ async def test_what_was_begun_is_adopted_after_a_failure(probing: Bus, probe: Pr
 
 
 async def test_a_refused_act_is_not_kept(probing: Bus, probe: Probe) -> None:
-    """Proxmox has said that the VMID is another's: what is there afterwards is not taken for ours."""
+    """Proxmox has reported that the VMID is another's: what is there afterwards is not taken for ours."""
     probe.on_act = raising(VmidTaken("another's"))
     async with serving(a_worker(probing, probe)):
         await assign(probing, "marked")

@@ -271,7 +271,7 @@ PLACES: Final = [
 
 def of(place: str) -> list[str]:
     """Return the formats that a parameter holds."""
-    return [name for name, each in FORMATS.items() if any(fnmatch(place, shape) for shape in each.places.split())]
+    return [name for name, item in FORMATS.items() if any(fnmatch(place, shape) for shape in item.places.split())]
 
 
 def accepts(kind: Any, text: str) -> bool:
@@ -300,10 +300,10 @@ def test_every_parameter(name: str) -> None:
 
 def test_no_other_parameter() -> None:
     """A parameter that is called as one that holds a name of Proxmox has the type of that, or it is known why not."""
-    names = {shape.partition(".")[2] for each in FORMATS.values() for shape in each.places.split()}
+    names = {shape.partition(".")[2] for item in FORMATS.values() for shape in item.places.split()}
     odd = [place for place, _ in PLACES if place.partition(".")[2] in names and not of(place)]
 
-    shapes = [shape for each in OTHERS for shape in each.split()]
+    shapes = [shape for other in OTHERS for shape in other.split()]
 
     assert [place for place in odd if not any(fnmatch(place, shape) for shape in shapes)] == []
     assert [shape for shape in shapes if not any(fnmatch(place, shape) for place in odd)] == []
@@ -346,13 +346,13 @@ def test_schemas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "pattern"),
+    ("answer", "pattern"),
     [("^a$", r"^a\Z"), (r"^a\$", r"^a\$"), ("^[$]$", r"^[$]\Z"), ("^[]$]+$", r"^[]$]+\Z"), ("a|b$|^$", r"a|b\Z|^\Z")],
 )
-def test_exact(said: str, pattern: str) -> None:
+def test_exact(answer: str, pattern: str) -> None:
     """The `$` of a workflow's parameter is the very end, and it is shown as it was written."""
-    assert formats.python_pattern(said) == pattern
-    assert formats.readable_pattern(pattern) == said
+    assert formats.python_pattern(answer) == pattern
+    assert formats.readable_pattern(pattern) == answer
 
 
 @pytest.mark.parametrize(
@@ -385,22 +385,22 @@ def test_the_schema_of_the_cluster(facts: Path) -> None:
     }
     seen = set()
     for method, entry in schema.items():
-        for key, said in ((entry.get("parameters") or {}).get("properties") or entry.get("parameters") or {}).items():
-            if method == "_meta" or key not in of_schema or not isinstance(said, dict) or "pattern" not in said:
+        for key, answer in ((entry.get("parameters") or {}).get("properties") or entry.get("parameters") or {}).items():
+            if method == "_meta" or key not in of_schema or not isinstance(answer, dict) or "pattern" not in answer:
                 continue
-            each = FORMATS[of_schema[key]]
-            if (key, said["pattern"]) in seen or (key == "id" and "replication" not in str(said.get("format"))):
+            format_ = FORMATS[of_schema[key]]
+            if (key, answer["pattern"]) in seen or (key == "id" and "replication" not in str(answer.get("format"))):
                 continue
-            seen.add((key, said["pattern"]))
-            theirs = re.sub(r"\(\?\^:(.*)\)\Z", r"\1", said["pattern"]).replace(r"\d", "[0-9]")
-            plain = [re.sub(r"\\([._-])", r"\1", text) for text in (theirs, each.takes)]
+            seen.add((key, answer["pattern"]))
+            theirs = re.sub(r"\(\?\^:(.*)\)\Z", r"\1", answer["pattern"]).replace(r"\d", "[0-9]")
+            plain = [re.sub(r"\\([._-])", r"\1", text) for text in (theirs, format_.takes)]
             assert sorted(_classes(plain[0])) == sorted(_classes(plain[1])), key
     assert len(seen) >= 3
 
 
 def _classes(pattern: str) -> list[str]:
-    return ["".join(sorted(each)) for each in re.findall(r"\[[^]]*\]", pattern)]
+    return ["".join(sorted(text)) for text in re.findall(r"\[[^]]*\]", pattern)]
 
 
 def _pattern(kind: Any) -> str:
-    return "".join(each.pattern or "" for each in getattr(kind, "__metadata__", ()) if isinstance(each, msgspec.Meta))
+    return "".join(item.pattern or "" for item in getattr(kind, "__metadata__", ()) if isinstance(item, msgspec.Meta))

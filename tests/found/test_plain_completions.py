@@ -54,7 +54,7 @@ async def running(net: Net, bus: Bus) -> AsyncIterator[None]:
 
 
 async def state(bus: Bus) -> Workflow:
-    """Return the workflow as it stands."""
+    """Return the current workflow."""
     found = await queries.state(bus, "w1")
     assert found is not None
     return found
@@ -101,12 +101,12 @@ async def test_the_plain_subject(quiet_net: Net, bus: Bus) -> None:
 
         await eventually(both, "those of external agents count")
 
-    assert {each.status for each in before.tasks.values()} == {TaskStatus.ASSIGNED, TaskStatus.WAITING_APPROVAL}
+    assert {item.status for item in before.tasks.values()} == {TaskStatus.ASSIGNED, TaskStatus.WAITING_APPROVAL}
     assert before.status is not Status.FAILED
 
 
 async def test_by_who_has_begun_it(quiet_net: Net, bus: Bus) -> None:
-    """Once an external agent has said that it is at work, no other one completes that task."""
+    """Once an external agent has reported that it works on it, no other one completes that task."""
     async with running(quiet_net, bus):
         await bus.store(subjects.TASK_COMPLETE, says("pulled", service_id=NAME, agent_id="one", status="running"))
 
@@ -154,5 +154,5 @@ async def test_the_subject_of_an_agent(quiet_net: Net, bus: Bus) -> None:
         await eventually(both, "the right ones count")
         after = await state(bus)
 
-    assert {each.status for each in before.tasks.values()} == {TaskStatus.ASSIGNED, TaskStatus.WAITING_APPROVAL}
+    assert {item.status for item in before.tasks.values()} == {TaskStatus.ASSIGNED, TaskStatus.WAITING_APPROVAL}
     assert after.tasks["ours"].agent == "specialist-pve1"

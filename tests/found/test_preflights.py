@@ -145,7 +145,7 @@ def test_what_blocks_a_move(config: dict[str, str], line: str, *, running: bool)
     """What only the node has blocks, of a running VM and of a stopped one."""
     lines = found(config, running=running, wish={"with_local_disks": True})
 
-    assert any(line in each for each in lines), lines
+    assert any(line in item for item in lines), lines
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_blocks_a_move(config: dict[str, str], line: str, *, running: bool)
     ],
 )
 def test_what_does_not_block_a_move(config: dict[str, str]) -> None:
-    """What all nodes have, or Proxmox makes anew, does not."""
+    """What all nodes have, or Proxmox creates again, does not."""
     assert found(config, running=False) == []
 
 
@@ -170,9 +170,9 @@ def test_snapshots_replication_and_mappings_count() -> None:
     mapped = found({"hostpci0": "mapping=gpu"}, conditions=FREE | {"mapped-resources": ["hostpci0"]})
     live = FREE | {"mapped-resource-info": {"hostpci0": {"live-migration-capable": 1}}}
 
-    assert any("ide2 of snapshot a holds" in each for each in medium), medium
-    assert any("is replicated to pve3, not to pve2" in each for each in replica), replica
-    assert any("mapped devices that cannot move with it: hostpci0" in each for each in mapped), mapped
+    assert any("ide2 of snapshot a holds" in item for item in medium), medium
+    assert any("is replicated to pve3, not to pve2" in item for item in replica), replica
+    assert any("mapped devices that cannot move with it: hostpci0" in item for item in mapped), mapped
     assert found({"hostpci0": "mapping=gpu"}, conditions=live) == []
 
 
@@ -185,8 +185,8 @@ def test_mount_points_of_the_node_block(value: str) -> None:
     blocked = findings(Facts(config={"mp0": value}, **facts), MigrationRequest(vmid=200, target="pve2"))
     free = findings(Facts(config={"mp0": f"{value},shared=1"}, **facts), MigrationRequest(vmid=200, target="pve2"))
 
-    assert any(each.blocks and "mp0 is a folder or device of pve1" in each.text for each in blocked)
-    assert not any(each.blocks for each in free)
+    assert any(item.blocks and "mp0 is a folder or device of pve1" in item.text for item in blocked)
+    assert not any(item.blocks for item in free)
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,13 @@ SERVED = 5.0
 
 
 def test_so_many_requests_within_a_minute() -> None:
-    """The next one is refused with the setting; other principals are not, and a minute later nobody is."""
+    """The next one is refused with the setting; other principals are not, and a minute later none is."""
     quota = Quota(3, 1000)
-    said = [quota.refusal("alice", at, lambda _: 0) for at in (0.0, 1.0, 2.0, 3.0, 59.0, 60.0, 60.5)]
+    reply = [quota.refusal("alice", at, lambda _: 0) for at in (0.0, 1.0, 2.0, 3.0, 59.0, 60.0, 60.5)]
 
-    assert [bool(text) for text in said] == [False, False, False, True, True, False, True]
-    assert "alice has sent 3 requests within a minute, as many as [orchestrator] requests_per_minute" in said[3]
-    assert "ask again in 57 s, with another id" in said[3]
+    assert [bool(text) for text in reply] == [False, False, False, True, True, False, True]
+    assert "alice has sent 3 requests within a minute, as many as [orchestrator] requests_per_minute" in reply[3]
+    assert "try again in 57 s, with another id" in reply[3]
     assert quota.refusal("bob", 3.0, lambda _: 0) == ""
 
 

@@ -164,7 +164,7 @@ async def test_no_way_back_is_promised_that_would_be_refused(full: Proxmox, limi
 
 async def test_an_unreadable_access_list_grants_nothing(full: Proxmox, limited: Bench) -> None:
     """A token that may not read the whole access list gives no rights at all."""
-    privileges = [each for each in OPERATOR.split() if each != "Sys.Audit"]
+    privileges = [part for part in OPERATOR.split() if part != "Sys.Audit"]
     await full.put("/access/roles/Operator", privs=",".join(privileges))
     with pytest.raises(errors.Denied, match=r"lacks Sys\.Audit on /access"):
         await limited.call("grant_role", role="Small", who="eve@pve", path="/vms/101")
@@ -215,12 +215,12 @@ async def test_the_api_tools_widen_no_rights_either(
     method, path, parameters = call
     before = await full.get("/access/acl")
     seen = max(entry["n"] for entry in await steered.log())
-    said = []
+    answer = []
     for tool in ("api_call", "api_destroy", "api_exec"):
         with pytest.raises(errors.AgentdError) as caught:
             await limited.call(tool, path=path, method=method, parameters=parameters)
-        said.append(str(caught.value))
-    judged = [text for text in said if "is the tool for it" not in text]
+        answer.append(str(caught.value))
+    judged = [text for text in answer if "is the tool for it" not in text]
 
     assert judged
     assert all(re.search(line, text) for text in judged), judged

@@ -97,7 +97,7 @@ def test_every_kind_that_tools_announce_is_known() -> None:
     ],
 )
 def test_what_is_meant_is_protected(entry: str, label: str) -> None:
-    """A pool protects what lies in the pools within it; names hold in either case."""
+    """A pool protects what is in the pools within it; names hold in either case."""
     assert Policy(Tier.DESTROY, protected=(entry,)).protecting(Target("guest/101", "x", labels=[label])) == entry
 
 
@@ -105,7 +105,7 @@ def test_what_is_meant_is_protected(entry: str, label: str) -> None:
     ("entry", "label"), [("pool/core", "pool/core2"), ("pool/core/web", "pool/core"), ("guest/core", "guest/core/web")]
 )
 def test_what_is_not_meant_is_not(entry: str, label: str) -> None:
-    """A pool does not protect the one that it lies in, nor others with a longer name."""
+    """A pool does not protect the one that it is in, nor others with a longer name."""
     assert Policy(Tier.DESTROY, protected=(entry,)).protecting(Target("guest/101", "x", labels=[label])) is None
 
 

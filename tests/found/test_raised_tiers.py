@@ -1,4 +1,4 @@
-"""The agent decides the tier of a call by its parameters, whatever the plan says, and holds it to two principals."""
+"""The agent decides the tier of a call by its parameters, independent of the plan, and holds it to two principals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ async def test_a_login_needs_two_principals(net: Net) -> None:
     async with net.client() as bus, net.here():
         with pytest.raises(Denied, match="update_vm with ciuser or sshkeys needs tier exec; oscar has operate"):
             await call(bus, "oscar", "update_vm", LOGIN)
-        with pytest.raises(NeedsPlan, match=r"with ciuser or sshkeys is of tier exec.*`agentd call update_vm …` asks"):
+        with pytest.raises(
+            NeedsPlan, match=r"with ciuser or sshkeys is of tier exec.*`agentd call update_vm …` requests it"
+        ):
             await call(bus, "alice", "update_vm", LOGIN)
         refused = await requests.plan(bus, "oscar", "update_vm", LOGIN)
         plan = await requests.plan(bus, "alice", "update_vm", LOGIN)

@@ -33,7 +33,7 @@ POOL = Target("pool/core", "pool core", labels=["guest/web"])
 @pytest.mark.parametrize("target", [replace(WEB, labels=["guest/shop"]), NAMELESS, replace(WEB, labels=["tag/web"])])
 def test_another_guest(target: Target) -> None:
     """A guest of another name, or of which the name is not known, is not the one that was changed."""
-    with pytest.raises(Rejected, match="was called 'web' when that was done which this takes back"):
+    with pytest.raises(Rejected, match="was called 'web' when the call was made that this undoes"):
         check_same_guests("stop_guest", [target], {"guest/105": "web"})
 
 
@@ -88,6 +88,6 @@ async def test_from_the_call_to_its_undoing(net: Net) -> None:
         code, text = await agentd("undo", "c1")
 
     assert code == 1
-    assert "was called 'db-01' when that was done which this takes back" in " ".join(text.split())
+    assert "was called 'db-01' when the call was made that this undoes" in " ".join(text.split())
     assert net.pve.tasks("qmshutdown") == []
     assert (net.pve.found(101) or {})["status"] == "running"

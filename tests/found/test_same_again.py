@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     ],
 )
 async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: str, more: dict[str, Any]) -> None:
-    """Each power tool waits for the task that does the same to the guest now, whoever began it."""
+    """Each power tool waits for the task that does the same to the guest now, whichever principal started it."""
     rootfs = {"rootfs": "local-lvm:vm-202-disk-0,size=8G"}
     await steered.guest(vmid=202, node="pve1", name="off", type="lxc", config=rootfs)
     await steered.durations(**{kind: 1.5})

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(240)
 
 TOOLS = ("api_get", "api_call", "api_destroy", "api_exec")
 NAMED = "VALUE"
-"""Stands for the planted value in what is sent."""
+"""Represents the planted value in what is sent."""
 KEY = {"path": "/nodes/pve1/certificates/custom", "method": "POST", "parameters": {"certificates": "x", "key": NAMED}}
 CONFIG = "/nodes/pve1/qemu/101/config"
 
@@ -63,7 +63,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "parameters as a list": KEY | {"parameters": [{"key": NAMED}]},
     "parameters as a text": KEY | {"parameters": json.dumps({"key": NAMED})},
     "parameters inside parameters": KEY | {"parameters": {"parameters": {"key": NAMED}}},
-    "a name that nobody knows": _put(unheard_of=NAMED),
+    "an unknown name": _put(unheard_of=NAMED),
     "a parameter of another method": _put(keyring=NAMED),
     "cloud-init": _put(cipassword=NAMED),
     "a secret with an index": _put(cipassword0=NAMED),
@@ -193,7 +193,7 @@ class Planted:
         )
 
     def found(self, data: bytes | str) -> set[str]:
-        """Return what was special about each value that stands in `data`."""
+        """Return what was special about each value in `data`."""
         text = data if isinstance(data, bytes) else data.encode()
         return {self.values[value.decode()] for value in re.findall(rb"qz\d{4}plantedzq", text)}
 
@@ -271,7 +271,7 @@ class Place:
         for subject, data in self.sent:
             own[subject].add(data)
         for number, (subject, data) in enumerate(self.heard):
-            if not any(data.startswith(each) for each in own.get(subject, ())):
+            if not any(data.startswith(item) for item in own.get(subject, ())):
                 found[f"heard {number} {subject}"] = data
         found |= {f"answer {number} {what}": text.encode() for number, (what, text) in enumerate(self.answers)}
         return found | {f"page {path}": text.encode() for path, text in (await self._pages()).items()}
@@ -291,10 +291,10 @@ class Place:
     async def _pages(self) -> dict[str, str]:
         paths = ["/", "/metrics", "/healthz", "/readyz", "/api/openapi.json"]
         paths += [
-            f"/api/{each}" for each in ("agents", "services", "workflows", "tasks", "metrics", "alerts", "plugins")
+            f"/api/{item}" for item in ("agents", "services", "workflows", "tasks", "metrics", "alerts", "plugins")
         ]
         pages = {path: await asyncio.to_thread(_fetched, self.url + path) for path in paths}
-        ids = {str(each.get("workflow_id")) for each in json.loads(pages["/api/workflows"])}
+        ids = {str(load.get("workflow_id")) for load in json.loads(pages["/api/workflows"])}
         for workflow in list(ids)[:40]:
             for path in (f"/workflows/{workflow}", f"/api/workflows/{workflow}"):
                 pages[path] = await asyncio.to_thread(_fetched, self.url + path)
@@ -421,7 +421,7 @@ async def _by_hand(place: Place, token: str) -> None:
         ],
     ]
     made = [place.planted.new(f"command {wish[0]} {number}", wish) for number, wish in enumerate(wishes)]
-    for wish, output in zip(made, await asyncio.gather(*(place.command(*each) for each in made)), strict=True):
+    for wish, output in zip(made, await asyncio.gather(*(place.command(*item) for item in made)), strict=True):
         place.answers.append((f"command {wish[0]}", output))
     for path in ("/api/workflows/call-1/approve", "/api/workflows/call-1/cancel", "/api/freeze"):
         for body in ({"reason": f"password={NAMED}", "odd": NAMED}, {"digest": f"password={NAMED}"}, [NAMED]):

@@ -53,7 +53,7 @@ async def test_a_daemon_that_works(net: Net) -> None:
     """The commands that show the configuration, the debug log and every page show none of them."""
     found = planted(net)
     file = net.config_file()
-    said = {"provision": await asyncio.to_thread(agentd, file, "provision")}
+    reply = {"provision": await asyncio.to_thread(agentd, file, "provision")}
     with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")) as daemon:
         for words in (
             ["config", "check"],
@@ -63,15 +63,15 @@ async def test_a_daemon_that_works(net: Net) -> None:
             ["agents"],
             ["tools"],
         ):
-            said[" ".join(words)] = await asyncio.to_thread(agentd, file, *words)
+            reply[" ".join(words)] = await asyncio.to_thread(agentd, file, *words)
         port = net.settings["web"]["port"]
         for page in PAGES:
-            said[page] = await asyncio.to_thread(get, f"http://127.0.0.1:{port}{page}")
-        said["log"] = daemon.log.read_text()
+            reply[page] = await asyncio.to_thread(get, f"http://127.0.0.1:{port}{page}")
+        reply["log"] = daemon.log.read_text()
 
-    assert said["/"].startswith("200 ")
-    assert "available" in said["agents"], said["agents"]
-    assert [(name, where) for where, text in said.items() for name, value in found.items() if value in text] == []
+    assert reply["/"].startswith("200 ")
+    assert "available" in reply["agents"], reply["agents"]
+    assert [(name, where) for where, text in reply.items() for name, value in found.items() if value in text] == []
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,17 @@ async def test_a_daemon_that_works(net: Net) -> None:
     ],
 )
 def test_a_configuration_that_is_wrong(tmp_path: Path, change: str) -> None:
-    """An error names the setting, and not what stands there."""
+    """An error names the setting, and not its value."""
     secret = f"planted-{secrets.token_hex(8)}"
     file = tmp_path / "agentd.toml"
     file.write_text(change.format(secret=secret))
     file.chmod(0o600)
-    said = {" ".join(words): agentd(file, *words) for words in (["config", "check"], ["config", "show"], ["provision"])}
+    reply = {
+        " ".join(words): agentd(file, *words) for words in (["config", "check"], ["config", "show"], ["provision"])
+    }
 
-    assert all(said.values())
-    assert [where for where, text in said.items() if secret in text] == []
+    assert all(reply.values())
+    assert [where for where, text in reply.items() if secret in text] == []
 
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_a_server_that_is_away(tmp_path: Path) -> None:
     file = tmp_path / "agentd.toml"
     file.write_text(f'[bus]\nservers = ["nats://u:{secret}@127.0.0.1:{free_port()}"]\n')
     file.chmod(0o600)
-    said = agentd(file, "doctor") + agentd(file, "agents")
+    reply = agentd(file, "doctor") + agentd(file, "agents")
 
-    assert "nats://***@127.0.0.1" in said
-    assert secret not in said
+    assert "nats://***@127.0.0.1" in reply
+    assert secret not in reply

@@ -84,8 +84,8 @@ async def test_a_request_that_was_stored_directly(net: Net) -> None:
 
 async def test_the_audit_keeps_digests(net: Net) -> None:
     """Of a call of the API the audit keeps what was named, and of texts a digest."""
-    said = "a text that may say anything"
-    call = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"description": said, "cores": 2}}
+    reply = "a text that may say anything"
+    call = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"description": reply, "cores": 2}}
     kept = answers.audited(call)["parameters"]
 
     assert kept["cores"] == 2
@@ -97,7 +97,7 @@ async def test_the_audit_keeps_digests(net: Net) -> None:
 
     assert not done.is_error, done.content
     assert last is not None
-    assert said.encode() not in last.data
+    assert reply.encode() not in last.data
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_every_answer_with_a_ticket_is_refused(facts: Path) -> None:
 def _names(returns: dict[str, Any]) -> set[str]:
     """Return the names of all fields of an answer."""
     fields = returns.get("properties") or {}
-    inner = [each for each in (*fields.values(), returns.get("items")) if isinstance(each, dict)]
+    inner = [item for item in (*fields.values(), returns.get("items")) if isinstance(item, dict)]
     return {*fields}.union(*map(_names, inner))
 
 

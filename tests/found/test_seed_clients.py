@@ -40,7 +40,7 @@ PLAIN: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "fields"), PLAIN, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(("message", "fields"), PLAIN, ids=lambda item: type(item).__name__)
 def test_named_fields_are_in_the_json(message: msgspec.Struct, fields: tuple[str, ...]) -> None:
     """Indexing a named field never fails."""
     read: dict[str, Any] = json.loads(msgspec.json.encode(message))

@@ -1,4 +1,4 @@
-"""No principal stands in the place of a workflow that a task or a schedule starts, by using its id before."""
+"""No principal takes the place of a workflow that a task or a schedule starts, by using its id before."""
 
 from __future__ import annotations
 

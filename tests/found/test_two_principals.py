@@ -34,7 +34,7 @@ EVERYTHING = {"default_tier": "exec", "anonymous_tier": "exec", "principals": {"
 
 @pytest.fixture
 def net(net: Net) -> Net:
-    """Grant everybody everything: what is refused is refused for another reason."""
+    """Grant every principal everything: what is refused is refused for another reason."""
     net.settings["policy"] = EVERYTHING
     return net
 
@@ -59,19 +59,19 @@ async def test_an_anonymous_client_asks_for_nothing_that_destroys(net: Net, tool
         Client(f"{daemon.url}/mcp", elicitation_callback=_yes) as mcp,
     ):
         try:
-            said = str(await mcp.call_tool(tool, every[tool]))
+            answer = str(await mcp.call_tool(tool, every[tool]))
         except Exception as error:  # noqa: BLE001 - an error of the protocol, by whatever class of the SDK
-            said = str(error)
+            answer = str(error)
         events = await bus.every(subjects.WORKFLOWS, subjects.ALL_EVENTS)
 
-    assert "within tier operate" in said
+    assert "within tier operate" in answer
     assert events == []
     assert net.pve.log("DELETE") == []
 
 
 @pytest.mark.parametrize("principal", ["mcp", "plain"])
 async def test_what_an_anonymous_principal_asks_for_is_rejected(net: Net, principal: str) -> None:
-    """A request under a name that needs no login is refused, and says what to do; no token approves it."""
+    """A request under a name that needs no login is refused, and lists what to do; no token approves it."""
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, principal, "delete_guest", DELETE)
 
@@ -104,7 +104,7 @@ def test_anonymous_is_at_most_operate(granted: Tier, plain: bool) -> None:  # no
 
 
 def test_a_grant_that_nobody_gets_is_a_warning() -> None:
-    """It is told when the daemon starts, with what to do."""
+    """It is reported when the daemon starts, with what to do."""
     (text,) = Policy(principals={"mcp": Tier.DESTROY, "alice": Tier.EXEC}).warnings()
 
     assert '[policy.principals] mcp = "destroy"' in text
@@ -118,11 +118,11 @@ def test_a_grant_that_nobody_gets_is_a_warning() -> None:
         ({"mcp": "bob"}, "mcp needs no token, so the person at its client is not known: give the client a token"),
         ({"plain": "bob"}, "plain needs no token"),
         ({"eve": "mcp"}, "mcp needs no token, so it approves nothing"),
-        ({"eve": "eve"}, "eve would approve what it asks for itself"),
+        ({"eve": "eve"}, "eve would approve its own requests"),
     ],
 )
 def test_an_approver_that_is_none(approvers: dict[str, str], line: str) -> None:
-    """Nobody approves at the client of a principal that needs no token: that is an error of the configuration."""
+    """No person approves at the client of a principal that needs no token: that is an error of the configuration."""
     with pytest.raises(ValidationError, match=line):
         BridgeSettings(approvers=approvers)
     assert BridgeSettings(approvers={"assistant": "bob"}).approvers == {"assistant": "bob"}
@@ -131,13 +131,13 @@ def test_an_approver_that_is_none(approvers: dict[str, str], line: str) -> None:
 def test_the_engine_takes_no_yes_for_an_anonymous_requester() -> None:
     """A plan of a requester without a login cannot be approved; it can be rejected."""
     state = asked(drop(), found=seen(Target("thing/1", "the thing")))
-    for nobody in (
+    for anonymous in (
         replace(state, authenticated=False),
         replace(state, principal="mcp"),
         replace(state, principal="plain"),
     ):
         with pytest.raises(Denied, match="two authenticated principals"):
-            step(nobody, approve(nobody))
+            step(anonymous, approve(anonymous))
     for by in ANONYMOUS:
         with pytest.raises(Denied, match="needs no token, so it decides nothing"):
             step(state, approve(state, by=by))
@@ -159,13 +159,13 @@ async def test_the_agent_takes_no_consent_of_or_for_an_anonymous_principal(probi
 
 
 async def test_the_same_person_with_a_token_is_no_second_one(net: Net) -> None:
-    """Mcp asks, and whoever sits there approves with alice's token: there is nothing to approve."""
+    """Mcp requests, and the person there approves with alice's token: there is nothing to approve."""
     assert net.pve is not None
     token, kept = tokens.make()
     del token
     net.settings["web"] = {"port": 0, "tokens": {"alice": kept}}
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "mcp", "delete_guest", DELETE)
-        with pytest.raises(Exception, match="is over: rejected"):
+        with pytest.raises(Exception, match="has ended: rejected"):
             await requests.decide(bus, "alice", plan.workflow_id, "call", WorkflowSignal("approve"))
     assert net.pve.found(101) is not None

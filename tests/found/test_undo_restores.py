@@ -72,7 +72,7 @@ def raw(lab: FakePve, vmid: int) -> dict[str, str]:
 
 
 async def do_and_undo(lab: FakePve, vmid: int, act: tuple[str, dict[str, Any]]) -> MemoryCall:
-    """Call a tool, then what it said would undo it."""
+    """Call a tool, then the undo that it reported."""
     proxmox = connect(lab)
     tools, call = Bench(proxmox, ToolSettings(lock_timeout=3)), MemoryCall(f"a.{vmid}")
     try:
@@ -258,7 +258,7 @@ def parsed(config: dict[str, str]) -> dict[str, Any]:
     ],
 )
 async def test_not_promised(lab: FakePve, config: dict[str, Any], act: tuple[str, dict[str, Any]], why: str) -> None:
-    """What Proxmox would refuse or make anew when it is put back is said before, and not promised."""
+    """What Proxmox would refuse or create again when it is restored is reported before, and not promised."""
     vmid = await asyncio.to_thread(made, lab, "qemu", config)
     call = await do_and_undo(lab, vmid, act)
 

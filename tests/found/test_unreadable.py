@@ -84,7 +84,7 @@ async def test_a_workflow_goes_on(quiet_net: Net, bus: Bus) -> None:
         answers = [await queries.follow(bus, name, lambda _: None, wait=45) for name in ("w2", "w1")]
         metrics = (await daemon.metrics.render()).decode()
 
-    assert {each["workflow_id"] for each in shown} == {"w1", "w2"}
+    assert {item["workflow_id"] for item in shown} == {"w1", "w2"}
     assert any("ai.workflows.event.w1" in line for line in ready["unreadable"])
     assert [answer.status for answer in answers] == ["completed", "completed"]
     assert "agentd_records_unreadable_total" in metrics

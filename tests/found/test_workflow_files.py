@@ -152,7 +152,7 @@ def test_texts_that_are_no_yaml(known: dict[str, Tool]) -> None:
 
 
 def open_to_all(path: Path) -> None:
-    """Write a good file that everybody may change."""
+    """Write a good file that every user may change."""
     path.write_text(GOOD)
     path.chmod(0o777)
 
@@ -202,7 +202,7 @@ def test_one_bad_file(bad: str, tmp_path: Path, known: dict[str, Tool]) -> None:
 
 
 def test_a_directory_that_others_may_write(tmp_path: Path, known: dict[str, Tool]) -> None:
-    """Nothing of it is used until it is mended, and then without a restart."""
+    """Nothing of it is used until it is corrected, and then without a restart."""
     folder = tmp_path / "workflows"
     folder.mkdir()
     (folder / "good.yaml").write_text(GOOD)

@@ -1,4 +1,4 @@
-"""A history: what one workflow was told, in order, and the digest of its state after each.
+"""A history: the inputs of one workflow, in order, and the digest of its state after each.
 
 One line of JSON for each input: when it was decided over, what it was, and `after`, the digest of the state that
 came of it ("" for no change).  The digest leaves out nothing: a change of `decide` that decides differently is seen.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Workflow
 
 KINDS: dict[str, type[Any]] = {
-    each.__name__: each for each in (PlannedRequest, DecideFailed, TimerFired, AgentReport, Signal)
+    item.__name__: item for item in (PlannedRequest, DecideFailed, TimerFired, AgentReport, Signal)
 }
 
 
@@ -44,26 +44,26 @@ def line(given: Input, at: datetime, before: Workflow | None, after: Workflow | 
 
 def write(path: Path, lines: list[Line]) -> None:
     """Write a history."""
-    path.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in lines))
+    path.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lines))
 
 
 def read(path: Path) -> list[Line]:
     """Read a history."""
-    return [msgspec.json.decode(each, type=Line) for each in path.read_bytes().splitlines()]
+    return [msgspec.json.decode(item, type=Line) for item in path.read_bytes().splitlines()]
 
 
 def replay(lines: list[Line]) -> Workflow:
     """Decide over a history again; raises AssertionError at the first line that is decided differently."""
     state: Workflow | None = None
-    for number, each in enumerate(lines, 1):
-        given = msgspec.convert(each.given, KINDS[each.kind])
+    for number, item in enumerate(lines, 1):
+        given = msgspec.convert(item.given, KINDS[item.kind])
         before = wf.without_outbox(state)
         try:
-            after = wf.decide(before, given, each.at)
+            after = wf.decide(before, given, item.at)
         except (Rejected, Denied):
             after = before
         got = digest(after) if after is not None and after is not before else ""
-        assert got == each.after, f"line {number}: {each.kind} is decided differently: {json.dumps(each.given)[:300]}"
+        assert got == item.after, f"line {number}: {item.kind} is decided differently: {json.dumps(item.given)[:300]}"
         state = after
     assert state is not None, "an empty history"
     return state

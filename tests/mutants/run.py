@@ -120,10 +120,10 @@ def _read(report: Path) -> tuple[bool, str]:
     failure = root.find(".//failure")
     if failure is None:
         return False, "the test was not run, or failed before it began"
-    said = next(iter(failure.get("message", "").splitlines()), "").strip()
-    if said.startswith(BROKEN_CODE):
-        return False, f"the mutant does not run: {said}"
-    return True, said
+    answer = next(iter(failure.get("message", "").splitlines()), "").strip()
+    if answer.startswith(BROKEN_CODE):
+        return False, f"the mutant does not run: {answer}"
+    return True, answer
 
 
 def main() -> int:

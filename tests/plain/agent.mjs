@@ -12,7 +12,7 @@ const tools = {
   count_words: ({ text }) => ({ words: text.split(/\s+/).filter(Boolean).length }),
 };
 
-// Say who we are: now, when somebody asks, and every 30 s that we live.
+// Register: now, on discovery, and every 30 s.
 const register = (status = "available") => {
   tell("ai.agents.register", { agent_id: id, capabilities: Object.keys(tools), load: 0, status });
   const service = { service_id: id, service_type: "text", capabilities: ["text"], tools: Object.keys(tools) };

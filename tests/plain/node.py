@@ -27,12 +27,12 @@ INSTALL = 300
 
 
 class NotInstalled(Exception):
-    """Node.js or the client cannot be had here; the text is the last line of whoever said so."""
+    """Node.js or the client cannot be had here; the text is the last line of the output."""
 
 
 def installed() -> Path:
     """Return the folder with Node.js and the client; install them if need be; raises NotInstalled."""
-    digest = hashlib.sha256(b"".join((HERE / each).read_bytes() for each in LOCKS)).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join((HERE / lock).read_bytes() for lock in LOCKS)).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentd-tests"
     folder = cache / f"node-{digest}"
     if folder.exists():
@@ -51,8 +51,8 @@ def installed() -> Path:
 
 def _install(folder: Path) -> None:
     folder.mkdir()
-    for each in LOCKS:
-        shutil.copy(HERE / each, folder)
+    for lock in LOCKS:
+        shutil.copy(HERE / lock, folder)
     python = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
     locked = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]
     _run(folder, *python, *locked, "--target", str(folder / "python"))
@@ -104,7 +104,7 @@ class PlainAgent:
         self._process.wait()
 
     def stop(self) -> int:
-        """Tell it to go; return its exit code."""
+        """Stop it; return its exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(20)
@@ -114,6 +114,6 @@ class PlainAgent:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End it, however it stands."""
+        """End it, in whatever state."""
         if self._process is not None and self._process.poll() is None:
             self.kill()

@@ -1,4 +1,4 @@
-"""Plain agents: whoever speaks NATS and the seed's messages joins and works, in any language, and can break nothing.
+"""Plain agents: any client that speaks NATS and the seed's messages works, in any language, and can break nothing.
 
 `agent.mjs` is the whole of one, on the npm NATS client; the others are core NATS publishes by hand.
 """
@@ -101,7 +101,7 @@ async def submitted(bus: Bus, name: str, wait: float = 60) -> WorkflowResponse:
 
 async def listed(bus: Bus) -> set[str]:
     """Return the ids of the agents that are listed."""
-    return {each.agent_id for each in await queries.agents(bus)}
+    return {agent.agent_id for agent in await queries.agents(bus)}
 
 
 async def until_listed(bus: Bus, *, here: bool = True) -> None:
@@ -114,12 +114,12 @@ async def until_listed(bus: Bus, *, here: bool = True) -> None:
 
 
 async def asking(bus: Bus) -> bool:
-    """Tell whether the plain agent has asked for a task."""
+    """Return whether the plain agent has asked for a task."""
     return bool((await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["num_waiting"])
 
 
 async def held(bus: Bus) -> bool:
-    """Tell whether the plain agent holds a task that it has not acknowledged."""
+    """Return whether the plain agent holds a task that it has not acknowledged."""
     return bool((await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["num_ack_pending"])
 
 
@@ -133,7 +133,7 @@ async def test_a_node_agent_joins_works_and_leaves(net: Net, node: Path) -> None
             async with daemons(net, plan, "all"):
                 await until_listed(bus)
                 answer = await submitted(bus, "first")
-                offered = {each.service_id: each.tools for each in await queries.services(bus)}
+                offered = {service.service_id: service.tools for service in await queries.services(bus)}
                 code = await asyncio.to_thread(agent.stop)
                 await until_listed(bus, here=False)
 
@@ -145,7 +145,7 @@ async def test_a_node_agent_joins_works_and_leaves(net: Net, node: Path) -> None
 
 
 async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> None:
-    """An agent that is killed with a task in its hands holds nobody up: the deadline passes and another one does it."""
+    """An agent that is killed with a task in its hands delays no others: the deadline passes and another does it."""
 
     def tasks(wish: Text) -> list[TaskSpec]:
         return [counting(parameters={"text": wish.text}, timeout=3.0, backoff=0.1)]
@@ -199,7 +199,7 @@ async def test_core_nats_is_enough(quiet_net: Net) -> None:
         async def assigned() -> bool:
             return await queries.state(bus, "first") is not None
 
-        await eventually(assigned, "it is assigned while nobody listens")
+        await eventually(assigned, "it is assigned while no agent listens")
         given: list[TaskAssignment] = []
 
         async def work(received: Received) -> None:
@@ -212,7 +212,7 @@ async def test_core_nats_is_enough(quiet_net: Net) -> None:
         await listening.stop()
 
     assert answer.status == "completed", answer
-    assert [each.attempt for each in given] == [1]
+    assert [assignment.attempt for assignment in given] == [1]
 
 
 async def test_only_reads(quiet_net: Net) -> None:
@@ -258,8 +258,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "wild task id": (GOOD | {"task_id": "*.count"}, "TaskCompletion.task_id: '*' is not an id"),
     "unknown workflow": (GOOD | {"task_id": "no.count"}, "TaskCompletion.task_id: there is no task 'no.count'"),
     "unknown task": (GOOD | {"task_id": "first.no"}, "TaskCompletion.task_id: there is no task 'first.no'"),
-    "of somebody else": (GOOD | {"service_id": "mine"}, "TaskCompletion.service_id: 'mine' was not given first.count"),
-    "of nobody": (GOOD | {"service_id": ""}, "TaskCompletion.agent_id: '' was not given first.count"),
+    "of another agent": (GOOD | {"service_id": "mine"}, "TaskCompletion.service_id: 'mine' was not given first.count"),
+    "of no agent": (GOOD | {"service_id": ""}, "TaskCompletion.agent_id: '' was not given first.count"),
     "above its tier": (
         GOOD | {"task_id": "first.act", "service_id": "specialist"},
         "first.act is for the queue 'specialist'",
@@ -299,14 +299,14 @@ async def test_bad_completions(quiet_net: Net, capfd: pytest.CaptureFixture[str]
         await eventually(counted, "the good one counts")
         state = await queries.state(bus, "first")
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
-    reasons = [each["reason"] for each in logged if each["event"] == "gave up a message"]
+    reasons = [item["reason"] for item in logged if item["event"] == "gave up a message"]
 
     assert before is not None
-    assert {each.status for each in before.tasks.values()} == {"assigned"}
+    assert {task.status for task in before.tasks.values()} == {"assigned"}
     assert state is not None
-    assert [each.what for each in state.timeline].count("completed") == 1
-    for name, (_, said) in BAD.items():
-        assert any(said in each for each in reasons), (name, reasons)
+    assert [entry.what for entry in state.timeline].count("completed") == 1
+    for name, (_, reply) in BAD.items():
+        assert any(reply in reason for reason in reasons), (name, reasons)
 
 
 async def test_nonsense_and_floods(quiet_net: Net, capfd: pytest.CaptureFixture[str]) -> None:
@@ -337,7 +337,7 @@ async def test_nonsense_and_floods(quiet_net: Net, capfd: pytest.CaptureFixture[
             return len(await listed(bus)) >= KNOWN
 
         await eventually(full, "as many strangers are listed as may be")
-        agents = {each.agent_id: each for each in await queries.agents(bus)}
+        agents = {agent.agent_id: agent for agent in await queries.agents(bus)}
         services = await queries.services(bus)
     lines = [line for line in capfd.readouterr().err.splitlines() if '"warning"' in line]
 

@@ -38,7 +38,7 @@ tasks:
     retries: 1
     backoff: 500ms
     optional: true
-    approval: "Stop what bears {{ parameters.tag }}?"
+    approval: "Stop what has {{ parameters.tag }}?"
     undo:
       tool: start_guest
       with: {vmid: "{{ item.vmid }}", name: "{{ tasks.stop.result.name }}"}
@@ -64,7 +64,7 @@ tasks:
 def faults(text: str, known: dict[str, Tool], name: str = "f") -> list[str]:
     """Return the faults of a file `f.yaml`."""
     _, report = check.read(textwrap.dedent(text).encode(), "f.yaml", name, check.KnownNames(known, WORKFLOWS))
-    return [str(each) for each in report.faults]
+    return [str(fault) for fault in report.faults]
 
 
 def definition(text: str, known: dict[str, Tool]) -> Definition:

@@ -42,7 +42,7 @@ def started(*plan: TaskSpec, **request: Any) -> Workflow:
 
 
 def ended(state: Workflow, task: str, error: TaskError | str | None = None, **more: Any) -> AgentReport:
-    """Return the completion of the attempt that is assigned now, unless told otherwise."""
+    """Return the completion of the attempt that is assigned now, unless given."""
     values: dict[str, Any] = {
         "status": Outcome.COMPLETED if error is None else Outcome.FAILED,
         "attempt": state.tasks[task].attempt,
@@ -59,7 +59,7 @@ def cancel(reason: str = "", *, undo: bool = False, by: str = "bob") -> Signal:
 
 
 def signal(action: str, by: str = "bob", tier: Tier = Tier.OPERATE, **more: Any) -> Signal:
-    """Return what somebody wants of the workflow."""
+    """Return a signal to the workflow."""
     return Signal(by, tier, WorkflowSignal(action, **more))
 
 
@@ -78,7 +78,7 @@ def ring(state: Workflow) -> Workflow:
 
 def kinds(state: Workflow) -> list[tuple[str, str, int]]:
     """Return what leaves because of the last change."""
-    return [(each.kind, each.task, each.attempt) for each in state.outbox]
+    return [(message.kind, message.task, message.attempt) for message in state.outbox]
 
 
 def undo(tool: str = "undo", **more: Any) -> Compensation:
@@ -87,5 +87,5 @@ def undo(tool: str = "undo", **more: Any) -> Compensation:
 
 
 def statuses(state: Workflow) -> dict[str, str]:
-    """Return where each task stands."""
+    """Return the status of each task."""
     return {name: str(task.status) for name, task in state.tasks.items()}

@@ -1,4 +1,4 @@
-"""Users, tokens, roles and permissions against a server: who gains and who loses is said before, and read after."""
+"""Users, tokens, roles and permissions against a server: gains and losses are reported before, and read after."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestUsers:
         assert (changed.enabled, changed.groups) == (False, ["ops"])
         assert changing.undo == ("update_user", {"id": "eve@pve", "enabled": True, "groups": []})
         assert changing.targets[0].loses == ["enable: True → False", "groups: '' → 'ops'"]
-        assert [each.members for each in group if each.id == "ops"] == [["eve@pve"]]
+        assert [item.members for item in group if item.id == "ops"] == [["eve@pve"]]
         assert gone.id == "eve@pve"
         with pytest.raises(errors.AgentdError):
             await tools.call("get_user", id="eve@pve")
@@ -54,7 +54,7 @@ class TestUsers:
 
         assert first.total > 1
         assert first.next
-        assert [each.id for each in found.users] == ["eve@pve"]
+        assert [user.id for user in found.users] == ["eve@pve"]
 
     async def test_a_group_goes_with_what_it_was_granted(self, tools: Bench) -> None:
         """Who approves reads who was in it and what it held."""
@@ -64,12 +64,12 @@ class TestUsers:
         await tools.call("delete_group", call, id="ops")
 
         assert call.targets[0].loses == ["no members", "role PVEAuditor on /vms"]
-        assert all(each.id != "ops" for each in (await tools.call("list_groups")).groups)
+        assert all(group.id != "ops" for group in (await tools.call("list_groups")).groups)
 
     @pytest.mark.parametrize(
         ("tool", "wish", "line"),
         [
-            ("delete_user", {"id": "root@pam"}, "root@pam is who can put everything right: it is not deleted"),
+            ("delete_user", {"id": "root@pam"}, "root@pam is the user that can repair everything: it is not deleted"),
             ("delete_user", {"id": "agentd@pve"}, "is the user that agentd itself is: it is not deleted"),
             ("update_user", {"id": "agentd@pve", "enabled": False}, "it is not disabled"),
             ("create_user", EVE | {"id": "agentd@pve"}, "there is a user agentd@pve already, with other settings"),
@@ -79,11 +79,11 @@ class TestUsers:
     async def test_what_is_refused(
         self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str
     ) -> None:
-        """What agentd stands on, and the way back in, are left alone; nothing is sent."""
+        """What agentd depends on, and the way back in, are left alone; nothing is sent."""
         with pytest.raises(errors.Rejected, match=line):
             await tools.call(tool, **wish)
 
-        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+        assert [request for request in await steered.log() if request["method"] != "GET"] == []
 
     @pytest.mark.parametrize("wrong", ["eve", "eve@", "e/ve@pve", "eve@pve!t", "a b@pve", "e\x00ve@pve"])
     async def test_what_is_no_user(self, tools: Bench, wrong: str) -> None:
@@ -114,12 +114,12 @@ class TestTokens:
         assert file.stat().st_mode & 0o777 == 0o600
         assert made.secret_file == str(file)
         assert secret not in msgspec.json.encode([made, call.targets, listed]).decode()
-        assert [each.id for each in listed] == ["eve@pve!t1"]
+        assert [item.id for item in listed] == ["eve@pve!t1"]
         assert (await tools.call("list_tokens", id="eve@pve")).tokens == []
         await proxmox.close()
 
     async def test_without_a_place_for_the_secret(self, tools: Bench, steered: Steer) -> None:
-        """No token is made whose secret nobody could read."""
+        """No token is made whose secret could not be read."""
         with pytest.raises(errors.Rejected, match=r"set \[mcp-proxmox\] secrets_dir"):
             await tools.call("create_token", user="agentd@pve", name="t1")
 
@@ -130,7 +130,7 @@ class TestRights:
     """Roles, grants and realms."""
 
     async def test_a_role_from_its_making_to_its_end(self, tools: Bench) -> None:
-        """Made, granted, changed and deleted; who gains what is said before."""
+        """Made, granted, changed and deleted; what each gains is reported before."""
         await tools.call("create_role", MemoryCall("wf.r"), id="Looker", privileges=["VM.Audit", "Sys.Audit"])
         granting = MemoryCall("wf.g")
         await tools.call("create_user", MemoryCall("wf.u"), **EVE)
@@ -145,7 +145,7 @@ class TestRights:
         await tools.call("delete_role", MemoryCall("wf.d"), id="Looker")
 
         assert granting.targets[0].loses == ["eve@pve gains 2 privileges on /vms and all below: Sys.Audit, VM.Audit"]
-        assert [(each.role, each.path, each.propagate) for each in held.grants] == [("Looker", "/vms", True)]
+        assert [(grant.role, grant.path, grant.propagate) for grant in held.grants] == [("Looker", "/vms", True)]
         assert may.paths["/vms"] == ["Sys.Audit", "VM.Audit"]
         assert changing.targets[0].loses == ["gains VM.Console", "loses Sys.Audit", "eve@pve has it on /vms"]
         assert changing.undo == ("update_role", {"id": "Looker", "privileges": ["Sys.Audit", "VM.Audit"]})
@@ -154,7 +154,7 @@ class TestRights:
             {"role": "Looker", "who": "eve@pve", "path": "/vms", "propagate": True},
         )
         assert left.total == 0
-        assert all(each.id != "Looker" for each in (await tools.call("list_roles")).roles)
+        assert all(role.id != "Looker" for role in (await tools.call("list_roles")).roles)
 
     @pytest.mark.parametrize(
         ("tool", "wish", "line"),
@@ -162,23 +162,23 @@ class TestRights:
             ("update_role", {"id": "PVEAuditor", "privileges": ["VM.Audit"]}, "comes with Proxmox and stays as it is"),
             ("delete_role", {"id": "Administrator"}, "comes with Proxmox and stays as it is"),
             ("revoke_role", {"role": "PVEAdmin", "who": "agentd@pve", "path": "/"}, "does not change its own rights"),
-            ("grant_role", {"role": "Nobody", "who": "eve@pve", "path": "/"}, "there is no role 'Nobody'"),
+            ("grant_role", {"role": "Nothing", "who": "eve@pve", "path": "/"}, "there is no role 'Nothing'"),
         ],
     )
     async def test_what_is_refused(
         self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str
     ) -> None:
-        """What comes with Proxmox, and what agentd stands on, stays; nothing is sent."""
+        """What comes with Proxmox, and what agentd depends on, stays; nothing is sent."""
         with pytest.raises(errors.PermanentError, match=line):
             await tools.call(tool, **wish)
 
-        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+        assert [request for request in await steered.log() if request["method"] != "GET"] == []
 
     async def test_realms_and_own_permissions(self, tools: Bench) -> None:
         """Where users come from, and what agentd's own token may do."""
         realms = (await tools.call("list_realms")).realms
         mine = await tools.call("get_permissions", path="/vms/101")
 
-        assert {each.id for each in realms} >= {"pam", "pve"}
+        assert {realm.id for realm in realms} >= {"pam", "pve"}
         assert mine.who == "agentd@pve!full"
         assert "VM.PowerMgmt" in mine.paths["/vms/101"]

@@ -31,9 +31,9 @@ def book(**thresholds: float) -> AlertBook:
     return AlertBook(Thresholds(**{"min_duration": 20.0, "min_readings": 2, **thresholds}), START)  # type: ignore[arg-type]  # flap_limit is the one int
 
 
-def told(alerts: Iterable[Alert]) -> list[tuple[str, str, str]]:
+def reported(alerts: Iterable[Alert]) -> list[tuple[str, str, str]]:
     """Return what alerts say, short."""
-    return [(each.alert_type, each.source, each.state) for each in alerts]
+    return [(alert.alert_type, alert.source, alert.state) for alert in alerts]
 
 
 def report(
@@ -74,9 +74,9 @@ def move(seen: AlertBook, seconds: float, status: str = "running", workflow: str
 def test_a_value_at_its_limit_is_told_once(
     metric: str, limit: float, kind: str, source: str, labels: dict[str, str]
 ) -> None:
-    """A host at 85 % and an agent itself at 90 % are told with the second report, and not again."""
+    """A host at 85 % and an agent itself at 90 % are reported with the second report, and not again."""
     seen = book()
-    below, limit_reached, above = ({metric: each} for each in (limit - 0.1, limit, 99.0))
+    below, limit_reached, above = ({metric: item} for item in (limit - 0.1, limit, 99.0))
     just_below = [report(seen, seconds, metrics=below) for seconds in (0, 30)]
     seeded = report(seen, 60, metrics=limit_reached)
     raised = report(seen, 90, metrics=limit_reached)
@@ -84,7 +84,7 @@ def test_a_value_at_its_limit_is_told_once(
 
     assert just_below == [[], []]
     assert seeded == []
-    assert told(raised) == [(kind, source, "firing")]
+    assert reported(raised) == [(kind, source, "firing")]
     assert raised[0].labels == labels
     assert raised[0].severity == "warning"
     assert repeated == [[], []]
@@ -101,24 +101,24 @@ def test_a_value_is_cleared_below_another_limit() -> None:
 
     assert between == [[], [], []]
     assert seeded == []
-    assert told(cleared) == [("high_cpu", "pve1", "resolved")]
+    assert reported(cleared) == [("high_cpu", "pve1", "resolved")]
     assert seen.firing() == []
 
 
 def test_one_reading_proves_nothing() -> None:
-    """A spike between calm readings is not told, however often it comes."""
+    """A spike between calm readings is not reported, however often it comes."""
     seen = book()
 
     assert not any(report(seen, 30 * tick, host_cpu_percent=99 if tick % 2 else 10) for tick in range(40))
 
 
 def test_two_agents_of_a_host_speak_of_one_host() -> None:
-    """The same labels are the same alert, whoever reports."""
+    """The same labels are the same alert, whichever agent reports."""
     seen = book()
     report(seen, 0, "a-pve1", host_cpu_percent=95)
     raised = report(seen, 25, "b-pve1", host_cpu_percent=95)
 
-    assert told(raised) == [("high_cpu", "pve1", "firing")]
+    assert reported(raised) == [("high_cpu", "pve1", "firing")]
     assert report(seen, 55, "a-pve1", host_cpu_percent=95) == []
 
 
@@ -129,29 +129,29 @@ def test_missing_data_clears_nothing() -> None:
         report(seen, seconds, host_cpu_percent=99)
     silent = seen.tick(at(86_400)) + report(seen, 86_400, host_memory_percent=1)
 
-    assert [each for each in silent if each.state == "resolved"] == []
-    assert told(seen.firing()) == [("high_cpu", "pve1", "firing")]
+    assert [item for item in silent if item.state == "resolved"] == []
+    assert reported(seen.firing()) == [("high_cpu", "pve1", "firing")]
 
 
 def test_a_value_around_its_limit_makes_one_alert() -> None:
     """The gap between the thresholds keeps a trembling value quiet."""
     seen = book()
-    changes = [each for tick in range(200) for each in report(seen, 30 * tick, host_cpu_percent=80 + tick % 10)]
+    changes = [item for tick in range(200) for item in report(seen, 30 * tick, host_cpu_percent=80 + tick % 10)]
 
-    assert told(changes) == [("high_cpu", "pve1", "firing")]
+    assert reported(changes) == [("high_cpu", "pve1", "firing")]
 
 
 def test_what_flaps_stays_raised_until_it_is_calm() -> None:
     """After five changes in ten minutes the alert waits for ten calm minutes, and says that it flaps."""
     seen = book()
     values = [99, 99, 10, 10] * 30
-    changes = [each for tick, value in enumerate(values) for each in report(seen, 30 * tick, host_cpu_percent=value)]
+    changes = [item for tick, value in enumerate(values) for item in report(seen, 30 * tick, host_cpu_percent=value)]
     end = 30 * len(values)
-    calm = [each for tick in range(30) for each in report(seen, end + 30 * tick, host_cpu_percent=10)]
+    calm = [item for tick in range(30) for item in report(seen, end + 30 * tick, host_cpu_percent=10)]
 
-    assert [each.state for each in changes] == ["firing", "resolved", "firing", "resolved", "firing"]
+    assert [change.state for change in changes] == ["firing", "resolved", "firing", "resolved", "firing"]
     assert changes[-1].message == "host pve1: CPU at 99 %, flapping"
-    assert told(calm) == [("high_cpu", "pve1", "resolved")]
+    assert reported(calm) == [("high_cpu", "pve1", "resolved")]
     assert calm[0].timestamp - at(end) >= timedelta(minutes=9)
 
 
@@ -165,9 +165,9 @@ def test_states_alternate_and_changes_are_bounded(readings: list[tuple[float, fl
         seconds += pause
         changes += report(seen, seconds, host_cpu_percent=value)
 
-    assert [each.state for each in changes] == (["firing", "resolved"] * len(changes))[: len(changes)]
+    assert [change.state for change in changes] == (["firing", "resolved"] * len(changes))[: len(changes)]
     pauses = [later.timestamp - former.timestamp for former, later in pairwise(changes)]
-    assert all(each >= timedelta(seconds=20) for each in pauses)
+    assert all(item >= timedelta(seconds=20) for item in pauses)
     assert bool(seen.firing()) == (len(changes) % 2 == 1)
 
 
@@ -178,24 +178,26 @@ def test_a_raised_threshold_ends_the_alert_that_it_made() -> None:
         report(seen, seconds, host_cpu_percent=87)
 
     assert seen.adopt(Thresholds(host_trigger=90, host_clear=86), at(40)) == []
-    assert told(seen.adopt(Thresholds(host_trigger=95, host_clear=90), at(41))) == [("high_cpu", "pve1", "resolved")]
+    assert reported(seen.adopt(Thresholds(host_trigger=95, host_clear=90), at(41))) == [
+        ("high_cpu", "pve1", "resolved")
+    ]
 
 
 # -- agent_offline -------------------------------------------------------------------------------------------------
 
 
 def test_an_agent_is_lost_after_two_minutes_and_found_again() -> None:
-    """It is told once when it is lost and once when it is back."""
+    """It is reported once when it is lost and once when it is back."""
     seen = book()
     beat(seen, 0)
 
     assert seen.tick(at(119.9)) == []
     lost = seen.tick(at(120))
-    assert told(lost) == [("agent_offline", "a1", "firing")]
+    assert reported(lost) == [("agent_offline", "a1", "firing")]
     assert lost[0].severity == "critical"
     assert "no heartbeat since 2026-11-22 12:00:00 UTC" in lost[0].message
     assert seen.tick(at(125)) == seen.tick(at(9999)) == []
-    assert told(beat(seen, 10_000)) == [("agent_offline", "a1", "resolved")]
+    assert reported(beat(seen, 10_000)) == [("agent_offline", "a1", "resolved")]
 
 
 def test_an_agent_that_says_goodbye_was_drained() -> None:
@@ -206,7 +208,7 @@ def test_an_agent_that_says_goodbye_was_drained() -> None:
         report(seen, seconds, "a1", memory_percent=95)
     gone = beat(seen, 60, status="offline")
 
-    assert told(gone) == [("high_memory", "a1", "resolved")]
+    assert reported(gone) == [("high_memory", "a1", "resolved")]
     assert seen.tick(at(9999)) == []
 
 
@@ -215,21 +217,21 @@ def test_a_registration_is_a_sign_of_life() -> None:
     seen = book()
     seen.observe_registration(AgentRegistration("plain", load=0.1), at(10))
 
-    assert told(seen.tick(at(130))) == [("agent_offline", "plain", "firing")]
-    assert told(seen.observe_registration(AgentRegistration("plain"), at(140))) == [
+    assert reported(seen.tick(at(130))) == [("agent_offline", "plain", "firing")]
+    assert reported(seen.observe_registration(AgentRegistration("plain"), at(140))) == [
         ("agent_offline", "plain", "resolved")
     ]
 
 
 def test_silence_that_is_ours_is_not_theirs() -> None:
-    """After a pause of the monitor everybody gets the whole time again."""
+    """After a pause of the monitor every agent gets the whole time again."""
     seen = book()
     beat(seen, 0)
     seen.resume(at(1000))
 
     assert seen.tick(at(1000)) == []
     assert seen.tick(at(1119)) == []
-    assert told(seen.tick(at(1120))) == [("agent_offline", "a1", "firing")]
+    assert reported(seen.tick(at(1120))) == [("agent_offline", "a1", "firing")]
 
 
 def test_readings_on_both_sides_of_a_pause_do_not_count_together() -> None:
@@ -239,7 +241,7 @@ def test_readings_on_both_sides_of_a_pause_do_not_count_together() -> None:
     seen.resume(at(1000))
 
     assert report(seen, 1001, host_cpu_percent=99, rss_bytes=1e9) == []
-    assert told(report(seen, 1031, host_cpu_percent=99)) == [("high_cpu", "pve1", "firing")]
+    assert reported(report(seen, 1031, host_cpu_percent=99)) == [("high_cpu", "pve1", "firing")]
 
 
 def test_nobody_was_silent_before_the_start() -> None:
@@ -248,24 +250,24 @@ def test_nobody_was_silent_before_the_start() -> None:
     beat(seen, -3600)
 
     assert seen.tick(at(119)) == []
-    assert told(seen.tick(at(120))) == [("agent_offline", "a1", "firing")]
+    assert reported(seen.tick(at(120))) == [("agent_offline", "a1", "firing")]
 
 
 # -- workflow_stuck ------------------------------------------------------------------------------------------------
 
 
 def test_a_workflow_is_stuck_after_half_an_hour() -> None:
-    """It is told once, and cleared by the next change."""
+    """It is reported once, and cleared by the next change."""
     seen = book()
     move(seen, 0)
 
     assert seen.tick(at(1799.9)) == []
     stuck = seen.tick(at(1800))
-    assert told(stuck) == [("workflow_stuck", "w1", "firing")]
+    assert reported(stuck) == [("workflow_stuck", "w1", "firing")]
     assert stuck[0].message == "workflow w1 (vm_deployment): running, and no change since 2026-11-22 12:00:00 UTC"
     assert seen.tick(at(1900)) == []
-    assert told(move(seen, 2000)) == [("workflow_stuck", "w1", "resolved")]
-    assert told(seen.tick(at(3800))) == [("workflow_stuck", "w1", "firing")]
+    assert reported(move(seen, 2000)) == [("workflow_stuck", "w1", "resolved")]
+    assert reported(seen.tick(at(3800))) == [("workflow_stuck", "w1", "firing")]
 
 
 @pytest.mark.parametrize("status", ["waiting_approval", "paused"])
@@ -287,7 +289,7 @@ def test_a_workflow_that_is_over_is_forgotten(status: str) -> None:
     move(seen, 0)
     seen.tick(at(1800))
 
-    assert told(move(seen, 1900, status)) == [("workflow_stuck", "w1", "resolved")]
+    assert reported(move(seen, 1900, status)) == [("workflow_stuck", "w1", "resolved")]
     assert seen.tick(at(86_400)) == []
 
 
@@ -301,7 +303,7 @@ def test_an_alert_is_its_labels() -> None:
 
 
 def test_a_restart_neither_repeats_nor_forgets() -> None:
-    """What was firing before is not told again, and is cleared when its cause ends."""
+    """What was firing before is not reported again, and is cleared when its cause ends."""
     before = book()
     beat(before, 0)
     move(before, 0)
@@ -312,12 +314,12 @@ def test_a_restart_neither_repeats_nor_forgets() -> None:
     after.restore([*before.firing(), Alert("high_cpu", "old", START, "x", labels={"node": "x"}, state="resolved")])
 
     assert len(after.firing()) == 3
-    assert {fingerprint_of(each) for each in after.firing()} == {fingerprint_of(each) for each in before.firing()}
+    assert {fingerprint_of(alert) for alert in after.firing()} == {fingerprint_of(alert) for alert in before.firing()}
     again = [report(after, seconds, host_cpu_percent=95) for seconds in (2010, 2040)] + [after.tick(at(9000))]
     assert again == [[], [], []]
     ended = beat(after, 9001) + move(after, 9001, "completed")
-    ended += [each for seconds in (9010, 9040) for each in report(after, seconds, host_cpu_percent=5)]
-    assert {each.state for each in ended} == {"resolved"}
+    ended += [item for seconds in (9010, 9040) for item in report(after, seconds, host_cpu_percent=5)]
+    assert {item.state for item in ended} == {"resolved"}
     assert after.firing() == []
 
 
@@ -331,12 +333,12 @@ def test_what_was_heard_before_an_alert_does_not_clear_it() -> None:
     after.restore(before.firing())
 
     assert beat(after, 0) == move(after, 0) == []
-    assert told(move(after, 10, "completed")) == [("workflow_stuck", "w1", "resolved")]
-    assert told(beat(after, 1901)) == [("agent_offline", "a1", "resolved")]
+    assert reported(move(after, 10, "completed")) == [("workflow_stuck", "w1", "resolved")]
+    assert reported(beat(after, 1901)) == [("agent_offline", "a1", "resolved")]
 
 
 def test_agents_are_counted_by_status() -> None:
-    """Lost ones are lost, whatever they told last."""
+    """Lost ones are lost, whatever they reported last."""
     seen = book()
     beat(seen, 0, "a1")
     beat(seen, 0, "a2", "offline")
@@ -367,21 +369,21 @@ def test_a_schedule_whose_last_run_failed() -> None:
     by_hand = move(seen, 5, "completed_with_warnings", "cron-night-ly-m3fa2")
     nobodys = move(seen, 6, "failed", "w1") + move(seen, 7, "failed", "cron-x")
 
-    assert told(first) == [("schedule_failed", "night-ly", "firing")]
+    assert reported(first) == [("schedule_failed", "night-ly", "firing")]
     assert first[0].message == "schedule night-ly: cron-night-ly-7 failed"
     assert second + cancelled + other + nobodys == []
-    assert told(by_hand) == [("schedule_failed", "night-ly", "resolved")]
+    assert reported(by_hand) == [("schedule_failed", "night-ly", "resolved")]
 
 
 def test_an_agent_that_floods() -> None:
-    """Whoever registers under ever new names fills neither memory nor alerts, and those before are still watched."""
+    """Registrations under ever new names fill neither memory nor alerts, and those before are still watched."""
     seen = book()
     beat(seen, 0, "known")
     for number in range(WATCHED + 100):
         beat(seen, 1, f"stranger{number}")
         report(seen, 1, f"stranger{number}", cpu_percent=99.0)
 
-    lost = told(seen.tick(at(200)))
+    lost = reported(seen.tick(at(200)))
     assert len(lost) == WATCHED
     assert ("agent_offline", "known", "firing") in lost
 
@@ -390,16 +392,16 @@ def test_an_agent_that_floods() -> None:
 
 
 def test_dead_letters_are_told_until_none_is_open() -> None:
-    """One alert a stream, told once however many letters come, and resolved when nobody has to look any more."""
+    """One alert a stream, reported once however many letters come, and resolved when none is open any more."""
     seen = book()
     first = seen.observe_dead("AI_INPUT", 1, "a dead letter", at(0))
     more = seen.observe_dead("AI_INPUT", 5, "five", at(10))
     other = seen.observe_dead("AI_WORKFLOWS", 0, "none", at(10))
     gone = seen.observe_dead("AI_INPUT", 0, "none", at(20))
 
-    assert told(first) == [("dead_letters", "AI_INPUT", "firing")]
+    assert reported(first) == [("dead_letters", "AI_INPUT", "firing")]
     assert (more, other) == ([], [])
-    assert told(gone) == [("dead_letters", "AI_INPUT", "resolved")]
+    assert reported(gone) == [("dead_letters", "AI_INPUT", "resolved")]
     assert not seen.firing()
 
 
@@ -408,11 +410,11 @@ def test_storage_has_two_thresholds() -> None:
     seen = book()
     steps = [(False, True), (True, False), (True, False), (False, False), (False, True), (False, False)]
     changed = [
-        told(seen.observe_storage("AI_INPUT", "x", at(seconds), full=full, eased=eased))
+        reported(seen.observe_storage("AI_INPUT", "x", at(seconds), full=full, eased=eased))
         for seconds, (full, eased) in enumerate(steps)
     ]
 
-    assert [each[0][2] if each else "" for each in changed] == ["", "firing", "", "", "resolved", ""]
+    assert [item[0][2] if item else "" for item in changed] == ["", "firing", "", "", "resolved", ""]
     assert changed[1] == [("nats_storage", "AI_INPUT", "firing")]
 
 
@@ -426,10 +428,10 @@ def test_the_alarm_of_an_audit_chain() -> None:
     cleared = report(seen, 120, audit_broken=0.0)
 
     assert (first, again, omitted) == ([], [], [])
-    assert told(raised) == [("audit_broken", "monitor-pve1", "firing")]
+    assert reported(raised) == [("audit_broken", "monitor-pve1", "firing")]
     assert raised[0].severity == "critical"
     assert "agentd audit accept monitor-pve1" in raised[0].message
-    assert told(cleared) == [("audit_broken", "monitor-pve1", "resolved")]
+    assert reported(cleared) == [("audit_broken", "monitor-pve1", "resolved")]
 
 
 def test_alarms_of_chains_are_bounded() -> None:

@@ -26,7 +26,7 @@ SERVICE = "mcp-proxmox"
 
 
 def test_the_table(known: dict[str, Tool]) -> None:
-    """Each alias stands for a tool and is none itself; `create_vm` is the name of a tool."""
+    """Each alias represents a tool and is none itself; `create_vm` is the name of a tool."""
     assert "create_vm" in known
     assert set(tool_names.ALIASES.values()) <= set(known)
     assert not set(tool_names.ALIASES) & set(known)
@@ -69,10 +69,10 @@ def test_their_parameters_are_checked(known: dict[str, Tool]) -> None:
 @pytest.mark.parametrize("carrier", [tool_search.READ, tool_search.USE])
 def test_carried(known: dict[str, Tool], carrier: str) -> None:
     """read_tool and use_tool take them, and find_tools names none."""
-    tools = known | {each.name: each for each in tool_search.meta_tools(lambda _: [])}
+    tools = known | {tool.name: tool for tool in tool_search.meta_tools(lambda _: [])}
 
     assert tool_search.unwrap(carrier, {"tool": "list_vms"}, tools) == ("list_guests", {})
-    assert not {each.name for each in tool_search.find(known.values(), "list vms backup", 20).tools} & set(
+    assert not {tool.name for tool in tool_search.find(known.values(), "list vms backup", 20).tools} & set(
         tool_names.ALIASES
     )
 
@@ -106,9 +106,9 @@ async def test_over_the_network(net: Net) -> None:
         tried = await client.call_tool("dry_run", {"tool": "backup_vm", "arguments": {"vmid": 100}})
         planned = await requests.plan(bus, "tester", "backup_vm", {"vmid": 100})
         answer = await queries.follow(bus, planned.workflow_id, lambda _: None, wait=60)
-        listed = {each.name for each in (await client.list_tools()).tools}
+        listed = {tool.name for tool in (await client.list_tools()).tools}
         offered = {name for service in await queries.services(bus) for name in service.tools}
-        chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
+        chain = [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
     assert called.error is None
     assert by_name.error is None
@@ -117,4 +117,4 @@ async def test_over_the_network(net: Net) -> None:
     assert not tried.is_error
     assert answer.status == "completed", answer.error
     assert not (listed | offered) & set(tool_names.ALIASES)
-    assert {each.tool for each in chain if each.principal == "tester"} == {"create_backup"}
+    assert {record.tool for record in chain if record.principal == "tester"} == {"create_backup"}

@@ -54,7 +54,7 @@ class TestSchema:
         assert same
         assert first.info("GET /version") == third.info("GET /version")
         assert file.read_bytes() == whole
-        assert [each.name for each in (tmp_path / "new").iterdir()] == [file.name]
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [file.name]
         assert len(await steered.log("GET", "/version$")) == 3
         await proxmox.close()
 
@@ -88,7 +88,7 @@ class TestSchema:
             await tools(tool, method=method, path=path, parameters=parameters)
 
         assert "x1y2z3" not in str(caught.value)
-        assert [each for each in lab.log() if each["method"] != "GET"] == []
+        assert [request for request in lab.log() if request["method"] != "GET"] == []
 
     async def test_token_stays(self, lab: FakePve) -> None:
         """What does not lie there is an error, not a schema."""
@@ -118,19 +118,19 @@ class TestFind:
         """One method alone can be asked for; words that fit nothing find nothing."""
         found = await bench("api_find", words="snapshot", method="DELETE")
 
-        assert all(each.startswith("DELETE ") for each in found.found)
+        assert all(item.startswith("DELETE ") for item in found.found)
         assert (await bench("api_find", words="xyzzy")).total == 0
 
     async def test_describe(self, bench: Bench) -> None:
         """A method says what it takes, the rights it needs, its tool, and whether a task comes of it."""
-        said = await bench("api_describe", path="/nodes/pve1/qemu/100/status/start", method="POST")
+        answer = await bench("api_describe", path="/nodes/pve1/qemu/100/status/start", method="POST")
 
-        assert said.method == "POST /nodes/{node}/qemu/{vmid}/status/start"
-        assert said.tool == "api_call"
-        assert said.permissions == "VM.PowerMgmt on /vms/{vmid}"
-        assert said.task
-        assert said.parameters["timeout"].startswith("integer? 0..")
-        assert said.parameters["migration_type"] == "string? secure|insecure"
+        assert answer.method == "POST /nodes/{node}/qemu/{vmid}/status/start"
+        assert answer.tool == "api_call"
+        assert answer.permissions == "VM.PowerMgmt on /vms/{vmid}"
+        assert answer.task
+        assert answer.parameters["timeout"].startswith("integer? 0..")
+        assert answer.parameters["migration_type"] == "string? secure|insecure"
 
 
 class TestCall:
@@ -142,7 +142,7 @@ class TestCall:
 
         assert listed.total > 2
         assert listed.next == "2"
-        assert [set(each) for each in listed.data] == [{"vmid"}] * 2
+        assert [set(item) for item in listed.data] == [{"vmid"}] * 2
         assert (await bench("api_get", path="/version")).data["version"]
 
     async def test_waits(self, bench: Bench, steered: Steer) -> None:
@@ -154,7 +154,7 @@ class TestCall:
         assert (await steered.found(101))["status"] == "running"
         assert done.upid.startswith("UPID:pve1:")
         assert done.log[-1] == "TASK OK"
-        assert call.said[0] == f"POST {START}"
+        assert call.texts[0] == f"POST {START}"
 
     async def test_warnings(self, bench: Bench, steered: Steer) -> None:
         """WARNINGS is a success that says what Proxmox warned of."""
@@ -187,7 +187,7 @@ class TestCall:
         """A call of another tier is refused with the tool that may carry it, and nothing is sent."""
         with pytest.raises(errors.Rejected, match=f"{right} is the tool"):
             await bench(tool, path=path, method=method, parameters=parameters)
-        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+        assert [request for request in await steered.log() if request["method"] != "GET"] == []
 
     async def test_reads_that_are_none(self, bench: Bench) -> None:
         """A GET that shows the inside of a guest is no read."""
@@ -195,7 +195,7 @@ class TestCall:
             await bench("api_get", path="/nodes/pve1/qemu/101/agent/file-read", parameters={"file": "/etc/shadow"})
 
     async def test_destroy(self, bench: Bench, steered: Steer) -> None:
-        """The tool of tier destroy does destroy; policy is what refuses it to everybody."""
+        """The tool of tier destroy does destroy; the policy refuses it to every principal."""
         await bench("api_destroy", path="/nodes/pve1/qemu/101", method="DELETE")
 
         assert bench.tools["api_destroy"].tier is Tier.DESTROY
@@ -207,7 +207,7 @@ class TestCall:
         with pytest.raises(errors.Rejected) as caught:
             await bench("api_call", path="/nodes/pve1/qemu/101/config", parameters=parameters)
 
-        assert all(each in str(caught.value) for each in ("cors", "cores", "onboot", "bridgge"))
+        assert all(item in str(caught.value) for item in ("cors", "cores", "onboot", "bridgge"))
         assert await steered.log("POST") == []
 
     @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ class TestCall:
         """A path that would lead elsewhere leads nowhere."""
         with pytest.raises((errors.Rejected, errors.NotFound)):
             await bench("api_get", path=path)
-        assert [each for each in await steered.log() if each["path"] != "/version"] == []
+        assert [request for request in await steered.log() if request["path"] != "/version"] == []
 
     async def test_unknown(self, bench: Bench) -> None:
         """An unknown path names near ones, an unknown method those that there are."""
@@ -272,7 +272,7 @@ class TestLost:
             with pytest.raises(errors.UnknownOutcome):
                 await bench("api_call", call, path=START)
         call.begun = datetime.now(UTC) - timedelta(minutes=1)
-        with pytest.raises(errors.PermanentError, match="nobody knows"):
+        with pytest.raises(errors.PermanentError, match="its result is not known"):
             await bench("api_call", call, path=START)
 
         assert len(await steered.log("POST", "/start$")) == 1
@@ -309,7 +309,7 @@ class TestLost:
         assert type(caught.value).__name__ == kind
 
     async def test_cluster(self, bench: Bench, steered: Steer) -> None:
-        """A node that is off, an unknown one and a cluster without a quorum are told apart."""
+        """A node that is off, an unknown one and a cluster without a quorum are distinguished."""
         await steered.node("pve3", online=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="offline"):
             await bench("api_call", path="/nodes/pve3/qemu/104/status/start")

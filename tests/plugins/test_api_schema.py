@@ -50,11 +50,11 @@ def real(facts: Path) -> api_schema.Catalogue:
     """Return the catalogue of the recorded schema of Proxmox VE 9.2."""
     recorded = json.loads((facts / "pve" / "pve-api-schema-9.2.json").read_text())
     paths: dict[str, dict[str, Any]] = {}
-    for key, each in recorded.items():
+    for key, item in recorded.items():
         verb, _, path = key.partition(" ")
         if path:
-            properties = {"properties": each["parameters"], "additionalProperties": each.get("additionalProperties", 0)}
-            paths.setdefault(path, {})[verb] = each | {"parameters": properties}
+            properties = {"properties": item["parameters"], "additionalProperties": item.get("additionalProperties", 0)}
+            paths.setdefault(path, {})[verb] = item | {"parameters": properties}
     return catalogue(paths)
 
 
@@ -133,7 +133,7 @@ class TestPaths:
         assert volume.values["volume"] == "local:iso/a.iso"
 
     def test_unknown(self) -> None:
-        """An unknown path is told from an unknown method, each with what there is."""
+        """An unknown path is distinguished from an unknown method, each with what there is."""
         known = catalogue(SMALL)
 
         with pytest.raises(errors.NotFound, match=r"is no path of Proxmox VE 9\.9; near are .*/config"):
@@ -164,12 +164,12 @@ class TestChecks:
             ({"onboot": "maybe"}, "onboot: 'maybe' is not true or false"),
             ({"bios": "efi"}, "bios: 'efi' is none of seabios, ovmf"),
             ({"description": "x" * 65}, "description: has 65 characters; 64 may be"),
-            ({"description": ""}, "description: an empty text does not arrive"),
+            ({"description": ""}, "description: an empty text is not sent"),
             ({"description": "a\x00b"}, "description: holds a control character"),
             ({"name": "-bad-"}, "name: '-bad-' is not a DNS name"),
             ({"ciuser": "7"}, "ciuser: '7' does not fit the pattern"),
-            ({"cipassword": "x"}, "cipassword: goes with ciuser only"),
-            ({"delete": ["net0", "a b"]}, "delete: 'a b' cannot stand in a list"),
+            ({"cipassword": "x"}, "cipassword: can only be given with ciuser"),
+            ({"delete": ["net0", "a b"]}, "delete: 'a b' cannot be part of a list"),
             ({"delete": "net0,!"}, "delete: '!' is not a name"),
             ({"net0": "virtio,bridgge=vmbr0"}, "net0: 'bridgge' is no property; did you mean bridge?"),
             ({"net0": "virtio,tag=9999"}, "net0: tag: 9999 is above 4094"),
@@ -179,7 +179,7 @@ class TestChecks:
             ({"cores": None}, "cores: null cannot be sent"),
             ({"cores": [1]}, "cores: takes one value"),
             ({"description": "x" * 300_000}, "longer than"),
-            ({"vmid": 101}, "vmid: stands in the path already"),
+            ({"vmid": 101}, "vmid: is in the path already"),
         ],
     )
     def test_fault(self, parameters: dict[str, Any], words: str) -> None:
@@ -215,16 +215,16 @@ class TestChecks:
     def test_no_endless_pattern(self, real: api_schema.Catalogue) -> None:
         """Every pattern of the real schema is used, but for those that could run for ever."""
         found = {
-            each["pattern"]
+            parameter["pattern"]
             for key in sorted(real.keys())
-            for each in real.info(key)["parameters"].values()
-            if isinstance(each.get("pattern"), str)
+            for parameter in real.info(key)["parameters"].values()
+            if isinstance(parameter.get("pattern"), str)
         }
-        left_out = [each for each in found if parameter_checks.compiled(each) is None]
+        left_out = [item for item in found if parameter_checks.compiled(item) is None]
 
         assert len(found) > 40
         assert len(left_out) == 3
-        assert all("]*)[" in each or "]*)*" in each for each in left_out)
+        assert all("]*)[" in item or "]*)*" in item for item in left_out)
 
     @given(
         st.dictionaries(
@@ -236,7 +236,7 @@ class TestChecks:
         """Whatever comes is either sent as text or a fault; nothing else happens."""
         sent, found = parameter_checks.check(catalogue(SMALL).resolve("POST", AT), parameters)
 
-        assert found or all(isinstance(each, str | list) for each in sent.values())
+        assert found or all(isinstance(message, str | list) for message in sent.values())
 
 
 class TestTiers:
@@ -281,7 +281,7 @@ class TestTiers:
         assert tier_of(real.resolve(verb, path), parameters)[0] is tier
 
     def test_unknown_is_destroy(self) -> None:
-        """A write that nobody has reviewed, as a newer version brings, is refused until somebody has."""
+        """A write that was not reviewed, as a newer version brings, is refused until it is."""
         assert tier_of(catalogue(SMALL).resolve("POST", "/nodes/a/qemu/100/brandnew"))[0] is Tier.DESTROY
 
     def test_lists_are_real(self, real: api_schema.Catalogue) -> None:
@@ -300,12 +300,12 @@ class TestWhole:
         tiers: Counter[str] = Counter()
         for key in sorted(real.keys()):
             endpoint = real.resolve(*key.split(" ", 1))
-            said = describe(endpoint)
+            answer = describe(endpoint)
             tiers[tier_of(endpoint)[0]] += 1
 
             assert endpoint.key == key
-            assert said.permissions
-            assert set(said.parameters) == set(endpoint.info["parameters"])
+            assert answer.permissions
+            assert set(answer.parameters) == set(endpoint.info["parameters"])
 
         assert len(real) == 675
         assert tiers == {Tier.READ: 317, Tier.OPERATE: 95, Tier.DESTROY: 206, Tier.EXEC: 57}
@@ -321,7 +321,7 @@ class TestWhole:
         ],
     )
     def test_found(self, real: api_schema.Catalogue, words: str, first: str) -> None:
-        """What a person would ask for stands among the first."""
+        """What a person would search for is among the first."""
         ranked = sorted(real.keys(), key=lambda key: -api_schema.rank(key, real.info(key), words.split()))
 
         assert first in ranked[:3]
@@ -337,14 +337,14 @@ class TestAnswers:
         second = page_of(listed[::-1], Request("/x", limit=20, cursor=first.next, fields=["vmid"]))
 
         assert (first.total, first.next, second.next) == (30, "20", "")
-        assert [each["vmid"] for each in [*first.data, *second.data]] == list(range(100, 130))
+        assert [item["vmid"] for item in [*first.data, *second.data]] == list(range(100, 130))
 
     def test_upid(self) -> None:
-        """A UPID is told from other texts, also from such as begin like one."""
+        """A UPID is distinguished from other texts, also from such as begin like one."""
         upid = "UPID:pve1:000001DF:00033DD8:6B02BFBE:qmcreate:101:agent@pve!full:"
 
         assert upid_in(upid) == upid
-        assert [upid_in(each) for each in ("UPID:x", "acme", None, {"upid": upid})] == [None] * 4
+        assert [upid_in(item) for item in ("UPID:x", "acme", None, {"upid": upid})] == [None] * 4
 
     def test_clean(self) -> None:
         """Control characters of guests and logs do not come through."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 async def stored(steered: Steer) -> list[str]:
     """Return the archives that really are on the storage."""
-    return [each for each in (await steered.world())["volumes"]["local"] if each.startswith("backup/")]
+    return [item for item in (await steered.world())["volumes"]["local"] if item.startswith("backup/")]
 
 
 class TestPrune:
@@ -34,7 +34,7 @@ class TestPrune:
         done = await tools.call("prune_backups", **rule, digest=shown.digest)
 
         assert (shown.keep, shown.remove, shown.protected) == (1, 2, 1)
-        assert sorted(done.removed) == sorted(each.volid for each in shown.removed)
+        assert sorted(done.removed) == sorted(item.volid for item in shown.removed)
         assert done.left == []
         assert len(await stored(steered)) == 3
         assert made[0].volid.partition(":")[2] in await stored(steered)
@@ -63,7 +63,7 @@ class TestPrune:
         shown = await tools.call("preview_prune", **rule)
         await steered.rule("DELETE", "/prunebackups", {"task_exit": "error pruning backups - check log"})
 
-        with pytest.raises(errors.TaskFailed, match=f"0 backups are gone, left are: {shown.removed[0].volid}"):
+        with pytest.raises(errors.TaskFailed, match=f"0 backups are deleted, left are: {shown.removed[0].volid}"):
             await tools.call("prune_backups", **rule, digest=shown.digest)
 
     def test_tiers(self, tools: Bench) -> None:
@@ -104,7 +104,7 @@ class TestJobs:
         assert (await tools.call("list_backup_jobs")).total == 1
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
-        """A job for nobody or to a wrong storage, and another's id, is refused by name of the field."""
+        """A job for no guest or to a wrong storage, and another's id, is refused by name of the field."""
         await tools.call("create_backup_job", **JOB, id="nightly")
         with pytest.raises(errors.Rejected, match="backup job nightly with other settings"):
             await tools.call("create_backup_job", **JOB | {"schedule": "03:00"}, id="nightly")
@@ -134,7 +134,7 @@ class TestJobs:
             await tools.call("update_backup_job", id="weekly", enabled=True)
 
     async def test_deleted(self, tools: Bench) -> None:
-        """A job is deleted; the guests that nobody takes then are named, as list_guests_without_backup does."""
+        """A job is deleted; the guests that no job backs up then are named, as list_guests_without_backup does."""
         made = await tools.call(
             "create_backup_job", id="all", schedule="02:00", storage="local", all=True, exclude=[105]
         )
@@ -143,13 +143,13 @@ class TestJobs:
             await tools.call("delete_backup_job", id="all", digest="0" * 16)
         gone = await tools.call("delete_backup_job", id="all", digest=made.digest)
 
-        assert [(each.vmid, each.name) for each in before.guests] == [(105, "old-test")]
+        assert [(guest.vmid, guest.name) for guest in before.guests] == [(105, "old-test")]
         assert (gone.job.id, len(gone.uncovered)) == ("all", 9)
         assert (await tools.call("delete_backup_job", id="all")).job is None
         page = await tools.call("list_guests_without_backup", limit=2)
-        assert (page.total, [each.vmid for each in page.guests]) == (9, [100, 101])
+        assert (page.total, [guest.vmid for guest in page.guests]) == (9, [100, 101])
         rest = await tools.call("list_guests_without_backup", limit=2, cursor=page.next)
-        assert [each.vmid for each in rest.guests] == [102, 103]
+        assert [guest.vmid for guest in rest.guests] == [102, 103]
 
     async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:
         """Without a quorum nothing is changed; it is done when there is one again."""

@@ -28,7 +28,7 @@ NASTY = "before $(reboot); `rm -rf /` = 100% \\n 'quoted' & ünïcødé\nsecond 
 
 async def stored(steered: Steer) -> list[str]:
     """Return the archives that really are on the storage."""
-    return [each for each in (await steered.world())["volumes"]["local"] if each.startswith("backup/")]
+    return [item for item in (await steered.world())["volumes"]["local"] if item.startswith("backup/")]
 
 
 def proxmox_of(tools: Bench) -> Proxmox:
@@ -94,7 +94,7 @@ class TestCreate:
         second = await tools.call("create_backup", other := MemoryCall("wf.b"), vmid=101)
 
         assert (await first).volid != second.volid
-        assert any("is it ours?" in each for each in other.said)
+        assert any("is it ours?" in text for text in other.texts)
         assert len(await stored(steered)) == 2
 
     async def test_warnings(self, tools: Bench, steered: Steer) -> None:
@@ -106,7 +106,7 @@ class TestCreate:
         assert "simulated warning" in call.warnings[0]
 
     async def test_locked(self, lab: FakePve, steered: Steer) -> None:
-        """A lock is waited for with a bound and told; one that comes between is told too, and may be tried again."""
+        """A lock is waited for with a bound and reported; one that comes between too, and may be tried again."""
         proxmox = connect(lab)
         bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
         await steered.lock(101, "snapshot")
@@ -125,7 +125,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("goes", ["moves", "vanishes"])
     async def test_guest_goes(self, tools: Bench, steered: Steer, goes: str) -> None:
-        """A guest that moves or vanishes before its backup begins is told as that, and that nothing was left."""
+        """A guest that moves or vanishes before its backup starts is reported as that, and that nothing was left."""
         await steered.rule("POST", "/vzdump$", {"delay": 0.6}, 1)
         task = asyncio.ensure_future(tools.call("create_backup", vmid=101))
         await until(lambda: steered.log("POST", "/vzdump$"))
@@ -134,8 +134,10 @@ class TestCreate:
         else:
             await steered.call("DELETE", "/guest?vmid=101")
 
-        told = "moved to pve2 meanwhile" if goes == "moves" else "is gone"
-        with pytest.raises(errors.TaskFailed, match=f"unable to find VM '101'.*no backup was left on local.*{told}"):
+        reported = "moved to pve2 meanwhile" if goes == "moves" else "is gone"
+        with pytest.raises(
+            errors.TaskFailed, match=f"unable to find VM '101'.*no backup was left on local.*{reported}"
+        ):
             await task
 
     async def test_killed(self, tools: Bench, steered: Steer) -> None:
@@ -149,7 +151,7 @@ class TestCreate:
             await task
 
     async def test_storage(self, tools: Bench, steered: Steer) -> None:
-        """A storage that is unknown, away or for other things is told as that before anything is sent."""
+        """A storage that is unknown, away or for other things is reported as that before anything is sent."""
         with pytest.raises(errors.Rejected, match="storage local-lvm of pve1 does not hold backup, but images,rootdir"):
             await tools.call("create_backup", vmid=101, storage="local-lvm")
         with pytest.raises(errors.NotFound, match="no storage 'nope' on pve1; there are local, local-lvm, shared"):
@@ -163,7 +165,7 @@ class TestCreate:
         assert await steered.log("POST") == []
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
-        """A token that may not is told the path, the privilege and the command."""
+        """A token without the right gets the path, the privilege and the command."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Backup on /vms/101; .*pveum acl modify /vms/101 --tokens"):
@@ -184,9 +186,11 @@ class TestList:
         one = await tools.call("list_backups", vmid=101, show=["time"])
 
         assert (first.total, first.guests, len(first.backups), len(second.backups), second.next) == (4, 3, 3, 1, "")
-        assert [each.time for each in first.backups] == sorted((e.time for e in first.backups), reverse=True)
-        assert {each.volid for each in first.backups + second.backups} == {f"local:{e}" for e in await stored(steered)}
-        assert (one.total, {each.size for each in one.backups}) == (2, {0})
+        assert [backup.time for backup in first.backups] == sorted((e.time for e in first.backups), reverse=True)
+        assert {backup.volid for backup in first.backups + second.backups} == {
+            f"local:{e}" for e in await stored(steered)
+        }
+        assert (one.total, {backup.size for backup in one.backups}) == (2, {0})
 
     async def test_away(self, tools: Bench, steered: Steer) -> None:
         """A storage that cannot be read is named: its guests are not taken for ones without backups."""
@@ -234,7 +238,7 @@ class TestList:
         assert (line.verified, line.encrypted, line.protected) == ("ok", True, True)
 
     async def test_notes(self, tools: Bench, steered: Steer) -> None:
-        """New notes keep the mark; saying the same twice sends nothing twice; a backup that is not there is told."""
+        """New notes keep the mark; repeating sends nothing twice; a backup that is not there is reported."""
         made = await tools.call("create_backup", vmid=101)
         noted = await tools.call("set_backup_notes", volid=made.volid, node="pve1", notes=NASTY)
         await tools.call("set_backup_notes", call := MemoryCall(), volid=made.volid, node="pve1", notes=NASTY)
@@ -291,7 +295,7 @@ class TestRestore:
         assert len(await steered.tasks("qmrestore")) == 1
 
     async def test_taken(self, tools: Bench, steered: Steer) -> None:
-        """A VMID that a stranger has is told, and the stranger is left alone; so is a backup that is not there."""
+        """A VMID that a stranger has is reported, and the stranger is left alone; so is a backup that is not there."""
         made = await tools.call("create_backup", vmid=101)
 
         with pytest.raises(errors.VmidTaken, match="VM 104 'nas' on pve3"):

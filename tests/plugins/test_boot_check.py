@@ -29,7 +29,7 @@ class TestIsolate:
             guest = await tools.call("isolate_guest", vmid=vmid)
 
             assert guest.networks
-            assert all("link_down=1" in each.split(",") for each in guest.networks.values())
+            assert all("link_down=1" in network.split(",") for network in guest.networks.values())
             assert not guest.onboot
         assert len(await steered.log("POST")) + len(await steered.log("PUT")) == 1
 
@@ -83,17 +83,17 @@ class TestCheck:
 
         assert seen.checked == [f"it runs for {seen.uptime} s", "a container has no guest agent"]
         assert (seen.agent, mute.agent, mute.checked[1][:24]) == (False, False, "no guest agent answers: ")
-        assert "container 200 'dns' on pve1 runs for 0 of 2 s" in call.said
+        assert "container 200 'dns' on pve1 runs for 0 of 2 s" in call.texts
 
     async def test_stops(self, tools: Bench) -> None:
-        """A guest that does not run, or stops while it is watched, is told."""
+        """A guest that does not run, or stops while it is watched, is reported."""
         with pytest.raises(errors.TaskFailed, match="VM 101 'db-01' on pve1 is stopped: it did not go on running"):
             await tools.call("check_guest", vmid=101)
         call = MemoryCall(seconds=60)
         running = asyncio.create_task(tools.call("check_guest", call, vmid=200, seconds=3600))
 
         async def watched() -> bool:
-            return bool(call.said)
+            return bool(call.texts)
 
         await until(watched)
         await tools.call("stop_guest", vmid=200)

@@ -14,14 +14,14 @@ from agentd_orchestrator.engine.plan_check import check_plan
 from agentd_specialist.model import VmRequest
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 
-PLANS = {each.name: each for each in definitions()}
+PLANS = {definition.name: definition for definition in definitions()}
 HealthCheck = PLANS["health_check"].parameters
 
 
 def test_what_there_is() -> None:
     """The seed's workflows are there under their names."""
     assert set(PLANS) == {"vm_deployment", "health_check", "backup_verification"}
-    assert all(each.description for each in PLANS.values())
+    assert all(plan.description for plan in PLANS.values())
 
 
 def test_vm_deployment_is_the_seeds_three_tasks() -> None:
@@ -29,7 +29,7 @@ def test_vm_deployment_is_the_seeds_three_tasks() -> None:
     plan = PLANS["vm_deployment"].plan(VmDeployment("app", memory=512))
 
     check_plan(plan)
-    assert [(each.name, each.tool, each.queue, each.timeout, each.tier, each.after) for each in plan] == [
+    assert [(task.name, task.tool, task.queue, task.timeout, task.tier, task.after) for task in plan] == [
         ("validate_vm_parameters", "validate_vm_parameters", "specialist", 300.0, Tier.READ, []),
         ("create_vm", "create_vm", "mcp-proxmox", 900.0, Tier.OPERATE, ["validate_vm_parameters"]),
         ("configure_vm", "configure_vm", "specialist", 600.0, Tier.OPERATE, ["create_vm"]),
@@ -47,8 +47,8 @@ def test_health_check_reads_three_lists_at_once() -> None:
 
     check_plan(plan)
     *lists, summary = plan
-    assert [each.name for each in lists] == ["list_nodes", "list_storages", "list_guests"]
-    assert all(not each.after and each.tier is Tier.READ and each.timeout == 120.0 for each in plan[:3])
+    assert [item.name for item in lists] == ["list_nodes", "list_storages", "list_guests"]
+    assert all(not task.after and task.tier is Tier.READ and task.timeout == 120.0 for task in plan[:3])
     assert summary.after == ["list_nodes", "list_storages", "list_guests"]
     assert summary.parameters == {
         "nodes": result_of("list_nodes"),
@@ -71,7 +71,7 @@ def test_health_check_of_one_node_asks_for_that_node() -> None:
 def test_a_deployment_and_a_wish_are_the_same() -> None:
     """The workflow's parameters are those of the tool that checks them: fields, types, order and defaults."""
     described = [
-        [(each.name, each.type, each.default, each.default_factory) for each in msgspec.structs.fields(kind)]
+        [(field.name, field.type, field.default, field.default_factory) for field in msgspec.structs.fields(kind)]
         for kind in (VmDeployment, VmRequest)
     ]
 
@@ -89,7 +89,7 @@ def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
 
 def test_what_a_clone_is_configured_with_is_what_configure_vm_takes() -> None:
     """No parameter of the wish is lost on its way."""
-    wish = {each.name for each in msgspec.structs.fields(VmRequest)}
-    takes = {each.name for each in msgspec.structs.fields(ConfigureVm)}
+    wish = {field.name for field in msgspec.structs.fields(VmRequest)}
+    takes = {field.name for field in msgspec.structs.fields(ConfigureVm)}
 
     assert takes - wish == {"size"}

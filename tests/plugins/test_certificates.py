@@ -1,4 +1,4 @@
-"""Certificates: one that is due is renewed, once; one that is not is left alone, and nobody is shut out."""
+"""Certificates: one that is due is renewed, once; one that is not is left alone, and no client is locked out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PVE1: dict[str, Any] = {"node": "pve1"}
 
 async def orders(steered: Steer) -> list[str]:
     """Return the types of the tasks that asked a provider."""
-    return [each["type"] for each in await steered.tasks() if each["type"].startswith("acme")]
+    return [task["type"] for task in await steered.tasks() if task["type"].startswith("acme")]
 
 
 async def say_domain(lab: FakePve) -> None:
@@ -36,7 +36,11 @@ async def test_listed(tools: Bench, lab: FakePve, steered: Steer) -> None:
     await tools.call("renew_certificate", **PVE1)
     found = await tools.call("list_certificates", call := MemoryCall(), **PVE1)
 
-    assert [each.file for each in found.certificates] == ["pveproxy-ssl.pem", "pve-ssl.pem", "pve-root-ca.pem"]
+    assert [certificate.file for certificate in found.certificates] == [
+        "pveproxy-ssl.pem",
+        "pve-ssl.pem",
+        "pve-root-ca.pem",
+    ]
     assert datetime.now(UTC) - found.certificates[0].since < timedelta(hours=2)
     assert found.certificates[0].days == 9
     assert call.warnings == [f"pveproxy-ssl.pem of pve1 ends in 9 days ({found.certificates[0].until:%Y-%m-%d})"]
@@ -64,7 +68,7 @@ async def test_due(tools: Bench, lab: FakePve, steered: Steer, monkeypatch: pyte
     found = await tools.call("renew_certificate", due := MemoryCall(), **PVE1)
 
     assert (fresh.acted, due.acted) == (0, 1)
-    assert [each.days for each in found.certificates if each.file == "pveproxy-ssl.pem"] == [89]
+    assert [certificate.days for certificate in found.certificates if certificate.file == "pveproxy-ssl.pem"] == [89]
     assert await orders(steered) == ["acmenewcert", "acmerenew"]
 
 
@@ -80,7 +84,7 @@ async def test_answer_lost(tools: Bench, lab: FakePve, steered: Steer, fault: st
 
 
 async def test_nobody_to_ask(tools: Bench) -> None:
-    """Without a domain Proxmox cannot order any: what a person has to do is said."""
+    """Without a domain Proxmox cannot order any: what a person has to do is reported."""
     with pytest.raises(errors.Rejected, match=r"pvenode config set --acmedomain0 pve1\.example\.com"):
         await tools.call("renew_certificate", **PVE1)
 
@@ -91,7 +95,7 @@ async def test_pinned(lab: FakePve) -> None:
     proxmox = connect(lab)
     listed = (await Bench(proxmox).call("list_certificates", **PVE1)).certificates
     await proxmox.close()
-    pinned = next(each.fingerprint for each in listed if each.file == "pve-ssl.pem")
+    pinned = next(item.fingerprint for item in listed if item.file == "pve-ssl.pem")
     proxmox = connect(lab, ca_file=None, fingerprint=pinned.lower())
     with pytest.raises(errors.Rejected, match="fingerprint pins a certificate of this node"):
         await Bench(proxmox).call("renew_certificate", **PVE1)

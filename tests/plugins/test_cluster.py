@@ -37,7 +37,7 @@ class TestLists:
         await steered.call("DELETE", "/log")
         away = await tools.call("get_node", node="pve3")
 
-        assert [(each.node, each.status) for each in listed.nodes] == [
+        assert [(node.node, node.status) for node in listed.nodes] == [
             ("pve1", "online"),
             ("pve2", "online"),
             ("pve3", "offline"),
@@ -53,13 +53,13 @@ class TestLists:
         """Storages are listed by node and content, with free bytes."""
         found = (await tools.call("list_storages", node="pve1", content="images")).storages
 
-        assert [each.storage for each in found] == ["local-lvm", "shared"]
-        assert [each.shared for each in found] == [False, True]
-        assert all(each.free == each.total - each.used > 0 for each in found)
+        assert [item.storage for item in found] == ["local-lvm", "shared"]
+        assert [item.shared for item in found] == [False, True]
+        assert all(item.free == item.total - item.used > 0 for item in found)
 
     async def test_bridges(self, tools: Bench) -> None:
         """The bridges of a node are listed."""
-        assert "vmbr0" in [each.bridge for each in (await tools.call("list_bridges", node="pve1")).bridges]
+        assert "vmbr0" in [bridge.bridge for bridge in (await tools.call("list_bridges", node="pve1")).bridges]
 
     async def test_tasks(self, tools: Bench, steered: Steer) -> None:
         """Tasks are listed with how they ended, running ones as running; one is shown with its log."""
@@ -73,14 +73,14 @@ class TestLists:
             await tools.call("stop_guest", running, vmid=100)
 
         listed = (await tools.call("list_tasks")).tasks
-        assert {(each.type, each.id, each.status) for each in listed} >= {
+        assert {(item.type, item.id, item.status) for item in listed} >= {
             ("qmcreate", "300", "OK"),
             ("qmstart", "101", "start failed"),
             ("qmstop", "100", "running"),
         }
-        assert all(each.user == "agentd@pve!full" for each in listed)
-        assert [each.id for each in (await tools.call("list_tasks", node="pve1", failed=True)).tasks] == ["101"]
-        assert [each.upid for each in (await tools.call("list_tasks", node="pve1", running=True)).tasks] == [
+        assert all(item.user == "agentd@pve!full" for item in listed)
+        assert [task.id for task in (await tools.call("list_tasks", node="pve1", failed=True)).tasks] == ["101"]
+        assert [task.upid for task in (await tools.call("list_tasks", node="pve1", running=True)).tasks] == [
             running.upid
         ]
         shown = await tools.call("get_task", upid=listed[-1].upid)

@@ -21,7 +21,7 @@ class TestCreate:
     """create_container."""
 
     async def test_new(self, tools: Bench, steered: Steer) -> None:
-        """A new container is as asked for, unprivileged, bears the mark, and is not started."""
+        """A new container is as asked for, unprivileged, has the mark, and is not started."""
         wish = CONTAINER | {"cores": 2, "memory": 1024, "tags": ["web"], "description": "shop", "features": "nesting=1"}
         address = {"ip": "192.0.2.5/24", "gateway": "192.0.2.1", "sshkeys": "ssh-ed25519 AAAA= me@home\n"}
         made = await tools.call("create_container", MemoryCall("wf-1.create"), **wish, **address)
@@ -62,7 +62,7 @@ class TestCreate:
         calls = [tools.until_done("create_container", MemoryCall(f"wf-{n}.c"), **CONTAINER) for n in range(2)]
         results = await asyncio.gather(*calls, return_exceptions=True)
 
-        assert sorted(type(each).__name__ for each in results) == ["Guest", "VmidTaken"]
+        assert sorted(type(result).__name__ for result in results) == ["Guest", "VmidTaken"]
         assert len(await steered.creates()) == 1
 
     async def test_fails(self, tools: Bench, steered: Steer) -> None:
@@ -81,7 +81,7 @@ class TestCreate:
         assert call.warnings
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
-        """A token that may not is told which right is missing, and how to grant it."""
+        """A token without the right gets the missing one, and how to grant it."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Allocate on /vms/320; .*pveum acl modify /vms/320"):
@@ -100,7 +100,7 @@ class TestCreate:
         ):
             with pytest.raises(errors.InvalidMessage):
                 tools.tools["create_container"].parse(CONTAINER | wrong)
-        with pytest.raises(errors.Rejected, match="gateway: it goes with an address, and ip is dhcp"):
+        with pytest.raises(errors.Rejected, match="gateway: it needs an address, and ip is dhcp"):
             await tools.tools["create_container"].run(
                 MemoryCall(), tools.tools["create_container"].parse(CONTAINER | {"gateway": "192.0.2.1"})
             )
@@ -165,7 +165,7 @@ class TestUpdate:
             assert (found.name, found.cores, found.memory, found.tags) == ("renamed", 3, 768, ["db"])
             assert (found.description, found.onboot) == ("new", True)
         assert len(await steered.log("PUT")) == 1
-        assert [each.name for each in first.targets] == ["guest/320"]
+        assert [target.name for target in first.targets] == ["guest/320"]
         config = (await steered.found(320))["config"]
         assert "agentd:wf-1.create" in config["description"]
         assert (config["startup"], str(config["protection"])) == ("order=3", "1")
@@ -175,14 +175,14 @@ class TestUpdate:
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """A configuration that was changed since it was read is not changed; a VM is no container."""
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_container", vmid=201, cores=4, digest="0" * 40)
         with pytest.raises(errors.Rejected, match="is not a container"):
             await tools.call("update_container", vmid=101, cores=4)
         assert await steered.log("PUT") == []
 
     async def test_pending(self, tools: Bench) -> None:
-        """What takes effect only at the next start is told."""
+        """What takes effect only at the next start is reported."""
         await tools.call("start_guest", MemoryCall("wf.s"), vmid=201)
         call = MemoryCall()
         await tools.call("update_container", call, vmid=201, features="nesting=1")

@@ -21,7 +21,7 @@ class TestCreate:
     """create_vm."""
 
     async def test_new(self, tools: Bench, steered: Steer) -> None:
-        """A new VM is as asked for, bears the mark, and is not started."""
+        """A new VM is as asked for, has the mark, and is not started."""
         call = MemoryCall("wf-1.create")
         made = await tools.call(
             "create_vm", call, **NEW, cores=4, memory=4096, tags=["web", "prod"], description="shop", pool=None
@@ -37,7 +37,7 @@ class TestCreate:
         assert call.upid.startswith("UPID:pve2:")
 
     async def test_clone(self, tools: Bench, steered: Steer) -> None:
-        """A clone of a template may land on another node and bears the mark."""
+        """A clone of a template may land on another node and has the mark."""
         made = await tools.call("create_vm", MemoryCall("wf-2.create"), **CLONE | {"node": "pve3"})
 
         assert (made.vmid, made.node, made.name, made.template) == (301, "pve3", "app-02", False)
@@ -136,7 +136,7 @@ class TestCreate:
         calls = [tools.until_done("create_vm", MemoryCall(f"wf-{n}.create"), **NEW) for n in range(2)]
         results = await asyncio.gather(*calls, return_exceptions=True)
 
-        assert [type(each) for each in results].count(errors.VmidTaken) == 1
+        assert [type(result) for result in results].count(errors.VmidTaken) == 1
         assert len(await steered.creates()) == 1
 
     async def test_foreign_create(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
@@ -154,13 +154,13 @@ class TestCreate:
         await other.close()
 
     async def test_abandoned(self, tools: Bench, steered: Steer) -> None:
-        """A half-made guest at which nobody works is a stranger without a mark, a failure with ours."""
+        """An incomplete guest without a running task is a stranger without a mark, a failure with ours."""
         await steered.guest(vmid=300, node="pve2", name="x", type="qemu", lock="create", config={"lock": "create"})
         with pytest.raises(errors.VmidTaken):
             await tools.call("create_vm", **NEW)
         ours = {"lock": "clone", "description": "agentd:wf.task"}
         await steered.guest(vmid=301, node="pve1", name="x", type="qemu", lock="clone", config=ours)
-        with pytest.raises(errors.TaskFailed, match="half made"):
+        with pytest.raises(errors.TaskFailed, match="incomplete"):
             await tools.call("create_vm", **CLONE)
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
@@ -199,7 +199,7 @@ class TestCreate:
         assert len(await steered.creates()) == 1
 
     async def test_denied(self, steered: Steer, lab: FakePve) -> None:
-        """A token that may not is told which right is missing, and how to grant it."""
+        """A token without the right gets the missing one, and how to grant it."""
         proxmox = connect(lab, "audit")
         tools = Bench(proxmox, ToolSettings())
 

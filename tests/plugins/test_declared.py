@@ -52,7 +52,7 @@ def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
         for_each=result_of("find", "guests"),
         max_parallel=2,
         optional=True,
-        approval="Stop what bears web?",
+        approval="Stop what has web?",
         compensation=Compensation(
             tool="start_guest",
             queue="mcp-proxmox",
@@ -88,9 +88,12 @@ def test_a_task_on_a_node(known: dict[str, Tool]) -> None:
         ({"tag": "a", "at_once": 21}, "parameters.at_once: expected int <= 20"),
         ({"tag": "a", "wait": "no"}, "parameters.wait: expected bool, got str"),
         ({"tag": "a", "tagg": 1}, "parameters: unknown 'tagg'; there are tag, at_once, node, more, wait"),
-        ({"tag": "a", "more": {"x": [{"$template": "{{ 1 }}"}]}}, "parameters.more: the key '$template' is not taken"),
-        ({"tag": "a", "more": {"$result": "find"}}, "parameters.more: the key '$result' is not taken: keys with $"),
-        ({"tag": "a", "more": {"$stored": "x"}}, "parameters.more: the key '$stored' is not taken"),
+        (
+            {"tag": "a", "more": {"x": [{"$template": "{{ 1 }}"}]}},
+            "parameters.more: the key '$template' is not accepted",
+        ),
+        ({"tag": "a", "more": {"$result": "find"}}, "parameters.more: the key '$result' is not accepted: keys with $"),
+        ({"tag": "a", "more": {"$stored": "x"}}, "parameters.more: the key '$stored' is not accepted"),
     ],
 )
 def test_a_wrong_request(known: dict[str, Tool], parameters: dict[str, Any], problem: str) -> None:
@@ -142,7 +145,7 @@ def test_whatever_a_request_brings(known: dict[str, Tool], value: dict[str, Any]
 
 
 def test_parameters_passed_on_as_they_are(known: dict[str, Tool]) -> None:
-    """All parameters can be handed on at once; what was not said is not said to the tool either."""
+    """All parameters can be handed on at once; what was not given is not given to the tool either."""
     text = """
         parameters: {vmid: {type: int}, name: {type: string}}
         tasks: [{name: a, tool: start_guest, with: "{{ parameters }}"}]
@@ -197,7 +200,7 @@ def test_aliases(known: dict[str, Tool]) -> None:
     """What is written once may be used twice."""
     text = "tasks: [{name: a, tool: list_guests, with: &w {status: running}}, {name: b, tool: list_guests, with: *w}]"
 
-    assert [each.parameters for each in plan(text, known)] == [{"status": "running"}] * 2
+    assert [task.parameters for task in plan(text, known)] == [{"status": "running"}] * 2
 
 
 # -- what is published -------------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ def test_the_schema_is_in_step() -> None:
     assert json.loads((HERE / "workflow.schema.json").read_text()) == file_format.schema()
 
 
-@pytest.mark.parametrize("file", [*EXAMPLES, *FILES.glob("*.yaml")], ids=lambda each: each.stem)
+@pytest.mark.parametrize("file", [*EXAMPLES, *FILES.glob("*.yaml")], ids=lambda item: item.stem)
 def test_what_is_shipped(known: dict[str, Tool], file: Path) -> None:
     """Each file that comes with agentd has no fault, and fits the published schema."""
     found, report = check.read(file.read_bytes(), file.name, file.stem, check.KnownNames(known, {}))
@@ -230,5 +233,5 @@ def test_the_schema_refuses(known: dict[str, Tool]) -> None:
     ]  # fmt: skip
 
     assert validator.is_valid(good)
-    assert [validator.is_valid(good | each) for each in wrong] == [False] * len(wrong)
-    assert all(faults(yaml.safe_dump(good | each), known) for each in wrong)
+    assert [validator.is_valid(good | text) for text in wrong] == [False] * len(wrong)
+    assert all(faults(yaml.safe_dump(good | text), known) for text in wrong)

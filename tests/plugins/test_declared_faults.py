@@ -27,7 +27,7 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
         ("a: [", ["1:5: this is not YAML: while parsing a flow node; expected the node content, but found '"]),
         ("- a", ["1:1: should be a map with name, description, parameters, tasks"]),
         (HEAD + TASK + "---\n", ["3:1: this is not YAML: expected a single document in the stream"]),
-        (HEAD + HEAD + TASK, ["2:1: description: stands twice; it is in line 1 already"]),
+        (HEAD + HEAD + TASK, ["2:1: description: is there twice; it is in line 1 already"]),
         (A + "optional: no}]",
          ["2:48: tasks[0].optional: no is false for some and a text for others; write false, or put it in quotes"]),
         (A + "optional: on}]",
@@ -41,22 +41,23 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
         (A + "with: {limit: 99999999999999999999}}]",
          ["2:52: tasks[0].with.limit: 99999999999999999999… is too large a number; put it in quotes if it is a text"]),
         (A + "timeout: .inf}]",
-         ["2:47: tasks[0].timeout: .inf is no number that can be reckoned with; put it in quotes if it is a text"]),
+         ["2:47: tasks[0].timeout: .inf is not a finite number; put it in quotes if it is a text"]),
         (A + "with: {tag: {{ parameters.x }}}}]",
-         ['2:50: tasks[0].with.tag: an expression stands in quotes: "{{ … }}"']),
+         ['2:50: tasks[0].with.tag: an expression must be in quotes: "{{ … }}"']),
         (HEAD + "tasks: !!python/object/apply:os.system ['true']",
-         ["2:8: tasks: tags are not taken: leave !!python/object/apply:os.system out"]),
+         ["2:8: tasks: tags are not accepted: leave !!python/object/apply:os.system out"]),
         (HEAD + "x: &x {tool: list_guests}\ntasks: [{name: a, <<: *x}]",
          ["2:1: x: unknown key; there are description, name, parameters, tasks",
-          "3:9: tasks.a: says either tool or workflow: what it does",
-          "3:19: tasks[0]: merge keys (<<) are not taken; write the values out"]),
+          "3:9: tasks.a: needs either tool or workflow: what it does",
+          "3:19: tasks[0]: merge keys (<<) are not accepted; write the values out"]),
         # The form.
         (TASK, ["1:1: description is missing"]),
         (HEAD + "tasks: []", ["2:8: tasks: expected array of length >= 1"]),
         (HEAD + "tasks: {a: 1}", ["2:8: tasks: should be a list: lines that begin with -"]),
         (HEAD + "steps: []\n" + TASK, ["2:1: steps: unknown key; here it is called tasks"]),
         (HEAD + "task: []\n" + TASK, ["2:1: task: unknown key; did you mean tasks?"]),
-        ("name: g\n" + HEAD + TASK, ["1:7: name: the file says f, and this says g; leave it out, or rename the file"]),
+        ("name: g\n" + HEAD + TASK,
+         ["1:7: name: the file is called f, and this is g; leave it out, or rename the file"]),
         (A + "if: x, needs: [], deadline: 3, loop: [], args: {}}]",
          ["2:38: tasks.a.if: unknown key; here it is called when",
               "2:45: tasks.a.needs: unknown key; here it is called after",
@@ -87,16 +88,16 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
           "2:96: parameters.c.items: only a list has items, and this is of type int"]),
         # Tools.
         (HEAD + "tasks: [{name: a, tool: list_guest}]",
-         [("2:25: tasks.a.tool: no installed plugin defines a tool 'list_guest'; did you mean list_guests? (if a "
-          "foreign agent offers it, say service and tier)")]),
+         [("2:25: tasks.a.tool: no installed plugin defines a tool 'list_guest'; did you mean list_guests? (if an "
+          "external agent offers it, give service and tier)")]),
         (HEAD + "tasks: [{name: a, tool: qqq, service: mcp-proxmox, tier: read}]",
          ["2:25: tasks.a.tool: no installed plugin defines a tool 'qqq'; there are "]),
         (A + "service: specialist, tier: operate}]",
          ["2:47: tasks.a.service: list_guests is a tool of mcp-proxmox, not of specialist; leave service out",
           "2:65: tasks.a.tier: list_guests is of tier read, not operate; leave tier out"]),
         (HEAD + "tasks: [{name: a}, {name: b, tool: list_guests, workflow: other}]",
-         ["2:9: tasks.a: says either tool or workflow: what it does",
-              "2:20: tasks.b: says either tool or workflow: what it does"]),
+         ["2:9: tasks.a: needs either tool or workflow: what it does",
+              "2:20: tasks.b: needs either tool or workflow: what it does"]),
         (HEAD + "tasks: [{name: a, workflow: othr, node: x}]",
          ["2:29: tasks.a.workflow: there is no workflow 'othr'; did you mean other?",
           "2:41: tasks.a.node: belongs to a tool, and this starts a workflow"]),
@@ -117,12 +118,12 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
          ["2:46: tasks.a.name: there is a task of this name already, in line 2"]),
         (A + "after: [b, a, lost]}, {name: b, tool: list_guests, after: [a]}]",
          ["2:16: tasks.a: these wait for one another: a → b → a",
-          "2:49: tasks.a.after: a task cannot come after itself",
+          "2:49: tasks.a.after: a task cannot be after itself",
               "2:52: tasks.a.after: there is no task 'lost'; there are a, b"]),
         (A + "with: {tag: '{{ tasks.b.result.x }}'}}, {name: b, tool: list_guests, when: tasks.a.result}]",
          ["2:16: tasks.a: these wait for one another: a → b → a"]),
         (A + "on_error: {vmid_taken: b}}, {name: b, tool: list_guests}]",
-         ["2:48: tasks.a.on_error: goes back to 'b', which does not come before it; put it under after"]),
+         ["2:48: tasks.a.on_error: goes back to 'b', which is not before it; add it under after"]),
         (A + "for_each: [1]}, {name: a-0, tool: list_guests}]",
          ["2:16: tasks.a.name: its items would be called as a-0 is"]),
         # Keys with another name elsewhere.
@@ -144,19 +145,19 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
           "11:17: tasks.a.when: there is no task 'b'; there are a"]),
         (A + "with: {tag: '{{ item }}', name: '{{ ''''.__class__ }}', limit: '{{ x'}}]",
          ["2:54: tasks.a.with.tag: 'item' is known only in with and undo, of a task that has for_each",
-          "2:79: tasks.a.with.name: expression \"{{ ''.__class__ }}\": '__class__' is not looked at",
+          "2:79: tasks.a.with.name: expression \"{{ ''.__class__ }}\": '__class__' is not accessible",
           "2:101: tasks.a.with.limit: expression '{{ x': unexpected end of template, expected }}"]),
         (A + "node: '{{ tasks.a.result }}', when: '{{ 1 }}', for_each: '{% for x in y %}{{ x }}'}]",
          ["2:48: tasks.a.node: 'tasks' is not known here, before anything has run; only parameters is",
           "2:75: tasks.a.when: expression '{{ 1 }}': a condition is written without braces",
-          "2:96: tasks.a.for_each: expression '{% for x in y %}{{ x }}': only expressions in {{ … }} are taken"]),
+          "2:96: tasks.a.for_each: expression '{% for x in y %}{{ x }}': only expressions in {{ … }} are accepted"]),
         (A + "with: {tag: '{{ tasks.a.result }}', name: '{{ 2 ** 99999 }}'}}]",
          ["2:50: tasks.a.with.tag: a task cannot use its own result",
           "2:86: tasks.a.with.name: expression '{{ 2 ** 99999 }}': there is no power in expressions"]),
     ],
 )  # fmt: skip
 def test_faults(known: dict[str, Tool], text: str, expected: list[str]) -> None:
-    """Every fault is told, in the order of the file: where it is, which field, what is wrong, what to do."""
+    """Every fault is reported, in the order of the file: where it is, which field, what is wrong, what to do."""
     found = faults(text, known)
 
     assert len(found) == len(expected), found
@@ -204,13 +205,13 @@ def test_a_file_that_somebody_spoilt(known: dict[str, Tool], data: st.DataObject
     found, report = check.read("\n".join(lines).encode(), "f.yaml", "f", check.KnownNames(known, WORKFLOWS))
 
     assert (found is None) is bool(report.faults)
-    assert all(each.line >= 1 and each.column >= 1 and each.text for each in report.faults)
+    assert all(fault.line >= 1 and fault.column >= 1 and fault.text for fault in report.faults)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
-    """Whatever lies in a file, reading it ends in faults."""
+    """Whatever a file contains, reading it ends in faults."""
     found, report = check.read(data, "f.yaml", "f", check.KnownNames({}, {}))
 
     assert found is None

@@ -90,7 +90,7 @@ async def test_a_file_that_changes_under_a_running_workflow(bus: Bus, quiet_net:
         broken.unlink()
         gone = await ask(bus, "two", "gone")
 
-    given = {each.task_id: each.parameters for each in agent.given}
+    given = {assignment.task_id: assignment.parameters for assignment in agent.given}
     assert (old.status, list(old.result["tasks"]), given["old.second"]) == (
         "completed",
         ["first", "second"],
@@ -113,7 +113,7 @@ async def test_a_file_that_changes_under_a_running_workflow(bus: Bus, quiet_net:
 
 
 async def test_a_file_at_fault_is_seen(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
-    """A broken file stands on the status page and in the log; the daemon is ready and its other workflows work."""
+    """A broken file is shown on the status page and in the log; the daemon is ready and its other workflows work."""
     directory = tmp_path / "workflows"
     directory.mkdir()
     write(directory / "two.yaml", HEAD + TWO)
@@ -124,10 +124,10 @@ async def test_a_file_at_fault_is_seen(bus: Bus, quiet_net: Net, tmp_path: Path)
         answer = await ask(bus, "two", "w")
         write(bad, HEAD + TWO)
 
-        async def mended() -> bool:
+        async def corrected() -> bool:
             return not state.identity(daemon).warnings
 
-        await eventually(mended, "the fault is gone from the page")
+        await eventually(corrected, "the fault is gone from the page")
         again = await ask(bus, "bad", "b")
 
     assert warnings == [f"orchestrator: {bad}:1:1: tasks is missing"]
@@ -146,16 +146,16 @@ async def test_what_a_requester_brings_is_never_evaluated(bus: Bus, quiet_net: N
         state = await queries.state(bus, "w")
 
     assert answer.status == "completed", answer
-    assert {each.task_id: each.parameters for each in agent.given}["w.second"] == {
+    assert {assignment.task_id: assignment.parameters for assignment in agent.given}["w.second"] == {
         "name": "{{ 7 * 7 }}-{{ tasks.first.status }}"
     }
-    assert refused.error == "parameters.any: the key '$template' is not taken: keys with $ are agentd's own"
+    assert refused.error == "parameters.any: the key '$template' is not accepted: keys with $ are agentd's own"
     assert state is not None
     assert state.parameters == {"suffix": "{{ tasks.first.status }}", "any": {}}
 
 
 async def test_what_a_dry_run_shows(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
-    """A dry run holds the plan: what the parameters decide is filled in, what needs results stands as it is written."""
+    """A dry run holds the plan: what the parameters decide is filled in, what needs results stays as it is written."""
     directory = tmp_path / "workflows"
     directory.mkdir()
     shutil.copy(EXAMPLES / "restart_tagged.yaml", directory)
@@ -167,7 +167,7 @@ async def test_what_a_dry_run_shows(bus: Bus, quiet_net: Net, tmp_path: Path) ->
 
     assert answer.status == "completed", answer
     assert state is not None
-    find, restart = (each.spec for each in state.tasks.values())
+    find, restart = (task.spec for task in state.tasks.values())
     assert find is not None
     assert restart is not None
     assert find.parameters == {"tag": "web", "status": "running", "type": "qemu", "limit": 100}
@@ -183,12 +183,12 @@ async def test_the_examples_do_what_they_say(net: Net, tmp_path: Path) -> None:
         wish = {"names": ["web1", "web2", "web3"], "node": "pve1", "template": 9000, "tags": ["fresh"]}
         made = await ask(bus, "deploy_many", "make", wish)
         restarted = await ask(bus, "restart_tagged", "restart", {"tag": "fresh", "at_once": 1})
-        none = await ask(bus, "restart_tagged", "none", {"tag": "nobody"})
+        none = await ask(bus, "restart_tagged", "none", {"tag": "none"})
 
     assert made.status == "completed", json.dumps(msgspec.to_builtins(made), indent=1)
     vmids = made.result["tasks"]["draw"]["result"]["vmids"]
-    vms = [net.pve.found(each) for each in vmids]
-    assert [(each["name"], each["status"], each["tags"]) for each in vms if each] == [
+    vms = [net.pve.found(vmid) for vmid in vmids]
+    assert [(vm["name"], vm["status"], vm["tags"]) for vm in vms if vm] == [
         ("web1", "running", "fresh"), ("web2", "running", "fresh"), ("web3", "running", "fresh")
     ]  # fmt: skip
     assert len(net.pve.creates()) == 3

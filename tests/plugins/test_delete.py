@@ -26,7 +26,7 @@ class TestDelete:
 
         assert (gone.vmid, gone.name, gone.guest.node, gone.guest.status) == (101, "db-01", "pve1", "stopped")
         assert await steered.found(101) is None
-        assert [each["params"] for each in await steered.log("DELETE")] == [{}]
+        assert [request["params"] for request in await steered.log("DELETE")] == [{}]
 
     async def test_container(self, tools: Bench, steered: Steer) -> None:
         """A container goes the same way, with what was asked for besides."""
@@ -51,7 +51,7 @@ class TestDelete:
         """A guest that was changed since it was looked at is not deleted; as it was looked at, it is."""
         old = (await tools.call("get_guest", vmid=101)).digest
         await tools.call("update_vm", MemoryCall("wf.u"), vmid=101, cores=7)
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("delete_guest", **DB, digest=old)
         sent = await steered.log("DELETE")
         await tools.call("delete_guest", **DB, digest=(await tools.call("get_guest", vmid=101)).digest)
@@ -69,7 +69,7 @@ class TestDelete:
     async def test_kept(
         self, tools: Bench, steered: Steer, config: dict[str, Any], more: dict[str, Any], text: str
     ) -> None:
-        """A guest that runs or is protected stays, and what to do is said."""
+        """A guest that runs or is protected stays, and what to do is reported."""
         await steered.guest(vmid=310, node="pve1", name="kept", type="qemu", config=config, **more)
 
         with pytest.raises(errors.Rejected, match=text):
@@ -118,7 +118,7 @@ class TestDelete:
         assert len(await steered.tasks("qmdestroy")) == 1
 
     async def test_locked(self, lab: FakePve, steered: Steer) -> None:
-        """A lock that stays is told with its name, and nothing was sent."""
+        """A lock that stays is reported with its name, and nothing was sent."""
         proxmox = connect(lab)
         await steered.lock(101, "backup")
 
@@ -144,7 +144,7 @@ class TestDelete:
         assert await steered.found(101) is None
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
-        """A token that may not is told which right is missing, and how to grant it."""
+        """A token without the right gets the missing one, and how to grant it."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Allocate.*pveum acl modify /vms/101"):
@@ -190,4 +190,6 @@ async def test_who_approves_sees_what_goes(tools: Bench) -> None:
     call = MemoryCall()
     await tools.call("delete_guest", call, vmid=101, name="db-01")
 
-    assert [(each.name, each.loses) for each in call.targets] == [("guest/101", ["scsi0 of 32 GiB", "no snapshots"])]
+    assert [(target.name, target.loses) for target in call.targets] == [
+        ("guest/101", ["scsi0 of 32 GiB", "no snapshots"])
+    ]

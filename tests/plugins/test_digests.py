@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 VM: tuple[str, dict[str, Any]] = ("get_guest", {"vmid": 101})
 APART = {"name": "apart", "type": "resource-affinity", "guests": [100, 102], "affinity": "negative"}
-# The tool, what it is called with, the request whose answer is lost, what is there before, and what tells the digest.
+# The tool, what it is called with, the request whose answer is lost, what is there before, and what returns the digest.
 CASES: list[tuple[str, dict[str, Any], str, list[tuple[str, dict[str, Any]]]]] = [
     ("update_vm", {"vmid": 101, "cores": 3}, "POST /config$", [VM]),
     ("update_tags", {"vmid": 101, "add": ["new"]}, "POST /config$", [VM]),
@@ -39,7 +39,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[str, dict[str, Any]]]]] =
 ]
 
 
-@pytest.mark.parametrize(("tool", "given", "lost", "before"), CASES, ids=[each[0] for each in CASES])
+@pytest.mark.parametrize(("tool", "given", "lost", "before"), CASES, ids=[case[0] for case in CASES])
 async def test_own_change(
     tools: Bench, steered: Steer, tool: str, given: dict[str, Any], lost: str, before: list[tuple[str, dict[str, Any]]]
 ) -> None:

@@ -20,13 +20,13 @@ class TestMove:
     """move_disk."""
 
     async def test_moved(self, tools: Bench, steered: Steer) -> None:
-        """A disk lies on the other storage, as large as before, the old volume is kept; the second time nothing."""
+        """A disk is on the other storage, as large as before, the old volume is kept; the second time nothing."""
         before = await tools.call("get_guest", vmid=101)
         for _ in range(2):
             done = await tools.call("move_disk", **MOVE)
 
             assert (done.guest.storages, done.guest.disks) == (["shared"], before.disks)
-            assert [each.partition(":")[0] for each in done.unused.values()] == before.storages
+            assert [item.partition(":")[0] for item in done.unused.values()] == before.storages
         assert len(await steered.log("POST")) == 1
 
     async def test_cut(self, tools: Bench, steered: Steer) -> None:
@@ -51,12 +51,12 @@ class TestMove:
             await tools.call("move_disk", **MOVE | {"disk": "scsi5"})
         with pytest.raises(errors.NotFound, match="there is no storage 'nope' on pve1"):
             await tools.call("move_disk", **MOVE | {"storage": "nope"})
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("move_disk", **MOVE, digest="0" * 40)
         assert await steered.log("POST") == []
 
     async def test_denied(self, lab: FakePve) -> None:
-        """A token that may not is told which right is missing, and how to grant it."""
+        """A token without the right gets the missing one, and how to grant it."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Config.Disk.*pveum acl modify /vms/101"):
@@ -86,7 +86,7 @@ class TestDetach:
         assert call.warnings == ["VM 100 'web-01' on pve1 keeps scsi0 until its next start"]
 
     async def test_wrong(self, tools: Bench, steered: Steer) -> None:
-        """A volume of somebody else, and a place that is taken, are refused; an unused one is no disk to detach."""
+        """A volume of another guest, and a place that is taken, are refused; an unused one is no disk to detach."""
         with pytest.raises(errors.Rejected, match="is no unused one of VM 101 'db-01' on pve1; it has none"):
             await tools.call("attach_disk", vmid=101, disk="scsi1", volume="shared:9000/base-9000-disk-0.raw")
         with pytest.raises(errors.Rejected, match="has another scsi0 already: choose a free one"):
@@ -113,7 +113,7 @@ class TestAdd:
         """A stopped VM, a container that runs or not, gets one more disk, once; detach_disk takes it back."""
         wanted: dict[str, Any] = {"vmid": vmid, "disk": disk, "storage": "local-lvm", "size": 5, **more}
         call = MemoryCall()
-        done = [await tools.call("create_disk", each, **wanted) for each in (call, MemoryCall())][1]
+        done = [await tools.call("create_disk", item, **wanted) for item in (call, MemoryCall())][1]
 
         found = await steered.found(vmid)
         assert (done.guest.disks[disk], done.unused) == (5.0, {})
@@ -150,7 +150,7 @@ class TestAdd:
             await tools.call("create_disk", **disk | {"disk": "mp0"})
         with pytest.raises(errors.Rejected, match="can be given and rid of mp0, mp1, …, not rootfs"):
             await tools.call("create_disk", **disk | {"vmid": 201, "disk": "rootfs", "mount": "/srv"})
-        with pytest.raises(errors.Rejected, match="mount: say where container 201 'proxy' on pve2 shall see it"):
+        with pytest.raises(errors.Rejected, match="mount: give the path of it in container 201 'proxy' on pve2"):
             await tools.call("create_disk", **disk | {"vmid": 201, "disk": "mp0"})
         with pytest.raises(errors.Rejected, match="mounts its disks itself; leave `mount` out"):
             await tools.call("create_disk", **disk, mount="/srv")
@@ -201,7 +201,7 @@ class TestContainers:
         """A mount point that is taken off is kept and put back where it was, each once."""
         await tools.call("create_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
         call = MemoryCall()
-        off = [await tools.call("detach_disk", each, vmid=201, disk="mp0") for each in (call, MemoryCall())][1]
+        off = [await tools.call("detach_disk", item, vmid=201, disk="mp0") for item in (call, MemoryCall())][1]
         assert call.undo is not None
         back, parameters = call.undo
         on = [await tools.call(back, **parameters) for _ in range(2)][1]
@@ -215,16 +215,16 @@ class TestContainers:
         await tools.call("create_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
         before = len(await steered.log("PUT"))
         calls = MemoryCall(), MemoryCall()
-        for each in calls:
-            await tools.call("detach_disk", each, vmid=200, disk="mp0")
+        for call in calls:
+            await tools.call("detach_disk", call, vmid=200, disk="mp0")
 
-            assert each.warnings == ["container 200 'dns' on pve1 keeps mp0 until its next start"]
+            assert call.warnings == ["container 200 'dns' on pve1 keeps mp0 until its next start"]
         assert len(await steered.log("PUT")) == before + 1
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """Another configuration than the one that was read is refused before anything is sent, and by Proxmox after."""
         mount: dict[str, Any] = {"vmid": 201, "disk": "mp0", "storage": "local-lvm", "size": 5, "mount": "/srv"}
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("create_disk", **mount, digest="0" * 40)
         changed = {"status": 500, "reason": "detected modified configuration - file changed by other user? Try again."}
         await steered.rule("PUT", "/config$", changed)

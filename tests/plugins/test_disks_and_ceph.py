@@ -1,4 +1,4 @@
-"""Disks, Ceph, storages, figures: the disk that is meant is taken and no other, and trouble is told before all else."""
+"""Disks, Ceph, storages, figures: only the disk that is meant is used, and trouble is reported first."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class TestDisks:
         smart = await tools.call("get_disk_health", **PVE1, device="/dev/sda")
         made = await tools.call("list_local_storage", full := MemoryCall(), **PVE1)
 
-        assert [each.device for each in disks.disks] == ["/dev/sda", "/dev/sdc", "/dev/sdb", "/dev/sdd"]
-        assert [each.worn for each in disks.disks] == [3, 96, 1, None]
+        assert [disk.device for disk in disks.disks] == ["/dev/sda", "/dev/sdc", "/dev/sdb", "/dev/sdd"]
+        assert [disk.worn for disk in disks.disks] == [3, 96, 1, None]
         assert ["FAILED" in call.warnings[0], "96 % of its life used" in call.warnings[1]] == [True, True]
         assert (smart.health, smart.attributes[0].name) == ("FAILED", "Reallocated_Sector_Ct")
-        assert {(each.kind, each.name) for each in made.made} == {("lvm", "pve"), ("lvmthin", "data")}
+        assert {(item.kind, item.name) for item in made.made} == {("lvm", "pve"), ("lvmthin", "data")}
         assert full.warnings == ["thin pool data of pve1: data 95.0 %, metadata 25.0 % used"]
         assert size(disks) < 250
 
@@ -51,21 +51,21 @@ class TestDisks:
         """A pool is made of the disks that were shown, which are used then; asked again nothing is made."""
         made = await tools.call("create_local_storage", call := MemoryCall(), **ZFS)
         await tools.call("create_local_storage", same := MemoryCall(), **ZFS)
-        used = {each.device: each.used for each in (await tools.call("list_node_disks", **PVE1)).disks}
+        used = {disk.device: disk.used for disk in (await tools.call("list_node_disks", **PVE1)).disks}
         well = await tools.call("get_zfs_status", **PVE1, pool="tank")
         await steered.platters(pools={"pve1:tank": "DEGRADED"})
         ill = await tools.call("get_zfs_status", **PVE1, pool="tank")
         await tools.call("list_local_storage", warned := MemoryCall(), **PVE1)
 
-        assert ("zfs", "tank", "ONLINE") in {(each.kind, each.name, each.state) for each in made.made}
+        assert ("zfs", "tank", "ONLINE") in {(item.kind, item.name, item.state) for item in made.made}
         assert same.acted == 0
         assert (used["/dev/sdb"], used["/dev/sdc"]) == ("ZFS", "ZFS")
         (target,) = call.targets
         assert target.loses[0].startswith("whatever is on /dev/sdb (SIM_DISK, pve1-B,")
         assert target.state == {"/dev/sdb": "pve1-B", "/dev/sdc": "pve1-C"}
         assert (well.state, well.action, ill.action) == ("ONLINE", "", "Replace the faulted device.")
-        assert [(each.name, each.write) for each in ill.parts if each.message] == [("sdc", 12)]
-        assert "zfs tank of pve1 is DEGRADED: get_zfs_status says which disk" in warned.warnings
+        assert [(part.name, part.write) for part in ill.parts if part.message] == [("sdc", 12)]
+        assert "zfs tank of pve1 is DEGRADED: get_zfs_status shows which disk" in warned.warnings
         assert tools.tools["create_local_storage"].tier is Tier.DESTROY
 
     async def test_another_disk_has_its_path(self, tools: Bench, steered: Steer) -> None:
@@ -86,7 +86,7 @@ class TestDisks:
         with pytest.raises(errors.NotFound, match="pool: pve1 has no ZFS pool 'nope'; it has none"):
             await tools.call("get_zfs_status", **PVE1, pool="nope")
 
-        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+        assert [request for request in await steered.log() if request["method"] != "GET"] == []
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
@@ -116,7 +116,7 @@ class TestCeph:
             await tools.call("get_ceph_status")
 
     async def test_health(self, tools: Bench, steered: Steer) -> None:
-        """Warnings are told in words, disks that are down come first, flags are set once and taken back."""
+        """Warnings are reported in words, disks that are down come first, flags are set once and undone."""
         await steered.platters(ceph=HEALTH)
         set_ = await tools.call("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
         await tools.call("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
@@ -128,7 +128,7 @@ class TestCeph:
         assert call.undo == ("set_ceph_flag", {"flag": "noout", "value": False})
         assert (found.health, found.checks) == ("HEALTH_WARN", ["OSD_DOWN: 1 osds down"])
         assert (found.osds, found.osds_up, found.groups, found.flags) == (3, 2, {"active+clean": 33}, ["noout"])
-        assert [(each.node, each.up) for each in osds.osds] == [("pve3", False), ("pve1", True), ("pve2", True)]
+        assert [(osd.node, osd.up) for osd in osds.osds] == [("pve3", False), ("pve1", True), ("pve2", True)]
 
 
 class TestStorages:
@@ -150,7 +150,7 @@ class TestStorages:
         back = await tools.call(change.undo[0], **change.undo[1]) if change.undo else None
         await tools.call("delete_storage", gone := MemoryCall(), storage="shelf")
         await tools.call("delete_storage", twice := MemoryCall(), storage="shelf")
-        left = [each.storage for each in (await tools.call("list_storage_definitions")).storages]
+        left = [storage.storage for storage in (await tools.call("list_storage_definitions")).storages]
 
         assert (made.content, made.source, made.enabled) == (["backup", "iso"], "192.0.2.9:/srv/pve", True)
         assert (same.acted, still.acted, twice.acted) == (0, 0, 0)
@@ -165,7 +165,7 @@ class TestStorages:
     async def test_change_unanswered(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A change bound to a digest is made once, though its answer or request was lost."""
         found = await tools.call("list_storage_definitions")
-        digest = next(each.digest for each in found.storages if each.storage == "local")
+        digest = next(storage.digest for storage in found.storages if storage.storage == "local")
         await steered.rule("PUT", "/storage/local$", {fault: True}, 1)
         call = MemoryCall()
         off = await tools.until_done("update_storage", call, storage="local", enabled=False, digest=digest)
@@ -197,14 +197,14 @@ class TestStorages:
         assert await steered.log("DELETE") == []
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
-        """What does not fit the type, what is there as something else, and what has changed are told."""
+        """What does not fit the type, what is there as something else, and what has changed are reported."""
         with pytest.raises(errors.Rejected, match="type: nfs takes server and export, and no other of path"):
             await tools.call("create_storage", storage="x1", type="nfs", path="/x", content=["iso"])
         with pytest.raises(errors.Rejected, match="storage: there is a dir storage local on /var/lib/vz already"):
             await tools.call("create_storage", storage="local", type="dir", path="/other", content=["iso"])
         with pytest.raises(errors.NotFound, match="storage: there is no storage 'nope'; there are local"):
             await tools.call("update_storage", storage="nope", enabled=False)
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_storage", storage="local", enabled=False, digest="0" * 40)
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Datastore.Allocate on /storage; to grant it: pveum"):
@@ -229,7 +229,7 @@ class TestUsage:
         assert size(found) < 250
 
     async def test_refused(self, tools: Bench) -> None:
-        """What is meant must be said, and values that there are not are told."""
+        """The target must be given, and unknown values are reported."""
         with pytest.raises(errors.Rejected, match="node: name a guest by its vmid, a node, or a storage"):
             await tools.call("get_usage", storage="local")
         with pytest.raises(errors.Rejected, match="points: there is no 'colour'; there are cpu"):
@@ -252,7 +252,7 @@ class TestNotices:
             await tools.call("test_notification", name="nope")
 
     async def test_sync(self, tools: Bench, steered: Steer) -> None:
-        """A directory is synced without deleting anybody; a realm that is none is told."""
+        """A directory is synced without deleting users; an unknown realm is reported."""
         await steered.platters(directories={"corp": "ldap"})
         done = await tools.call("sync_realm", realm="corp", scope="users")
 

@@ -46,7 +46,7 @@ async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
             await bus.store(subjects.request("tester"), WorkflowRequest("test", name))
 
         async def at_the_gate() -> bool:
-            return sum(each.task_id.endswith(".gate") for each in agent.given) == len(names)
+            return sum(assignment.task_id.endswith(".gate") for assignment in agent.given) == len(names)
 
         await eventually(at_the_gate, "all are at the gate", 60)
         events = {name: await bus.every(subjects.WORKFLOWS, subjects.event(name)) for name in names}
@@ -54,19 +54,19 @@ async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
         answers = [await queries.follow(bus, name, lambda _: None, wait=45) for name in names]
         responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
 
-    # Each event was written in the knowledge of the one before it, and only adds to what that one tells.
+    # Each event was written in the knowledge of the one before it, and only adds to that one.
     for chain in events.values():
-        expected = [int(each.headers["Nats-Expected-Last-Subject-Sequence"]) for each in chain]
-        assert expected[1:] == [each.seq for each in chain[:-1]]  # what was before the first one may be replaced
-        lines = [each.decode(Workflow).timeline for each in chain]
+        expected = [int(record.headers["Nats-Expected-Last-Subject-Sequence"]) for record in chain]
+        assert expected[1:] == [record.seq for record in chain[:-1]]  # what was before the first one may be replaced
+        lines = [record.decode(Workflow).timeline for record in chain]
         assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(lines))
 
-    # Nothing was assigned twice, and everybody is answered once.
-    counted = Counter((each.task_id, each.attempt) for each in agent.given)
+    # Nothing was assigned twice, and every request is answered once.
+    counted = Counter((assignment.task_id, assignment.attempt) for assignment in agent.given)
     assert set(counted.values()) == {1}
     assert len(counted) == 6 * len(names)
-    assert [each.status for each in answers] == ["completed"] * len(names)
-    assert sorted(each.subject for each in responses) == sorted(subjects.response(name) for name in names)
+    assert [answer.status for answer in answers] == ["completed"] * len(names)
+    assert sorted(response.subject for response in responses) == sorted(subjects.response(name) for name in names)
 
 
 async def test_engines_that_race_commit_once(bus: Bus) -> None:
@@ -74,14 +74,14 @@ async def test_engines_that_race_commit_once(bus: Bus) -> None:
     one, two = engine(bus, "o1"), engine(bus, "o2")
     plan = [task("a"), task("b", "a")]
     begun = await asyncio.gather(one.feed("w1", begin(*plan)), two.feed("w1", begin(*plan)))
-    gone_on = await asyncio.gather(*(each.feed("w1", ended("a")) for each in (one, two, one, two)))
+    gone_on = await asyncio.gather(*(item.feed("w1", ended("a")) for item in (one, two, one, two)))
     events = await bus.every(subjects.WORKFLOWS, subjects.event("w1"))
     assigned = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
 
     assert begun[0] is not None
-    assert {each.tasks["b"].attempt for each in gone_on if each is not None} == {1}
+    assert {item.tasks["b"].attempt for item in gone_on if item is not None} == {1}
     assert len(events) == 2
-    assert [each.subject for each in assigned] == [
+    assert [item.subject for item in assigned] == [
         subjects.assign(QUEUE, "w1", "a", 1),
         subjects.assign(QUEUE, "w1", "b", 1),
     ]
@@ -95,26 +95,26 @@ async def test_inputs_of_one_workflow_become_one_event(bus: Bus) -> None:
     states = await asyncio.gather(*(only.feed("w1", ended(name)) for name in names))
     stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
 
-    assert {each.status for each in states if each is not None} <= {Status.RUNNING, Status.COMPLETED}
+    assert {state.status for state in states if state is not None} <= {Status.RUNNING, Status.COMPLETED}
     assert stored is not None
     assert stored.decode(Workflow).status is Status.COMPLETED
     assert stored.seq - 102 - 1 <= 4, "100 assignments, one timer, the first event and an answer"
 
 
 async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
-    """An event whose outbox was never sent is sent by whoever loads it, on whatever input, even one that is stray."""
+    """An event whose outbox was never sent is sent by the process that loads it, on any input, even a stray one."""
     state = fold(None, [begin(task("a"))], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
     before = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
-    await engine(bus).feed("w1", ended("nobody"))
+    await engine(bus).feed("w1", ended("stranger"))
     again = await engine(bus, "o2").feed("w1", begin(task("a")), delivered=2)
     assigned = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
     timers = await bus.every(subjects.WORKFLOWS, subjects.timer("w1", "*", "*"))
 
     assert before == []
     assert again == state
-    assert [each.subject for each in assigned] == [subjects.assign(QUEUE, "w1", "a", 1)]
-    assert [each.subject for each in timers] == [subjects.timer("w1", "_", "1")]
+    assert [item.subject for item in assigned] == [subjects.assign(QUEUE, "w1", "a", 1)]
+    assert [timer.subject for timer in timers] == [subjects.timer("w1", "_", "1")]
 
 
 async def test_a_cut_answer_is_made_good(bus: Bus) -> None:
@@ -124,7 +124,7 @@ async def test_a_cut_answer_is_made_good(bus: Bus) -> None:
     await asyncio.gather(*(engine(bus, f"o{number}").feed("w1", ended("a")) for number in range(3)))
     answers = await bus.every(subjects.WORKFLOWS, subjects.response("w1"))
 
-    assert [each.decode(WorkflowResponse).result for each in answers] == [
+    assert [answer.decode(WorkflowResponse).result for answer in answers] == [
         {"tasks": {"a": {"status": "completed", "result": 7}}}
     ]
 
@@ -156,9 +156,9 @@ async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
         state = await queries.state(bus, "w1")
 
     assert answer.status == "completed"
-    assert [each.attempt for each in agent.given] == [1, 2]
+    assert [assignment.attempt for assignment in agent.given] == [1, 2]
     assert state is not None
-    at = {each.what: each.at for each in state.timeline if each.task}
+    at = {entry.what: entry.at for entry in state.timeline if entry.task}
     assert at["completed"] - at["failed, to be tried again: not yet"] >= timedelta(seconds=0.8), "a fifth is jitter"
 
 
@@ -172,9 +172,9 @@ async def test_a_deadline_gives_the_task_to_another(quiet_net: Net, bus: Bus) ->
         state = await queries.state(bus, "w1")
 
     assert answer.status == "completed", answer
-    assert [each.attempt for each in agent.given] == [1, 2]
+    assert [assignment.attempt for assignment in agent.given] == [1, 2]
     assert state is not None
-    assert "failed, to be tried again: no result within 1 s of attempt 1" in [each.what for each in state.timeline]
+    assert "failed, to be tried again: no result within 1 s of attempt 1" in [entry.what for entry in state.timeline]
     assert state.tasks["a"].status is TaskStatus.COMPLETED
 
 

@@ -1,4 +1,4 @@
-"""What no orchestrator can decide, plan or write is answered all the same, and a person is told."""
+"""What no orchestrator can decide, plan or write is answered all the same, and a person is notified."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
-    """An input that decide stumbles over comes again, twice; then the workflow ends, and a person is told."""
-    told: list[dict[str, Any]] = []
+    """An input that decide stumbles over comes again, twice; then the workflow ends, and a person is notified."""
+    reported: list[dict[str, Any]] = []
     heard = asyncio.Event()
 
     async def on_alarm(received: Any) -> None:
-        told.append(received.decode(dict))
+        reported.append(received.decode(dict))
         heard.set()
 
     listening = await bus.subscribe(subjects.critical_error("*"), on_alarm)
@@ -47,13 +47,13 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     assert state.error.startswith("deciding over Ended failed 3 times: ")
     assert answer is not None
     assert answer.error == state.error
-    assert [each["error"] for each in told] == [f"w1: {state.error}"]
+    assert [message["error"] for message in reported] == [f"w1: {state.error}"]
     assert (letter.why, letter.subject, letter.reason) == ("broken", subjects.event("w1"), state.error)
     assert b'"task_id":"w1.a"' in (await dead_letters.read_body(bus, letter)).data
 
 
 async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
-    """Even the first input may be the one: who asked is told, and is not left waiting."""
+    """Even the first input may be the one: the requester gets an answer, and is not left waiting."""
     only = engine(bus)
     with pytest.raises(OverflowError):
         await only.feed("w1", begin(task("a", timeout=1e300)))
@@ -99,7 +99,7 @@ async def test_a_workflow_that_outgrows_an_event_ends(bus: Bus) -> None:
     assert answer.status == "failed"
     assert answer.error.startswith("its state takes 10")
     assert answer.error.endswith("bytes, and one event carries 983040")
-    assert [each["status"] for each in answer.result["tasks"].values()] == ["completed"] * 10 + ["cancelled"] * 2
+    assert [item["status"] for item in answer.result["tasks"].values()] == ["completed"] * 10 + ["cancelled"] * 2
 
 
 async def test_a_plan_that_no_event_carries_is_answered(bus: Bus) -> None:

@@ -77,7 +77,7 @@ async def test_what_another_orchestrator_ended_does_not_stay_open(bus: Bus) -> N
 
 
 async def test_what_is_still_ours_stays(bus: Bus) -> None:
-    """A workflow that nobody else has touched is remembered after a refresh, and is not taken for ended."""
+    """A workflow that no other process has changed is remembered after a refresh, and is not taken for ended."""
     engine = _engine(bus, "first")
     await engine.feed("w1", _begin())
     await engine.refresh()
@@ -87,7 +87,7 @@ async def test_what_is_still_ours_stays(bus: Bus) -> None:
 
 
 async def test_inputs_that_wait_for_a_cancelled_one_come_again(bus: Bus, nats_server: NatsServer) -> None:
-    """Whoever decides may be cancelled: the inputs that waited for it are told to come again, none hangs or is lost."""
+    """The deciding call may be cancelled: the inputs that waited for it are redelivered, none hangs or is lost."""
     engine = _engine(bus, "first")
     nats_server.pause()
     deciding = asyncio.create_task(engine.feed("w1", _begin()))

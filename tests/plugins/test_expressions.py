@@ -112,26 +112,26 @@ def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the 
     ("template", "problem", "word"),
     [
         # The way to Python's internals.
-        ("{{ ''.__class__ }}", "'__class__' is not looked at: only what lies in maps and lists is", "__class__"),
-        ("{{ parameters['__class__'] }}", "'__class__' is not looked at: only what", "__class__"),
+        ("{{ ''.__class__ }}", "'__class__' is not accessible: only items of maps and lists are", "__class__"),
+        ("{{ parameters['__class__'] }}", "'__class__' is not accessible: only items", "__class__"),
         ("{{ [] | map(attribute='__class__') | first }}", "first: the list is empty", None),
         ("{{ [1] | map(attribute='real') }}", "'real' is not in 1", None),
         ("{{ parameters.name.upper }}", "a text has no 'upper'", None),
         ("{{ parameters.items }}", "there is no 'items'; there are count, evil, large, name, ", None),
-        ("{{ parameters.name.upper() }}", "calls are not taken; use a filter: {{ value | filter }}", "upper("),
+        ("{{ parameters.name.upper() }}", "calls are not accepted; use a filter: {{ value | filter }}", "upper("),
         ("{{ ''['__cl' ~ 'ass__'] }}", "a text has no '__class__'", None),
         ("{{ cycler }}", "there is no 'cycler'; there are index, item, parameters, tasks, workflow_id", "cycler"),
         ("{{ self }}", "there is no 'self'", "self"),
         ("{{ ''|attr('x') }}", "there is no filter 'attr'", "attr"),
         # What burns.
-        ("{% for x in y %}{% endfor %}", "only expressions in {{ … }} are taken, no statements ({% … %})", "{%"),
-        ("{% set x = 1 %}", "only expressions in {{ … }} are taken", "{%"),
-        ("{% include 'x' %}", "only expressions in {{ … }} are taken", "{%"),
-        ("{{ range(10**9) }}", "calls are not taken", "range("),
+        ("{% for x in y %}{% endfor %}", "only expressions in {{ … }} are accepted, no statements ({% … %})", "{%"),
+        ("{% set x = 1 %}", "only expressions in {{ … }} are accepted", "{%"),
+        ("{% include 'x' %}", "only expressions in {{ … }} are accepted", "{%"),
+        ("{{ range(10**9) }}", "calls are not accepted", "range("),
         ("{{ 10**10**10 }}", "there is no power in expressions", "**"),
-        ("{{ 'x' * 10000000000 }}", "'*' reckons with numbers, not with a text", None),
-        ("{{ [1] * 10000000000 }}", "'*' reckons with numbers, not with a list", None),
-        ("{{ '%1000000000d' % 1 }}", "'%' reckons with numbers, not with a text", None),
+        ("{{ 'x' * 10000000000 }}", "'*' takes numbers, not a text", None),
+        ("{{ [1] * 10000000000 }}", "'*' takes numbers, not a list", None),
+        ("{{ '%1000000000d' % 1 }}", "'%' takes numbers, not a text", None),
         ("{{ 4611686018427387904 * 2 }}", "it makes a number that is too large", None),
         ("{{ 1.5e308 * 10 }}", "it makes a number that is too large", None),
         ("{{ 'nan' | float }}", "it makes a number that is too large, or none", None),
@@ -159,10 +159,10 @@ def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the 
         ("{{ tasks }}", "tasks are named: tasks.<name>.result, or tasks['<name>'].result", "tasks"),
         ("{{ tasks[parameters.name].result }}", "tasks are named: ", "tasks"),
         ("{{ tasks.find.results }}", "a task has result, status, error, warnings, and no 'results'", "results"),
-        ("{{ tasks.big.result.guests }}", "there is no 'guests' to be seen: the result is above 16 KiB", None),
+        ("{{ tasks.big.result.guests }}", "'guests' cannot be read here: the result is above 16 KiB", None),
         ("{{ parameters.name }", "unexpected '}'", None),
         ("{{ parameters.name", "unexpected end of template, expected }}", None),
-        ("web-{{ parameters.node }}", "nothing (null) cannot stand in a text; say what shall: | default(", None),
+        ("web-{{ parameters.node }}", "nothing (null) cannot be part of a text; give a default: | default(", None),
         ("{{ 1 / 0 }}", "it divides by zero", None),
         ("{{ parameters.count > 'a' }}", "it cannot be evaluated: '>' not supported between", None),
         ("{{ parameters.name | int }}", "'web' is not a whole number", None),
@@ -231,7 +231,7 @@ def test_what_a_template_refers_to() -> None:
 
 
 def test_a_result_as_it_is() -> None:
-    """A result, or one field of it, is told from what has to be evaluated: it may be large."""
+    """A result, or one field of it, is distinguished from what has to be evaluated: it may be large."""
     assert reference("{{ tasks.find.result }}") == ("find", "")
     assert reference("{{tasks.find.result.guests}}") == ("find", "guests")
     assert reference("{{ tasks.find.result.guests[0] }}") is None

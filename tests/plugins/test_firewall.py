@@ -1,4 +1,4 @@
-"""Firewalls: the rule that is meant is changed and no other, nobody is locked out unseen, and it is done once."""
+"""Firewalls: the rule that is meant is changed and no other, no lockout is unnoticed, and it is done once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestRules:
 
         assert (first.count, first.rules[0].rule) == (120, "in ACCEPT from 192.0.2.119")
         assert size(first) < 1000
-        assert [each.pos for each in (*first.rules, *rest.rules)] == list(range(120))
+        assert [item.pos for item in (*first.rules, *rest.rules)] == list(range(120))
         assert (rest.next, rest.rules[0].comment) == ("", "")
 
     async def test_says_something_else(self, tools: Bench, steered: Steer) -> None:
@@ -80,14 +80,14 @@ class TestRules:
         """Of rules that say the same the one that is meant goes, and no second one when the answer is lost."""
         for number in range(3):
             await tools.call("create_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, **SSH)
-        called = [each.rule for each in (await tools.call("list_firewall", vmid=100)).rules]
-        with pytest.raises(errors.Rejected, match=r"3 rules say .*; begin with the last of them, '.* \(3\)'"):
+        called = [rule.rule for rule in (await tools.call("list_firewall", vmid=100)).rules]
+        with pytest.raises(errors.Rejected, match=r"3 rules read .*; begin with the last of them, '.* \(3\)'"):
             await tools.call("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
         await steered.rule("DELETE", "/firewall/rules/2$", {"cut_after": True}, 1)
         gone = await tools.until_done("delete_firewall_rule", MemoryCall(), vmid=100, pos=2, rule=f"{SAYS} (3)")
 
         assert called == [SAYS, f"{SAYS} (2)", f"{SAYS} (3)"]
-        assert [each.rule for each in gone.rules] == called[:2]
+        assert [rule.rule for rule in gone.rules] == called[:2]
 
     async def test_taken_back(self, tools: Bench) -> None:
         """What was added, switched or moved is made as it was."""
@@ -104,7 +104,7 @@ class TestRules:
         gone = await tools.call(add.undo[0], **add.undo[1])
 
         assert after.rules == before.rules
-        assert [each.rule for each in gone.rules] == ["in DROP from 198.51.100.1"]
+        assert [rule.rule for rule in gone.rules] == ["in DROP from 198.51.100.1"]
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize(("method", "times"), [("POST", 1), ("PUT", 1), ("PUT", 2)])
@@ -115,19 +115,19 @@ class TestRules:
         await steered.rule(method, "/cluster/firewall/rules(/.*)?$", {fault: True}, times)
         found = await tools.until_done("create_firewall_rule", MemoryCall("wf.last"), action="DROP", to=2)
 
-        assert [each.rule for each in found.rules][1:] == [
+        assert [rule.rule for rule in found.rules][1:] == [
             "in ACCEPT from 192.0.2.1",
             "in DROP",
             "in ACCEPT from 192.0.2.0",
         ]
-        assert all(each.enabled for each in found.rules)
-        assert {str(each["params"]["enable"]) for each in (await steered.log("POST"))[3:]} == {"0"}
+        assert all(rule.enabled for rule in found.rules)
+        assert {str(request["params"]["enable"]) for request in (await steered.log("POST"))[3:]} == {"0"}
 
     async def test_another_rule_has_its_place(self, tools: Bench, steered: Steer) -> None:
-        """A rule that has moved is not confused with the one that stands in its place now."""
+        """A rule that has moved is not confused with the one that is in its place now."""
         await tools.call("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
         await tools.call("create_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP", source="198.51.100.1")
-        with pytest.raises(errors.Rejected, match=r"pos: at 0 firewall of VM 100 .* says 'in DROP from 198"):
+        with pytest.raises(errors.Rejected, match=r"pos: at 0 firewall of VM 100 .* has 'in DROP from 198"):
             await tools.call("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
         with pytest.raises(errors.NotFound, match=r"rule: firewall of VM 100 .* has no rule 'in DROP'; list_firewall"):
             await tools.call("update_firewall_rule", vmid=100, pos=0, rule="in DROP", enabled=False)
@@ -156,19 +156,19 @@ class TestRules:
         assert len((await tools.call("list_firewall", vmid=100)).rules) == 2
 
     async def test_moved(self, tools: Bench) -> None:
-        """A rule is moved to exactly the position that is said, downwards and upwards, once."""
+        """A rule is moved to exactly the given position, downwards and upwards, once."""
         for number in (3, 2, 1, 0):
             await tools.call(
                 "create_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, dport=str(8000 + number), proto="tcp"
             )
-        names = [each.rule for each in (await tools.call("list_firewall", vmid=100)).rules]
+        names = [rule.rule for rule in (await tools.call("list_firewall", vmid=100)).rules]
         down = await tools.call("update_firewall_rule", vmid=100, pos=0, rule=names[0], to=2)
         await tools.call("update_firewall_rule", same := MemoryCall(), vmid=100, pos=0, rule=names[0], to=2)
         up = await tools.call("update_firewall_rule", vmid=100, pos=2, rule=names[0], to=0)
 
-        assert [each.rule for each in down.rules] == [names[1], names[2], names[0], names[3]]
+        assert [rule.rule for rule in down.rules] == [names[1], names[2], names[0], names[3]]
         assert same.acted == 0
-        assert [each.rule for each in up.rules] == names
+        assert [rule.rule for rule in up.rules] == names
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
@@ -191,7 +191,7 @@ class TestRules:
             await tools.call("create_firewall_rule", vmid=100, dport="22")  # a port of which protocol?
         with pytest.raises(errors.Rejected, match="name a node, a vmid or a group, one of them"):
             await tools.call("list_firewall", node="pve1", vmid=100)
-        with pytest.raises(errors.Rejected, match="say either to, or some of enabled, comment and becomes"):
+        with pytest.raises(errors.Rejected, match="give either to, or some of enabled, comment and becomes"):
             await tools.call("update_firewall_rule", pos=0, rule="x")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks VM.Config.Network on /vms/100; to grant it: pveum"):
@@ -203,8 +203,8 @@ class TestOptions:
     """update_firewall_options."""
 
     async def test_nobody_is_locked_out_unseen(self, tools: Bench, steered: Steer) -> None:
-        """The cluster's firewall is not switched on before somebody can still come in, unless that is meant."""
-        with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports 8006 and 22"):
+        """The cluster's firewall is not switched on before its nodes can still be reached, unless that is meant."""
+        with pytest.raises(errors.Rejected, match="no rule of the cluster opens the ports 8006 and 22"):
             await tools.call("update_firewall_options", enable=True)
         assert await steered.log("PUT") == []
         await tools.call("create_firewall_rule", proto="tcp", dport="22,8006", source="192.0.2.0/24")
@@ -232,19 +232,19 @@ class TestOptions:
         ],
     )
     async def test_which_rules_let_in(self, tools: Bench, rule: dict[str, Any], enough: bool) -> None:  # noqa: FBT001
-        """Only a rule that lets somebody in to both ports counts."""
+        """Only a rule that opens both ports counts."""
         await tools.call("create_firewall_rule", **rule)
         if enough:
             assert (await tools.call("update_firewall_options", enable=True)).in_force
         else:
-            with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports"):
+            with pytest.raises(errors.Rejected, match="no rule of the cluster opens the ports"):
                 await tools.call("update_firewall_options", enable=True)
 
     async def test_all_ways_to_shut_people_out(self, tools: Bench) -> None:
-        """By a policy, a rule before it, a group: it is refused, or whoever approves is told."""
+        """By a policy, a rule before it, a group: it is refused, or the approver sees it."""
         await tools.call("update_firewall_options", policy_in="ACCEPT")
         await tools.call("update_firewall_options", enable=True)
-        with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports 8006 and 22"):
+        with pytest.raises(errors.Rejected, match="no rule of the cluster opens the ports 8006 and 22"):
             await tools.call("update_firewall_options", policy_in="DROP")
         await tools.call("create_firewall_group", name="admins")
         await tools.call("create_firewall_rule", MemoryCall("wf.in"), group="admins", proto="tcp", dport="22,8006")
@@ -257,9 +257,9 @@ class TestOptions:
         rule = "in ACCEPT tcp port 22,8006"
         await tools.call("delete_firewall_rule", calls[3], group="admins", pos=0, rule=rule)
 
-        told = [[each for each in call.targets[0].loses if "gets in" in each] for call in calls]
-        nobody = "nobody from outside of the nodes' own network gets in at {} any more"
-        assert told == [[nobody.format("22")], [nobody.format("8006 and 22")], [], [nobody.format("8006 and 22")]]
+        reported = [[loss for loss in call.targets[0].loses if "reached" in loss] for call in calls]
+        shut = "{} can no longer be reached from outside of the nodes' own network"
+        assert reported == [[shut.format("22")], [shut.format("8006 and 22")], [], [shut.format("8006 and 22")]]
 
     async def test_each_level_counts(self, tools: Bench, lab: FakePve) -> None:
         """A guest's firewall is in force where the cluster's and a network card's are on too; a node's is by itself."""
@@ -278,7 +278,7 @@ class TestOptions:
         assert (bare.in_force, bare.why) == (False, "no network card of it has firewall=1 (net0); set_guest_network")
         assert (on.in_force, on.bare, on.policy_out, on.options) == (True, ["net1"], "REJECT", {"macfilter": "0"})
         assert node.in_force
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_firewall_options", vmid=100, enable=False, digest=off.digest)
         with pytest.raises(errors.Rejected, match="policy_in: the firewall of a node has none; it has enable, log_"):
             await tools.call("update_firewall_options", node="pve1", policy_in="DROP")
@@ -295,8 +295,8 @@ class TestLog:
 
         assert (node.looked_at, len(node.lines)) == (60, 2)
         assert "10:59" in node.lines[-1]
-        assert [each.split("DPT=")[1] for each in guest.lines] == ["22"] * 3
-        assert all(each.startswith("100 ") for each in guest.lines)
+        assert [line.split("DPT=")[1] for line in guest.lines] == ["22"] * 3
+        assert all(line.startswith("100 ") for line in guest.lines)
         assert (none.looked_at, none.lines) == (0, [])
         assert size(await tools.call("get_firewall_log", node="pve1")) < 1500
         with pytest.raises(errors.Rejected, match="name a node or the vmid of a guest, one of both"):
@@ -354,7 +354,7 @@ class TestNames:
             await tools.call("set_firewall_alias", name="odd", cidr="300.1.1.1")
 
     async def test_a_group_that_has_rules(self, tools: Bench) -> None:
-        """Proxmox refuses to delete a group with rules, and that is told."""
+        """Proxmox refuses to delete a group with rules, and that is reported."""
         await tools.call("create_firewall_group", name="web")
         await tools.call("create_firewall_rule", group="web", **SSH)
         used = await tools.call("create_firewall_rule", MemoryCall("wf.use"), vmid=100, uses="web")

@@ -31,7 +31,7 @@ class TestLook:
     """ping_guest_agent and get_guest_agent_info."""
 
     async def test_ping(self, tools: Bench, steered: Steer) -> None:
-        """An agent that answers, one that is off, a VM that does not run: each is told with what to do."""
+        """An agent that answers, one that is off, a VM that does not run: each is reported with what to do."""
         await steered.guest(vmid=121, name="mute", node="pve1", status="running", config={})
         yes, no, stopped = [await tools.call("ping_guest_agent", vmid=vmid) for vmid in (100, 121, 101)]
         await steered.rule("GET", "/agent/info$", {"status": 500, "reason": "VM 100 qmp command failed - got timeout"})
@@ -50,8 +50,13 @@ class TestLook:
         info = await tools.call("get_guest_agent_info", vmid=100)
 
         assert (info.hostname, info.system) == ("web-01", "Debian GNU/Linux 13 (trixie)")
-        assert [(each.name, each.addresses) for each in info.interfaces][1] == ("eth0", ["192.0.2.10/24"])
-        assert [(each.mountpoint, each.total, each.used) for each in info.filesystems] == [("/", 10.0, 2.0)]
+        assert [(interface.name, interface.addresses) for interface in info.interfaces][1] == (
+            "eth0",
+            ["192.0.2.10/24"],
+        )
+        assert [(filesystem.mountpoint, filesystem.total, filesystem.used) for filesystem in info.filesystems] == [
+            ("/", 10.0, 2.0)
+        ]
         assert info.unread == {}
 
     async def test_guests_text(self, tools: Bench, steered: Steer) -> None:
@@ -69,7 +74,7 @@ class TestLook:
 
         assert not {"\x1b", "\x00", "\u202e", "\n"} & set(str(info))
         assert len(info.system) <= 200
-        assert (len(info.interfaces), [each.total for each in info.filesystems]) == (31, [0.0])
+        assert (len(info.interfaces), [filesystem.total for filesystem in info.filesystems]) == (31, [0.0])
         assert size(info) < 25_000
 
     async def test_part_unread(self, tools: Bench, steered: Steer) -> None:
@@ -86,8 +91,8 @@ class TestExec:
 
     async def test_run(self, tools: Bench, steered: Steer) -> None:
         """A command's outputs and exit code come back; its arguments and its input arrive as they were given."""
-        said = {"out-data": NASTY, "err-data": "GrÃ¼Ã\x9fe\n", "exitcode": 3}
-        named = await guest(steered, {"exec": {"sh -c a=1; echo $a & b": said}})
+        answer = {"out-data": NASTY, "err-data": "GrÃ¼Ã\x9fe\n", "exitcode": 3}
+        named = await guest(steered, {"exec": {"sh -c a=1; echo $a & b": answer}})
         ran = await tools.call(
             "exec_in_guest", call := MemoryCall(), command=["sh", "-c", "a=1; echo $a & b"], stdin="x=1;2", **named
         )
@@ -101,7 +106,7 @@ class TestExec:
         assert tools.tools["exec_in_guest"].tier is Tier.EXEC
 
     async def test_bounded(self, tools: Bench, steered: Steer) -> None:
-        """An output is cut to its bound, and that is said."""
+        """An output is cut to its bound, and that is reported."""
         named = await guest(steered, {"exec": {"yes": {"out-data": "y\n" * 50_000, "exitcode": 0}}})
         ran = await tools.call("exec_in_guest", command=["yes"], limit=1000, **named)
 
@@ -117,7 +122,7 @@ class TestExec:
         assert len(await steered.log("POST", "/exec$")) == 1
 
     async def test_patience(self, tools: Bench, steered: Steer) -> None:
-        """A command that takes longer than its patience goes on, and that is said with its process id."""
+        """A command that takes longer than its patience goes on, and that is reported with its process id."""
         named = await guest(steered, {"exec": {"sleep 60": {"seconds": 60, "exitcode": 0}}})
         begun = time.monotonic()
         ran = await tools.call("exec_in_guest", call := MemoryCall(), command=["sleep", "60"], patience=1, **named)
@@ -134,7 +139,7 @@ class TestExec:
         with pytest.raises(errors.UnknownOutcome):
             await tools("exec_in_guest", call, command=["reboot"], **WEB)
 
-        with pytest.raises(errors.PermanentError, match="nobody knows"):
+        with pytest.raises(errors.PermanentError, match="its result is not known"):
             await tools("exec_in_guest", call, command=["reboot"], **WEB)
         assert len(await steered.log("POST", "/exec$")) == 1
 
@@ -147,7 +152,7 @@ class TestExec:
         assert await steered.log("POST", "/exec$") == []
 
     async def test_denied(self, lab: FakePve) -> None:
-        """Without the right it is said which one is missing and how it is granted."""
+        """Without the right the error names the missing one and how it is granted."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.GuestAgent.Unrestricted on /vms/100; to grant it: pveum"):
@@ -216,7 +221,7 @@ class TestFiles:
         assert (read.text, read.truncated) == ("Grüße", True)
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
-        """A file that is not there, one that is too large, and a guest of another name are told as they are."""
+        """A file that is not there, one that is too large, and a guest of another name are reported as they are."""
         with pytest.raises(errors.PermanentError, match="No such file"):
             await tools.call("read_guest_file", path="/none", **WEB)
         with pytest.raises(errors.Rejected, match="content: 46082 bytes; Proxmox takes 46080 at once"):

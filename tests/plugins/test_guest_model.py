@@ -1,4 +1,4 @@
-"""Whose a guest is and what of it differs, told without a server."""
+"""Whose a guest is and what of it differs, decided without a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TestLook:
         ],
     )
     def test_judge(self, config: dict[str, Any] | None, owner: guest_model.VmidOwner) -> None:
-        """Who sits on a VMID is told by the mark and the lock."""
+        """The mark and the lock show the owner of a VMID."""
         assert guest_model.owner_of(config, "k.t") is owner
 
     def test_changes(self) -> None:

@@ -1,4 +1,4 @@
-"""Looking at guests and changing them against a server: what is said is what is so."""
+"""Looking at guests and changing them against a server: the results match the state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestLists:
 
         assert len(await steered.log()) == 2
         assert page.total == rest.total == 8
-        assert [each.vmid for each in page.guests + rest.guests] == [100, 101, 102, 103, 104, 105, 200, 201]
+        assert [guest.vmid for guest in page.guests + rest.guests] == [100, 101, 102, 103, 104, 105, 200, 201]
         assert page.by_status == {"running": 5, "stopped": 3}
         assert (page.next, rest.next) == ("000000102", "")
 
@@ -42,8 +42,8 @@ class TestLists:
             ({"name": "WEB"}, [100, 102]),
             ({"templates": True}, [9000]),
         ):
-            assert [each.vmid for each in (await tools.call("list_guests", **filters)).guests] == vmids
-        assert [each.vmid for each in (await tools.call("list_templates")).templates] == [9000]
+            assert [guest.vmid for guest in (await tools.call("list_guests", **filters)).guests] == vmids
+        assert [template.vmid for template in (await tools.call("list_templates")).templates] == [9000]
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """A page of many guests stays small enough for a model to read."""
@@ -153,7 +153,7 @@ class TestUpdate:
         await steered.rule("PUT", "/resize$", {"delay": 2.0}, 1)
         lost = asyncio.create_task(tools.call("resize_disk", vmid=101, size=40))
         await asyncio.to_thread(until, lambda: lab.log("PUT", "resize") or None, "the first request arrived")
-        lost.cancel()  # nobody waits for it any more; Proxmox carries it out all the same
+        lost.cancel()  # its caller waits no more; Proxmox carries it out all the same
         grown = await tools.call("resize_disk", vmid=101, size=40)
         ended = await asyncio.to_thread(until, lambda: _ends(lab, 2), "both ended")
 
@@ -171,5 +171,5 @@ class TestUpdate:
 
 def _ends(lab: FakePve, count: int) -> list[str] | None:
     """Return how so many resizes ended, once they have."""
-    found = sorted(str(each["exitstatus"]) for each in lab.tasks("resize") if each["exitstatus"])
+    found = sorted(str(task["exitstatus"]) for task in lab.tasks("resize") if task["exitstatus"])
     return found if len(found) == count else None

@@ -1,4 +1,4 @@
-"""High availability: who is looked after and by which rules, changed once and told as it is."""
+"""High availability: who is looked after and by which rules, changed once and reported as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TestResources:
     """list_ha and the tools for resources."""
 
     async def test_life(self, tools: Bench, steered: Steer) -> None:
-        """A guest is put under HA, changed and taken out; each step is left alone when it is so already."""
+        """A guest is put under HA, changed and taken out; each step is left alone when nothing to do."""
         wanted: dict[str, Any] = {"vmid": 101, "max_restart": 3, "comment": "x; ü=1"}
         await tools.call("create_ha_resource", **wanted)
         added = await tools.call("create_ha_resource", call := MemoryCall(), **wanted)
@@ -73,7 +73,7 @@ class TestResources:
         seen = await tools.call("create_ha_resource", vmid=101)
         await tools.call("update_ha_resource", vmid=101, max_restart=5)
         for tool, more in (("update_ha_resource", {"max_restart": 2}), ("delete_ha_resource", {"guest": "db-01"})):
-            with pytest.raises(errors.ConfigChanged, match="look again"):
+            with pytest.raises(errors.ConfigChanged, match="read it again"):
                 await tools.call(tool, vmid=101, digest=seen.digest, **more)
         await tools.call("update_ha_resource", vmid=101, max_restart=7)
 
@@ -88,7 +88,7 @@ class TestResources:
             await tools.call("create_ha_resource", vmid=101)
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
-        """What cannot be is told with what to do; a missing right with the command that grants it."""
+        """What is not possible is reported with what to do; a missing right with the command that grants it."""
         await tools.call("create_ha_resource", vmid=101)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_ha_resource", {"vmid": 9000}, "is a template"),
@@ -99,7 +99,7 @@ class TestResources:
             ),
             ("create_ha_resource", {"vmid": 100, "group": "left"}, "ha groups have been migrated to rules"),
             ("update_ha_resource", {"vmid": 100, "state": "ignored"}, "not under HA: create_ha_resource puts it there"),
-            ("update_ha_resource", {"vmid": 101}, "say what to change"),
+            ("update_ha_resource", {"vmid": 101}, "give what to change"),
             ("delete_ha_resource", {"vmid": 101, "guest": "nas"}, "is not called 'nas': nothing was done"),
             ("create_ha_resource", {"vmid": 999}, "there is no guest 999"),
         ]
@@ -118,7 +118,7 @@ class TestRules:
     """The tools for rules of Proxmox VE 9 and groups of 8."""
 
     async def test_life(self, tools: Bench) -> None:
-        """A rule is made, changed, switched off and deleted; each step is left alone when it is so already."""
+        """A rule is made, changed, switched off and deleted; each step is left alone when nothing to do."""
         for vmid in (100, 102):
             await tools.call("create_ha_resource", vmid=vmid)
         wanted: dict[str, Any] = {"name": "apart", "type": "resource-affinity", "affinity": "negative"}
@@ -163,7 +163,7 @@ class TestRules:
         )
 
         assert call.adopted is (fault == "cut_after")
-        assert [each.name for each in (await tools.call("list_ha")).rules] == ["left"]
+        assert [rule.name for rule in (await tools.call("list_ha")).rules] == ["left"]
 
     async def test_groups(self, tools: Bench, steered: Steer) -> None:
         """Proxmox VE 8 has groups: made, changed and deleted, unless a resource is in it."""
@@ -188,7 +188,7 @@ class TestRules:
         assert (await tools.call("list_ha")).rules == []
 
     async def test_refused(self, tools: Bench) -> None:
-        """What cannot be is told with what to do."""
+        """What is not possible is reported with what to do."""
         await tools.call("create_ha_resource", vmid=100)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_ha_rule", {"type": "node-affinity", "guests": [100]}, "a node-affinity rule has nodes"),
@@ -208,7 +208,7 @@ class TestRules:
                 "guests: name at least one",
             ),
             ("update_ha_rule", {"comment": "x"}, "there is no HA rule left; there are none"),
-            ("update_ha_rule", {}, "say what to change"),
+            ("update_ha_rule", {}, "give what to change"),
             ("update_ha_rule", {"nodes": {}}, "delete_ha_rule, or enabled=false"),
             ("set_ha_group", {"nodes": {"pve1": 0}}, "this cluster has HA rules, not groups"),
             ("delete_ha_group", {}, "this cluster has HA rules, not groups: use the tools for rules"),

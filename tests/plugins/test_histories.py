@@ -11,7 +11,7 @@ from agentd_orchestrator.engine import progress
 from histories import history
 
 FOLDER = Path(history.__file__).parent
-NAMES = sorted(each.stem for each in FOLDER.glob("*.jsonl"))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,7 +31,7 @@ def test_there_are_histories() -> None:
 def test_another_decision_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A longer pause before a retry, a lost input, another order: each is a difference with its line."""
     lines = history.read(FOLDER / "compensated.jsonl")
-    changed = msgspec.structs.replace(lines[0], given={**lines[0].given, "principal": "somebody"})
+    changed = msgspec.structs.replace(lines[0], given={**lines[0].given, "principal": "another"})
 
     with pytest.raises(AssertionError, match="line 1: Begin is decided differently"):
         history.replay([changed, *lines[1:]])

@@ -1,4 +1,4 @@
-"""VMs of cloud images: the disk is a copy of the image, cloud-init is told what it needs, in one call."""
+"""VMs of cloud images: the disk is a copy of the image, cloud-init gets what it needs, in one call."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "reported"),
     [
         ({"image": "local:import/no.qcow2"}, "image: there is no local:import/no.qcow2 on pve1; list_volumes lists"),
         ({"image": "nope:import/no.qcow2"}, "there is no storage 'nope' on pve1"),
@@ -75,12 +75,12 @@ async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
         ),
         ({"template": 9000}, "image: a VM is made of an image or with `template`, not both"),
         ({"iso": "local:iso/x.iso"}, "image: a VM is made of an image or with `iso`, not both"),
-        ({"image": None}, "ciuser: it goes with `image`"),
+        ({"image": None}, "ciuser: it can only be given with `image`"),
         ({"storage": None}, "a new VM needs a storage"),
     ],
 )
-async def test_wrong(bench: Bench, steered: Steer, wrong: dict[str, Any], told: str) -> None:
-    """A wrong image, and what cannot be meant together, is told by its field; nothing is made."""
-    with pytest.raises(errors.AgentdError, match=told):
+async def test_wrong(bench: Bench, steered: Steer, wrong: dict[str, Any], reported: str) -> None:
+    """A wrong image, and what cannot be meant together, is reported by its field; nothing is made."""
+    with pytest.raises(errors.AgentdError, match=reported):
         await bench.call("create_vm", **CLOUDY | wrong)
     assert await steered.log("POST") == []

@@ -31,34 +31,34 @@ class TestInterfaces:
         changed = await tools.call("set_interface", **BRIDGE, comment="for guests")
         gone = await tools.call("delete_interface", delete := MemoryCall(), **PVE1, iface="vmbr7")
 
-        assert [each.iface for each in before.interfaces] == ["eno1", "vmbr0"]
+        assert [interface.iface for interface in before.interfaces] == ["eno1", "vmbr0"]
         assert (before.pending, before.digest) == ([], "")
         assert (same.acted, twice.acted, again.pending) == (0, 0, [])
         assert make.undo == ("delete_interface", {"node": "pve1", "iface": "vmbr7"})
-        assert any("198.51.100.1/24" in each for each in made.pending)
-        assert any("198.51.100.1/24" in each for each in apply.targets[0].loses)
+        assert any("198.51.100.1/24" in item for item in made.pending)
+        assert any("198.51.100.1/24" in loss for loss in apply.targets[0].loses)
         assert applied.pending == []
-        line = next(each for each in changed.interfaces if each.iface == "vmbr7")
+        line = next(interface for interface in changed.interfaces if interface.iface == "vmbr7")
         assert (line.cidr, line.ports, line.comment) == ("198.51.100.1/24", "eno1", "for guests")
         assert "cidr 198.51.100.1/24" in delete.targets[0].loses
-        assert [each.iface for each in gone.interfaces] == ["eno1", "vmbr0"]
+        assert [interface.iface for interface in gone.interfaces] == ["eno1", "vmbr0"]
         assert tools.tools["apply_network"].tier is tools.tools["revert_network"].tier is Tier.DESTROY
 
     async def test_something_else_waits_now(self, tools: Bench, steered: Steer) -> None:
-        """What was prepared by somebody else after the look is neither put in force nor dropped."""
+        """What another client prepared after the preview is neither put in force nor dropped."""
         seen = await tools.call("set_interface", **BRIDGE)
         await tools.call("set_interface", **{**BRIDGE, "iface": "vmbr8"})
         for tool in ("apply_network", "revert_network"):
-            with pytest.raises(errors.Rejected, match="digest: what waits on pve1 is not what was looked at"):
+            with pytest.raises(errors.Rejected, match="digest: what waits on pve1 is not what was read"):
                 await tools.call(tool, **PVE1, digest=seen.digest)
 
-        assert [each["path"] for each in await steered.log("PUT")] == []
+        assert [request["path"] for request in await steered.log("PUT")] == []
         now = await tools.call("list_interfaces", **PVE1)
         dropped = await tools.call("revert_network", **PVE1, digest=now.digest)
-        assert [each.iface for each in dropped.interfaces] == ["eno1", "vmbr0"]
+        assert [interface.iface for interface in dropped.interfaces] == ["eno1", "vmbr0"]
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
-        """What carries something is not deleted; wrong types, names and missing rights are told."""
+        """What carries something is not deleted; wrong types, names and missing rights are reported."""
         with pytest.raises(errors.Rejected, match="eno1 of pve1 is used by vmbr0: change that first"):
             await tools.call("delete_interface", **PVE1, iface="eno1")
         with pytest.raises(errors.Rejected, match="type: vmbr0 of pve1 is of type bridge: delete_interface first"):
@@ -74,7 +74,7 @@ class TestInterfaces:
         await audit.close()
 
     async def test_what_is_left_out_stays(self, tools: Bench, lab: FakePve) -> None:
-        """Addresses, ports and what does not start by itself stay as they are, until they are said to go."""
+        """Addresses, ports and what does not start by itself stay as they are, until their removal is requested."""
         full = connect(lab)
         await full.post("/nodes/pve1/network", iface="vmbr7", type="bridge", cidr="198.51.100.1/24", autostart=False)
         both = await tools.call(
@@ -83,13 +83,13 @@ class TestInterfaces:
         less = await tools.call("set_interface", **BRIDGE, without=["cidr", "comment"], comment=None)
         await tools.call("set_interface", same := MemoryCall(), **BRIDGE, without=["cidr"])
 
-        line, after = (next(e for e in each.interfaces if e.iface == "vmbr7") for each in (both, less))
+        line, after = (next(e for e in item.interfaces if e.iface == "vmbr7") for item in (both, less))
         assert (line.cidr, line.cidr6, line.ports) == ("198.51.100.1/24", "2001:db8::1/64", "eno2")
         assert (line.autostart, after.autostart) == (False, False)
         assert (after.cidr, after.gateway, after.cidr6, after.ports) == ("", "", "2001:db8::1/64", "eno2")
         assert line.gateway == "198.51.100.9"
         assert same.acted == 0
-        with pytest.raises(errors.Rejected, match="without: cidr is said as well; say one of both"):
+        with pytest.raises(errors.Rejected, match="without: cidr is given as well; give one of the two"):
             await tools.call("set_interface", **BRIDGE, cidr="198.51.100.2/24", without=["cidr"])
         await full.close()
 
@@ -99,7 +99,7 @@ class TestInterfaces:
         await full.post("/nodes/pve1/network", iface="vmbr7", type="OVSBridge", ovs_ports="eno2", autostart=True)
         found = await tools.call("set_interface", **BRIDGE, cidr="198.51.100.1/24")
 
-        line = next(each for each in found.interfaces if each.iface == "vmbr7")
+        line = next(interface for interface in found.interfaces if interface.iface == "vmbr7")
         assert (line.type, line.ports, line.cidr) == ("OVSBridge", "eno2", "198.51.100.1/24")
         with pytest.raises(errors.Rejected, match="ports: vmbr7 of pve1 belongs to Open vSwitch"):
             await tools.call("set_interface", **BRIDGE, ports=["eno3"])
@@ -113,7 +113,7 @@ class TestInterfaces:
         await tools.call("set_interface", **PVE1, iface="bond0", type="bond", members=["eno2", "eno3"], mode="802.3ad")
         made = await tools.call("set_interface", **PVE1, iface="bond0.20", type="vlan", cidr="198.51.100.1/24")
 
-        lines = {each.iface: each for each in made.interfaces}
+        lines = {interface.iface: interface for interface in made.interfaces}
         assert (lines["bond0"].members, lines["bond0"].type, lines["bond0.20"].type) == ("eno2 eno3", "bond", "vlan")
         assert lines["bond0"].autostart
         with pytest.raises(errors.Rejected, match=r"bond0 of pve1 is used by bond0.20"):
@@ -130,7 +130,11 @@ class TestInterfaces:
         await steered.rule("GET", "/tasks/.*/status$", {"status": 595, "reason": "No route to host"}, 2)
         applied = await tools.until_done("apply_network", call := MemoryCall(), **PVE1, digest=made.digest)
 
-        tasks = [each for each in await steered.log("PUT") if each["path"].endswith("/network") and each["performed"]]
+        tasks = [
+            request
+            for request in await steered.log("PUT")
+            if request["path"].endswith("/network") and request["performed"]
+        ]
         assert (applied.pending, len(tasks)) == ([], 1)
         assert call.adopted is (fault == "cut_after")
 
@@ -140,7 +144,7 @@ class TestInterfaces:
         await steered.rule("POST", "/network$", {fault: True}, 1)
         made = await tools.until_done("set_interface", call := MemoryCall(), **BRIDGE)
 
-        assert "vmbr7" in [each.iface for each in made.interfaces]
+        assert "vmbr7" in [interface.iface for interface in made.interfaces]
         assert call.adopted is (fault == "cut_after")
 
 
@@ -203,7 +207,7 @@ class TestSdn:
         assert waiting.pending == ["zone lab (changed)"]
 
     async def test_changed(self, tools: Bench, lab: FakePve) -> None:
-        """A subnet is changed and not made twice; what somebody takes away elsewhere is shown as gone."""
+        """A subnet is changed and not made twice; what another client removes is shown as gone."""
         await tools.call("set_sdn_zone", zone="lab", type="simple", mtu=1400)
         await tools.call("set_sdn_vnet", vnet="labnet", zone="lab", alias="deleted soon")
         made = await tools.call("set_sdn_subnet", vnet="labnet", subnet="2001:db8::/64")
@@ -233,13 +237,13 @@ class TestSdn:
 
         assert call.adopted is (fault == "cut_after")
         assert call.upid
-        assert [each["exitstatus"] for each in await steered.tasks("reloadnetworkall")] == ["OK"]
+        assert [task["exitstatus"] for task in await steered.tasks("reloadnetworkall")] == ["OK"]
 
     async def test_refused(self, tools: Bench) -> None:
-        """Wrong kinds, unknown zones and what changed since it was looked at are told."""
+        """Wrong kinds, unknown zones and what changed since it was read are reported."""
         made = await tools.call("set_sdn_zone", zone="lab", type="simple")
         await tools.call("set_sdn_vnet", vnet="labnet", zone="lab")
-        with pytest.raises(errors.Rejected, match="digest: what waits is not what was looked at"):
+        with pytest.raises(errors.Rejected, match="digest: what waits is not what was read"):
             await tools.call("apply_sdn", digest=made.digest)
         with pytest.raises(errors.Rejected, match="one of type vxlan has peers"):
             await tools.call("set_sdn_zone", zone="xx", type="vxlan")
@@ -249,5 +253,5 @@ class TestSdn:
             await tools.call("set_sdn_zone", zone="lab", type="vlan", bridge="vmbr0")
         with pytest.raises(errors.InvalidMessage, match=r"set_sdn_zone\.zone"):
             await tools.call("set_sdn_zone", zone="Too-Long-Name", type="simple")
-        with pytest.raises(errors.Rejected, match="subnet: is said for the kind subnet"):
+        with pytest.raises(errors.Rejected, match="subnet: is for the kind subnet"):
             await tools.call("delete_sdn", kind="zone", name="lab", subnet="10.0.0.0/8")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def _performed(steered: Steer, path: str) -> list[dict[str, Any]]:
-    return [each for each in await steered.log("POST", path) if each["performed"]]
+    return [request for request in await steered.log("POST", path) if request["performed"]]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_an_answer_lost_on_its_way(tools: Bench, steered: Steer, code: int
 async def test_a_task_is_asked_at_its_own_node(tools: Bench, steered: Steer) -> None:
     """Wherever the API is reached, a task's status and log are asked at the node that runs it."""
     await tools.call("create_vm", **NEW)
-    asked = {each["path"] for each in await steered.log("GET", "/tasks/UPID")}
+    asked = {request["path"] for request in await steered.log("GET", "/tasks/UPID")}
 
     assert asked
     assert all(path.split("/")[2] == path.split("/")[4].split(":")[1] == "pve2" for path in asked)
@@ -92,13 +92,13 @@ async def test_a_fresh_guest_has_no_name_yet(tools: Bench, steered: Steer) -> No
 
 
 async def test_four_want_the_same_number(tools: Bench, steered: Steer) -> None:
-    """Of four that create the same VMID at once one does; the others are told whose it is, to draw another."""
+    """Of four that create the same VMID at once one does; the others get its owner, to draw another."""
     await steered.durations(qmcreate=0.2)
     wanted = [tools.until_done("create_vm", MemoryCall(f"wf{number}.create"), **NEW) for number in range(4)]
     ended = await asyncio.gather(*wanted, return_exceptions=True)
 
-    assert sum(not isinstance(each, BaseException) for each in ended) == 1
-    assert {type(each) for each in ended if isinstance(each, BaseException)} == {errors.VmidTaken}
+    assert sum(not isinstance(item, BaseException) for item in ended) == 1
+    assert {type(item) for item in ended if isinstance(item, BaseException)} == {errors.VmidTaken}
     assert len(await steered.tasks("qmcreate")) == 1
 
 

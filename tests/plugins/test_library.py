@@ -44,7 +44,7 @@ def starting(name: str) -> str:
 def tasks(library: Library, name: str) -> list[str]:
     """Return the names of the tasks that a request without parameters gets."""
     definition = library[name]
-    return [each.name for each in definition.plan(definition.parameters())]
+    return [task.name for task in definition.plan(definition.parameters())]
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_files_come_change_and_go(tmp_path: Path, library: Library) -> None:
 
 
 def test_one_at_fault_leaves_the_others(tmp_path: Path, library: Library) -> None:
-    """A file that breaks is refused with its fault by name, the others work, and it is good again when it is mended."""
+    """A file that breaks is refused with its fault by name, the others work, and it is good again when corrected."""
     write(tmp_path / "good.yml", GOOD)
     file = write(tmp_path / "bad.yaml", GOOD)
     library.refresh()
@@ -96,7 +96,7 @@ def test_one_at_fault_leaves_the_others(tmp_path: Path, library: Library) -> Non
     assert sorted(library) == ["bad", "good", "vm_deployment"]
     with pytest.raises(Rejected, match=rf"^workflow_type: bad cannot be used: {file}:2:5: this is not YAML: while par"):
         library["bad"]
-    assert [str(each).partition(": this")[0] for each in library.faults] == [f"{file}:2:5"]
+    assert [str(fault).partition(": this")[0] for fault in library.faults] == [f"{file}:2:5"]
 
     write(file, GOOD)
     library.refresh()
@@ -117,8 +117,8 @@ def test_names(tmp_path: Path, library: Library) -> None:
     library.refresh()
 
     assert library["vm_deployment"] is VM_DEPLOYMENT
-    assert [str(each).removeprefix(f"{tmp_path}/") for each in library.faults] == [
-        "twice.yml:1:1: twice.yaml bears the same name; remove one",
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in library.faults] == [
+        "twice.yml:1:1: twice.yaml has the same name; remove one",
         "a b.yaml:1:1: 'a b' cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -",
         f"folder.yaml:1:1: is not read: {tmp_path}/folder.yaml: is a directory, not a regular file; remove it",
         (
@@ -141,11 +141,11 @@ def test_workflows_that_start_others(tmp_path: Path, library: Library) -> None:
 
     write(inner, GOOD + "parameters: {n: {type: int, required: true}}\n")
     library.refresh()
-    assert [each.text for each in library.faults] == ["inner needs n"]
+    assert [fault.text for fault in library.faults] == ["inner needs n"]
 
     write(inner, starting("outer"))
     library.refresh()
-    assert [each.text for each in library.faults] == [
+    assert [fault.text for fault in library.faults] == [
         "would start itself for ever: inner → outer → inner",
         "would start itself for ever: outer → inner → outer",
     ]
@@ -159,7 +159,9 @@ def test_checking_files_elsewhere(tmp_path: Path, library: Library) -> None:
     two.write_text(GOOD)
 
     assert library.check([one, two]) == []
-    assert [each.text for each in library.check([one])] == ["there is no workflow 'two'; there are one, vm_deployment"]
+    assert [fault.text for fault in library.check([one])] == [
+        "there is no workflow 'two'; there are one, vm_deployment"
+    ]
     two.write_text(starting("one"))
     assert len(library.check([one, two])) == 2
     with pytest.raises(UsageError, match=r"three\.yaml: cannot be read: No such file or directory$"):
@@ -167,7 +169,7 @@ def test_checking_files_elsewhere(tmp_path: Path, library: Library) -> None:
 
 
 def test_the_list(tmp_path: Path, library: Library) -> None:
-    """Whoever looks sees each definition with where it comes from, what it takes, or why it cannot be used."""
+    """A listing shows each definition with where it comes from, what it takes, or why it cannot be used."""
     file = write(tmp_path / "mine.yaml", GOOD + "parameters: {n: {type: int, default: 3}}\n")
     bad = write(tmp_path / "bad.yaml", "x: 1")
 
@@ -187,6 +189,6 @@ def test_many_files(tmp_path: Path, library: Library) -> None:
     library.refresh()
 
     assert len(library) == 501
-    assert [str(each) for each in library.faults] == [
+    assert [str(fault) for fault in library.faults] == [
         f"{tmp_path / 'w500.yaml'}:1:1: at most 500 files are read; this is left out"
     ]

@@ -22,8 +22,8 @@ UNSAFE = {
     *("exec_in_guest", "reboot_guest", "reset_vm", "restart_service"),
     *("rollback_snapshot", "stop_node", "test_notification"),
 }
-"""The tools that stop on doubt: nobody could tell whether it was done."""
-ANEW = {"create_token"}
+"""The tools that stop on doubt: it cannot be known whether it was done."""
+CREATED_AGAIN = {"create_token"}
 """The tools that revoke what they have made, and make it again, because its secret was lost with the answer."""
 
 
@@ -41,20 +41,20 @@ async def walked(
         nonlocal hit
         unsafe = bench.tools[tool].repeat is Repeat.UNSAFE
         seen = max((entry["n"] for entry in await steered.log()), default=0)
-        rules = [await steered.rule(each, ".", {fault: True}, 1) for each in WRITES if fault and not unsafe]
+        rules = [await steered.rule(write, ".", {fault: True}, 1) for write in WRITES if fault and not unsafe]
         if unsafe:
             result = await bench(tool, keyed(Doubt(), tool), **parameters)
         else:
             result = await bench.until_done(tool, keyed(MemoryCall("wf.api"), tool), **parameters)
-        applied = {each["id"] for each in await steered.rules() if each["applied"]}
-        hit |= {tool for each in rules if each["id"] in applied}
-        for each in rules:
-            await steered.clear(each["id"])
+        applied = {rule["id"] for rule in await steered.rules() if rule["applied"]}
+        hit |= {tool for rule in rules if rule["id"] in applied}
+        for rule in rules:
+            await steered.clear(rule["id"])
         sent = [entry for entry in await steered.log(since=seen) if entry["method"] in WRITES and entry["performed"]]
         keys = [catalogue.resolve(entry["method"], entry["path"]).key for entry in sent]
         if bench.tools[tool].repeat is Repeat.IDEMPOTENT:  # twice is the same as once
             keys = sorted(set(keys))
-        done.append((tool, keys[-1:] if tool in ANEW else keys))
+        done.append((tool, keys[-1:] if tool in CREATED_AGAIN else keys))
         return result
 
     await walk(lambda _: bench, steered, download_server, call=call)
@@ -64,7 +64,7 @@ async def walked(
 
 @pytest.mark.timeout(240)
 async def test_the_same_is_done(lab: FakePve, tmp_path: Path, download_server: str) -> None:
-    """Done and not told, or never arrived: each tool looks, and does what is still to be done."""
+    """Done and not answered, or never arrived: each tool looks, and does what is still to be done."""
     wanted, _ = await walked(lab, tmp_path / "whole", download_server, "")
     for fault in ("cut_after", "lost_before"):
         found, hit = await walked(lab, tmp_path / fault, download_server, fault)

@@ -80,7 +80,7 @@ def surroundings(**changes: Any) -> Any:
         settings=changes.get("settings", BridgeSettings()),
         node="pve1",
         queues=lambda _service: [],
-        tools={each.name: each for each in offered if isinstance(each, Tool)},
+        tools={tool.name: tool for tool in offered if isinstance(tool, Tool)},
         config=SimpleNamespace(
             web=SimpleNamespace(
                 host=changes.get("host", "127.0.0.1"), allowed_hosts=(), tokens=changes.get("tokens", {})
@@ -141,7 +141,7 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
         for _ in range(2):
             context = surroundings()
             async with running(bridge, context), Client(url) as client:
-                listed = [each.name for each in (await client.list_tools()).tools]
+                listed = [tool.name for tool in (await client.list_tools()).tools]
                 wish = {"name": "app"}
                 called = await client.call_tool("validate_vm_parameters", wish)
             after = await http.get(url)
@@ -160,7 +160,7 @@ async def test_all_tools_are_listed_where_that_is_wanted() -> None:
     """`tool_list = "all"` names each tool at once."""
     bridge, context = Bridge(), surroundings(settings=BridgeSettings(tool_list="all"))
     async with page(bridge) as url, running(bridge, context), Client(url) as client:
-        listed = {each.name for each in (await client.list_tools()).tools}
+        listed = {tool.name for tool in (await client.list_tools()).tools}
 
     assert listed == {
         "summarize_health",
@@ -173,7 +173,7 @@ async def test_all_tools_are_listed_where_that_is_wanted() -> None:
 
 
 async def test_a_carried_call_needs_its_own_tier() -> None:
-    """What a principal may not call, it may not call through use_tool either, and is not told that it exists."""
+    """What a principal may not call, it may not call through use_tool either, and cannot see that it exists."""
     bridge, context = Bridge(), surroundings()
     async with page(bridge) as url, running(bridge, context), Client(url) as client:
         with pytest.raises(MCPError, match="there is no tool 'configure_vm' within tier read"):
@@ -188,7 +188,7 @@ def _with(token: str) -> httpx2.AsyncClient:
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 async def test_a_token_is_a_principal(era: str) -> None:
-    """Who shows alice's token is alice; without one it is `mcp`; a session is used by nobody else."""
+    """Who shows alice's token is alice; without one it is `mcp`; a session is used by no other principal."""
     bridge, (token, kept) = Bridge(), tokens.make()
     context = surroundings(tokens={"alice": kept})
     async with page(bridge) as url, running(bridge, context), _with(token) as http:
@@ -199,9 +199,9 @@ async def test_a_token_is_a_principal(era: str) -> None:
             await client.call_tool("validate_vm_parameters", {"name": "app"})
         wrong = await http.post(url, json={}, headers={"Authorization": "Bearer agentd_guess"})
 
-    assert [each[2] for each in context.worker.calls.asked] == ["alice", "mcp"]
+    assert [request[2] for request in context.worker.calls.asked] == ["alice", "mcp"]
     assert wrong.status_code == 401
-    assert "nobody's" in wrong.text
+    assert "unknown" in wrong.text
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ async def test_nobody_comes_in_without_a_token(changes: dict[str, Any]) -> None:
 
 
 def test_nobody_approves_its_own_wishes_by_a_form() -> None:
-    """`approvers` names somebody else."""
-    with pytest.raises(ValueError, match="eve would approve what it asks for itself"):
+    """`approvers` names another principal."""
+    with pytest.raises(ValueError, match="eve would approve its own requests"):
         BridgeSettings(approvers={"eve": "eve"})
 
 
@@ -236,7 +236,7 @@ def test_nobody_approves_its_own_wishes_by_a_form() -> None:
     ids=["off", "remote"],
 )
 async def test_without_mcp_the_queue_is_served_all_the_same(changes: dict[str, Any], reason: str) -> None:
-    """What keeps MCP away keeps no task away, and is told at the gate."""
+    """What prevents MCP prevents no task, and is reported at /readyz."""
     bridge, context = Bridge(), surroundings(**changes)
     async with running(bridge, context), page(bridge) as url, httpx2.AsyncClient() as http:
         answer = await http.post(url, json={})
@@ -262,8 +262,8 @@ def test_what_does_not_serve_mcp_never_loads_the_sdk() -> None:
     code = (
         "import sys, agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator\n"
         "from agentd.tools.definition import Toolbox\n"
-        "for each in (agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator):\n"
-        "    each.agentd_settings(), each.agentd_role()\n"
+        "for plugin in (agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator):\n"
+        "    plugin.agentd_settings(), plugin.agentd_role()\n"
         "agentd_specialist.agentd_tools(Toolbox('pve1', None, None))\n"
         "agentd_orchestrator.agentd_workflows(dict)\n"
         "print(*sorted({'mcp', 'mcp_types'} & set(sys.modules)))"
@@ -277,7 +277,7 @@ def test_the_specialist_needs_no_proxmox_of_its_own() -> None:
     """Its tools are offered where the configuration names no Proxmox."""
     from agentd_specialist import agentd_tools
 
-    assert {each.name for each in agentd_tools(Toolbox("pve1", None, None))} == {
+    assert {tool.name for tool in agentd_tools(Toolbox("pve1", None, None))} == {
         "validate_vm_parameters",
         "configure_vm",
         "summarize_health",

@@ -36,7 +36,7 @@ class Greet(msgspec.Struct, omit_defaults=True):
 
 
 class Greeting(msgspec.Struct, omit_defaults=True):
-    """What was said."""
+    """The text."""
 
     text: str
     node: str | None = None
@@ -47,7 +47,7 @@ class Desk:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="test")
     async def greet(self, call: Call, p: Greet) -> Greeting:
-        """Greet somebody."""
+        """Greet a person by name."""
         call.progress("clearing the throat")
         await asyncio.sleep(0)
         call.progress("speaking")
@@ -86,17 +86,17 @@ class _Call:
 
 
 async def run(
-    principal: mcp_server.Principal, each: Tool, arguments: dict[str, Any], note: mcp_server.Progress
+    principal: mcp_server.Principal, tool: Tool, arguments: dict[str, Any], note: mcp_server.Progress
 ) -> ToolReply:
     """Run a tool as the worker does, without a record."""
-    if arguments.get("name") == "nobody":
-        message = f"{principal.name} may not greet nobody"
+    if arguments.get("name") == "no-one":
+        message = f"{principal.name} may not greet no-one"
         raise Denied(message)
     if arguments.get("name") == "ghost":
         error = TaskError("task_failed", "no ghost answered", retry=True, log=["boo", "TASK ERROR"])
         return ToolReply(status=Outcome.FAILED, error=error)
     call = _Call(note)
-    result = await each.run(cast("Call", call), each.parse(arguments))
+    result = await tool.run(cast("Call", call), tool.parse(arguments))
     return ToolReply(status=Outcome.COMPLETED, result=codec.plain(result), warnings=call.warnings)
 
 
@@ -115,7 +115,7 @@ async def serving(tier: Tier = Tier.DESTROY) -> AsyncIterator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         here = Served(f"http://127.0.0.1:{port}/mcp", mcp_server.Principal("mcp", tier))
-        tools = [each for each in collect(Desk(), service="desk") if isinstance(each, Tool)]
+        tools = [item for item in collect(Desk(), service="desk") if isinstance(item, Tool)]
         face = mcp_server.build_mcp(
             tools,
             run,
@@ -140,15 +140,15 @@ async def serving(tier: Tier = Tier.DESTROY) -> AsyncIterator[Served]:
 async def test_tools_are_listed_with_schemas_and_hints(era: str) -> None:
     """A client of either era sees what a tool takes and gives, and what harm it can do."""
     async with serving() as served, Client(served.url, mode=era) as client:
-        listed = {each.name: each for each in (await client.list_tools()).tools}
+        listed = {item.name: item for item in (await client.list_tools()).tools}
 
     assert set(listed) == {"greet", "paint", "tear_down"}
     greet = listed["greet"]
-    assert greet.description == "Greet somebody."
+    assert greet.description == "Greet a person by name."
     assert greet.input_schema["required"] == ["name"]
     assert greet.output_schema is not None
     assert greet.output_schema["type"] == "object"
-    hints = {name: each.annotations for name, each in listed.items()}
+    hints = {name: item.annotations for name, item in listed.items()}
     assert [(name, h.read_only_hint, h.destructive_hint, h.idempotent_hint) for name, h in hints.items() if h] == [
         ("greet", True, False, True),
         ("paint", False, False, False),
@@ -168,7 +168,7 @@ async def test_a_call_answers_structured_and_as_text(era: str) -> None:
 
 
 async def test_warnings_stand_beside_the_result() -> None:
-    """What succeeded with warnings is a success, and the warnings are told."""
+    """What succeeded with warnings is a success, and the warnings are reported."""
     async with serving() as served, Client(served.url) as client:
         answer = await client.call_tool("tear_down", {"name": "west"})
 
@@ -184,7 +184,7 @@ async def test_warnings_stand_beside_the_result() -> None:
         ({"name": [3]}, "greet.name: expected str, got array"),
         ({"name": "Ada", "times": "x"}, "greet.times: expected int, got str"),
         ({"name": "Ada", "loud": True}, "greet: unknown parameter 'loud'; there are name, times"),
-        ({"name": "nobody"}, "denied: mcp may not greet nobody"),
+        ({"name": "no-one"}, "denied: mcp may not greet no-one"),
         ({"name": "ghost"}, "task_failed: no ghost answered\nTrying again may help.\nboo\nTASK ERROR"),
     ],
 )
@@ -199,10 +199,10 @@ async def test_what_is_wrong_is_a_line_that_names_it(era: str, arguments: dict[s
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_tools_above_the_tier_do_not_exist(era: str) -> None:
-    """What a principal may not use is neither listed nor told apart from what is not there."""
+    """What a principal may not use is neither listed nor distinguishable from what is not there."""
     refused = []
     async with serving(Tier.READ) as served, Client(served.url, mode=era) as client:
-        listed = [each.name for each in (await client.list_tools()).tools]
+        listed = [item.name for item in (await client.list_tools()).tools]
         for name in ("tear_down", "no_such"):
             with pytest.raises(MCPError) as caught:
                 await client.call_tool(name, {"name": "x"})
@@ -259,13 +259,13 @@ async def test_a_strange_host_or_origin_is_refused(header: dict[str, str], statu
     plain = {"Accept": "application/json, text/event-stream", **header}
     modern = {**plain, "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/list"}
     async with serving() as served, httpx2.AsyncClient() as http:
-        answers = [await http.post(served.url, json=ask, headers=each) for each in (plain, modern)]
+        answers = [await http.post(served.url, json=ask, headers=item) for item in (plain, modern)]
 
-    assert [each.status_code for each in answers] == [status, status]
+    assert [answer.status_code for answer in answers] == [status, status]
 
 
 def test_a_call_without_an_end_is_not_a_result() -> None:
-    """What still runs, or was cancelled, is told as such."""
+    """What still runs, or was cancelled, is reported as such."""
     running = mcp_server.answer(ToolReply(status="running", progress="cloning"))
 
     assert running.is_error
@@ -275,7 +275,7 @@ def test_a_call_without_an_end_is_not_a_result() -> None:
 
 async def test_one_malformed_tool_is_left_out_alone() -> None:
     """A definition that MCP cannot carry is reported, and the others are served."""
-    good, *_ = (each for each in collect(Desk(), service="desk") if isinstance(each, Tool))
+    good, *_ = (item for item in collect(Desk(), service="desk") if isinstance(item, Tool))
     bad = Tool(**{**{n: getattr(good, n) for n in good.__dataclass_fields__}, "name": "odd", "result": list[int]})
 
     face = mcp_server.build_mcp(
@@ -288,9 +288,9 @@ async def test_one_malformed_tool_is_left_out_alone() -> None:
         origins=[],
     )
 
-    assert [each.name for each in face.broken] == ["odd"]
+    assert [item.name for item in face.broken] == ["odd"]
     assert "not an object in JSON" in face.broken[0].reason
 
 
 def _texts(answer: Any) -> list[str]:
-    return [each.text for each in answer.content]
+    return [volume.text for volume in answer.content]

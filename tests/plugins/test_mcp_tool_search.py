@@ -1,4 +1,4 @@
-"""A client is told of the tools of every day, and finds and calls all others."""
+"""A client gets the tools of daily use, and finds and calls all others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def tools(known: dict[str, Tool]) -> dict[str, Tool]:
     """Return all tools of Proxmox, and the doors."""
-    return known | {each.name: each for each in tool_search.meta_tools(lambda _: [])}
+    return known | {tool.name: tool for tool in tool_search.meta_tools(lambda _: [])}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> 
     """The tool that is meant comes first, with its schema and how it is called, in few tokens."""
     found = tool_search.find(known.values(), words, 5)
 
-    assert found.tools[0].name == first, [each.name for each in found.tools]
+    assert found.tools[0].name == first, [tool.name for tool in found.tools]
     assert found.tools[0].parameters["type"] == "object"
     assert found.tools[0].call == ("read_tool" if known[first].tier is Tier.READ else "use_tool")
     assert size(found) < 3500
@@ -55,7 +55,7 @@ def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> Non
         describe_briefly(describe(tools[name]))
         for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
     ]
-    cost = sum(len(each.model_dump_json(by_alias=True, exclude_none=True)) for each in listed) // 4
+    cost = sum(len(item.model_dump_json(by_alias=True, exclude_none=True)) for item in listed) // 4
 
     assert cost < 5000
 

@@ -52,7 +52,7 @@ class TestMigrate:
         assert (moved.guest.node, moved.guest.status, moved.source, moved.moved) == ("pve2", "running", "pve1", True)
         assert (again.moved, again.guest.node) == (False, "pve2")
         assert await node_of(steered) == "pve2"
-        assert [each["params"]["online"] for each in await steered.log("POST", "/migrate$")] == ["1"]
+        assert [request["params"]["online"] for request in await steered.log("POST", "/migrate$")] == ["1"]
         assert call.undo is not None
         assert (call.undo[0], call.undo[1]["target"]) == ("migrate_guest", "pve1")
         assert (await tools.call(call.undo[0], **call.undo[1])).guest.node == "pve1"
@@ -70,7 +70,7 @@ class TestMigrate:
         assert call.undo[1]["storage_map"] == {"shared": "local-lvm"}
 
     async def test_local_disks(self, tools: Bench, steered: Steer) -> None:
-        """A running VM with local disks is refused with what to do, and moves if that is said."""
+        """A running VM with local disks is refused with what to do, and moves if that is given."""
         with pytest.raises(errors.Rejected) as refused:
             await tools.call("migrate_guest", vmid=100, target="pve2")
         moved = await tools.call("migrate_guest", vmid=100, target="pve2", with_local_disks=True)
@@ -124,7 +124,7 @@ class TestMigrate:
         second = await tools.call("migrate_guest", call := MemoryCall("wf.b"), vmid=110, target="pve3")
 
         assert (await first).source == "pve1"
-        assert any("is being moved to pve2" in each for each in call.said)
+        assert any("is being moved to pve2" in text for text in call.texts)
         assert second.guest.node == await node_of(steered) == "pve3"
 
     async def test_warnings(self, tools: Bench, steered: Steer) -> None:
@@ -146,7 +146,7 @@ class TestMigrate:
         assert await node_of(steered) == "pve1"
 
     async def test_lock(self, lab: FakePve, steered: Steer) -> None:
-        """A lock is waited for with a bound and told, and nothing is sent."""
+        """A lock is waited for with a bound and reported, and nothing is sent."""
         proxmox = connect(lab)
         await made(steered)
         await steered.lock(110, "backup")
@@ -167,12 +167,12 @@ class TestMigrate:
         assert len(await steered.tasks("qmigrate")) == 1
 
     async def test_progress(self, tools: Bench, steered: Steer) -> None:
-        """Whoever waits is told what the log says last."""
+        """The waiting caller gets the last line of the log."""
         await made(steered)
         await steered.durations(qmigrate=2.5)
         await tools.call("migrate_guest", call := MemoryCall(), vmid=110, target="pve2")
 
-        assert any("starting migration of VM 110" in each for each in call.said)
+        assert any("starting migration of VM 110" in text for text in call.texts)
 
     @pytest.mark.parametrize("vmid", [110, 200])
     async def test_stopped(self, tools: Bench, steered: Steer, vmid: int) -> None:
@@ -191,7 +191,7 @@ class TestMigrate:
         assert (world["node"], world["status"], world["lock"]) == ("pve1", "running", None)
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
-        """Without the right it is said which one is missing and how it is granted."""
+        """Without the right the error names the missing one and how it is granted."""
         await made(steered)
         proxmox = connect(lab, "audit")
 
@@ -216,11 +216,11 @@ class TestHa:
 
         assert (moved.guest.node, moved.guest.ha, moved.guest.status) == ("pve2", True, "running")
         assert await node_of(steered, vmid) == "pve2"
-        assert any("the HA manager moves" in each for each in call.said)
+        assert any("the HA manager moves" in text for text in call.texts)
         assert len(await steered.tasks("hamigrate")) == 1
 
     async def test_fails(self, tools: Bench, steered: Steer) -> None:
-        """A migration of the manager that fails is told with its task, though the request ended well."""
+        """A migration of the manager that fails is reported with its task, though the request ended well."""
         await made(steered)
         await tools.call("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=0.3)
@@ -254,7 +254,7 @@ class TestHa:
             await tools.call("migrate_guest", vmid=110, target="pve2")
 
     async def test_rules(self, tools: Bench, steered: Steer) -> None:
-        """A rule that keeps guests apart, or on other nodes, is told before anything is done."""
+        """A rule that keeps guests apart, or on other nodes, is reported before anything is done."""
         await made(steered)
         await made(steered, 111)
         for vmid in (110, 111, 102):

@@ -1,4 +1,4 @@
-"""The monitor on a real NATS server: what is heard becomes an alert, told once, whoever watches."""
+"""The monitor on a real NATS server: messages become alerts, published once, whichever monitor watches."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Network:
 
     def states(self) -> list[tuple[str, str]]:
         """Return the alerts that were heard, short."""
-        return [(each.alert_type, each.state) for each in self.heard]
+        return [(message.alert_type, message.state) for message in self.heard]
 
     @contextlib.asynccontextmanager
     async def monitor(self, settings: MonitorSettings = QUICK, name: str = "monitor-pve1") -> AsyncIterator[Context]:
@@ -103,7 +103,7 @@ def beat(status: str = "available") -> Heartbeat:
 
 
 async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) -> None:
-    """The alert is published once, lies in the bucket, is counted, and is resolved by a heartbeat."""
+    """The alert is published once, is in the bucket, is counted, and is resolved by a heartbeat."""
     async with network.monitor() as context:
         await network.bus.publish(subjects.heartbeat("a1"), beat())
         await network.until(lambda: bool(network.heard))
@@ -114,7 +114,7 @@ async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) 
         await network.until(lambda: len(network.heard) > 1)
 
     assert network.states() == [("agent_offline", "firing"), ("agent_offline", "resolved")]
-    assert [each.decode(Alert) for each in stored.values()] == network.heard[:1]
+    assert [item.decode(Alert) for item in stored.values()] == network.heard[:1]
     assert 'agentd_alerts_firing{type="agent_offline"} 1' in counted
     assert 'agentd_agents{status="lost"} 1' in counted
     (after,) = (await kv_list(network.bus, subjects.ALERTS)).values()
@@ -122,7 +122,7 @@ async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) 
 
 
 async def test_two_monitors_tell_an_alert_once(network: Network) -> None:
-    """Whoever writes the bucket first publishes; the other is silent."""
+    """The monitor that writes the bucket first publishes; the other is silent."""
     async with network.monitor(), network.monitor(name="monitor-pve2"):
         for _ in range(2):
             report = MetricReport("a1", now(), {"host_cpu_percent": 99.0}, {"node": "pve1"})
@@ -206,7 +206,7 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
 
 
 async def test_dead_letters_are_told_and_counted(network: Network) -> None:
-    """A letter is told at once and counted; dropped, its alert ends; a restart neither repeats nor forgets it."""
+    """A letter is reported at once and counted; dropped, its alert ends; a restart neither repeats nor forgets it."""
 
     async def store_dead_letter(number: int) -> None:
         letter = DeadLetter(subjects.INPUT, number, "ai.tasks.complete.a.w.t", "not JSON", "o1", now())
@@ -218,8 +218,8 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
         counted = (await context.metrics.render()).decode()
         await store_dead_letter(2)
     async with network.monitor() as context:
-        for each in await dead_letters.letters(network.bus):
-            await dead_letters.close(network.bus, each, "alice")
+        for item in await dead_letters.letters(network.bus):
+            await dead_letters.close(network.bus, item, "alice")
         await network.until(lambda: len(network.heard) > 1)
         after = (await context.metrics.render()).decode()
 
@@ -233,7 +233,7 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
 
 
 async def test_a_stream_that_fills_up_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 70 % of its limit a stream is told with what to do, and resolved once it has room; sizes are metrics."""
+    """At 70 % of its limit a stream is reported with what to do, and resolved once it has room; sizes are metrics."""
     monkeypatch.setattr(checks, "EVERY", 0.05)
     config = (await network.bus.api(f"STREAM.INFO.{subjects.INPUT}"))["config"]
     await network.bus.api(f"STREAM.UPDATE.{subjects.INPUT}", config | {"max_bytes": 1 << 20})
@@ -263,7 +263,7 @@ async def test_a_monitor_that_may_not_look(network: Network, monkeypatch: pytest
         bus=bus, settings=QUICK, metrics=Metrics(), log=logs.get_logger(), health=Health(), stopping=asyncio.Event()
     )
     running = asyncio.create_task(Monitor().run(context))
-    await network.until(lambda: "cannot be looked at" in context.health.reason)
+    await network.until(lambda: "cannot be checked" in context.health.reason)
     await network.bus.publish(subjects.heartbeat("a1"), beat())
     await network.until(lambda: bool(network.heard))
     reason = context.health.reason

@@ -24,7 +24,7 @@ async def bridges(lab: FakePve) -> None:
 
 
 async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
-    """Only what is said changes, once; what was there before is put back by the inverse."""
+    """Only what is given changes, once; the inverse restores the former value."""
     before = (await tools.call("get_guest", vmid=101)).networks
     wanted: dict[str, Any] = {
         "vmid": 101,
@@ -35,7 +35,7 @@ async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
         "bridge": "vmbr1",
     }
     call = MemoryCall()
-    done = [await tools.call("set_guest_network", each, **wanted) for each in (call, MemoryCall())][1]
+    done = [await tools.call("set_guest_network", item, **wanted) for item in (call, MemoryCall())][1]
     assert call.undo is not None
     back = await tools.call(call.undo[0], **call.undo[1])
 
@@ -48,7 +48,7 @@ async def test_new_and_gone(tools: Bench) -> None:
     """A VM gets a second card, of a model, and loses it; with its MAC address it is the same again."""
     call, gone = MemoryCall(), MemoryCall()
     made = await tools.call("set_guest_network", call, vmid=101, card="net1", bridge="vmbr0", model="e1000", mac=MAC)
-    left = [await tools.call("delete_guest_network", each, vmid=101, card="net1") for each in (gone, MemoryCall())][1]
+    left = [await tools.call("delete_guest_network", item, vmid=101, card="net1") for item in (gone, MemoryCall())][1]
     assert gone.undo is not None
     again = await tools.call(gone.undo[0], **gone.undo[1])
 
@@ -75,7 +75,7 @@ async def test_container(tools: Bench, steered: Steer) -> None:
 
 
 async def test_running(tools: Bench, lab: FakePve) -> None:
-    """What a running VM takes on only at its next start is told."""
+    """What a running VM applies only at its next start is reported."""
     await without_hotplug(lab, 100)
     call = MemoryCall()
     await tools.call("set_guest_network", call, vmid=100, tag=9)
@@ -84,7 +84,7 @@ async def test_running(tools: Bench, lab: FakePve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "reported"),
     [
         ({"card": "net3"}, "bridge: VM 101 'db-01' on pve1 has no net3 yet, and a new one needs a bridge; nothing was"),
         ({"ip": "dhcp"}, "ip: VM 101 'db-01' on pve1 has none in its network cards; leave it out; nothing was done"),
@@ -92,9 +92,9 @@ async def test_running(tools: Bench, lab: FakePve) -> None:
         ({"tag": 1, "digest": "0" * 40}, "was changed since it was read"),
     ],
 )
-async def test_wrong(tools: Bench, steered: Steer, wrong: dict[str, Any], told: str) -> None:
+async def test_wrong(tools: Bench, steered: Steer, wrong: dict[str, Any], reported: str) -> None:
     """What a guest cannot have, and another configuration than the one that was read, is refused; nothing is sent."""
-    with pytest.raises(errors.AgentdError, match=told):
+    with pytest.raises(errors.AgentdError, match=reported):
         await tools.call("set_guest_network", **{"vmid": 101, **wrong})
     with pytest.raises(errors.InvalidMessage, match="bridge"):
         tools.tools["set_guest_network"].parse({"vmid": 101, "bridge": "vmbr0,tag=1"})
@@ -126,8 +126,8 @@ async def test_options(tools: Bench, steered: Steer) -> None:
     before = (await steered.found(101))["config"]
     wanted: dict[str, Any] = {"vmid": 101, "options": {"startup": "order=3"}, "remove": ["net0"]}
     call = MemoryCall()
-    for each in (call, MemoryCall()):
-        await tools.call("update_guest_options", each, **wanted)
+    for item in (call, MemoryCall()):
+        await tools.call("update_guest_options", item, **wanted)
     between = (await steered.found(101))["config"]
     assert call.undo is not None
     await tools.call(call.undo[0], MemoryCall("wf.back"), **call.undo[1])

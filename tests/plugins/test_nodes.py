@@ -37,7 +37,7 @@ class TestServices:
         assert stop.targets[0].title == "service cron on pve1, running"
         assert stop.undo == ("start_service", {"node": "pve1", "service": "cron"})
         assert start.undo == ("stop_service", {"node": "pve1", "service": "cron"})
-        assert [tools.tools[f"{each}_service"].tier for each in ("start", "stop", "restart")] == [
+        assert [tools.tools[f"{item}_service"].tier for item in ("start", "stop", "restart")] == [
             Tier.OPERATE,
             Tier.DESTROY,
             Tier.DESTROY,
@@ -47,11 +47,11 @@ class TestServices:
     @pytest.mark.parametrize("service", ["pveproxy", "pvedaemon", "pve-cluster"])
     async def test_the_api_stays(self, tools: Bench, steered: Steer, service: str) -> None:
         """What the API runs by is not stopped over the API, only restarted."""
-        with pytest.raises(errors.Rejected, match="nobody could start it again over the API; restart_service it"):
+        with pytest.raises(errors.Rejected, match="the API cannot start it again without it; use restart_service"):
             await tools.call("stop_service", **PVE1, service=service)
         await tools.call("restart_service", **PVE1, service=service)
 
-        assert [each["path"] for each in await steered.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
+        assert [request["path"] for request in await steered.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
 
     async def test_it_does_not_come_up(self, tools: Bench, steered: Steer) -> None:
         """A service whose task ends well and which does not run is a failure that names it."""
@@ -84,7 +84,7 @@ class TestSettings:
     """get_node_settings, set_dns, set_timezone."""
 
     async def test_dns(self, tools: Bench) -> None:
-        """Name servers are set once and can be taken back; who decided on old ones is told."""
+        """Name servers are set once and can be undone; a decision on old ones is refused."""
         before = await tools.call("get_node_settings", **PVE1)
         wanted = {**PVE1, "dns": ["192.0.2.1", "2001:db8::53"], "search": "lab.example"}
         after = await tools.call("set_dns", call := MemoryCall(), **wanted)
@@ -93,7 +93,7 @@ class TestSettings:
         assert (before.dns, after.dns, after.search) == (["192.0.2.53"], ["192.0.2.1", "2001:db8::53"], "lab.example")
         assert same.acted == 0
         assert call.undo == ("set_dns", {"node": "pve1", "dns": ["192.0.2.53"], "search": "example.com"})
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read them again"):
             await tools.call("set_dns", **PVE1, dns=["192.0.2.9"], search="x.example", digest=before.digest)
         with pytest.raises(errors.Rejected, match="dns: name each server once"):
             await tools.call("set_dns", **PVE1, dns=["192.0.2.9", "192.0.2.9"], search="x.example")
@@ -121,7 +121,7 @@ class TestSettings:
             await tools.call("set_timezone", **PVE1, timezone="Europe/Berlin")
 
     async def test_clock(self, tools: Bench, steered: Steer) -> None:
-        """A time zone is set and taken back; a clock that is off is told with how far."""
+        """A time zone is set and undone; a clock that is off is reported with its offset."""
         set_ = await tools.call("set_timezone", call := MemoryCall(), **PVE1, timezone="Europe/Berlin")
         await steered.settings(clock_skew=60)
         found = await tools.call("get_node_settings", off := MemoryCall(), **PVE1)
@@ -145,7 +145,7 @@ class TestUpdates:
         page = await tools.call("list_updates", **PVE1, limit=1)
 
         assert before.total == 0
-        assert [each.total for each in both] == [3, 3]
+        assert [item.total for item in both] == [3, 3]
         assert (page.by_origin, page.kernel) == ({"Debian": 1, "Proxmox": 2}, True)
         assert page.packages[0].package == "libssl3t64"
         assert page.next
@@ -156,27 +156,27 @@ class TestUpdates:
         some = await tools.call("get_node_log", **PVE1, match="LINE 5")
         none = await tools.call("get_node_log", **PVE1, minutes=1, match="nope")
 
-        assert [each[-7:] for each in last.lines] == ["line 57", "line 58", "line 59"]
+        assert [line[-7:] for line in last.lines] == ["line 57", "line 58", "line 59"]
         assert len(some.lines) == 11
         assert (some.searched, none.lines) == (60, [])
-        sent = [each["params"] for each in await steered.log("GET", "/journal$")]
-        assert [each.get("lastentries") for each in sent] == ["3", str(SEARCHED), None]
+        sent = [request["params"] for request in await steered.log("GET", "/journal$")]
+        assert [message.get("lastentries") for message in sent] == ["3", str(SEARCHED), None]
 
     async def test_log_of_a_time(self, tools: Bench, steered: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A time is read in pieces that meet, the newest first, no further than wanted; what was left out is told."""
+        """A time is read in pieces that meet, the newest first, no further than wanted; omissions are reported."""
         await steered.settings(journal_step=10)
         few = await tools.call("get_node_log", **PVE1, minutes=60, lines=10)
-        asked = [each["params"] for each in await steered.log("GET", "/journal$")]
+        asked = [request["params"] for request in await steered.log("GET", "/journal$")]
         whole = await tools.call("get_node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
         monkeypatch.setattr(syslog, "MOST", 20)
         cut = await tools.call("get_node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
 
-        assert [each[-7:] for each in few.lines] == [f"line {number}" for number in range(50, 60)]
+        assert [line[-7:] for line in few.lines] == [f"line {number}" for number in range(50, 60)]
         assert len(asked) == 2
         assert asked[1]["until"] == asked[0]["since"]
         assert (whole.searched, len(whole.lines), all_.warnings) == (60, 11, [])
         assert (cut.searched < 60, cut.lines) == (True, [])
-        assert f"only the newest {cut.searched} lines were looked" in call.warnings[0]
+        assert f"only the newest {cut.searched} lines were searched" in call.warnings[0]
 
 
 class TestPower:
@@ -221,7 +221,7 @@ class TestPower:
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):
             await tools("stop_node", call, node="pve3", command="reboot")
-        with pytest.raises(errors.PermanentError, match="nobody knows how it ended"):
+        with pytest.raises(errors.PermanentError, match="its result is not known"):
             await tools("stop_node", call, node="pve3", command="reboot")
 
         assert len(await steered.log("POST", "/status$")) == 1
@@ -235,7 +235,7 @@ class TestPower:
             await tools.call("stop_node", node="pve3", command="reboot")
 
     async def test_task_stopped(self, tools: Bench, steered: Steer) -> None:
-        """A running task is shown, ended and its end told; one that is over is left alone."""
+        """A running task is shown, ended and its end reported; one that is over is left alone."""
         await steered.durations(vzdump=30)
         backing = asyncio.create_task(tools("create_backup", vmid=100, storage="local"))
         running = await until(lambda: steered.tasks("vzdump"))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 async def until(bus: Bus, status: Status, name: str = "w1") -> Workflow:
-    """Wait until a workflow stands so."""
+    """Wait until a workflow has this status."""
 
     async def stands() -> Workflow | None:
         state = await queries.state(bus, name)
@@ -57,18 +57,18 @@ async def test_an_approval_by_somebody_else(quiet_net: Net, bus: Bus) -> None:
         own = await requests.decide(bus, "tester", "w1", "", WorkflowSignal("approve"))
         with pytest.raises(UsageError, match="w1: a does not wait for an approval; what waits: b"):
             await requests.decide(bus, "boss", "w1", "a", WorkflowSignal("approve"))
-        said = await requests.decide(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
+        reply = await requests.decide(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
         answer = await follow(bus)
-        with pytest.raises(UsageError, match="workflow 'w1' is over: completed"):
+        with pytest.raises(UsageError, match="workflow 'w1' has ended: completed"):
             await requests.signal(bus, "boss", "w1", WorkflowSignal("pause"))
 
-    assert (own.done, own.message) == (False, "tester asked for w1: somebody else has to approve b")
-    assert said.done
+    assert (own.done, own.message) == (False, "tester requested w1: another principal has to approve b")
+    assert reply.done
     assert answer.status == "completed"
 
 
 async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
-    """While nobody runs a signal is stored; whoever comes next carries it out."""
+    """While no orchestrator runs a signal is stored; the next one carries it out."""
     plan = [task("a", approval="Go on?")]
     async with orchestrators(quiet_net, lambda _: plan):
         await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
@@ -114,7 +114,7 @@ async def test_pause_and_resume(quiet_net: Net, bus: Bus) -> None:
             return state is not None and state.tasks["a"].status == "completed"
 
         await eventually(a_done, "a is done")
-        names = [each.task_id for each in agent.given]
+        names = [assignment.task_id for assignment in agent.given]
         await requests.signal(bus, "boss", "w1", WorkflowSignal("resume"))
         answer = await follow(bus)
 
@@ -138,16 +138,16 @@ def family(_: Nothing) -> list[TaskSpec]:
 
 
 async def test_a_workflow_of_workflows(quiet_net: Net, bus: Bus) -> None:
-    """Children are begun once each by whoever gets them, and tell their parent how they ended."""
+    """Children are started once each by any orchestrator, and report their end to their parent."""
     agent = Agent(bus)
     children = {"child": lambda p: [task("one", parameters={"n": p.n})]}
     async with orchestrators(quiet_net, family, 3, children), agent.working():
         answer = await ask(bus)
-    end = next(each for each in agent.given if each.task_id == "w1.end")
+    end = next(assignment for assignment in agent.given if assignment.task_id == "w1.end")
 
     assert answer.status == "completed", answer
-    assert sorted(each.task_id for each in agent.given) == ["w1--each-0.one", "w1--each-1.one", "w1.end"]
-    assert [each["workflow_id"] for each in end.parameters["all"]] == ["w1--each-0", "w1--each-1"]
+    assert sorted(assignment.task_id for assignment in agent.given) == ["w1--each-0.one", "w1--each-1.one", "w1.end"]
+    assert [item["workflow_id"] for item in end.parameters["all"]] == ["w1--each-0", "w1--each-1"]
 
 
 async def test_a_child_ends_with_its_parent(quiet_net: Net, bus: Bus) -> None:
@@ -187,7 +187,7 @@ async def test_a_child_that_cannot_be(quiet_net: Net, bus: Bus, workflow: str, t
 
 
 async def test_a_queue_that_does_not_exist(quiet_net: Net, bus: Bus) -> None:
-    """A task that nobody could ever get is refused, with what to do."""
+    """A task that no agent could ever get is refused, with what to do."""
     plan = [TaskSpec("a", "a", "specialist+disk-pve1", Tier.READ)]
     async with orchestrators(quiet_net, lambda _: plan):
         answer = await ask(bus)
@@ -219,10 +219,10 @@ async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
         fourth = await follow(bus, "w4")
 
     assert (first.status, second.status) == ("failed", "completed")
-    assert [each.task_id for each in agent.given] == ["w1.a", "w1.b", "w2.b"]
+    assert [assignment.task_id for assignment in agent.given] == ["w1.a", "w1.b", "w2.b"]
     assert (third.status, third.error) == (
         "rejected",
-        "retry_of: w2 is completed: there is nothing to carry on; ask anew",
+        "retry_of: w2 is completed: there is nothing to continue; request it again",
     )
     assert fourth.error == "retry_of: there is no workflow 'ghost'"
 
@@ -242,10 +242,10 @@ async def test_an_undoing_that_fails_is_told_aloud(quiet_net: Net, bus: Bus) -> 
     async with orchestrators(quiet_net, lambda _: plan), agent.working():
         answer = await ask(bus)
         async with asyncio.timeout(10):
-            told = await heard.get()
+            reported = await heard.get()
 
     assert answer.status == "compensation_failed"
-    assert told.error == "w1: compensation_failed: b: no"
+    assert reported.error == "w1: compensation_failed: b: no"
 
 
 async def test_what_is_urgent_does_not_wait(quiet_net: Net, bus: Bus) -> None:
@@ -260,5 +260,5 @@ async def test_what_is_urgent_does_not_wait(quiet_net: Net, bus: Bus) -> None:
         await requests.submit(bus, "tester", WorkflowRequest("test", "w2", priority=11))
         wrong = await follow(bus, "w2")
 
-    assert [each.subject for each in found] == [subjects.assign(subjects.urgent(QUEUE), "w1", "a", 1)]
+    assert [item.subject for item in found] == [subjects.assign(subjects.urgent(QUEUE), "w1", "a", 1)]
     assert (wrong.status, wrong.error) == ("rejected", "priority: 11 is not 1 to 10")

@@ -73,7 +73,7 @@ async def test_a_large_cluster_costs_a_model_little(tools: Bench, steered: Steer
     for name, lines in LISTS.items():
         await steered.call("DELETE", "/log")
         page = await tools.call(name)
-        calls = {(each["method"], each["path"]) for each in await steered.log()}
+        calls = {(request["method"], request["path"]) for request in await steered.log()}
 
         assert tokens(page) < TOKENS, name
         assert len(calls) == (2 if name == "list_nodes" else 1)  # the quorum is asked for too
@@ -114,7 +114,7 @@ async def test_fields_are_chosen(tools: Bench) -> None:
 
 
 async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) -> None:
-    """What somebody wrote into a name, a tag or the end of a task cannot steer a terminal, nor begin a line."""
+    """What a user wrote into a name, a tag or the end of a task cannot steer a terminal, nor begin a line."""
     config = {"tags": "a\x1b[2J;b"}
     await steered.guest(vmid=500, node="pve3", name="odd\x1b]0;x\x07\nname", type="qemu", config=config)
     await steered.rule("POST", "/start$", {"task_exit": "bad\r\n\x1b[31mred"})
@@ -122,14 +122,14 @@ async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) ->
         await tools.call("start_guest", vmid=101)
     found = [await tools.call("list_guests"), await tools.call("list_tasks")]
 
-    for each in found:
-        assert not [sign for sign in _texts(msgspec.to_builtins(each)) if ord(sign) < 32 or 127 <= ord(sign) < 160]
-    assert [each.name for each in found[0].guests if each.vmid == 500] == ["odd ]0;x name"]
+    for item in found:
+        assert not [sign for sign in _texts(msgspec.to_builtins(item)) if ord(sign) < 32 or 127 <= ord(sign) < 160]
+    assert [guest.name for guest in found[0].guests if guest.vmid == 500] == ["odd ]0;x name"]
     assert found[1].tasks[0].status == "bad [31mred"
 
 
 @given(
-    st.lists(st.builds(Line, st.text(min_size=1), st.text(), st.integers(0, 9)), unique_by=lambda each: each.name),
+    st.lists(st.builds(Line, st.text(min_size=1), st.text(), st.integers(0, 9)), unique_by=lambda build: build.name),
     st.none() | st.integers(1, 7),
 )
 def test_paging_loses_and_repeats_nothing(lines: list[Line], limit: int | None) -> None:
@@ -137,7 +137,7 @@ def test_paging_loses_and_repeats_nothing(lines: list[Line], limit: int | None) 
     seen: list[Line] = []
     cursor = ""
     while True:
-        page = pages.fill(Page(len(lines)), "lines", lines, lambda each: each.name, Asked(limit, cursor))
+        page = pages.fill(Page(len(lines)), "lines", lines, lambda item: item.name, Asked(limit, cursor))
         seen += page.lines
         if limit is None and len(page.lines) > 1:
             assert tokens(page) <= TOKENS
@@ -146,13 +146,13 @@ def test_paging_loses_and_repeats_nothing(lines: list[Line], limit: int | None) 
         if not cursor:
             break
 
-    assert seen == sorted(lines, key=lambda each: each.name)
+    assert seen == sorted(lines, key=lambda line: line.name)
 
 
 def _texts(value: object) -> str:
     """Return all texts in `value`, one after the other."""
     if isinstance(value, dict):
-        return "".join(f"{key}{_texts(each)}" for key, each in value.items())
+        return "".join(f"{key}{_texts(item)}" for key, item in value.items())
     if isinstance(value, list):
         return "".join(map(_texts, value))
     return str(value)

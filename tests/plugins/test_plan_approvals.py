@@ -1,4 +1,4 @@
-"""What destroys is looked at, shown, approved by somebody else, and done as it was shown; without a bus."""
+"""What destroys is previewed, shown, approved by another principal, and done as it was shown; without a bus."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def asked(*plan: TaskSpec, found: Any = None) -> Workflow:
 
 
 def approve(state: Workflow, by: str = "bob", tier: Tier = Tier.DESTROY, **more: Any) -> Any:
-    """Return somebody's yes to what is shown."""
+    """Return an approval of what is shown."""
     approval = state.tasks["drop"].approval
     assert approval is not None
     return signal("approve", by, tier, **({"task": "drop", "digest": approval.digest} | more))
@@ -83,7 +83,7 @@ def test_who_approves_sees_what_goes_with_it() -> None:
     assert approval.until == LATER + timedelta(seconds=DAY)
     assert approval.digest == digest(["drop", {"vmid": 100}, seen(WEB), first + gap + rest])
     assert approval.calls == [digest(["drop", {"vmid": 100}])]
-    assert not [each for each in kinds(state) if each[0] == "assign"]
+    assert not [kind for kind in kinds(state) if kind[0] == "assign"]
 
 
 def test_what_was_shown_travels_with_the_assignment() -> None:
@@ -109,7 +109,7 @@ def test_an_approval_of_an_older_version_is_asked_for_again() -> None:
     again = state.tasks["drop"].approval
 
     assert state.status is Status.WAITING_APPROVAL
-    assert not [each for each in kinds(state) if each[0] == "assign"]
+    assert not [kind for kind in kinds(state) if kind[0] == "assign"]
     assert again is not None
     assert again.at is None
     assert again.calls == approval.calls
@@ -119,7 +119,7 @@ def test_an_approval_of_an_older_version_is_asked_for_again() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "line"),
     [
-        ({"by": "alice"}, Denied, "alice asked for w: somebody else has to approve drop"),
+        ({"by": "alice"}, Denied, "alice requested w: another principal has to approve drop"),
         ({"tier": Tier.OPERATE}, Denied, "bob may operate; approving drop needs destroy"),
         ({"digest": "0" * 64}, Rejected, "digest: drop is not what was shown any more"),
     ],
@@ -139,18 +139,18 @@ def test_an_approval_comes_in_time_or_not_at_all() -> None:
     approval = state.tasks["drop"].approval
     assert approval is not None
     assert approval.until is not None
-    with pytest.raises(Rejected, match=r"drop was to be approved by 2026-01-02 00:00:10 UTC; ask anew"):
+    with pytest.raises(Rejected, match=r"drop was to be approved by 2026-01-02 00:00:10 UTC; request it again"):
         fold(state, [approve(state)], approval.until)
     over = ring(state)
     while not over.over:
         over = ring(over)
 
     assert over.status is Status.FAILED
-    assert over.error == "drop: nobody approved it within 86400 s"
+    assert over.error == "drop: it was not approved within 86400 s"
 
 
 def test_what_is_so_already_needs_nobody() -> None:
-    """A look that finds nothing to do skips the task, and nobody is asked."""
+    """A look that finds nothing to do skips the task, and no approval is requested."""
     state = asked(drop(), found=seen(already=True))
 
     assert state.tasks["drop"].status is TaskStatus.SKIPPED
@@ -163,7 +163,7 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     state = begun(plan)
     other = replace(WEB, name="guest/200", title="VM 200")
     looks = [seen(WEB, undo=BACK), seen(other, undo=BACK)]
-    state = step(state, *(ended(state, f"preview-drop-{number}", result=each) for number, each in enumerate(looks)))
+    state = step(state, *(ended(state, f"preview-drop-{number}", result=look) for number, look in enumerate(looks)))
     approval = state.tasks["drop"].approval
     assert approval is not None
     assert approval.text.split(";\n  ") == [
@@ -175,11 +175,11 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     state = step(state, approve(state))
     messages = [outgoing.assignment(state, f"drop-{number}", 1) for number in (0, 1)]
 
-    assert [each.consent.targets for each in messages if each and each.consent] == [[WEB], [other]]
+    assert [message.consent.targets for message in messages if message and message.consent] == [[WEB], [other]]
 
 
 def test_a_task_that_is_only_called_so() -> None:
-    """A user's own task `preview-act` is no preview of `act`: its result is its own, and nobody is asked."""
+    """A user's own task `preview-act` is no preview of `act`: its result is its own, and no approval is requested."""
     state = begun(spec("preview-act"), spec("act", "preview-act"))
     state = step(state, ended(state, "preview-act", result={"free": 3}))
 
@@ -187,7 +187,7 @@ def test_a_task_that_is_only_called_so() -> None:
 
 
 def test_nothing_to_look_at() -> None:
-    """An empty list destroys nothing and asks nobody... it is over."""
+    """An empty list destroys nothing and needs no approval... it has ended."""
     state = begun(drop(for_each=[], parameters={"vmid": template("{{ item }}")}))
 
     assert state.status is Status.COMPLETED
@@ -231,7 +231,7 @@ def test_what_was_had_is_not_looked_at_again() -> None:
 
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
 def test_who_may_not_do_it_may_not_steer_it(action: str) -> None:
-    """Somebody else's workflow is cancelled, paused and resumed by who may do all that it does; one's own always."""
+    """Another principal's workflow is cancelled, paused and resumed by a principal with its tier; one's own always."""
     state = asked()
     with pytest.raises(Denied) as caught:
         fold(state, [signal(action, "bob", Tier.OPERATE)], LATER)
@@ -247,7 +247,7 @@ def planner(**more: Any) -> Planner:
     """Return a planner that knows the workflow `tool_call` with the tool `wipe`."""
     from core.probe import Probe
 
-    known = {each.name: each for each in tool_call.definitions(Probe().tools)}
+    known = {definition.name: definition for definition in tool_call.definitions(Probe().tools)}
     return Planner(known, Policy(**({"principals": {"alice": Tier.DESTROY}} | more)))
 
 
@@ -261,11 +261,11 @@ def test_one_call_of_a_tool() -> None:
     wipe = planner().begin(call("wipe"), "alice", Tier.DESTROY, plain=False)
     made = planner().begin(call("marked", text="x"), "alice", Tier.DESTROY, plain=False)
 
-    assert [(each.name, each.preview, each.after) for each in wipe.plan] == [
+    assert [(task.name, task.preview, task.after) for task in wipe.plan] == [
         ("preview-call", True, []),
         ("call", False, ["preview-call"]),
     ]
-    assert [(each.name, each.tool, each.queue, each.parameters) for each in made.plan] == [
+    assert [(task.name, task.tool, task.queue, task.parameters) for task in made.plan] == [
         ("call", "marked", "probe", {"text": "x"})
     ]
 
@@ -280,7 +280,7 @@ def test_one_call_of_a_tool() -> None:
     ],
 )
 def test_a_call_that_cannot_be(request_: WorkflowRequest, tier: Tier, plain: bool, line: str) -> None:  # noqa: FBT001
-    """It is refused before anybody looks or is asked."""
+    """It is refused before a preview or an approval."""
     begin = planner().begin(request_, "alice", tier, plain=plain)
 
     assert begin.refused.startswith(line)
@@ -288,11 +288,9 @@ def test_a_call_that_cannot_be(request_: WorkflowRequest, tier: Tier, plain: boo
 
 
 def test_a_compensation_destroys_nothing() -> None:
-    """It would run when nobody is there to approve it."""
+    """It would run when no person is there to approve it."""
     undo = Compensation("wipe", "probe", Tier.DESTROY)
     given = PlannedRequest(WorkflowRequest("t", "w"), [spec("a", compensation=undo)], "alice", Tier.EXEC)
 
-    with pytest.raises(
-        Rejected, match=r"task a: its compensation wipe is of tier destroy, and nobody could approve it"
-    ):
+    with pytest.raises(Rejected, match=r"task a: its compensation wipe is of tier destroy, and could not be approved"):
         planner()._allow(given, plain=False)  # noqa: SLF001 - no definition of this test's has one

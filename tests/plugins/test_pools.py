@@ -19,7 +19,7 @@ class TestPools:
     """All tools for pools."""
 
     async def test_life(self, tools: Bench) -> None:
-        """A pool is made, filled, emptied and deleted; each step is left alone when it is so already."""
+        """A pool is made, filled, emptied and deleted; each step is left alone when nothing to do."""
         await tools.call("create_pool", pool="prod", comment="a=1; ü")
         made = await tools.call("create_pool", call := MemoryCall(), pool="prod", comment="a=1; ü")
         filled = await tools.call("update_pool", pool="prod", guests=[101, 100, 200], storages=["shared"])
@@ -30,9 +30,9 @@ class TestPools:
         twice = await tools.call("delete_pool", pool="prod")
 
         assert (made.comment, made.total, call.adopted) == ("a=1; ü", 0, True)
-        assert [(each.vmid, each.type) for each in filled.guests] == [(100, "qemu"), (101, "qemu"), (200, "lxc")]
+        assert [(guest.vmid, guest.type) for guest in filled.guests] == [(100, "qemu"), (101, "qemu"), (200, "lxc")]
         assert (filled.storages, again.total, same.adopted) == (["shared"], 3, True)
-        assert [(each.pool, each.comment) for each in listed.pools] == [("prod", "a=1; ü")]
+        assert [(pool.pool, pool.comment) for pool in listed.pools] == [("prod", "a=1; ü")]
         assert (gone.was_there, twice.was_there) == (True, False)
         assert last.targets[0].loses == ["the rights that were given on /pool/prod"]
         assert last.undo == ("create_pool", {"pool": "prod", "comment": "a=1; ü"})
@@ -47,7 +47,7 @@ class TestPools:
         back = await tools.call(call.undo[0], **call.undo[1])
 
         assert (changed.total, changed.comment) == (2, "new")
-        assert ([each.vmid for each in back.guests], back.comment) == ([100], "old")
+        assert ([guest.vmid for guest in back.guests], back.comment) == ([100], "old")
 
     async def test_not_empty(self, tools: Bench, steered: Steer) -> None:
         """A pool with members is not deleted, and they are named."""
@@ -63,7 +63,7 @@ class TestPools:
         assert await steered.log("DELETE") == []
 
     async def test_other_pool(self, tools: Bench) -> None:
-        """A guest of another pool is taken out of it only if that is said."""
+        """A guest of another pool is taken out of it only if that is given."""
         for name in ("prod", "test"):
             await tools.call("create_pool", pool=name)
         await tools.call("update_pool", pool="prod", guests=[100])
@@ -90,7 +90,7 @@ class TestPools:
         seen = await tools.call("create_pool", pool="prod")
         await tools.call("update_pool", pool="prod", guests=[100])
 
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_pool", pool="prod", guests=[101], digest=seen.digest)
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
@@ -106,7 +106,7 @@ class TestPools:
         assert size(pool) < 1000
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
-        """Bad input and missing rights are told with the field, or the command that grants them."""
+        """Bad input and missing rights are reported with the field, or the command that grants them."""
         await tools.call("create_pool", pool="prod")
         for name in ("1st", "a/b/c/d", "x;y"):
             with pytest.raises(errors.InvalidMessage, match="pool"):
@@ -114,7 +114,7 @@ class TestPools:
         wrong: dict[str, dict[str, Any]] = {
             "there is no pool nope; there are prod": {"pool": "nope", "guests": [100]},
             "guests: there is no guest 999": {"pool": "prod", "guests": [999]},
-            "say what to change by comment, guests or storages": {"pool": "prod"},
+            "give what to change by comment, guests or storages": {"pool": "prod"},
         }
         for line, parameters in wrong.items():
             with pytest.raises(errors.PermanentError, match=line):

@@ -20,7 +20,7 @@ class TestPower:
     """start, stop, shutdown and reboot."""
 
     async def test_start_and_stop(self, tools: Bench, steered: Steer) -> None:
-        """A guest is as wanted afterwards, and left alone if it is so already."""
+        """A guest is as wanted afterwards, and left alone if nothing to do."""
         await steered.durations(qmstart=0.3, vzstart=0.1)
         for vmid in (101, 201):
             assert (await tools.call("start_guest", vmid=vmid)).status == "running"
@@ -48,10 +48,10 @@ class TestPower:
         assert (await task).status == "running"
         assert sent == []
         assert len(await steered.log("POST")) == 1
-        assert "locked (backup)" in call.said[0]
+        assert "locked (backup)" in call.texts[0]
 
     async def test_locked_for_long(self, lab: FakePve, steered: Steer) -> None:
-        """A lock that stays is told with its name, and nothing was sent."""
+        """A lock that stays is reported with its name, and nothing was sent."""
         proxmox = connect(lab)
         tools = Bench(proxmox, ToolSettings(lock_timeout=0.2))
         await steered.lock(101, "snapshot")
@@ -88,20 +88,20 @@ class TestPower:
         assert len(await steered.tasks("qmstart")) == 1
 
     async def test_start_fails(self, tools: Bench, steered: Steer) -> None:
-        """A start that fails raises what Proxmox said."""
+        """A start that fails raises the error of Proxmox."""
         await steered.rule("POST", "/start$", {"task_exit": "no such bridge 'vmbr9'"})
 
         with pytest.raises(errors.TaskFailed, match="vmbr9"):
             await tools.call("start_guest", vmid=101)
 
     async def test_shutdown(self, tools: Bench, steered: Steer) -> None:
-        """A guest is asked to shut down; what to do if it does not is said, `force` is handed on."""
+        """A guest is asked to shut down; what to do if it does not is reported, `force` is handed on."""
         assert (await tools.call("shutdown_guest", vmid=100, patience=5, force=True)).status == "stopped"
         await steered.rule("POST", "/shutdown$", {"task_exit": "VM quit/powerdown failed - got timeout"})
         with pytest.raises(errors.TaskFailed, match="force=true"):
             await tools.call("shutdown_guest", vmid=102)
 
-        sent = [each["params"] for each in await steered.log("POST", "/shutdown$")]
+        sent = [request["params"] for request in await steered.log("POST", "/shutdown$")]
         assert (int(sent[0]["timeout"]), int(sent[0]["forceStop"])) == (5, 1)
         assert "forceStop" not in sent[1]
 

@@ -1,4 +1,4 @@
-"""What stands in the way of a migration is told before it begins, with what to do about it."""
+"""The obstacles of a migration are reported before it starts, with what to do about it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         "conditions": FREE,
         "bridges": frozenset({"vmbr0"}),
     }
-    return [each.line() for each in findings(Facts(**facts | more), wish) if each.blocks]
+    return [finding.line() for finding in findings(Facts(**facts | more), wish) if finding.blocks]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         (
             {},
             {"status": {"lock": "backup"}},
-            "VM 100 'web' on pve1 is locked (backup) (wait until that is over; list_tasks names it)",
+            "VM 100 'web' on pve1 is locked (backup) (wait until that has ended; list_tasks names it)",
         ),
         (
             {},
@@ -125,7 +125,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
                 "conditions": FREE
                 | {"allowed_nodes": ["pve4"], "not_allowed_nodes": {"pve2": {"unavailable-resources": ["gpu\x1b[1m"]}}},
             },
-            "Proxmox does not let it go to pve2: unavailable-resources: gpu [1m (target: pve4)",
+            "Proxmox does not allow it to move to pve2: unavailable-resources: gpu [1m (target: pve4)",
         ),
         (
             {},
@@ -133,7 +133,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
                 "conditions": FREE
                 | {"not-allowed-nodes": {"pve2": {"blocking-ha-resources": [{"sid": "vm:7", "cause": "x"}]}}}
             },
-            "Proxmox does not let it go to pve2: blocking-ha-resources: vm:7 (choose another target)",
+            "Proxmox does not allow it to move to pve2: blocking-ha-resources: vm:7 (choose another target)",
         ),
         (
             {"memory": "current=65536"},
@@ -195,11 +195,11 @@ class TestTool:
     """check_migration."""
 
     async def test_report(self, tools: Bench) -> None:
-        """It tells whether a guest can move, without doing anything."""
+        """It reports whether a guest can move, without doing anything."""
         bad = await tools.call("check_migration", vmid=100, target="pve2")
         good = await tools.call("check_migration", vmid=100, target="pve2", with_local_disks=True)
 
-        assert (bad.possible, [each.check for each in bad.findings if each.blocks]) == (False, ["disks"])
+        assert (bad.possible, [finding.check for finding in bad.findings if finding.blocks]) == (False, ["disks"])
         assert (good.possible, good.running, good.ha, good.source) == (True, True, False, "pve1")
 
     async def test_target_away(self, tools: Bench, steered: Steer) -> None:
@@ -207,18 +207,18 @@ class TestTool:
         await steered.node("pve2", online=False)
         report = await tools.call("check_migration", vmid=100, target="pve2")
 
-        assert [each.text for each in report.findings] == ["pve2 is offline"]
+        assert [finding.text for finding in report.findings] == ["pve2 is offline"]
         assert await steered.log("GET", "/nodes/pve2") == []
         with pytest.raises(errors.Rejected, match="pve2 is offline"):
             await tools.call("migrate_guest", MemoryCall(), vmid=100, target="pve2")
 
     async def test_without_the_right(self, lab: FakePve) -> None:
-        """A token that may only look is told what was not asked."""
+        """A token that may only look gets the list of unread facts."""
         proxmox = connect(lab, "audit")
         report = await Bench(proxmox).call("check_migration", vmid=101, target="pve2")
 
         assert report.possible
-        assert "lacks VM.Migrate" in " ".join(each.text for each in report.findings)
+        assert "lacks VM.Migrate" in " ".join(finding.text for finding in report.findings)
         await proxmox.close()
 
     @pytest.mark.parametrize(

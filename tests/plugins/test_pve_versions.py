@@ -48,9 +48,9 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
     await steer.reset()
     version = str((await full.get("/version"))["release"])
     roles = await full.get("/access/roles")
-    known = {name for each in roles for name in each["privs"].split(",")}
+    known = {name for role in roles for name in role["privs"].split(",")}
     found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared(), known)
-    privileges = {each.privilege for each in found}
+    privileges = {item.privilege for item in found}
     await full.post("/access/roles", roleid="AgentdLeast", privs=",".join(sorted(privileges)))
     await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdLeast")
     least = connect(cluster, "blind")
@@ -62,7 +62,7 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
             await steer.platters(ceph={}, directories={"corp": "ldap"})
         parameters = given(results) if callable(given) else given
         results[tool] = await bench(tool, keyed(Doubt(), tool), **parameters)
-        results["upid"] = ([each["upid"] for each in await steer.log() if each.get("upid")] or [""])[-1]
+        results["upid"] = ([request["upid"] for request in await steer.log() if request.get("upid")] or [""])[-1]
 
     assert ("VM.Monitor" in privileges) is (version == "8.4")
     assert ("VM.GuestAgent.Audit" in privileges) is (version != "8.4")
@@ -72,7 +72,7 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
 
 
 async def test_every_endpoint(cluster: FakePve, tmp_path: Path) -> None:
-    """What a version has is found and called; what it has not is said to be none of it."""
+    """What a version has is found and called; what it has not is reported as none of it."""
     proxmox = connect(cluster)
     bench = bench_of(proxmox, tmp_path)
     version = (await bench("api_get", path="/version")).data
@@ -80,7 +80,7 @@ async def test_every_endpoint(cluster: FakePve, tmp_path: Path) -> None:
 
     assert version["version"] in VERSIONS.values()
     has_rules = version["release"] != "8.4"
-    assert any("/cluster/ha/rules" in each for each in rules.found) is has_rules
+    assert any("/cluster/ha/rules" in item for item in rules.found) is has_rules
     if not has_rules:
         with pytest.raises(errors.NotFound, match="/cluster/ha/rules"):
             await bench("api_get", path="/cluster/ha/rules")

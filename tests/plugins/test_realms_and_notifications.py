@@ -1,4 +1,4 @@
-"""Realms, notifications and Ceph's disks: nobody is let in or cut off unseen, and no secret passes through."""
+"""Realms, notifications and Ceph's disks: no access is given or removed unnoticed, and no secret passes through."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ class TestRealms:
             ("delete_realm", {"id": "corp"}),
         )
         assert add.warnings == ["a person gives the password of cn=pve: pveum realm modify corp --password …"]
-        assert add.targets[0].loses == ["ldap.example.com says from now on who is NAME@corp"]
+        assert add.targets[0].loses == ["ldap.example.com decides from now on who is NAME@corp"]
         assert (same.acted, still.acted, twice.acted) == (0, 0, 0)
         assert (moved.settings["server1"], moved.settings["user_attr"]) == ("ldap2.example.com", "uid")
         assert change.targets[0].loses == ["server1: 'ldap.example.com' → 'ldap2.example.com'"]
         assert back is not None
         assert back.settings["server1"] == "ldap.example.com"
-        assert gone.targets[0].loses[0] == "1 users come in no more: ann@corp"
-        assert "corp" not in {each.id for each in (await tools.call("list_realms")).realms}
-        assert {tools.tools[f"{each}_realm"].tier for each in ("create", "update", "delete")} == {
+        assert gone.targets[0].loses[0] == "1 users can no longer log in: ann@corp"
+        assert "corp" not in {realm.id for realm in (await tools.call("list_realms")).realms}
+        assert {tools.tools[f"{item}_realm"].tier for item in ("create", "update", "delete")} == {
             Tier.DESTROY,
             Tier.EXEC,
         }
 
     async def test_secrets(self, tools: Bench, lab: FakePve) -> None:
-        """The client key that Proxmox tells is shown to nobody, and none is taken."""
+        """The client key that Proxmox returns is not shown, and none is taken."""
         await tools.call("create_realm", **OPENID)
         proxmox = connect(lab)
         await proxmox.put("/access/domains/sso", **{"client-key": "s3cret"})
@@ -84,7 +84,7 @@ class TestRealms:
                 await tools.call("create_realm", **{**OPENID, "settings": {name: "x"}})
 
     async def test_refused(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
-        """What is missing, foreign, built in or changed meanwhile is told, and nothing is done."""
+        """What is missing, foreign, built in or changed meanwhile is reported, and nothing is done."""
         for given, line in (
             ({**LDAP, "settings": {"server1": "a"}}, "settings: a realm of type ldap needs base_dn and user_attr too"),
             ({**OPENID, "settings": {"server1": "a"}}, "settings: a realm of type openid has no server1; it has"),
@@ -98,9 +98,9 @@ class TestRealms:
             await tools.call("delete_realm", id="pam")
         with pytest.raises(errors.NotFound, match="id: there is no realm 'nope'; there are pam, pve"):
             await tools.call("get_realm", id="nope")
-        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+        assert [request for request in await steered.log() if request["method"] != "GET"] == []
         await tools.call("create_realm", **LDAP)
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_realm", id="corp", settings={"comment": "x"}, digest="0" * 40)
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Realm.Allocate on /access/realm; to grant it: pveum"):
@@ -148,7 +148,7 @@ class TestNotices:
         assert back is not None
         assert (back.settings["match-severity"], back.settings["mode"]) == ("error, warning", "all")
         assert "match-field" not in back.settings
-        assert gone.targets[0].loses == ["what went to mail-to-root"]
+        assert gone.targets[0].loses == ["what was sent to mail-to-root"]
         assert again == back
 
     async def test_targets(self, tools: Bench) -> None:
@@ -163,7 +163,7 @@ class TestNotices:
             await tools.call("delete_notification_target", name="ops")
         await tools.call("delete_notification_matcher", name="nights")
         await tools.call("delete_notification_target", gone := MemoryCall(), name="ops")
-        left = [each.name for each in (await tools.call("list_notifications")).targets]
+        left = [target.name for target in (await tools.call("list_notifications")).targets]
 
         assert (add.undo, same.acted, gone.acted) == (("delete_notification_target", {"name": "ops"}), 0, 1)
         assert left == ["mail-to-root"]
@@ -182,7 +182,7 @@ class TestNotices:
         assert (await tools.call("list_notifications")).metric_servers == {}
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
-        """What comes with Proxmox stays, what there is not is told, and nothing is done."""
+        """What comes with Proxmox stays, what does not exist is reported, and nothing is done."""
         for tool, given, line in (
             (
                 "delete_notification_matcher",
@@ -195,7 +195,7 @@ class TestNotices:
                 {"name": "ops", "type": "smtp", "to": ["a@b.c"]},
                 "smtp takes a server and a sender",
             ),
-            ("create_mail_target", {"name": "ops", "type": "sendmail"}, "to: say an address, or users"),
+            ("create_mail_target", {"name": "ops", "type": "sendmail"}, "to: give an address, or users"),
             (
                 "create_metric_server",
                 {"name": "db", "type": "influxdb", "server": "a", "port": 1, "protocol": "tcp"},
@@ -207,7 +207,7 @@ class TestNotices:
         with pytest.raises(errors.NotFound, match="targets: there is no target 'nope'; there are mail-to-root"):
             await tools.call("set_notification_matcher", name="nights", targets=["nope"])
 
-        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+        assert [request for request in await steered.log() if request["method"] != "GET"] == []
 
 
 class TestCephDisks:
@@ -220,7 +220,7 @@ class TestCephDisks:
         await tools.call("move_osd_data", same := MemoryCall(), osd=1, host="pve2", data="out")
         first = (await tools.call("list_osds", node="pve1")).osds[0]
         back = await tools.call(out.undo[0], **out.undo[1]) if out.undo else None
-        with pytest.raises(errors.Rejected, match=r"host: osd.1 is in pve2, not in pve1: look again"):
+        with pytest.raises(errors.Rejected, match=r"host: osd.1 is in pve2, not in pve1: list_osds again"):
             await tools.call("move_osd_data", osd=1, host="pve1", data="out")
 
         assert (first.id, first.in_, same.acted) == (1, False, 0)
@@ -243,7 +243,7 @@ class TestCephDisks:
         await steered.node("pve3", online=False)
         found = await tools.call("list_ceph_pools", call := MemoryCall(), node="pve1")
 
-        assert [(each.name, each.size, each.used) for each in found.pools] == [("vms", 3, 86.1)]
+        assert [(pool.name, pool.size, pool.used) for pool in found.pools] == [("vms", 3, 86.1)]
         assert found.monitors[0].name == "pve3"
         assert call.warnings == ["monitor pve3 on pve3 is not in the quorum"]
 

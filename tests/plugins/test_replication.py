@@ -1,4 +1,4 @@
-"""Replication: one job for a guest and a target, run once, and its failures are told."""
+"""Replication: one job for a guest and a target, run once, and its failures are reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TestJobs:
     """create, update, list and delete."""
 
     async def test_life(self, tools: Bench) -> None:
-        """A job is made, changed and deleted; each step is left alone when it is so already."""
+        """A job is made, changed and deleted; each step is left alone when nothing to do."""
         await tools.call("create_replication", **TO_2, rate=10.5, comment="x; ü=1")
         made = await tools.call("create_replication", call := MemoryCall(), **TO_2, rate=10.5, comment="x; ü=1")
         second = await tools.call("create_replication", vmid=101, target="pve3", schedule="mon..fri */30")
@@ -41,7 +41,7 @@ class TestJobs:
         assert "copies of VM 101 'db-01' on pve1 on pve3" in last.targets[0].loses[0]
         assert last.undo is not None
         assert last.undo[1]["schedule"] == "mon..fri */30"
-        assert [each.id for each in listed.jobs] == ["101-0"]
+        assert [job.id for job in listed.jobs] == ["101-0"]
         assert tools.tools["delete_replication"].tier is Tier.DESTROY
 
     async def test_deleted_later(self, tools: Bench, steered: Steer) -> None:
@@ -75,21 +75,21 @@ class TestJobs:
         await tools.call("update_replication", id="101-0", schedule="*/5")
 
         for tool, more in (("update_replication", {"rate": 5}), ("delete_replication", {"guest": "db-01"})):
-            with pytest.raises(errors.ConfigChanged, match="look again"):
+            with pytest.raises(errors.ConfigChanged, match="read it again"):
                 await tools.call(tool, id="101-0", digest=seen.digest, **more)
 
     async def test_node_away(self, tools: Bench, steered: Steer) -> None:
-        """Jobs of a node that is away are listed, and that their state is not known is said."""
+        """Jobs of a node that is away are listed, and that their state is not known is reported."""
         await tools.call("create_replication", **TO_2)
         await tools.call("create_replication", vmid=105, target="pve1")
         await steered.node("pve3", online=False)
         listed = await tools.call("list_replications")
 
-        assert [each.id for each in listed.jobs] == ["101-0", "105-0"]
+        assert [job.id for job in listed.jobs] == ["101-0", "105-0"]
         assert list(listed.unread) == ["pve3"]
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
-        """What cannot be is told with what to do; a missing right with the command that grants it."""
+        """What is not possible is reported with what to do; a missing right with the command that grants it."""
         await tools.call("create_replication", **TO_2)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_replication", {"vmid": 101, "target": "pve1"}, "target: VM 101 'db-01' on pve1 is there itself"),
@@ -100,7 +100,7 @@ class TestJobs:
             ),
             ("create_replication", TO_2 | {"rate": 3}, "is there with another rate"),
             ("update_replication", {"id": "101-7", "rate": 3}, "there is no replication job 101-7; there are 101-0"),
-            ("update_replication", {"id": "101-0"}, "say what to change"),
+            ("update_replication", {"id": "101-0"}, "give what to change"),
             ("delete_replication", {"id": "101-0", "guest": "nas"}, "is not called 'nas': nothing was done"),
         ]
         for tool, parameters, line in wrong:
@@ -126,12 +126,12 @@ class TestRun:
 
         assert ran.last_sync is not None
         assert ran.fails == 0
-        assert "comes by once a minute" in call.said[0]
+        assert "runs once a minute" in call.texts[0]
         assert shown.log[-1] == "101-0: end replication job"
         assert shown.job.last_sync == ran.last_sync
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
-        """A run that fails says what Proxmox said, and is found by the list of those that fail."""
+        """A run that fails returns the error of Proxmox, and is found by the list of those that fail."""
         await steered.settings(replication_fails=1)
         await tools.call("create_replication", **TO_2)
         await tools.call("create_replication", vmid=105, target="pve1")
@@ -139,7 +139,7 @@ class TestRun:
         with pytest.raises(errors.TaskFailed, match="101-0 ran and failed: command 'zfs send' failed: exit code 1"):
             await tools.call("run_replication", id="101-0")
         listed = await tools.call("list_replications", failing=True)
-        assert (listed.total, listed.failing, [each.id for each in listed.jobs]) == (2, 1, ["101-0"])
+        assert (listed.total, listed.failing, [job.id for job in listed.jobs]) == (2, 1, ["101-0"])
 
     async def test_twice(self, tools: Bench, steered: Steer) -> None:
         """Two who make a job due at once both see it run."""

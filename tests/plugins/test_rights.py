@@ -97,7 +97,7 @@ async def test_declared_is_called(lab: FakePve, tmp_path: Path, download_server:
     calls = {name: set(keys) for area in AREAS for name, keys in getattr(area, "calls", {}).items()}
     for tool, keys in called.items():
         assert keys - {"GET /access/permissions"} <= calls[tool], tool  # what a token may read of itself
-    assert set(called) == set(calls) == {each for each in bench.tools if not each.startswith("api_")}
+    assert set(called) == set(calls) == {item for item in bench.tools if not item.startswith("api_")}
     await proxmox.close()
 
 
@@ -138,8 +138,8 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, dow
     """A token with the role of a tier can do all that tools of the tier do, and nothing besides."""
     full = connect(lab)
     found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
-    privileges = {each.privilege for each in found if tier.covers(each.tier)}
-    beyond = {name for each in found if not tier.covers(each.tier) for name in each.tools}
+    privileges = {item.privilege for item in found if tier.covers(item.tier)}
+    beyond = {name for item in found if not tier.covers(item.tier) for name in item.tools}
     await full.post("/access/roles", roleid="AgentdLeast", privs=",".join(sorted(privileges)))
     await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdLeast")
     least = connect(lab, "blind")
@@ -162,10 +162,10 @@ async def test_roles_grow_with_the_tiers(lab: FakePve, tmp_path: Path) -> None:
     full = connect(lab)
     found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
     await full.close()
-    privileges = [{each.privilege for each in found if tier.covers(each.tier)} for tier in Tier]
+    privileges = [{item.privilege for item in found if tier.covers(item.tier)} for tier in Tier]
 
     assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
-    assert all(each.endswith(".Audit") or each in rights.SHOWS for each in privileges[0])
+    assert all(privilege.endswith(".Audit") or privilege in rights.SHOWS for privilege in privileges[0])
     assert {"Permissions.Modify", "VM.Snapshot.Rollback"} <= privileges[2] - privileges[1]
 
 
@@ -190,9 +190,9 @@ def test_needed(check: Any, privileges: set[tuple[str, str]]) -> None:
 def test_are_real(facts: Path) -> None:
     """Every privilege that is named in words exists."""
     roles = json.loads((facts / "pve" / "recorded" / "access-roles.json").read_text())["body"]["data"]
-    known = {each for role in roles for each in role["privs"].split(",")}
+    known = {part for role in roles for part in role["privs"].split(",")}
 
-    assert {privilege for each in declared() for privilege, _ in each.needs} <= known
+    assert {privilege for item in declared() for privilege, _ in item.needs} <= known
 
 
 class TestCompare:
@@ -216,7 +216,7 @@ class TestCompare:
         """A right is held on the path, above it, or on a part of it."""
         held = {"/": ["Sys.Audit"]} | {path: ["VM.Audit", "VM.PowerMgmt", "Sys.Audit"]}
 
-        assert [each.good for each in doctor.compare(TOKEN, held, list(self.NEEDED))] == [True]
+        assert [item.good for item in doctor.compare(TOKEN, held, list(self.NEEDED))] == [True]
 
     def test_missing(self) -> None:
         """Each missing privilege is named with its path, who needs it, and the commands for token and user."""
@@ -230,7 +230,7 @@ class TestCompare:
         """A right on another path is none."""
         found = doctor.compare(TOKEN, {"/": ["VM.Audit"], "/storage": ["VM.PowerMgmt", "Sys.Audit"]}, list(self.NEEDED))
 
-        assert [each.good for each in found] == [False, False]
+        assert [item.good for item in found] == [False, False]
 
 
 @pytest.fixture
@@ -250,14 +250,14 @@ async def test_roles(config: Config) -> None:
     """`agentd doctor --roles` says the commands: a role for each tier, and gives the token that of the tier granted."""
     read, operate, destroy, execute, user, token = await doctor.roles(config)
 
-    privileges = [set(each.split("'")[1].split(",")) for each in (read, operate, destroy, execute)]
+    privileges = [set(item.split("'")[1].split(",")) for item in (read, operate, destroy, execute)]
     assert read.startswith("pveum role add AgentdRead -privs ")
     assert execute.startswith("pveum role add AgentdExec -privs ")
     assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
     assert privileges[0] == {
-        *(f"{each}.Audit" for each in ("Datastore", "Mapping", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")),
+        *(f"{item}.Audit" for item in ("Datastore", "Mapping", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")),
         "Sys.Syslog",
     }
-    assert all("Permissions.Modify" not in each for each in privileges)
+    assert all("Permissions.Modify" not in privilege for privilege in privileges)
     assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdRead"
     assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdRead"

@@ -108,7 +108,7 @@ async def crowded(tools: Bench, steered: Steer) -> Bench:
     return tools
 
 
-@pytest.mark.parametrize(("tool", "name", "parameters"), LISTS, ids=[each[0] for each in LISTS])
+@pytest.mark.parametrize(("tool", "name", "parameters"), LISTS, ids=[item[0] for item in LISTS])
 async def test_pages_are_the_whole(crowded: Bench, tool: str, name: str, parameters: dict[str, Any]) -> None:
     """Page by page each line comes once, in the order of the whole; any cursor is a place to go on from."""
     most = {key: {"guests": 200}.get(key, value) for key, value in parameters.items()} | {"limit": 500}
@@ -122,10 +122,10 @@ async def test_pages_are_the_whole(crowded: Bench, tool: str, name: str, paramet
             break
 
     assert len(whole) >= 1
-    assert [ageless(each) for each in lines] == [ageless(each) for each in whole]
+    assert [ageless(line) for line in lines] == [ageless(item) for item in whole]
 
 
-@pytest.mark.parametrize(("tool", "name", "parameters"), LISTS, ids=[each[0] for each in LISTS])
+@pytest.mark.parametrize(("tool", "name", "parameters"), LISTS, ids=[item[0] for item in LISTS])
 async def test_a_cursor_that_nobody_gave(crowded: Bench, tool: str, name: str, parameters: dict[str, Any]) -> None:
     """A cursor beyond everything ends the list, or is refused by its name; never something else."""
     try:

@@ -68,7 +68,7 @@ async def until_begun(bus: Bus, count: int) -> list[Stored]:
 
 
 async def fired(bus: Bus) -> Stored | None:
-    """Return the firing that nobody has replaced yet."""
+    """Return the firing that was not replaced yet."""
     return await bus.last(subjects.WORKFLOWS, subjects.cron_due(NAME))
 
 
@@ -81,26 +81,26 @@ async def test_what_is_configured_is_in_force(bus: Bus) -> None:
     later = nightly.model_copy(update={"cron": "30 3 * * *", "parameters": {"a": 1}})
     off = nightly.model_copy(update={"enabled": False})
 
-    said = [
-        await schedules.provision(bus, each)
-        for each in ({"a": nightly, "b": nightly, "c": off}, {"a": nightly, "b": nightly}, {"a": later}, {"a": later})
+    reply = [
+        await schedules.provision(bus, item)
+        for item in ({"a": nightly, "b": nightly, "c": off}, {"a": nightly, "b": nightly}, {"a": later}, {"a": later})
     ]
     stored = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_CRON)
     none = await schedules.provision(bus, {})
 
-    assert said == [
+    assert reply == [
         ["made schedule a: 0 30 2 * * * Europe/Berlin", "made schedule b: 0 30 2 * * * Europe/Berlin"],
         [],
         ["changed schedule a: cron, parameters", "removed schedule b"],
         [],
     ]
-    assert [each.headers["Nats-Schedule"] for each in stored] == ["0 30 3 * * *"]
+    assert [item.headers["Nats-Schedule"] for item in stored] == ["0 30 3 * * *"]
     assert none == ["removed schedule a"]
     assert await bus.last_many(subjects.WORKFLOWS, subjects.ALL_CRON) == []
 
 
 async def test_what_is_removed_does_not_fire(bus: Bus) -> None:
-    """A schedule that was taken away sends nothing more, and its firing that nobody took is gone too."""
+    """A schedule that was taken away sends nothing more, and its firing that was not delivered is gone too."""
     await put(bus)
     await eventually(lambda: fired(bus), "a firing")
     await schedules.provision(bus, {})
@@ -110,7 +110,7 @@ async def test_what_is_removed_does_not_fire(bus: Bus) -> None:
     assert await fired(bus) is None
 
 
-ZONES = {each: ZoneInfo(each) for each in ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")}
+ZONES = {item: ZoneInfo(item) for item in ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")}
 
 
 async def test_the_server_reckons_as_we_do(bus: Bus) -> None:
@@ -129,23 +129,23 @@ async def test_the_server_reckons_as_we_do(bus: Bus) -> None:
             f"{time} {at.hour} 29,{at.day} feb,{at.strftime('%b')} *",
         ]
         wanted |= {
-            f"s{number}{index}": BERLIN.model_copy(update={"cron": each, "timezone": name})
-            for index, each in enumerate(patterns)
+            f"s{number}{index}": BERLIN.model_copy(update={"cron": pattern, "timezone": name})
+            for index, pattern in enumerate(patterns)
         }
     await schedules.provision(bus, wanted)
 
     async def all_fired() -> dict[str, Stored] | None:
         found = await bus.last_many(subjects.WORKFLOWS, "ai.workflows.due.*._.cron")
-        return {each.decode(ScheduleDue).name: each for each in found} if len(found) == len(wanted) else None
+        return {item.decode(ScheduleDue).name: item for item in found} if len(found) == len(wanted) else None
 
     fired_now = await eventually(all_fired, "each has fired", 30)
     assert fired_now is not None
     for name, firing in fired_now.items():
         due = firing.decode(ScheduleDue)
-        said = datetime.fromisoformat(firing.headers["Nats-Schedule-Next"])
+        reply = datetime.fromisoformat(firing.headers["Nats-Schedule-Next"])
         when = firing.time.replace(microsecond=0)
 
-        assert cron.next_after(cron.parse(due.cron), when, ZONES[due.timezone]) == said, (name, due.cron, due.timezone)
+        assert cron.next_after(cron.parse(due.cron), when, ZONES[due.timezone]) == reply, (name, due.cron, due.timezone)
 
 
 # -- firing -----------------------------------------------------------------------------------------------------------
@@ -158,16 +158,18 @@ async def test_each_firing_is_one_workflow(quiet_net: Net, bus: Bus) -> None:
         await put(bus, overlap="allow")
         events = await until_begun(bus, 4)
         await schedules.provision(bus, {})
-        ids = [each.subject.split(".")[3] for each in events]
-        answers = [await queries.follow(bus, each, lambda _: None, wait=45) for each in ids]
-        states = [await queries.state(bus, each) for each in ids]
-        counted = {each: len(await bus.every(subjects.WORKFLOWS, subjects.response(each))) for each in ids}
+        ids = [event.subject.split(".")[3] for event in events]
+        answers = [await queries.follow(bus, id_, lambda _: None, wait=45) for id_ in ids]
+        states = [await queries.state(bus, id_) for id_ in ids]
+        counted = {id_: len(await bus.every(subjects.WORKFLOWS, subjects.response(id_))) for id_ in ids}
 
-    assert {each.status for each in answers} == {"completed"}
-    assert {(each.principal, each.requester_id) for each in states if each is not None} == {("cron", "schedule tick")}
+    assert {answer.status for answer in answers} == {"completed"}
+    assert {(state.principal, state.requester_id) for state in states if state is not None} == {
+        ("cron", "schedule tick")
+    }
     assert counted == dict.fromkeys(ids, 1)
-    assert {each.workflow_id for each in agent.given} >= set(ids)
-    assert len(agent.given) == len({each.task_id for each in agent.given})
+    assert {assignment.workflow_id for assignment in agent.given} >= set(ids)
+    assert len(agent.given) == len({assignment.task_id for assignment in agent.given})
 
 
 async def test_what_was_missed_is_made_up_for_once(quiet_net: Net, bus: Bus) -> None:
@@ -194,7 +196,7 @@ async def test_what_was_missed_is_made_up_for_once(quiet_net: Net, bus: Bus) -> 
         await eventually(drained, "all firings are handled", 60)
 
     assert len(waiting) == 1
-    assert [each.subject for each in await begun(bus)] == [
+    assert [item.subject for item in await begun(bus)] == [
         subjects.event(subjects.cron_workflow(NAME, waiting[0].seq)),
     ]
 
@@ -227,7 +229,7 @@ async def test_a_server_that_restarts(quiet_net: Net, bus: Bus, nats_server: Nat
         await asyncio.to_thread(nats_server.start)
         events = await until_begun(bus, before + 2)
 
-    assert len({each.subject for each in events}) == len(events)
+    assert len({event.subject for event in events}) == len(events)
 
 
 async def test_a_run_that_was_noted_and_never_asked_for(quiet_net: Net, bus: Bus) -> None:
@@ -249,7 +251,7 @@ async def test_a_last_run_that_is_kept_no_longer(quiet_net: Net, bus: Bus) -> No
         await put(bus)
         events = await until_begun(bus, 2)
 
-    assert subjects.event("cron-tick-7") not in {each.subject for each in events}
+    assert subjects.event("cron-tick-7") not in {event.subject for event in events}
 
 
 async def test_too_late(quiet_net: Net, bus: Bus) -> None:
@@ -277,9 +279,9 @@ async def test_the_list(quiet_net: Net, bus: Bus) -> None:
         await queries.follow(bus, name, lambda _: None, wait=45)
         await schedules.provision(bus, {NAME: every_second(cron="0 0 1 1 *"), "hourly": hourly})
     configured = {NAME: every_second(), "off": hourly.model_copy(update={"enabled": False}), "new": hourly}
-    views = {each.name: each for each in await schedules.schedules(bus, configured)}
+    views = {schedule.name: schedule for schedule in await schedules.schedules(bus, configured)}
 
-    assert {name: each.state for name, each in views.items()} == {
+    assert {name: view.state for name, view in views.items()} == {
         NAME: "in force; configured otherwise: run `agentd provision`",
         "hourly": "in force; not in this configuration",
         "off": "disabled",
@@ -296,12 +298,12 @@ async def test_once_more_by_hand(quiet_net: Net, bus: Bus) -> None:
     await put(bus, cron="0 0 1 1 *")
     async with orchestrators(quiet_net, one), Agent(bus).working():
         requests = [await schedules.extra_run(bus, NAME) for _ in range(2)]
-        for each in requests:
-            await client_requests.submit(bus, "tester", each)
-        answers = [await queries.follow(bus, each.workflow_id, lambda _: None, wait=45) for each in requests]
+        for request in requests:
+            await client_requests.submit(bus, "tester", request)
+        answers = [await queries.follow(bus, request.workflow_id, lambda _: None, wait=45) for request in requests]
         state = await queries.state(bus, requests[0].workflow_id)
 
-    assert [each.status for each in answers] == ["completed"] * 2
+    assert [answer.status for answer in answers] == ["completed"] * 2
     assert state is not None
     assert state.principal == "tester"
     with pytest.raises(UsageError, match="no schedule 'other' is in force"):
@@ -320,11 +322,11 @@ def checked(net: Net) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reply"),
     {
-        NIGHTLY.replace("30 2", "30 25"): "schedules.nightly.cron: '25' in the field hour: it goes from 0 to 23",
+        NIGHTLY.replace("30 2", "30 25"): "schedules.nightly.cron: '25' in the field hour: it is from 0 to 23",
         NIGHTLY.replace("30 2 * * *", "0 0 30 2 *"): "schedules.nightly.cron: '0 0 30 2 *' never comes",
-        NIGHTLY.replace("30 2 * * *", "@every 1h"): "schedules.nightly.cron: '@every 1h' is not taken",
+        NIGHTLY.replace("30 2 * * *", "@every 1h"): "schedules.nightly.cron: '@every 1h' is not accepted",
         NIGHTLY + 'timezone = "Mars/Base"': "schedules.nightly.timezone: there is no time zone 'Mars/Base'",
         NIGHTLY + 'timezone = "../etc/passwd"': "schedules.nightly.timezone: there is no time zone '../etc/passwd'",
         NIGHTLY.replace("health_check", "nothing"): "schedules.nightly.workflow: unknown 'nothing'; there are backup_",
@@ -343,18 +345,18 @@ def checked(net: Net) -> None:
         ),
     }.items(),
 )
-def test_bad_configuration(quiet_net: Net, text: str, said: str) -> None:
+def test_bad_configuration(quiet_net: Net, text: str, reply: str) -> None:
     """A schedule that cannot be is an error that names its field, before anything is put in force."""
     quiet_net.settings["policy"] = {"default_tier": "read"}
     part = quiet_net.directory / "conf.d" / "schedules.toml"
     part.parent.mkdir()
     part.write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(ConfigError, match=re.escape(reply)):
         checked(quiet_net)
 
 
 async def test_what_the_server_refuses(bus: Bus) -> None:
-    """A zone that only the server does not know is told with the field."""
+    """A zone that only the server does not know is reported with the field."""
     odd = every_second().model_copy(update={"timezone": "Mars/Base"})
     with pytest.raises(ConfigError, match=r"schedules\.tick\.timezone: the NATS server does not take it"):
         await schedules.provision(bus, {NAME: odd})
@@ -366,8 +368,8 @@ async def test_a_firing_that_is_nonsense(quiet_net: Net, bus: Bus) -> None:
     good = ScheduleDue(NAME, "test", "0 0 0 1 1 *", "Nowhere/Known", "cron")
     broken = msgspec.structs.replace(good, cron="no cron", timezone="UTC")
     async with orchestrators(quiet_net, one), Agent(bus).working():
-        for each in (*nonsense, broken, good):
-            await bus.store(subjects.cron_due(NAME), each)
+        for item in (*nonsense, broken, good):
+            await bus.store(subjects.cron_due(NAME), item)
         await until_begun(bus, 1)
 
         async def dead() -> bool:

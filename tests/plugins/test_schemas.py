@@ -32,8 +32,8 @@ BY_NODE = 'const apiSchema = [\n{"path": "/version", "info": {"GET": {"name": "v
 
 
 def names(folder: Path) -> list[str]:
-    """Return what lies in a folder; one that is not there is empty."""
-    return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+    """Return the files of a folder; one that is not there is empty."""
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def lay(file: Path, text: str) -> None:
@@ -71,7 +71,7 @@ async def test_faults(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_disk_stands_in(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, fault: str) -> None:
-    """Where the node's own cannot be had or read, this machine's copy stands in."""
+    """Where the node's own cannot be had or read, this machine's copy is used."""
     lay(disk, BY_NODE)
     proxmox = connect(lab)
     await steered.rule("GET", SCRIPT, FAULTS[fault][0])
@@ -102,7 +102,7 @@ async def test_disk_is_for_the_moment(
 
 
 async def test_broken_disk(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path) -> None:
-    """Where the copy on disk is broken too, it is told what is wrong with the node's own."""
+    """Where the copy on disk is broken too, the fault of the node's own is reported."""
     lay(disk, "const apiSchema = [")
     proxmox = connect(lab)
     await steered.rule("GET", SCRIPT, {"status": 404, "reason": "Not Found"})
@@ -119,8 +119,8 @@ async def test_upgraded(
     own = Schemas(proxmox, tmp_path / "kept")
     old = await own.catalogue()
     monkeypatch.setattr(schema_cache, "FRESH", 0.0)
-    said = {"status": 200, "reason": "OK", "body": {"data": {"version": "../../9.9/x"}}}
-    await steered.rule("GET", "/version$", said)
+    answer = {"status": 200, "reason": "OK", "body": {"data": {"version": "../../9.9/x"}}}
+    await steered.rule("GET", "/version$", answer)
     await steered.rule("GET", SCRIPT, {"text": BY_NODE})
     new = await own.catalogue()
     await proxmox.close()
@@ -137,10 +137,10 @@ async def test_at_once(lab: FakePve, tmp_path: Path, disk: Path) -> None:
     """Many who ask at once, in this process and another, have one schema, and no half of a file is left."""
     proxmox = connect(lab)
     one, other = Schemas(proxmox, tmp_path / "kept"), Schemas(proxmox, tmp_path / "kept")
-    found = await asyncio.gather(*(each.catalogue() for each in (one, other) for _ in range(4)))
+    found = await asyncio.gather(*(item.catalogue() for item in (one, other) for _ in range(4)))
     await proxmox.close()
 
     assert names(disk.parent) == []
-    assert {len(each) for each in found} == {680}
-    assert len({id(each) for each in found}) == 2
+    assert {len(item) for item in found} == {680}
+    assert len({id(item) for item in found}) == 2
     assert len(names(tmp_path / "kept")) == 1

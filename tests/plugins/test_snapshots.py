@@ -27,17 +27,20 @@ class TestCreate:
 
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
-        """A snapshot of a VM or container is there afterwards, with what was said about it."""
+        """A snapshot of a VM or container is there afterwards, with its description."""
         made = await tools.call("create_snapshot", vmid=vmid, name="before-upgrade", description=NASTY)
         listed = await tools.call("list_snapshots", vmid=vmid)
 
         assert (await steered.found(vmid))["snapshots"] == ["before-upgrade"]
         assert made.description == NASTY.replace("\n", " ")
         assert (made.name, made.ours, made.state) == ("before-upgrade", True, "")
-        assert (listed.current, [each.name for each in listed.snapshots]) == ("before-upgrade", ["before-upgrade"])
+        assert (listed.current, [snapshot.name for snapshot in listed.snapshots]) == (
+            "before-upgrade",
+            ["before-upgrade"],
+        )
 
     async def test_memory(self, tools: Bench) -> None:
-        """Memory is kept of a running VM; of a stopped one that is told, a container has none."""
+        """Memory is kept of a running VM; of a stopped one that is reported, a container has none."""
         running = await tools.call("create_snapshot", vmid=100, name="ram", vmstate=True)
         stopped = await tools.call("create_snapshot", call := MemoryCall(), vmid=101, name="ram", vmstate=True)
 
@@ -67,7 +70,7 @@ class TestCreate:
 
         assert call.adopted
         assert (made.name, made.state) == ("s1", "")
-        assert len([each for each in await steered.tasks() if each["type"].endswith("snapshot")]) == 1
+        assert len([task for task in await steered.tasks() if task["type"].endswith("snapshot")]) == 1
 
     async def test_write_lost(self, tools: Bench, steered: Steer) -> None:
         """A request that was lost before Proxmox saw it is sent again."""
@@ -88,7 +91,7 @@ class TestCreate:
         assert "already used" in (call.warnings + other.warnings)[0]
 
     async def test_strangers_name(self, tools: Bench, steered: Steer) -> None:
-        """A snapshot of that name by somebody else is not taken for ours, and nothing is sent."""
+        """A snapshot of that name by another client is not taken for ours, and nothing is sent."""
         await tools.call("create_snapshot", MemoryCall("other.one"), vmid=101, name="daily")
 
         with pytest.raises(errors.Rejected, match="snapshot daily that this call did not make"):
@@ -113,7 +116,7 @@ class TestCreate:
         assert len(call.warnings) == 2
 
     async def test_locked(self, lab: FakePve, steered: Steer) -> None:
-        """A lock is waited for with a bound and told; when it goes, the snapshot is made."""
+        """A lock is waited for with a bound and reported; when it goes, the snapshot is made."""
         proxmox = connect(lab)
         bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
         await steered.lock(101, "backup")
@@ -151,7 +154,7 @@ class TestCreate:
         assert (await task).name == "s1"
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:
-        """A token that may not is told the path, the privilege and the command."""
+        """A token without the right gets the path, the privilege and the command."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Snapshot on /vms/101; .*pveum acl modify /vms/101 --tokens"):
@@ -216,9 +219,12 @@ class TestDelete:
         left = await tools.call("delete_snapshot", vmid=101, guest="db-01", name="s2", force=True)
         again = await tools.call("delete_snapshot", call := MemoryCall(), vmid=101, guest="db-01", name="s2")
 
-        assert [(each.name, each.parent, each.depth) for each in left.snapshots] == [("s1", "", 0), ("s3", "s1", 1)]
+        assert [(snapshot.name, snapshot.parent, snapshot.depth) for snapshot in left.snapshots] == [
+            ("s1", "", 0),
+            ("s3", "s1", 1),
+        ]
         assert call.adopted
-        assert [each.name for each in again.snapshots] == ["s1", "s3"]
+        assert [snapshot.name for snapshot in again.snapshots] == ["s1", "s3"]
         assert int((await steered.log("DELETE", "/snapshot/"))[0]["params"]["force"]) == 1
         with pytest.raises(errors.Rejected, match="is not called"):
             await tools.call("delete_snapshot", vmid=101, guest="x", name="s1")
@@ -234,7 +240,7 @@ class TestDelete:
         await steered.rule("DELETE", "/snapshot/", {fault: True}, 1)
         left = await tools.until_done("delete_snapshot", MemoryCall(), vmid=vmid, guest=guest, name="s2")
 
-        assert [each.name for each in left.snapshots] == ["s1"]
+        assert [snapshot.name for snapshot in left.snapshots] == ["s1"]
 
     async def test_failed(self, tools: Bench, steered: Steer) -> None:
         """A delete that fails says so."""
@@ -258,7 +264,7 @@ class TestOld:
         calls = len(await steered.log("GET"))
         second = await tools.call("list_old_snapshots", days=0, guests=5, cursor=first.next)
 
-        assert [each.vmid for each in first.snapshots] == [101]
+        assert [snapshot.vmid for snapshot in first.snapshots] == [101]
         assert (first.looked_at, first.guests, second.looked_at, second.next) == (5, 8, 3, "")
         assert calls <= 9  # a guest that is not read has its node asked for too
         assert sorted(first.unread) == ["VM 102 'web-02' on pve2", "VM 103 'ci-runner' on pve2"]
@@ -295,6 +301,11 @@ class TestTree:
         ]
         found = tree(self.AT, entries, datetime.fromtimestamp(0, UTC))
 
-        assert [(each.name, each.depth) for each in found.snapshots] == [("a", 0), ("b", 1), ("c", 1), ("d", 0)]
+        assert [(snapshot.name, snapshot.depth) for snapshot in found.snapshots] == [
+            ("a", 0),
+            ("b", 1),
+            ("c", 1),
+            ("d", 0),
+        ]
         assert found.snapshots[2].description == "x [31m\ny".replace("\n", " ")
         assert size(found) < 200

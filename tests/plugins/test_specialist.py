@@ -34,8 +34,8 @@ GIB = 2**30
 
 def named(offered: list[Tool | BrokenTool]) -> dict[str, Tool]:
     """Return tools by name; none may be broken."""
-    assert not [each for each in offered if isinstance(each, BrokenTool)]
-    return by_name(each for each in offered if isinstance(each, Tool))
+    assert not [tool for tool in offered if isinstance(tool, BrokenTool)]
+    return by_name(tool for tool in offered if isinstance(tool, Tool))
 
 
 class Direct:
@@ -75,7 +75,7 @@ class Direct:
         raise NotImplementedError(tools, target)
 
     def allow_stop(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody stops it."""
+        """It is not stopped."""
         return contextlib.nullcontext()
 
     async def ensure(
@@ -151,7 +151,7 @@ async def test_a_wish_becomes_a_running_vm(bench: Bench) -> None:
 
 
 async def test_an_empty_vm_is_made_and_left_off(bench: Bench) -> None:
-    """Without a template and without start there is a VM, and nobody touches it again."""
+    """Without a template and without start there is a VM, and it is not changed again."""
     valid, call = await bench.run("validate_vm_parameters", {"name": "bare", "node": "pve2", "start": False})
     await bench.run("create_vm", valid["create"])
     ready, second = await bench.run("configure_vm", valid["configure"])
@@ -180,7 +180,7 @@ async def test_a_wish_that_cannot_be_granted_says_everything_at_once(bench: Benc
 
     lines = str(caught.value).splitlines()
     assert lines[0] == "the VM cannot be made so:"
-    assert {each.partition(":")[0] for each in lines[1:]} == {"name", "vmid", "memory", "bridge"}
+    assert {line.partition(":")[0] for line in lines[1:]} == {"name", "vmid", "memory", "bridge"}
 
 
 async def test_a_missing_bridge_is_named_with_those_there_are(bench: Bench) -> None:
@@ -251,10 +251,10 @@ async def test_the_role_serves_its_queue_until_the_stop() -> None:
 
 
 def test_a_healthy_cluster_is_called_so() -> None:
-    """Nothing to tell is told in a line that counts what was looked at."""
+    """Without findings one line counts what was checked."""
     found = summarize(
         [NodeState("pve1", "online", 10.0, 64 * GIB, 54 * GIB)],
-        [StorageState("shared", each, "available", shared=True, total=100, used=85) for each in ("pve1", "pve2")],
+        [StorageState("shared", item, "available", shared=True, total=100, used=85) for item in ("pve1", "pve2")],
         [GuestState(100, "web", "pve1", "running")],
     )
 
@@ -282,7 +282,7 @@ def test_findings_name_what_needs_attention_the_worst_first() -> None:
         quorate=False,
     )
 
-    assert [(each.severity, each.text) for each in found.findings] == [
+    assert [(finding.severity, finding.text) for finding in found.findings] == [
         ("critical", "not quorate: nothing can be changed"),
         ("critical", "node pve2 is offline"),
         ("critical", "storage pve1/tank: 96 % full"),

@@ -1,4 +1,4 @@
-"""Storages and volumes: listed short, fetched whole or not at all, deleted only when nobody uses them."""
+"""Storages and volumes: listed short, fetched whole or not at all, deleted only when nothing uses them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class TestList:
             2,
             "",
         )
-        assert [each.vmid for each in listed.volumes + rest.volumes] == [100, 101, 200]
+        assert [volume.vmid for volume in listed.volumes + rest.volumes] == [100, 101, 200]
         assert largest.volumes[0].vmid == 101
         assert one.volumes == [VolumeLine("local-lvm:vm-200-disk-0", size=8 * 2**30)]
 
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
-        """A wrong storage, content or field is told by its name."""
+        """A wrong storage, content or field is reported by its name."""
         with pytest.raises(errors.NotFound, match="no storage 'nope' on pve1"):
             await tools.call("list_volumes", storage="nope", node="pve1")
         with pytest.raises(errors.Rejected, match="does not hold backup"):
@@ -67,7 +67,7 @@ class TestList:
         assert len(await steered.log("GET")) == 2
 
     async def test_status(self, tools: Bench, steered: Steer) -> None:
-        """A storage is shown as it is; one that is off line says so, one that is not there is told."""
+        """A storage is shown as it is; one that is off line says so, one that is not there is reported."""
         on = await tools.call("get_storage_status", storage="local-lvm", node="pve1")
         await steered.storage("local-lvm", active=False)
         off = await tools.call("get_storage_status", storage="local-lvm", node="pve1")
@@ -79,10 +79,10 @@ class TestList:
 
     def test_recorded(self, recorded: Any) -> None:
         """The recorded list is read as it is; control characters are not handed on."""
-        lines = [_line(each) for each in recorded("storage-content")]
+        lines = [_line(item) for item in recorded("storage-content")]
         odd = _line({"volid": "a:b", "notes": "x\x1b[31m\ny", "ctime": 0})
 
-        assert [each.content for each in lines] == ["rootdir", "rootdir", "rootdir", "backup", "vztmpl"]
+        assert [line.content for line in lines] == ["rootdir", "rootdir", "rootdir", "backup", "vztmpl"]
         assert (lines[0].used, lines[3].notes) == (909312, "ct201")
         assert (odd.notes, odd.time) == ("x [31m y", None)
 
@@ -106,14 +106,14 @@ class TestDownload:
         assert len(await steered.tasks("download")) == 2
 
     @pytest.mark.parametrize(
-        ("path", "checksum", "told"),
+        ("path", "checksum", "reported"),
         [("image.iso", "0" * 64, "checksum mismatch"), ("cut.iso", "", "download failed"), ("no.iso", "", "404")],
     )
     async def test_wrong(
-        self, tools: Bench, steered: Steer, download_server: str, path: str, checksum: str, told: str
+        self, tools: Bench, steered: Steer, download_server: str, path: str, checksum: str, reported: str
     ) -> None:
         """A wrong checksum, a download that is cut off, a missing file: an error, and nothing is left."""
-        with pytest.raises(errors.TaskFailed, match=f"{told}.*local:iso/b.iso: nothing was left"):
+        with pytest.raises(errors.TaskFailed, match=f"{reported}.*local:iso/b.iso: nothing was left"):
             await tools.call(
                 "download_url", **WHERE, url=f"{download_server}/{path}", filename="b.iso", checksum=checksum
             )
@@ -158,7 +158,7 @@ class TestDownload:
         assert await steered.log("POST") == []
 
     async def test_denied(self, lab: FakePve) -> None:
-        """A token that may not is told the path, the privilege and the command."""
+        """A token without the right gets the path, the privilege and the command."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"Datastore.AllocateTemplate on /storage/local; .*pveum acl modify"):
@@ -200,7 +200,7 @@ class TestDelete:
     """delete_volume."""
 
     async def test_gone(self, tools: Bench, steered: Steer) -> None:
-        """A volume that nobody uses is gone; deleting it again does nothing."""
+        """A volume that nothing uses is gone; deleting it again does nothing."""
         made = await tools.call("create_volume", storage="local-lvm", node="pve1", vmid=101, size=1, name="old")
         gone = await tools.call("delete_volume", volid=made.volid, node="pve1")
         again = await tools.call("delete_volume", call := MemoryCall(), volid=made.volid, node="pve1")
@@ -243,7 +243,7 @@ class TestDelete:
 
     @pytest.mark.parametrize("volid", ["local", "local:", "local:a,b", "x:y,z", "nope:iso/a.iso"])
     async def test_bad(self, tools: Bench, steered: Steer, volid: str) -> None:
-        """What is no volume is refused, and nothing is sent; one that is not there is told as gone."""
+        """What is no volume is refused, and nothing is sent; one that is not there is reported as gone."""
         with pytest.raises(errors.AgentdError):
             await tools.call("delete_volume", volid=volid, node="pve1")
         gone = await tools.call("delete_volume", volid="local:iso/../../etc", node="pve1")

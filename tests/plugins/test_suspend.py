@@ -24,12 +24,12 @@ class TestSuspend:
         awake = [await tools.call("resume_vm", vmid=100) for _ in range(2)]
 
         state = ("stopped", "suspended") if todisk else ("paused", "")
-        assert [(each.status, each.lock) for each in asleep] == [state] * 2
-        assert [(each.status, each.lock) for each in awake] == [("running", "")] * 2
+        assert [(item.status, item.lock) for item in asleep] == [state] * 2
+        assert [(item.status, item.lock) for item in awake] == [("running", "")] * 2
         assert len(await steered.log("POST")) == 2
 
     async def test_not_running(self, tools: Bench, steered: Steer) -> None:
-        """A stopped VM can neither be suspended nor resumed; what to do is said."""
+        """A stopped VM can neither be suspended nor resumed; what to do is reported."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 is stopped: only a running VM"):
             await tools.call("suspend_vm", vmid=101)
         with pytest.raises(errors.Rejected, match="stopped, not suspended: start_guest starts it"):
@@ -52,7 +52,7 @@ class TestSuspend:
         assert len(await steered.tasks("qmsuspend")) == 1
 
     async def test_denied(self, lab: FakePve) -> None:
-        """A token that may not is told which right is missing, and how to grant it."""
+        """A token without the right gets the missing one, and how to grant it."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.PowerMgmt.*pveum acl modify /vms/100"):
@@ -76,7 +76,7 @@ class TestReset:
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):
             await tools("reset_vm", call, vmid=100)
-        with pytest.raises(errors.PermanentError, match="nobody knows"):
+        with pytest.raises(errors.PermanentError, match="its result is not known"):
             await tools("reset_vm", call, vmid=100)
 
         assert len(await steered.tasks("qmreset")) == 1
@@ -120,7 +120,7 @@ class TestTags:
 
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_set(self, tools: Bench, steered: Steer, vmid: int) -> None:
-        """Tags are said as a whole, added and removed; what is so already is left alone."""
+        """Tags are set as a whole, added and removed; a tag that is there already is left alone."""
         await tools.call("update_tags", MemoryCall("a"), vmid=vmid, tags=["web", "old"])
         found = await tools.call("update_tags", MemoryCall("b"), vmid=vmid, add=["new"], remove=["old"])
         sent = len(await steered.log("POST") + await steered.log("PUT"))
@@ -136,7 +136,7 @@ class TestTags:
         [
             ({}, "update_tags: give `tags`, or `add` and `remove`"),
             ({"tags": ["a"], "add": ["b"]}, "not both"),
-            ({"add": ["b"], "remove": ["b"]}, "b stands in `add` and in `remove`"),
+            ({"add": ["b"], "remove": ["b"]}, "b is in `add` and in `remove`"),
         ],
     )
     async def test_wrong(self, tools: Bench, wrong: dict[str, Any], text: str) -> None:
@@ -146,7 +146,7 @@ class TestTags:
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """A configuration that was changed since is not changed."""
-        with pytest.raises(errors.ConfigChanged, match="look again"):
+        with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_tags", vmid=201, add=["a"], digest="0" * 40)
         assert await steered.log("PUT") == []
 

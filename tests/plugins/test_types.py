@@ -27,36 +27,39 @@ BOXES = (inspect.CollectionType, inspect.DictType, inspect.TupleType)
 
 def structs(kind: type[Any]) -> Iterator[type[Any]]:
     """Yield every Struct below `kind`."""
-    for each in kind.__subclasses__():
-        yield each
-        yield from structs(each)
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from structs(subclass)
 
 
 def is_unsafe(given: Any, seen: set[int]) -> bool:
-    """Tell whether a type holds a union of a list or a map with a text that has a pattern."""
+    """Return whether a type holds a union of a list or a map with a text that has a pattern."""
     while isinstance(given, inspect.Metadata):
         given = given.type
     if id(given) in seen:
         return False
     seen.add(id(given))
-    among = [each.type if isinstance(each, inspect.Metadata) else each for each in getattr(given, "types", ())]
-    patterned = any(isinstance(each, inspect.StrType) and each.pattern for each in among)
-    if patterned and any(isinstance(each, BOXES) for each in among):
+    among = [
+        assignment.type if isinstance(assignment, inspect.Metadata) else assignment
+        for assignment in getattr(given, "types", ())
+    ]
+    patterned = any(isinstance(item, inspect.StrType) and item.pattern for item in among)
+    if patterned and any(isinstance(item, BOXES) for item in among):
         return True
     inner = [getattr(given, name, None) for name in ("item_type", "key_type", "value_type")]
-    return any(is_unsafe(each, seen) for each in [*among, *inner] if each is not None)
+    return any(is_unsafe(item, seen) for item in [*among, *inner] if item is not None)
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda item: item.__name__)
 def test_no_type_crashes_python(package: ModuleType) -> None:
     """Msgspec 0.22 reads past its memory, whenever Python collects garbage, for a list or map or patterned text."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    mine = [each for each in set(structs(msgspec.Struct)) if each.__module__.partition(".")[0] == package.__name__]
-    fields = [(each, field) for each in mine for field in msgspec.structs.fields(each)]
+    mine = [item for item in set(structs(msgspec.Struct)) if item.__module__.partition(".")[0] == package.__name__]
+    fields = [(item, field) for item in mine for field in msgspec.structs.fields(item)]
 
-    assert [f"{each.__name__}.{field.name}" for each, field in fields if is_unsafe(_of(field.type), set())] == []
+    assert [f"{item.__name__}.{field.name}" for item, field in fields if is_unsafe(_of(field.type), set())] == []
 
 
 def _of(kind: Any) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pve.client import FakePve
 
-Said = tuple[str, dict[str, Any]]
+Step = tuple[str, dict[str, Any]]
 
 PASSING = {"digest", "next_run", "next", "users", "unused", "changes", "pending"}
 """What time and the way change: of all this only what is kept is compared."""
@@ -41,10 +41,10 @@ REALM: dict[str, Any] = {
 }
 PVE1 = {"node": "pve1"}
 BRIDGE: dict[str, Any] = {**PVE1, "iface": "vmbr7", "type": "bridge"}
-ZONE: Said = ("set_sdn_zone", {"zone": "lab", "type": "vxlan", "peers": ["192.0.2.1", "192.0.2.2"], "mtu": 1400})
-VNET: Said = ("set_sdn_vnet", {"vnet": "labnet", "zone": "lab", "tag": 20, "alias": "ü; ="})
-SUBNET: Said = ("set_sdn_subnet", {"vnet": "labnet", "subnet": "10.7.0.0/24", "gateway": "10.7.0.1"})
-RULES: list[Said] = [
+ZONE: Step = ("set_sdn_zone", {"zone": "lab", "type": "vxlan", "peers": ["192.0.2.1", "192.0.2.2"], "mtu": 1400})
+VNET: Step = ("set_sdn_vnet", {"vnet": "labnet", "zone": "lab", "tag": 20, "alias": "ü; ="})
+SUBNET: Step = ("set_sdn_subnet", {"vnet": "labnet", "subnet": "10.7.0.0/24", "gateway": "10.7.0.1"})
+RULES: list[Step] = [
     ("create_firewall_rule", {"proto": "tcp", "dport": "22", "comment": "third"}),
     (
         "create_firewall_rule",
@@ -52,26 +52,26 @@ RULES: list[Said] = [
     ),
     ("create_firewall_rule", {"direction": "out", "action": "DROP", "macro": "SMTP", "log": "info"}),
 ]
-GROUP: Said = ("create_firewall_group", {"name": "web", "comment": "ü"})
-USES: Said = ("create_firewall_rule", {"uses": "web", "iface": "vmbr0"})
+GROUP: Step = ("create_firewall_group", {"name": "web", "comment": "ü"})
+USES: Step = ("create_firewall_rule", {"uses": "web", "iface": "vmbr0"})
 
 
 @dataclass(frozen=True)
 class Case:
     """A call that is taken back, what reads that which it changes, and what is done before."""
 
-    call: Said
-    read: Said
-    before: list[Said] = field(default_factory=list)
+    call: Step
+    read: Step
+    before: list[Step] = field(default_factory=list)
 
 
-JOBS: Said = ("list_backup_jobs", {})
-WALL: Said = ("list_firewall", {})
-SETS: Said = ("list_firewall_sets", {})
-SDN: Said = ("list_sdn", {})
-LINES: Said = ("list_interfaces", PVE1)
-TOLD: Said = ("list_notifications", {})
-FILES: Said = ("list_volumes", {"node": "pve1", "storage": "local"})
+JOBS: Step = ("list_backup_jobs", {})
+WALL: Step = ("list_firewall", {})
+SETS: Step = ("list_firewall_sets", {})
+SDN: Step = ("list_sdn", {})
+LINES: Step = ("list_interfaces", PVE1)
+NOTIFICATIONS: Step = ("list_notifications", {})
+FILES: Step = ("list_volumes", {"node": "pve1", "storage": "local"})
 
 CASES = [
     Case(
@@ -186,7 +186,7 @@ CASES = [
     ),
     Case(
         ("delete_metric_server", {"name": "graph"}),
-        TOLD,
+        NOTIFICATIONS,
         [
             (
                 "create_metric_server",
@@ -203,7 +203,7 @@ CASES = [
     ),
     Case(
         ("delete_notification_target", {"name": "ops"}),
-        TOLD,
+        NOTIFICATIONS,
         [
             (
                 "create_mail_target",
@@ -235,30 +235,30 @@ async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     await proxmox.close()
 
 
-async def state(tools: Bench, read: Said) -> Any:
+async def state(tools: Bench, read: Step) -> Any:
     """Return what is kept, as plain values."""
     return kept(msgspec.to_builtins(await tools.call(read[0], **read[1])))
 
 
 def kept(value: Any) -> Any:
-    """Leave out what passes, and what is off: for Proxmox that is as if it were not said."""
+    """Leave out what passes, and what is off: for Proxmox that is as if it were not given."""
     if isinstance(value, dict):
-        return {key: kept(each) for key, each in value.items() if key not in PASSING and each}
-    return [kept(each) for each in value] if isinstance(value, list) else value
+        return {key: kept(item) for key, item in value.items() if key not in PASSING and item}
+    return [kept(item) for item in value] if isinstance(value, list) else value
 
 
-async def done(tools: Bench, number: int, said: Said) -> MemoryCall:
+async def done(tools: Bench, number: int, step: Step) -> MemoryCall:
     """Call a tool by a key of its own."""
     call = MemoryCall(f"wf.{number}")
-    await tools.call(said[0], call, **{key: value for key, value in said[1].items() if value is not None})
+    await tools.call(step[0], call, **{key: value for key, value in step[1].items() if value is not None})
     return call
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{number}-{case.call[0]}" for number, case in enumerate(CASES)])
 async def test_taken_back(bench: Bench, case: Case) -> None:
-    """It is done, and undone by what it said before it did it; then all is as before, and again it can be done."""
-    for number, said in enumerate(case.before):
-        await done(bench, number, said)
+    """It is done, and undone by the undo that it reported; then all is as before, and it can be done again."""
+    for number, step in enumerate(case.before):
+        await done(bench, number, step)
     before = await state(bench, case.read)
 
     call = await done(bench, 100, case.call)
@@ -286,8 +286,8 @@ async def test_files(bench: Bench, download_server: str) -> None:
 
 async def test_what_cannot_be_said_is_not_promised(bench: Bench, lab: FakePve) -> None:
     """A job or a zone with settings that no tool can give has no way back, rather than a wrong one."""
-    for number, said in enumerate([("create_backup_job", JOB), ZONE]):
-        await done(bench, number, said)
+    for number, step in enumerate([("create_backup_job", JOB), ZONE]):
+        await done(bench, number, step)
     proxmox = connect(lab)
     await proxmox.put("/cluster/backup/nightly", bwlimit=1000)
     await proxmox.put("/cluster/sdn/zones/lab", ipam="pve")

@@ -71,17 +71,17 @@ class TestSent:
     """What comes of a good file."""
 
     async def test_sent(self, bench: Bench, steered: Steer, folder: Path) -> None:
-        """A file arrives byte by byte as it is, with its checksum; the second time it is left alone and said so."""
+        """A file arrives byte by byte as it is, with its checksum; the second time it is left alone, with a warning."""
         wanted: dict[str, Any] = {**WHERE, "path": str(folder / "a.iso"), "checksum": RIGHT.upper()}
         call, again = MemoryCall(), MemoryCall()
         made = await bench.call("upload_file", call, **wanted)
         same = await bench.call("upload_file", again, **wanted)
 
         assert (made.volid, made.size) == ("local:iso/a.iso", len(IMAGE))
-        assert f"sending {folder}/a.iso: 100 % of {len(IMAGE)} bytes" in call.said
+        assert f"sending {folder}/a.iso: 100 % of {len(IMAGE)} bytes" in call.texts
         assert (same, await sent(steered)) == (made, 1)
         assert again.warnings == [
-            "local:iso/a.iso was there already with as many bytes, and is left as it is; nobody has compared it"
+            "local:iso/a.iso was there already with as many bytes, and is left as it is; it was not compared"
         ]
 
     @pytest.mark.parametrize(
@@ -152,10 +152,10 @@ class TestLost:
 
 
 class TestRefused:
-    """What is not sent, or not kept, and what is said."""
+    """What is not sent, or not kept, and the report of it."""
 
     @pytest.mark.parametrize(
-        ("wrong", "told"),
+        ("wrong", "reported"),
         [
             ({"storage": "nope"}, "there is no storage 'nope' on pve1"),
             ({"storage": "local-lvm"}, "storage local-lvm of pve1 does not hold iso, but images,rootdir"),
@@ -176,9 +176,9 @@ class TestRefused:
         ],
     )
     async def test_wrong(
-        self, bench: Bench, steered: Steer, folder: Path, tmp_path: Path, wrong: dict[str, str], told: str
+        self, bench: Bench, steered: Steer, folder: Path, tmp_path: Path, wrong: dict[str, str], reported: str
     ) -> None:
-        """A wrong file, name, checksum or storage is told by its field, and nothing is sent."""
+        """A wrong file, name, checksum or storage is reported by its field, and nothing is sent."""
         (tmp_path / "secret.iso").write_bytes(b"x")
         (folder / "empty.iso").touch()
         (folder / "büro $(id).iso").write_bytes(b"x")
@@ -187,7 +187,7 @@ class TestRefused:
         os.mkfifo(folder / "pipe.iso")
         wrong = {key: value.replace("{folder}", str(folder)) for key, value in wrong.items()}
 
-        with pytest.raises(errors.AgentdError, match=told):
+        with pytest.raises(errors.AgentdError, match=reported):
             await bench.call("upload_file", **{**WHERE, "path": str(folder / "a.iso"), **wrong})
         assert await steered.log("POST") == []
 
@@ -262,7 +262,7 @@ class TestRefused:
             await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"))
 
     async def test_denied(self, lab: FakePve, folder: Path) -> None:
-        """A token that may not is told which right is missing, and how to grant it."""
+        """A token without the right gets the missing one, and how to grant it."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"Datastore.AllocateTemplate.*pveum acl modify /storage/local"):
@@ -273,8 +273,8 @@ class TestRefused:
 
 
 async def test_says_what_it_changes(bench: Bench, folder: Path) -> None:
-    """What a file becomes and where is said before, so that a protected storage is known as one."""
+    """What a file becomes and where is reported before, so that a protected storage is known as one."""
     call = MemoryCall()
     await bench.call("upload_file", call, **WHERE, path=str(folder / "a.iso"))
 
-    assert [(each.name, each.labels) for each in call.targets] == [("volume/local:iso/a.iso", ["storage/local"])]
+    assert [(target.name, target.labels) for target in call.targets] == [("volume/local:iso/a.iso", ["storage/local"])]

@@ -72,7 +72,7 @@ def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> Va
 
 
 def refused(cluster: Cluster | None = None, **wish: Any) -> list[str]:
-    """Return what stands against a wish; there must be something."""
+    """Return what prevents a wish; there must be something."""
     found = choose(VmRequest(**{"name": "app"} | wish), cluster or lab(), RULES, 0.0)
 
     assert isinstance(found, list)
@@ -162,7 +162,7 @@ def test_a_template_on_local_storage_is_cloned_where_it_lies() -> None:
 
     assert agreed(clones(local), template=9000).node == "pve1"
     assert refused(clones(local), template=9000, node="pve2") == [
-        "template: 9000 lies on pve1 (local-lvm is not shared): it can only be cloned there, not to pve2"
+        "template: 9000 is on pve1 (local-lvm is not shared): it can only be cloned there, not to pve2"
     ]
 
 
@@ -175,7 +175,7 @@ def test_a_linked_clone_stays_on_its_templates_storage() -> None:
     """Another storage is refused, the same one is left for the template to decide."""
     assert "storage" not in agreed(clones(), template=9000, full=False, storage="shared").create
     assert refused(clones(), template=9000, full=False, storage="local-lvm") == [
-        "storage: a linked clone lies on its template's storage (shared); leave storage out, or ask for a full clone"
+        "storage: a linked clone is on its template's storage (shared); leave storage out, or ask for a full clone"
     ]
 
 
@@ -240,7 +240,7 @@ def test_a_problem_names_the_parameter_and_what_would_do(wish: dict[str, Any], l
     ],
 )
 def test_a_problem_with_a_clone_names_the_template(wish: dict[str, Any], line: str) -> None:
-    """What a clone cannot have is said with the reason."""
+    """What a clone cannot have is reported with the reason."""
     assert refused(clones(), template=9000, **wish) == [line]
 
 
@@ -259,7 +259,7 @@ def test_a_template_that_was_not_looked_at_is_a_problem() -> None:
 
 
 def test_a_template_name_that_two_have_is_no_name() -> None:
-    """Which one is meant has to be said."""
+    """The one that is meant has to be given."""
     twice = [GuestView(9000, "debian", "pve1"), GuestView(9001, "debian", "pve2")]
 
     assert refused(lab(templates=twice), template="debian") == [
@@ -271,7 +271,7 @@ def test_a_template_on_a_node_that_is_away_cannot_be_cloned() -> None:
     """The node that holds the template has to be there, even for a clone elsewhere."""
     away = msgspec.structs.replace(DEBIAN, node="pve3")
 
-    assert refused(clones(away), template=9000, node="pve2") == ["template: 9000 lies on pve3, which is not online"]
+    assert refused(clones(away), template=9000, node="pve2") == ["template: 9000 is on pve3, which is not online"]
 
 
 def test_the_bridge_of_a_template_must_be_where_the_clone_goes() -> None:
@@ -288,14 +288,14 @@ def test_a_node_without_bridges_takes_no_new_vm() -> None:
 
 
 def test_all_problems_come_at_once() -> None:
-    """Nobody has to mend one thing to learn of the next."""
+    """All faults are reported at once."""
     lines = refused(name="web-01", vmid=100, node="pve1", memory=99_999, disk=999, bridge="vmbr1")
 
-    assert [each.partition(":")[0] for each in lines] == ["name", "vmid", "memory", "storage", "bridge"]
+    assert [line.partition(":")[0] for line in lines] == ["name", "vmid", "memory", "storage", "bridge"]
 
 
 def test_when_no_node_will_do_each_says_why() -> None:
-    """The refusal lists what stands against every node."""
+    """The refusal lists what prevents every node."""
     (line,) = refused(memory=99_999)
 
     assert line.startswith("node: none of 3 can take it: pve1: memory: 99999 MiB do not fit on pve1")
@@ -305,14 +305,16 @@ def test_when_no_node_will_do_each_says_why() -> None:
 
 def test_a_blind_token_is_told_apart_from_an_empty_cluster() -> None:
     """No nodes at all is a question of rights."""
-    assert refused(lab(nodes=[])) == ["node: no node is to be seen; does the token have rights?"]
+    assert refused(lab(nodes=[])) == ["node: no node is visible; does the token have rights?"]
 
 
 def test_a_storage_that_is_not_active_is_passed_over() -> None:
-    """A hung storage takes no new disk, and its name is told to whoever asks for it."""
+    """A hung storage takes no new disk, and its name is reported to the requester."""
     dead = [
-        msgspec.structs.replace(each, status="unknown") if (each.storage, each.node) == ("local-lvm", "pve2") else each
-        for each in lab().storages
+        msgspec.structs.replace(storage, status="unknown")
+        if (storage.storage, storage.node) == ("local-lvm", "pve2")
+        else storage
+        for storage in lab().storages
     ]
 
     assert agreed(lab(storages=dead)).create["storage"] == "shared"
@@ -321,7 +323,7 @@ def test_a_storage_that_is_not_active_is_passed_over() -> None:
 
 def test_a_storage_that_is_elsewhere_says_where() -> None:
     """A storage of another node is named with its nodes."""
-    only = [each for each in lab().storages if (each.storage, each.node) != ("local-lvm", "pve2")]
+    only = [storage for storage in lab().storages if (storage.storage, storage.node) != ("local-lvm", "pve2")]
 
     assert refused(lab(storages=only), node="pve2", storage="local-lvm") == [
         "storage: local-lvm is not on pve2; it is on pve1, pve3"

@@ -30,7 +30,7 @@ def test_every_free_vmid_can_be_drawn(count: int) -> None:
     """Chance reaches each of them, each as often."""
     drawn = [free_vmid([101, 103], 100, 101 + count, (index + 0.5) / count) for index in range(count)]
 
-    free = [each for each in range(100, 102 + count) if each not in {101, 103}]
+    free = [number for number in range(100, 102 + count) if number not in {101, 103}]
     assert set(drawn) <= set(free)
     assert len(set(drawn)) == min(count, len(free))
 
@@ -96,19 +96,21 @@ def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster
 
     if isinstance(found, list):
         assert found
-        assert all(each.partition(":")[0] in VmRequest.__struct_fields__ for each in found)
+        assert all(item.partition(":")[0] in VmRequest.__struct_fields__ for item in found)
         return
-    home = next(each for each in cluster.nodes if each.node == found.node)
+    home = next(node for node in cluster.nodes if node.node == found.node)
     assert home.status == "online"
     assert wish.node in {None, found.node}
     assert found.vmid not in cluster.taken
     assert 100 <= found.vmid <= 110
     assert home.memory - home.memory_used >= (wish.memory or 0) * 2**20
-    assert (wish.vmid is None) == any(each.startswith("vmid") for each in found.reasons)
-    assert (wish.node is None) == any(each.startswith("node") for each in found.reasons)
+    assert (wish.vmid is None) == any(reason.startswith("vmid") for reason in found.reasons)
+    assert (wish.node is None) == any(reason.startswith("node") for reason in found.reasons)
     if "storage" in found.create:
         (on,) = [
-            each for each in cluster.storages if (each.node, each.storage) == (found.node, found.create["storage"])
+            storage
+            for storage in cluster.storages
+            if (storage.node, storage.storage) == (found.node, found.create["storage"])
         ]
         assert on.usable
         assert on.free >= (wish.disk or 0) * GIB

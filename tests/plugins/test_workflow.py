@@ -57,7 +57,7 @@ def test_the_end_is_answered_once() -> None:
 
 
 def test_warnings_are_a_success_of_their_own_kind() -> None:
-    """A task with warnings completes; the workflow says that somebody should read them."""
+    """A task with warnings completes; the workflow reports that a person should read them."""
     state = started(spec("a"))
     state = step(state, ended(state, "a", status=Outcome.WARNINGS, warnings=["disk is small"]))
 
@@ -118,7 +118,7 @@ def test_a_timer_that_rings_early_rings_again() -> None:
 
 
 def test_a_taken_vmid_goes_back() -> None:
-    """`on_error` lets the earlier task decide anew, in a new event; attempts go on counting, and not for ever."""
+    """`on_error` lets the earlier task decide again, in a new event; attempts go on counting, and not for ever."""
     plan = (spec("draw", tier=Tier.READ), spec("make", "draw", on_error={"vmid_taken": "draw"}), spec("end", "make"))
     state = started(*plan)
     for attempt in range(1, progress.MAX_SENT_BACK + 2):
@@ -159,7 +159,7 @@ def test_cancel_waits_for_what_runs() -> None:
     silent = ring(state)
     failed = step(state, ended(state, "a", TaskError("x", "no", retry=True)))
 
-    assert {each.status for each in (buried, halted, silent, failed)} == {Status.CANCELLED}
+    assert {item.status for item in (buried, halted, silent, failed)} == {Status.CANCELLED}
     assert buried.error == "cancelled by bob: changed my mind"
     assert outgoing.response(buried, "o").result["left"] == []
     assert outgoing.response(halted, "o").result["left"] == ["a: not known, UPID:1 ended: stopped"]
@@ -205,7 +205,7 @@ def test_a_bug_ends_the_workflow() -> None:
         ([spec("a", "b")], "task a: depends on 'b', which the plan does not have"),
         ([spec("a"), spec("a")], "two tasks of the plan have the same name"),
         ([spec("a", "b"), spec("b", "a")], "the tasks a, b wait for one another"),
-        ([spec("a"), spec("b", on_error={"x": "a"})], "task b: goes back to 'a', which does not come before it"),
+        ([spec("a"), spec("b", on_error={"x": "a"})], "task b: goes back to 'a', which is not before it"),
     ],
 )
 def test_a_plan_that_cannot_be(plan: list[TaskSpec], text: str) -> None:

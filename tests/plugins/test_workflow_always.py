@@ -67,11 +67,11 @@ def test_nothing_to_undo() -> None:
     state = started(*PLAN)
     over = step(state, ended(state, "keep", "no"))
 
-    assert [each for each in over.tasks if each.startswith("undo-")] == ["undo-keep"]
+    assert [task for task in over.tasks if task.startswith("undo-")] == ["undo-keep"]
 
 
 def test_a_failure_is_loud() -> None:
-    """An undoing that fails for good is told aloud; what was done for good stays."""
+    """An undoing that fails for good is reported; what was done for good stays."""
     state = at_check()
     state = step(state, ended(state, "check"))
     over = step(state, ended(state, "undo-make", "cannot"))

@@ -39,14 +39,14 @@ def plans(draw: st.DrawFn) -> list[TaskSpec]:
     """Return a plan of one to six tasks of every kind, whose dependencies point backwards."""
     plan: list[TaskSpec] = []
     for number in range(draw(st.integers(1, 6))):
-        names = [each.name for each in plan]
+        names = [task.name for task in plan]
         after: list[str] = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
         more: dict[str, Any] = {}
         several = draw(st.integers(0, 5)) == 0
         if several:
             more = {"for_each": draw(st.sampled_from([[], [1], [1, 2, 3], template("{{ [7, 8] }}"), template("none")]))}
             more["max_parallel"] = draw(st.integers(1, 2))
-        elif after and all(each.for_each is None for each in plan) and draw(st.booleans()):
+        elif after and all(task.for_each is None for task in plan) and draw(st.booleans()):
             more = {"on_error": {"vmid_taken": after[0]}}
         if draw(st.integers(0, 3)) == 0:
             more["compensation"] = Compensation("undo", "svc", Tier.OPERATE, retries=1, backoff=1.0)
@@ -114,10 +114,10 @@ def decided(state: Workflow, given_: Input, seconds: float) -> Workflow | None:
 
 def play(state: Workflow, given_: list[Input], check: Callable[[Workflow, Workflow, Input], None]) -> Workflow:
     """Decide over each input in turn; `check` sees every change."""
-    for number, each in enumerate(given_):
-        changed = decided(state, each, number)
+    for number, assignment in enumerate(given_):
+        changed = decided(state, assignment, number)
         if changed is not None:
-            check(state, changed, each)
+            check(state, changed, assignment)
             state = changed
     return state
 
@@ -149,14 +149,14 @@ class Watch:
             if effect.kind == "timer":
                 assert effect.attempt == self.timers + 1
                 self.timers += 1
-        self.answers += sum(each.kind == "respond" for each in after.outbox)
+        self.answers += sum(message.kind == "respond" for message in after.outbox)
         assert self.answers == int(after.over)
         waits = [task for task in after.tasks.values() if task.status in UNDER_WAY and not task.items]
         assert after.over or not waits or after.next_timer_at is not None
         for name, task in after.tasks.items():
             if task.items:
                 spec = after.spec(name)
-                assert sum(after.tasks[each].status in UNDER_WAY for each in after.items(name)) <= spec.max_parallel
+                assert sum(after.tasks[item].status in UNDER_WAY for item in after.items(name)) <= spec.max_parallel
 
     def _assigned(self, before: Workflow, after: Workflow, name: str, attempt: int) -> None:
         assert (name, attempt) not in self.assigned
@@ -167,7 +167,7 @@ class Watch:
             assert after.tasks[task.parent].attempt
             assert before.failing or before.undo or after.failing or after.undo
         else:
-            assert all(satisfied(after, each) for each in spec.after)
+            assert all(satisfied(after, item) for item in spec.after)
             assert not before.failing
             assert before.status != "cancelling"
             group = after.tasks[task.parent] if task.parent else task
@@ -183,14 +183,14 @@ def test_whatever_comes(plan: list[TaskSpec], given_: list[Input]) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(plans(), st.lists(inputs().filter(lambda each: not isinstance(each, Signal)), max_size=40))
+@given(plans(), st.lists(inputs().filter(lambda item: not isinstance(item, Signal)), max_size=40))
 def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[Input]) -> None:
     """Folding a batch is deciding one after the other, with the outboxes joined; and deciding again is the same."""
     state = begun(plan)
     outbox = []
     one = state
-    for each in given_:
-        changed = fold(one, [each], T0)
+    for assignment in given_:
+        changed = fold(one, [assignment], T0)
         if changed is not None:
             one = changed
             outbox += changed.outbox
@@ -205,7 +205,7 @@ def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[Input]) ->
 
 
 def moves_of(state: Workflow) -> list[Input]:
-    """Return what comes from outside if nobody fails: ends, approvals, timers, and somebody who resumes."""
+    """Return what comes from outside if nothing fails: ends, approvals, timers, and a principal that resumes."""
     moves: list[Input] = [TimerFired(state.timers)] if state.next_timer_at is not None else []
     if state.status is Status.PAUSED:
         moves.append(Signal("bob", Tier.OPERATE, WorkflowSignal("resume")))

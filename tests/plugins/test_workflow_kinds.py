@@ -92,8 +92,8 @@ def test_a_result_that_lies_elsewhere_is_no_value_of_a_template() -> None:
 
 def test_items_are_worked_on_in_a_window() -> None:
     """One task an item, so many at once; later tasks get the results in the order of the items."""
-    each = spec("move", for_each=[10, 20, 30], max_parallel=2, parameters={"vmid": template("{{ item + index }}")})
-    state = started(each, spec("end", "move", parameters={"all": result_of("move")}))
+    mover = spec("move", for_each=[10, 20, 30], max_parallel=2, parameters={"vmid": template("{{ item + index }}")})
+    state = started(mover, spec("end", "move", parameters={"all": result_of("move")}))
     assert kinds(state)[:2] == [("assign", "move-0", 1), ("assign", "move-1", 1)]
     second = outgoing.assignment(state, "move-1", 1)
     state = step(state, ended(state, "move-1", result="b"))
@@ -117,11 +117,11 @@ def test_no_items_and_no_list() -> None:
 
     assert message is not None
     assert message.parameters == {"x": []}
-    assert wrong.error == "a: for_each: it is to be a list, and is str"
+    assert wrong.error == "a: for_each: it must be a list, and is str"
 
 
 def test_a_failed_item_ends_the_others() -> None:
-    """Items that nobody began are not begun; optional ones are a warning, and what comes after goes on."""
+    """Items that were not started are not started; optional ones are a warning, and what comes after goes on."""
     state = started(spec("a", for_each=[1, 2, 3], max_parallel=1), spec("b", "a"))
     failed = step(state, ended(state, "a-0", "broken"))
     lenient = started(
@@ -201,7 +201,7 @@ def test_what_was_done_is_undone_in_reverse_order() -> None:
 
 
 def test_an_undoing_that_fails_is_loud() -> None:
-    """What the failed one stands on is left as it is and named; the rest is undone; a person is told."""
+    """What the failed one depends on is left as it is and named; the rest is undone; a person is notified."""
     plan = [
         spec("a", compensation=undo()),
         spec("b", "a", compensation=undo(retries=0)),
@@ -254,8 +254,10 @@ def test_a_cancelled_workflow_is_undone_on_demand() -> None:
 
 def test_items_are_undone_one_by_one() -> None:
     """Each item that was begun is undone with its own item; a thousand of them add nothing but their states."""
-    each = spec("a", for_each=[7, 8, 9], max_parallel=2, compensation=undo(parameters={"vmid": template("{{ item }}")}))
-    state = started(each)
+    mover = spec(
+        "a", for_each=[7, 8, 9], max_parallel=2, compensation=undo(parameters={"vmid": template("{{ item }}")})
+    )
+    state = started(mover)
     state = step(state, ended(state, "a-1"))
     state = step(state, ended(state, "a-0", "broken"))
     state = step(state, ended(state, "a-2"))
@@ -267,12 +269,12 @@ def test_items_are_undone_one_by_one() -> None:
 
 
 def test_what_cannot_be_filled_in_is_not_undone() -> None:
-    """A compensation that wants the result of a task that has none is a failure that says so."""
+    """A compensation that needs the result of a task that has none is a failure that says so."""
     state = started(spec("a", compensation=undo(parameters={"id": template("{{ tasks.a.result.id }}")})))
     state = step(state, ended(state, "a", "broken"))
 
     assert state.status is Status.COMPENSATION_FAILED
     assert (
-        "a: failed; not undone: expression '{{ tasks.a.result.id }}': 'id' is looked for in what is nothing"
+        "a: failed; not undone: expression '{{ tasks.a.result.id }}': 'id' is searched in a value that is nothing"
         in outgoing.response(state, "o").result["left"][0]
     )

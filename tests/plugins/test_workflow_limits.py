@@ -1,4 +1,4 @@
-"""What `decide` does at its edges: bugs, sizes, what nobody asked for, and results that lie elsewhere."""
+"""What `decide` does at its edges: bugs, sizes, unrequested inputs, and results that are stored elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, st
 TAKEN = TaskError("vmid_taken", "a stranger's")
 
 
-# -- what nobody asked for ----------------------------------------------------------------------------------------
+# -- unrequested inputs ----------------------------------------------------------------------------------------
 
 
 def test_a_task_that_an_agent_cancels_has_failed() -> None:
@@ -30,8 +30,8 @@ def test_a_task_that_an_agent_cancels_has_failed() -> None:
     named = step(state, ended(state, "a", status=Outcome.CANCELLED, agent_id="x1"))
     nameless = step(state, ended(state, "a", status=Outcome.CANCELLED, agent_id=""))
 
-    assert (named.status, named.error) == (Status.FAILED, "a: x1 cancelled it, and nobody asked for that")
-    assert nameless.error == "a: an agent cancelled it, and nobody asked for that"
+    assert (named.status, named.error) == (Status.FAILED, "a: x1 cancelled it, and that was not requested")
+    assert nameless.error == "a: an agent cancelled it, and that was not requested"
 
 
 def test_a_failure_without_a_word_is_told() -> None:
@@ -39,7 +39,7 @@ def test_a_failure_without_a_word_is_told() -> None:
     state = started(spec("a"))
     state = step(state, ended(state, "a", status=Outcome.FAILED))
 
-    assert state.error == "a: failed without saying why"
+    assert state.error == "a: failed without a reason"
 
 
 # -- how often ----------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def _with(task: TaskState, **changes: Any) -> TaskState:
 
 
 def test_long_texts_are_cut() -> None:
-    """What agents and people write stands in the state several times: it is kept as far as somebody would read it."""
+    """What agents and people write is in the state several times: it is kept as far as a person would read it."""
     state = started(spec("a"), spec("b"))
     long = "x" * 100_000
     error = TaskError("broken", long, log=[long] * 100)
@@ -113,7 +113,7 @@ def test_a_workflow_that_grows_too_large_ends() -> None:
     answer = outgoing.response(over, "o1")
 
     assert (answer.status, answer.error) == ("failed", "its state takes 1000000 bytes, and one event carries 983040")
-    assert {name: each["status"] for name, each in answer.result["tasks"].items()} == {
+    assert {name: task["status"] for name, task in answer.result["tasks"].items()} == {
         "done": "completed",
         "running": "cancelled",
         "later": "cancelled",
@@ -121,7 +121,7 @@ def test_a_workflow_that_grows_too_large_ends() -> None:
     }
     assert answer.result["left"] == ["done: done", "running: not known, the workflow ended while it ran"]
     assert over.digest == state.digest, "the same request again is still the same"
-    assert [each.kind for each in over.outbox] == ["respond"]
+    assert [message.kind for message in over.outbox] == ["respond"]
     assert len(encode(over)) < 3000
 
 
@@ -129,7 +129,7 @@ def test_a_request_that_is_too_large_never_begins() -> None:
     """A plan that one event cannot carry is rejected, with nothing assigned."""
     over = wf.end_oversized(started(spec("a")), 1_000_000, new=True)
 
-    assert (over.status, over.tasks, [each.kind for each in over.outbox]) == (Status.REJECTED, {}, ["respond"])
+    assert (over.status, over.tasks, [message.kind for message in over.outbox]) == (Status.REJECTED, {}, ["respond"])
 
 
 def test_the_largest_plan_fits() -> None:
@@ -156,7 +156,7 @@ def test_a_bug_ends_what_it_meets() -> None:
     over = step(state, inputs.decide_failed(cancel(), "deciding failed"))
     refused = fold(None, [inputs.decide_failed(begin(spec("a", timeout=1e300)), "deciding failed")], T0)
 
-    assert [(each.status, each.attempt) for each in over.tasks.values()] == [
+    assert [(task.status, task.attempt) for task in over.tasks.values()] == [
         (TaskStatus.CANCELLED, 1),
         (TaskStatus.CANCELLED, 0),
     ]
@@ -184,7 +184,7 @@ def test_a_bug_ends_what_it_meets() -> None:
     ids=["field", "without", "stored"],
 )
 def test_a_result_is_handed_on(result: Any, whole: Any, field: Any) -> None:
-    """A field of a result that lies in the bucket is taken by the worker that fetches it; it was lost before."""
+    """A field of a result that is in the bucket is taken by the worker that fetches it; it was lost before."""
     parameters = {"whole": [result_of("a")], "field": result_of("a", "vmid"), "plain": 1}
     state = started(spec("a"), spec("b", "a", parameters=parameters))
     state = step(state, ended(state, "a", result=result))
@@ -215,7 +215,7 @@ def test_a_plan_that_wants_what_does_not_come_before(parameters: dict[str, Any],
     """A result can only be had of a task that is done by then; once begun such a workflow could not go on."""
     plan = [spec("a"), spec("b", "a", parameters=parameters), spec("c", "b")]
 
-    with pytest.raises(Rejected, match=f"^task b: wants the result of {wanted}, which does not come before it$"):
+    with pytest.raises(Rejected, match=f"^task b: needs the result of {wanted}, which is not before it$"):
         check_plan(plan)
 
 
@@ -258,12 +258,12 @@ def ends(draw: st.DrawFn) -> TaskCompletion:
 def test_every_state_goes_through_json(completions: list[TaskCompletion], cancelled: bool) -> None:  # noqa: FBT001
     """Whatever agents report, what is written is what is read; and what is read decides the same."""
     state = started(spec("a", backoff=0.1), spec("b", "a", parameters={"x": result_of("a", "y")}))
-    given_: list[Input] = [AgentReport("a", each) for each in completions]
+    given_: list[Input] = [AgentReport("a", completion) for completion in completions]
     given_ += [cancel()] if cancelled and not completions else []
-    for each in given_:
+    for assignment in given_:
         read = decode(encode(state), Workflow)
         assert read == state
-        changed, again = fold(state, [each], T0), fold(read, [each], T0)
+        changed, again = fold(state, [assignment], T0), fold(read, [assignment], T0)
         assert changed == again
         state = changed or state
 

@@ -1,4 +1,4 @@
-"""What workflows can be told and how long they may take: approvals, pauses, times, children, carrying on."""
+"""The signals of workflows and how long they may take: approvals, pauses, times, children, carrying on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def digest_of(state: Workflow, task: str = "boot") -> str:
 
 
 def test_somebody_else_says_yes() -> None:
-    """The workflow waits, its clock stands still, however long; then exactly what was shown is done."""
+    """The workflow waits, its clock is stopped, however long; then exactly what was shown is done."""
     state = asked()
     waiting = state
     state = step(state, signal("approve", task="boot", digest=digest_of(state), reason="ok"), at=LATER + 24 * HOUR)
@@ -74,7 +74,7 @@ def test_somebody_else_says_yes() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
-        (signal("approve", "alice", task="boot"), Denied, "alice asked for w: somebody else has to approve boot"),
+        (signal("approve", "alice", task="boot"), Denied, "alice requested w: another principal has to approve boot"),
         (signal("approve", "bob", Tier.READ, task="boot"), Denied, "bob may read; approving boot needs operate"),
         (signal("approve", task="boot", digest="old"), Rejected, "digest: boot is not what was shown any more"),
         (signal("approve", task="look"), Rejected, "task: look does not wait for an approval; it is completed"),
@@ -91,17 +91,17 @@ def test_a_signal_that_cannot_be(given: Any, error: type[Exception], text: str) 
 
 
 def test_a_signal_for_what_is_over_or_nowhere() -> None:
-    """Nobody is left in doubt about a signal that comes too late."""
+    """A signal that comes too late gets a definite answer."""
     over = step(started(spec("a")), ended(started(spec("a")), "a"))
 
-    with pytest.raises(Rejected, match="pause: it is over: completed"):
+    with pytest.raises(Rejected, match="pause: it has ended: completed"):
         fold(over, [signal("pause")], LATER)
     with pytest.raises(Rejected, match="cancel: there is no such workflow"):
         fold(None, [cancel()], LATER)
 
 
 def test_a_no_fails_the_workflow() -> None:
-    """What was done before is undone where the plan says how."""
+    """What was done before is undone where the plan defines how."""
     state = started(spec("a", compensation=undo()), spec("b", "a", approval="Go on?"))
     state = step(state, ended(state, "a"))
     state = step(state, signal("reject", task="b", digest=digest_of(state, "b"), reason="not today"))
@@ -128,7 +128,7 @@ def test_an_approval_for_all_items() -> None:
 
 
 def test_a_paused_workflow_begins_nothing() -> None:
-    """What runs is finished; the clock stands still; then it goes on where it was."""
+    """What runs is finished; the clock is stopped; then it goes on where it was."""
     state = started(spec("a"), spec("b", "a"), timeout=100.0)
     paused = step(state, signal("pause", reason="window closes"))
     paused = step(paused, ended(paused, "a"))
@@ -170,7 +170,7 @@ def test_an_attempt_that_nobody_begins() -> None:
     assert (message.seconds, message.deadline) == (60.0, T0 + timedelta(seconds=90))
     assert begun.tasks["a"].status is TaskStatus.RUNNING
     assert begun.tasks["a"].deadline == T0 + timedelta(seconds=85)
-    assert late.tasks["a"].error == TaskError("not_started", "nobody began attempt 1 within 30 s", retry=True)
+    assert late.tasks["a"].error == TaskError("not_started", "no agent started attempt 1 within 30 s", retry=True)
 
 
 def test_an_agent_that_falls_silent() -> None:
@@ -188,7 +188,7 @@ def test_an_agent_that_falls_silent() -> None:
 
 
 def test_how_long_a_plan_may_take() -> None:
-    """Every attempt of every task in turn; a month where nobody can say how many items or steps there are."""
+    """Every attempt of every task in turn; a month where it is unknown how many items or steps there are."""
     assert default_timeout([spec("a"), spec("b", retries=0, start_within=40.0)]) == 180 + 100
     assert default_timeout([spec("a"), spec("b", for_each=[1])]) == outgoing.MAX_TIMEOUT
 
@@ -213,7 +213,7 @@ def test_a_task_can_be_a_workflow() -> None:
     assert outgoing.child_id("w", "a", 1) == "w--a"
     assert kinds(failed) == [("stop", "a", 1)]
     long = {outgoing.child_id("x" * 64, "a", attempt) for attempt in (1, 2)}
-    assert {len(each) for each in long} == {64}
+    assert {len(item) for item in long} == {64}
     assert len(long) == 2
 
 
@@ -225,11 +225,16 @@ def test_a_child_tells_its_parent() -> None:
     assert state is not None
     done = step(state, ended(state, "x", result=7))
     failed = step(state, ended(state, "x", "broken"))
-    told, bad = outgoing.report(done, "o1"), outgoing.report(failed, "o1")
+    reported, bad = outgoing.report(done, "o1"), outgoing.report(failed, "o1")
 
     assert kinds(done) == [("report", "a", 2), ("respond", "_", 0)]
-    assert (told.task_id, told.workflow_id, told.attempt, told.service_id) == ("w.a", "w", 2, "orchestrator")
-    assert told.result == {"workflow_id": "w--a", "status": "completed", "results": {"x": 7}}
+    assert (reported.task_id, reported.workflow_id, reported.attempt, reported.service_id) == (
+        "w.a",
+        "w",
+        2,
+        "orchestrator",
+    )
+    assert reported.result == {"workflow_id": "w--a", "status": "completed", "results": {"x": 7}}
     assert bad.error == TaskError("child_failed", "workflow w--a failed: x: broken")
 
 
@@ -246,7 +251,7 @@ def test_what_is_urgent_has_a_lane(priority: int, queue: str) -> None:
 
 
 def test_a_failed_workflow_is_carried_on() -> None:
-    """Under a new id what was done is not done again; items too; what was undone is done anew."""
+    """Under a new id what was done is not done again; items too; what was undone is done again."""
     state = started(
         spec("a"), spec("b", "a", for_each=[1, 2], max_parallel=1, parameters={"x": result_of("a")}), spec("c", "b")
     )
@@ -262,8 +267,8 @@ def test_a_failed_workflow_is_carried_on() -> None:
     )
 
     assert again is not None
-    assert [each for each in kinds(again) if each[0] == "assign"] == [("assign", "b-1", 1)]
-    assert again.timeline[0].what == "requested by bob, carrying on w"
+    assert [kind for kind in kinds(again) if kind[0] == "assign"] == [("assign", "b-1", 1)]
+    assert again.timeline[0].what == "requested by bob, continuing w"
     assert again.retry_of == "w"
     again = step(again, ended(again, "b-1"))
     assert step(again, ended(again, "c")).status is Status.COMPLETED
@@ -271,10 +276,10 @@ def test_a_failed_workflow_is_carried_on() -> None:
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.RUNNING, Status.COMPENSATION_FAILED, Status.REJECTED])
 def test_what_cannot_be_carried_on(status: Status) -> None:
-    """It says how it stands, and what to do."""
+    """It reports its state, and what to do."""
     state = replace(started(spec("a")), status=status)
 
-    with pytest.raises(Rejected, match=f"retry_of: w is {status}: there is nothing to carry on"):
+    with pytest.raises(Rejected, match=f"retry_of: w is {status}: there is nothing to continue"):
         wf.retry_tasks(state)
 
 
@@ -284,17 +289,17 @@ def test_what_cannot_be_carried_on(status: Status) -> None:
         (spec("undo-a"), "names that begin with 'undo-' are those of what undoes a task"),
         (spec("a", tool=""), "it calls a tool or starts a workflow, one of the two"),
         (spec("a", workflow="x"), "it calls a tool or starts a workflow, one of the two"),
-        (spec("a", tool="", workflow="x"), "workflows, and they alone, go to the queue 'orchestrator'"),
+        (spec("a", tool="", workflow="x"), "only workflows go to the queue 'orchestrator'"),
         (spec("a", for_each=[1], on_error={"x": "z"}), "items cannot go back to an earlier task"),
         (spec("a", max_parallel=0), "max_parallel: 0; it is at least 1"),
         (spec("a", retries=-1), "retries and backoff are at least 0"),
         (spec("a", timeout=0), "timeout: 0 s; it is more than 0 and at most 2592000 s"),
         (spec("a", heartbeat_timeout=-1), "heartbeat_timeout: -1 s; it is more than 0 and at most 2592000 s"),
-        (spec("a", "z", condition="tasks.b.status"), "wants the result of 'b', which does not come before it"),
-        (spec("a", for_each=result_of("b")), "wants the result of 'b', which does not come before it"),
+        (spec("a", "z", condition="tasks.b.status"), "needs the result of 'b', which is not before it"),
+        (spec("a", for_each=result_of("b")), "needs the result of 'b', which is not before it"),
         (
             spec("a", compensation=undo(parameters={"x": result_of("b")})),
-            "its compensation wants the result of 'b', which does not come before it",
+            "its compensation needs the result of 'b', which is not before it",
         ),
     ],
     ids=str,

@@ -9,7 +9,7 @@ BRIDGE: dict[str, Any] = {**ONE, "iface": "vmbr7", "type": "bridge"}
 
 
 def waiting(tool: str) -> Any:
-    """Return what gives the digest of what waits, as a tool has told it last."""
+    """Return what gives the digest of what waits, as a tool has returned it last."""
     return lambda results: {"digest": results[tool].digest}
 
 

@@ -1,4 +1,4 @@
-"""One call of each tool for realms and for who is told what."""
+"""One call of each tool for realms and for notifications."""
 
 from __future__ import annotations
 

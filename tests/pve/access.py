@@ -249,7 +249,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
     async def _user_show(self, v: Values, _user: str) -> dict[str, Any]:
         """Answer one user; real PVE: groups are a list here and a text in the full list, tokens go by their names."""
         userid = self._account(v)
-        tokens = {each.pop("tokenid"): each for each in self._tokens_of(userid)}
+        tokens = {item.pop("tokenid"): item for item in self._tokens_of(userid)}
         return {"groups": [], **self.accounts[userid], "tokens": tokens}
 
     async def _user_change(self, v: Values, _user: str) -> None:
@@ -258,7 +258,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         account |= {key: v[key] for key in ("comment", "email", "enable", "expire") if key in v}
         if "groups" in v:
             wanted = split_list(v["groups"])
-            unknown = [each for each in wanted if each not in self.user_groups]
+            unknown = [item for item in wanted if item not in self.user_groups]
             if unknown:
                 raise die(f"update user failed: no such group '{unknown[0]}'")
             account["groups"] = sorted({*wanted, *(account.get("groups", []) if v.get("append") else ())})
@@ -268,7 +268,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
     async def _user_group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
         found = []
         for name, info in self.user_groups.items():
-            members = sorted(who for who, each in self.accounts.items() if name in each.get("groups", []))
+            members = sorted(who for who, account in self.accounts.items() if name in account.get("groups", []))
             found.append({"groupid": name, "users": ",".join(members), **info})
         return found
 
@@ -284,7 +284,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
             raise die(f"delete group failed: no such group '{v['groupid']}'")
         del self.user_groups[v["groupid"]]
         for info in self.accounts.values():
-            info["groups"] = [each for each in info.get("groups", []) if each != v["groupid"]]
+            info["groups"] = [item for item in info.get("groups", []) if item != v["groupid"]]
         self.entries = [e for e in self.entries if e["ugid"] != v["groupid"]]
 
     async def _user_create(self, v: Values, _user: str) -> None:

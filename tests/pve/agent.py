@@ -30,8 +30,8 @@ class Agent(FakePve):  # type: ignore[misc] # untyped
         command = match.template.rsplit("/", 1)[1]
         if command in (vm.agent.get("lacks") or ()):
             # Real PVE: what an old agent does not know is a result of its own, in an answer of 200.
-            said = {"class": "CommandNotFound", "desc": f"The command guest-{command} has not been found"}
-            return {"result": {"error": said}}
+            reply = {"class": "CommandNotFound", "desc": f"The command guest-{command} has not been found"}
+            return {"result": {"error": reply}}
         answer = await super()._agent_call(match, values)
         if command == "file-write":
             content = values["content"]
@@ -60,7 +60,7 @@ class Agent(FakePve):  # type: ignore[misc] # untyped
 
     @staticmethod
     def _agent_exit(vm: Data, pid: int, answer: Values) -> Values:
-        """Say that a command runs until its `seconds` are over; real PVE forgets a command whose end it has told."""
+        """Report that a command runs for its `seconds`; real PVE forgets a command whose end it has returned."""
         if pid not in vm.agent_execs:
             raise die(f"Agent error: Invalid parameter 'pid': PID {pid} does not exist")
         seconds = answer.pop("seconds", 0)

@@ -54,7 +54,7 @@ async def serve(request: web.Request, effect: dict[str, Any]) -> web.StreamRespo
     await answer.write(data[: len(data) // 2] if effect.get("cut_after") else data)
     while effect.get("endless"):  # until the client hangs up, which raises here
         await answer.write(b" " * (1 << 20))
-        await asyncio.sleep(0)  # a write to who has hung up does not wait, and then nobody would ever hear of it
+        await asyncio.sleep(0)  # a write to who has hung up does not wait, and then it would never be noticed
     if effect.get("cut_after") and request.transport is not None:
         request.transport.close()  # what was written still leaves
     return answer

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Backups of simulated guests: vzdump with its log, archives with notes and protection, restore and prune.
 
-What is modelled, and where it stands: a missing or locked guest is accepted and ends in `job errors` (proxmox.md, Tasks
+What is modelled, and where from: a missing or locked guest is accepted and ends in `job errors` (proxmox.md, Tasks
 and 15, recorded task-status-joberrors); parameters are the schema's; an archive's entry is that of the recorded
 storage-content-backup.  A storage of files lists the first line of the notes alone and a single archive shows them
 whole, as pve-storage does.
@@ -58,22 +58,22 @@ def parse_keep(text: str | None) -> dict[str, int]:
 def mark_for_prune(archives: list[Values], keep: dict[str, int]) -> None:
     """Set `mark` of one guest's archives, newest first: what a rule keeps, what is protected, and the rest."""
     if not keep or keep.get("keep-all"):
-        for each in archives:
-            each.setdefault("mark", "keep")
+        for archive in archives:
+            archive.setdefault("mark", "keep")
         return
-    free = [each for each in archives if "mark" not in each]
-    for each in free[: keep.get("keep-last", 0)]:
-        each["mark"] = "keep"
+    free = [archive for archive in archives if "mark" not in archive]
+    for item in free[: keep.get("keep-last", 0)]:
+        item["mark"] = "keep"
     for rule, form in BUCKETS.items():
-        kept = {time.strftime(form, time.gmtime(each["ctime"])) for each in free if each.get("mark") == "keep"}
+        kept = {time.strftime(form, time.gmtime(item["ctime"])) for item in free if item.get("mark") == "keep"}
         chosen: set[str] = set()
-        for each in free:
-            bucket = time.strftime(form, time.gmtime(each["ctime"]))
-            if "mark" not in each and bucket not in kept | chosen and len(chosen) < keep.get(rule, 0):
+        for item in free:
+            bucket = time.strftime(form, time.gmtime(item["ctime"]))
+            if "mark" not in item and bucket not in kept | chosen and len(chosen) < keep.get(rule, 0):
                 chosen.add(bucket)
-                each["mark"] = "keep"
-    for each in free:
-        each.setdefault("mark", "remove")
+                item["mark"] = "keep"
+    for item in free:
+        item.setdefault("mark", "remove")
 
 
 class Backups(Volumes):
@@ -152,7 +152,7 @@ class Backups(Volumes):
         suffix = ("vma" if kind == "qemu" else "tar") + EXTENSIONS[str(v.get("compress") or "0")]
         while True:  # two backups of a guest cannot have the same second
             archive = f"backup/vzdump-{kind}-{guest.vmid}-{time.strftime('%Y_%m_%d-%H_%M_%S', time.gmtime(at))}"
-            if not any(each.startswith(archive + ".") for each in volumes):
+            if not any(volume.startswith(archive + ".") for volume in volumes):
                 break
             at += 1
         known = {"guestname": name, "vmid": str(guest.vmid), "node": node, "cluster": self.cluster_name}
@@ -287,9 +287,9 @@ class Backups(Volumes):
                 entry | ({"mark": "protected"} if volume.get("protected") else {})
             )
         for group in groups.values():
-            group.sort(key=lambda each: -each["ctime"])
+            group.sort(key=lambda item: -item["ctime"])
             mark_for_prune(group, keep)
-        return [each for group in groups.values() for each in group]
+        return [item for group in groups.values() for item in group]
 
     async def _prune_list(self, v: Values, _user: str) -> list[Values]:
         return self._pruned(v)
@@ -303,10 +303,10 @@ class Backups(Volumes):
 
         async def body() -> str | None:
             volumes: dict[str, Any] = self.storages[v["storage"]]["volumes"]
-            for each in self._pruned(v):
-                if each["mark"] == "remove":
-                    self.say(f"removing backup '{each['volid']}'")
-                    del volumes[each["volid"].partition(":")[2]]
+            for item in self._pruned(v):
+                if item["mark"] == "remove":
+                    self.say(f"removing backup '{item['volid']}'")
+                    del volumes[item["volid"].partition(":")[2]]
             return None
 
         return await self.task(v["node"], "prunebackups", v["storage"], user, body)

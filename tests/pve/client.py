@@ -180,7 +180,7 @@ class FakePve:
         self.call("POST", "/storage", {"storage": storage, "node": node, "backups": backups})
 
     def durations(self, **seconds: float) -> dict[str, float]:
-        """Set how long tasks take by type; `default` stands for the others."""
+        """Set how long tasks take by type; `default` is for the others."""
         return dict(self.call("POST", "/durations", seconds))
 
     def settings(self, **values: float) -> dict[str, float]:

@@ -136,7 +136,7 @@ class Control:
             self.pve._disk(node, path)["health"] = health  # noqa: SLF001 - the simulator's own door
         for name, health in data.get("pools", {}).items():
             node, _, pool = name.partition(":")
-            next(each for each in self.pve.made_of[node, "zfs"] if each["name"] == pool)["health"] = health
+            next(item for item in self.pve.made_of[node, "zfs"] if item["name"] == pool)["health"] = health
         return web.json_response({})
 
     async def _storage(self, request: web.Request) -> web.Response:
@@ -157,7 +157,7 @@ class Control:
         return web.json_response(self.pve.durations)
 
     async def _set_durations(self, request: web.Request) -> web.Response:
-        """Set how long tasks take from now on, by type; `default` stands for the others."""
+        """Set how long tasks take from now on, by type; `default` is for the others."""
         self.pve.durations |= {key: float(value) for key, value in (await self._body(request)).items()}
         return web.json_response(self.pve.durations)
 
@@ -213,7 +213,7 @@ class Control:
         return web.json_response(self._task_view(self.pve.tasks[request.query["upid"]]))
 
     async def _world(self, _request: web.Request) -> web.Response:
-        """Show guests, tasks and volumes as they really are, whoever may see them."""
+        """Show guests, tasks and volumes as they really are, independent of rights."""
         pve = self.pve
         guests = [self._view(guest) for guest in [*pve.vms, *pve.cts]]
         tasks = [self._task_view(task) for task in pve.tasklog]

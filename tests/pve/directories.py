@@ -24,7 +24,7 @@ HIDDEN = ("realm", "password", "delete", "digest", "check-connection")
 
 
 def digest_of(entry: Record) -> str:
-    """Return what stands for the state of an entry."""
+    """Return the digest of an entry."""
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,7 +104,7 @@ class Directories(Access):
     async def _realm_list(self, _v: Values, _user: str) -> list[Record]:
         fields = ("type", "comment", "tfa", "default")
         found = self.all_realms()
-        return [{"realm": name, **{key: each[key] for key in fields if key in each}} for name, each in found.items()]
+        return [{"realm": name, **{key: item[key] for key in fields if key in item}} for name, item in found.items()]
 
     async def _realm_make(self, v: Values, _user: str) -> None:
         if v["realm"] in self.all_realms():
@@ -129,7 +129,8 @@ class Directories(Access):
     async def _receiver_list(self, _v: Values, _user: str) -> list[Record]:
         fields = ("type", "origin", "comment", "disable")
         return [
-            {"name": name, **{key: each[key] for key in fields if key in each}} for name, each in self.receivers.items()
+            {"name": name, **{key: receiver[key] for key in fields if key in receiver}}
+            for name, receiver in self.receivers.items()
         ]
 
     async def _receiver_show(self, v: Values, _user: str) -> Record:
@@ -145,13 +146,13 @@ class Directories(Access):
         async def make(v: Values, _user: str) -> None:
             if v["name"] in self.receivers:
                 raise die(f"could not create endpoint '{v['name']}': it exists already")
-            said = {key: value for key, value in v.items() if key not in {"name", "password"}}
-            self.receivers[v["name"]] = said | {"type": kind, "origin": "user-created"}
+            answer = {key: value for key, value in v.items() if key not in {"name", "password"}}
+            self.receivers[v["name"]] = answer | {"type": kind, "origin": "user-created"}
 
         return make
 
     async def _receiver_delete(self, v: Values, _user: str) -> None:
-        users = [name for name, each in self.matchers.items() if v["name"] in each.get("target", [])]
+        users = [name for name, matcher in self.matchers.items() if v["name"] in matcher.get("target", [])]
         if users:
             raise die(f"cannot delete '{v['name']}', referenced by: {', '.join(users)}")
         if self.receivers.pop(v["name"], None) is None:
@@ -163,17 +164,17 @@ class Directories(Access):
         return self.matchers[name]
 
     async def _matcher_list(self, _v: Values, _user: str) -> list[Record]:
-        return [{"name": name, **each} for name, each in self.matchers.items()]
+        return [{"name": name, **matcher} for name, matcher in self.matchers.items()]
 
     async def _matcher_make(self, v: Values, _user: str) -> None:
         if v["name"] in self.matchers:
             raise die(f"could not create matcher '{v['name']}': it exists already")
         self._targets_exist(v)
-        said = {key: value for key, value in v.items() if key != "name"}
-        self.matchers[v["name"]] = said | {"origin": "user-created"}
+        answer = {key: value for key, value in v.items() if key != "name"}
+        self.matchers[v["name"]] = answer | {"origin": "user-created"}
 
     def _targets_exist(self, v: Values) -> None:
-        missing = [each for each in v.get("target") or [] if each not in self.receivers]
+        missing = [item for item in v.get("target") or [] if item not in self.receivers]
         if missing:
             raise die(f"notification target '{missing[0]}' does not exist")
 
@@ -193,7 +194,9 @@ class Directories(Access):
 
     async def _meter_list(self, _v: Values, _user: str) -> list[Record]:
         fields = ("type", "server", "port", "disable")
-        return [{"id": name, **{key: each[key] for key in fields if key in each}} for name, each in self.meters.items()]
+        return [
+            {"id": name, **{key: meter[key] for key in fields if key in meter}} for name, meter in self.meters.items()
+        ]
 
     async def _meter_make(self, v: Values, _user: str) -> None:
         if v["id"] in self.meters:

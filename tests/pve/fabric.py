@@ -2,7 +2,7 @@
 """Networks of the simulated cluster: interfaces of nodes, and software-defined networks.
 
 fakepve answers these with its schema alone.  Both keep what is changed apart until it is applied: the interfaces of a
-node in a file of their own, of which the list tells the difference beside its data (`changes`); zones, virtual networks
+node in a file of their own, of which the list has the difference beside its data (`changes`); zones, virtual networks
 and subnets in their running state, with `state` and `pending` in the list when that is asked for.
 """
 
@@ -72,12 +72,14 @@ class Fabric(Nodes):
         """List the interfaces as they will be."""
         node = v["node"]
         if node not in self.interfaces:
-            first = {each["iface"]: each for each in await super()._network({"node": node}, user)}
+            first = {item["iface"]: item for item in await super()._network({"node": node}, user)}
             self.interfaces[node], self.applied[node] = first, copy.deepcopy(first)
         wanted = v.get("type")
         kinds = {"any_bridge": {"bridge", "OVSBridge"}, "any_local_bridge": {"bridge", "OVSBridge"}}
         found = [
-            each for each in self.interfaces[node].values() if not wanted or each["type"] in kinds.get(wanted, {wanted})
+            interface
+            for interface in self.interfaces[node].values()
+            if not wanted or interface["type"] in kinds.get(wanted, {wanted})
         ]
         # Virtual networks are bridges of each node once they are applied.
         nets = self.sdn_running["vnets"] if wanted == "any_bridge" else {}
@@ -89,11 +91,11 @@ class Fabric(Nodes):
         if request.method != "GET" or found is None or response.status != 200:
             return response
         old, new = (
-            json.dumps(each.get(found[1], {}), indent=1, sort_keys=True).splitlines()
-            for each in (self.applied, self.interfaces)
+            json.dumps(item.get(found[1], {}), indent=1, sort_keys=True).splitlines()
+            for item in (self.applied, self.interfaces)
         )
         names = ("/etc/network/interfaces", "/etc/network/interfaces.new")
-        if found[1] in self.touched:  # Real PVE: a file that was written anew stays until it is applied or dropped
+        if found[1] in self.touched:  # Real PVE: a file that was rewritten stays until it is applied or dropped
             new = [*new, ""]
         changes = "\n".join(difflib.unified_diff(old, new, *names, lineterm="", n=0))
         return web.json_response(json.loads(response.body) | ({"changes": changes} if changes else {}))
@@ -106,7 +108,7 @@ class Fabric(Nodes):
         self.interfaces[v["node"]][v["iface"]] = {"iface": v["iface"], "method": "manual", **self._plain(v)}
 
     async def _if_change(self, v: Values, user: str) -> None:
-        """Change an interface; real PVE: what is not said stays, but for addresses, which are said or taken away."""
+        """Change an interface; real PVE: what is not given stays, but for addresses, which are given or removed."""
         await self._network({"node": v["node"]}, user)
         if v["iface"] not in self.interfaces[v["node"]]:
             raise param_error(iface="interface does not exist")
@@ -182,8 +184,8 @@ class Fabric(Nodes):
             if v[key] not in self.sdn[kind]:
                 raise die(f"sdn {key} object ID '{v[key]}' does not exist")
             gone = split_list(v.get("delete"))
-            said = {k: e for k, e in v.items() if k != "delete"}
-            self.sdn[kind][v[key]] = {k: e for k, e in self.sdn[kind][v[key]].items() if k not in gone} | said
+            answer = {k: e for k, e in v.items() if k != "delete"}
+            self.sdn[kind][v[key]] = {k: e for k, e in self.sdn[kind][v[key]].items() if k not in gone} | answer
 
         return change
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pve.foreign import Data, Guest, Request, Response, Values
 
-# Real PVE: these are accepted for any VM, and what is wrong is said by the task; the others refuse at once.
+# Real PVE: these are accepted for any VM, and what is wrong is reported by the task; the others refuse at once.
 LATE_ACTIONS = ("start", "stop", "shutdown", "reboot")
 MISSING = "does not exist"
 CLOUDINIT = re.compile(r"(^|[:/])vm-\d+-cloudinit(\.|$)")
@@ -29,7 +29,7 @@ CLOUDINIT_SIZE = 4 * 1024**2
 
 
 def set_lock(guest: Guest, lock: str | None) -> None:
-    """Set or clear a guest's lock as it stands in its configuration."""
+    """Set or clear a guest's lock as it is in its configuration."""
     guest.lock = lock
     if lock:
         guest.config["lock"] = lock
@@ -145,7 +145,7 @@ class Guests(Tasks):
         return upid
 
     def need_pool(self, pool: str | None) -> None:
-        """Real PVE: on a pool that does not exist nobody has rights: a 403 is all there is (measured on 9.2.11)."""
+        """Real PVE: on a pool that does not exist no user has rights: a 403 is all there is (measured on 9.2.11)."""
         if pool and pool not in self.pools:
             raise PveError(403, f"Permission check failed (/pool/{pool}, VM.Allocate)")
 
@@ -272,7 +272,7 @@ class Guests(Tasks):
         running = vm.status == "running"
         if boot is not None:
             (vm.pending if running else vm.config)["boot"] = boot
-        bridges = {each["iface"] for each in await self._network({"node": vm.node, "type": "any_bridge"}, user)}
+        bridges = {item["iface"] for item in await self._network({"node": vm.node, "type": "any_bridge"}, user)}
         errors = hotplug.plug(vm, bridges) if running else {}
         self._sort_unused(vm, before)
         vm.name = vm.config.get("name") or f"VM {vm.vmid}"

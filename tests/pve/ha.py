@@ -86,7 +86,7 @@ class Ha(Volumes):
     # ---------------------------------------------------------------- resources
 
     def _sid(self, text: str) -> str:
-        """Return the full name of a service; a bare VMID stands for it too."""
+        """Return the full name of a service; a bare VMID means it too."""
         if ":" in text:
             return text
         guest = self.guest(int(text))
@@ -136,7 +136,7 @@ class Ha(Volumes):
         if guest is not None:
             guest.ha_state = None
         for name, rule in list(self.ha_rules.items()) if v.get("purge", 1) else []:
-            left = [each for each in split_list(rule["resources"]) if each != sid]
+            left = [part for part in split_list(rule["resources"]) if part != sid]
             rule["resources"] = ",".join(left)
             if not left:
                 del self.ha_rules[name]
@@ -261,7 +261,7 @@ class Ha(Volumes):
         self._need_ha_quorum()
         if v["rule"] in self.ha_rules:
             raise die(f"HA rule '{v['rule']}' already defined")
-        if unknown := [each for each in split_list(v["resources"]) if each not in self.ha_resources]:
+        if unknown := [part for part in split_list(v["resources"]) if part not in self.ha_resources]:
             raise param_error(resources=f"cannot use unmanaged resource(s) {', '.join(unknown)}.")
         self.ha_rules[v["rule"]] = self._without_false(v)
 

@@ -91,10 +91,10 @@ class Jobs(Backups):
                 continue
             ids = {guest.vmid for guest in self._guests() if job.get("node") in (None, guest.node)}
             if job.get("all"):
-                covered |= ids - {int(each) for each in split_list(job.get("exclude"))}
+                covered |= ids - {int(part) for part in split_list(job.get("exclude"))}
             elif job.get("pool"):
                 covered |= ids & set(self.pools.get(job["pool"], ()))
             else:
-                covered |= {int(each) for each in split_list(job.get("vmid"))}
+                covered |= {int(part) for part in split_list(job.get("vmid"))}
         left = [guest for guest in self._guests() if guest.vmid not in covered]
         return [{"vmid": g.vmid, "name": g.name, "type": g.guest.partition("/")[0]} for g in left]

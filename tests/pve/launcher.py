@@ -4,7 +4,7 @@
     PYTHON launcher.py --port 0 --control-port 0 --dir DIR [--cluster demo|small|FILE.json] [--durations JSON]
 
 It prints one line of JSON when it is ready: url, control, ca, tokens, pid. It ends on SIGTERM and SIGINT, and with
-the process that started it. Everything that can be switched over the control port stands in README.md beside this
+the process that started it. Everything that can be switched over the control port is in README.md beside this
 file.
 
 It subclasses fakepve (AGPL-3.0-or-later, needs aiohttp), so it runs in an environment of its own, as a process of its
@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
 
 
 def die_with_parent() -> int:
-    """Ask the kernel to tell when the process that started this one is gone, and return its id."""
+    """Ask the kernel for a signal when the process that started this one is gone, and return its id."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)

@@ -2,7 +2,7 @@
 """Mount points of simulated containers: move_volume, which fakepve answers with OK and does not do.
 
 Parameters are the schema's; a container that runs is refused, and the old volume stays as unusedN unless `delete` is
-said, as pve-container's API does.
+named, as pve-container's API does.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Mounts(FakePve):  # type: ignore[misc] # untyped
         """
         running = ct.status == "running"
         if running:
-            bridges = {each["iface"] for each in await self._network({"node": ct.node, "type": "any_bridge"}, user)}
+            bridges = {item["iface"] for item in await self._network({"node": ct.node, "type": "any_bridge"}, user)}
             for key, value in values.items():
                 found = BRIDGE.search(str(value))
                 if NET.match(key) and found and found[1] not in bridges:

@@ -190,7 +190,7 @@ class Nodes(FakePve):  # type: ignore[misc] # untyped
     # ------------------------------------------------------------------- storages
 
     def _on_nodes(self, name: str) -> list[tuple[str, Values, str | None]]:
-        """Return a storage's volumes with the node that each lies on; None is every node."""
+        """Return a storage's volumes with the node that each is on; None is every node."""
         volumes: dict[str, Values] = self._volumes(name)
         if self.storages[name].get("shared"):
             return [(key, volume, None) for key, volume in volumes.items()]

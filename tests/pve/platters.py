@@ -79,7 +79,7 @@ class Platters(Nodes):
         return self.disks[node]
 
     def _disk(self, node: str, path: str) -> Record:
-        found = next((each for each in self._of(node) if each["devpath"] == path), None)
+        found = next((item for item in self._of(node) if item["devpath"] == path), None)
         if found is None:
             raise die(f"not a valid disk device: {path}")
         return found
@@ -123,15 +123,15 @@ class Platters(Nodes):
     def _made_make(self, kind: str) -> Data:
         async def make(v: Values, user: str) -> str:
             node, name = v["node"], v["name"]
-            chosen = [self._disk(node, each) for each in str(v.get("devices") or v.get("device")).split(",")]
-            if any(each.get("used") for each in chosen):
+            chosen = [self._disk(node, part) for part in str(v.get("devices") or v.get("device")).split(",")]
+            if any(item.get("used") for item in chosen):
                 raise die(f"device '{chosen[0]['devpath']}' is already in use")
 
             async def body() -> str | None:
                 await self.pause(1)
-                size = sum(each["size"] for each in chosen)
-                for each in chosen:
-                    each["used"] = "ZFS" if kind == "zfs" else "LVM" if kind.startswith("lvm") else "mounted"
+                size = sum(item["size"] for item in chosen)
+                for item in chosen:
+                    item["used"] = "ZFS" if kind == "zfs" else "LVM" if kind.startswith("lvm") else "mounted"
                 entries: dict[str, Record] = {
                     "zfs": {"name": name, "size": size, "free": size, "alloc": 0, "frag": 0, "health": "ONLINE"},
                     "lvm": {"name": name, "size": size, "free": size, "leaf": 0, "children": []},
@@ -146,7 +146,7 @@ class Platters(Nodes):
         return make
 
     async def _zfs_show(self, v: Values, _user: str) -> Record:
-        pool = next(each for each in self.made_of[v["node"], "zfs"] if each["name"] == v["name"])
+        pool = next(item for item in self.made_of[v["node"], "zfs"] if item["name"] == v["name"])
         leaf = {"name": "sdb", "state": "ONLINE", "read": 0, "write": 0, "cksum": 0, "leaf": 1}
         bad = {"name": "sdc", "state": "FAULTED", "read": 3, "write": 12, "leaf": 1, "msg": "too many errors"}
         down = pool["health"] != "ONLINE"
@@ -172,7 +172,7 @@ class Platters(Nodes):
 
     async def _ceph_flag_list(self, _v: Values, _user: str) -> list[Record]:
         self._need_ceph()
-        return [{"name": each, "description": each, "value": int(each in self.ceph_flags)} for each in FLAGS]
+        return [{"name": flag, "description": flag, "value": int(flag in self.ceph_flags)} for flag in FLAGS]
 
     async def _ceph_flag(self, v: Values, _user: str) -> None:
         self._need_ceph()
@@ -217,7 +217,7 @@ class Platters(Nodes):
 
     def _rrd(self, kind: str) -> Data:
         async def points(v: Values, _user: str) -> list[Record]:
-            """Tell what is used now, as if it had always been; the first point is empty, as right after a start."""
+            """Report what is used now, as if it had always been; the first point is empty, as right after a start."""
             if kind == "node":
                 now = self._stats(v["node"])
                 row = {"cpu": now["cpu"], "memused": now["mem"], "memtotal": now["maxmem"], "netin": 1000.5}
@@ -229,7 +229,7 @@ class Platters(Nodes):
                 row = {"used": use.get("used", 0), "total": use.get("total", 0)}
             step, until = 60, int(time.time()) // 60 * 60
             times = [until - step * (POINTS - 1 - number) for number in range(POINTS)]
-            return [{"time": times[0]}, *({"time": each} | row for each in times[1:])]
+            return [{"time": times[0]}, *({"time": time_} | row for time_ in times[1:])]
 
         return points
 

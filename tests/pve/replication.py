@@ -75,7 +75,7 @@ class Replication(Nodes):
         return job | {"digest": self._rep_digest(job)}
 
     async def _rep_add(self, v: Values, user: str) -> None:
-        guest, number = (int(each) for each in v["id"].split("-"))
+        guest, number = (int(part) for part in v["id"].split("-"))
         self.require(user, f"/vms/{guest}", "VM.Replicate")
         found = self.guest(guest)
         if found is None:

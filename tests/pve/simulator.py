@@ -118,7 +118,7 @@ class Simulator(
     Agent,
     Access,
 ):
-    """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
+    """A Proxmox VE cluster that behaves, and misbehaves when it is configured to."""
 
     def __init__(self) -> None:
         """Start an empty cluster; `cluster.build` fills it."""
@@ -247,7 +247,7 @@ class Simulator(
 
     @staticmethod
     def _is_modelled(request: Request) -> bool:
-        """Say whether an answer stands for a deed: fakepve invents one for a write that it does not model."""
+        """Say whether an answer represents a deed: fakepve invents one for a write that it does not model."""
         return request.method == "GET" or "tail" not in request.match_info
 
     @staticmethod

@@ -40,7 +40,7 @@ PACKAGES = (
 
 
 class System(Nodes):
-    """Mixin of the simulator: what lies under /nodes/{node} beside guests and storages."""
+    """Mixin of the simulator: what is under /nodes/{node} beside guests and storages."""
 
     served = b""
     """The certificate of our own web server, DER."""
@@ -162,8 +162,8 @@ class System(Nodes):
         return self.node_configs.get(v["node"], {})
 
     async def _set_node_config(self, v: Values, _user: str) -> None:
-        said = {key: value for key, value in v.items() if key not in {"node", "delete", "digest"}}
-        self.node_configs[v["node"]] = self.node_configs.get(v["node"], {}) | said
+        answer = {key: value for key, value in v.items() if key not in {"node", "delete", "digest"}}
+        self.node_configs[v["node"]] = self.node_configs.get(v["node"], {}) | answer
 
     async def _certificates(self, v: Values, _user: str) -> list[Record]:
         """List the CA's, the one that it gave the node, and the one that a provider gave it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tasks that take time, end as they are told to, and are listed as Proxmox VE lists them."""
+"""Tasks that take time, end as they are configured, and are listed as Proxmox VE lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated backups, jobs and snapshots are as the real ones are said to be."""
+"""The simulated backups, jobs and snapshots match the documentation of the real ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRUNE = "/nodes/pve1/storage/local/prunebackups"
 
 def back_up(api: Api, vmid: int = 101, **more: Any) -> str:
     """Back a guest up and return its newest archive."""
-    before = {each["volid"] for each in api.data("GET", CONTENT, content="backup")}
+    before = {item["volid"] for item in api.data("GET", CONTENT, content="backup")}
     assert api.exit("POST", "/nodes/pve1/vzdump", vmid=vmid, storage="local", **more) == "OK"
     return str(next(e["volid"] for e in api.data("GET", CONTENT, content="backup") if e["volid"] not in before))
 
@@ -39,7 +39,7 @@ def test_log_and_extension(api: Api) -> None:
     """The log names the archive and each guest's fate; the extension is the compression's."""
     volid = back_up(api, compress="gzip", mode="stop")
     upid = api.data("POST", "/nodes/pve1/vzdump", vmid="101,102", storage="local")
-    lines = [each["t"] for each in api.data("GET", f"/nodes/pve1/tasks/{upid}/log")]
+    lines = [item["t"] for item in api.data("GET", f"/nodes/pve1/tasks/{upid}/log")]
 
     assert volid.endswith(".vma.gz")
     assert api.status(upid)["exitstatus"] == "job errors"
@@ -78,18 +78,18 @@ def test_prune(api: Api) -> None:
     oldest, middle, newest = (back_up(api) for _ in range(3))
     api.data("PUT", f"{CONTENT}/{oldest}", protected=1)
     rule = {"prune-backups": "keep-last=1", "vmid": 101}
-    marks = {each["volid"]: each["mark"] for each in api.data("GET", PRUNE, **rule)}
+    marks = {item["volid"]: item["mark"] for item in api.data("GET", PRUNE, **rule)}
 
     assert marks == {oldest: "protected", middle: "remove", newest: "keep"}
-    assert {each["mark"] for each in api.data("GET", PRUNE, vmid=101)} == {"protected", "keep"}
-    yearly = {each["volid"]: each["mark"] for each in api.data("GET", PRUNE, **{"prune-backups": "keep-yearly=2"})}
+    assert {item["mark"] for item in api.data("GET", PRUNE, vmid=101)} == {"protected", "keep"}
+    yearly = {item["volid"]: item["mark"] for item in api.data("GET", PRUNE, **{"prune-backups": "keep-yearly=2"})}
     assert yearly[newest] == "keep"
     assert api.exit("DELETE", PRUNE, **rule) == "OK"
-    assert {each["volid"] for each in api.data("GET", CONTENT, content="backup")} == {oldest, newest}
+    assert {item["volid"] for item in api.data("GET", CONTENT, content="backup")} == {oldest, newest}
 
 
 def test_jobs(api: Api, audit: Api, pve: FakePve) -> None:
-    """Jobs are kept as the recorded ones are shown; who is in none is told; no quorum, no change."""
+    """Jobs are kept as the recorded ones are shown; guests in none are reported; no quorum, no change."""
     job = {"id": "nightly", "schedule": "02:00", "storage": "local", "vmid": "100,101"}
     api.data("POST", "/cluster/backup", **job, **{"prune-backups": "keep-last=3,keep-weekly=2"})
     shown = api.data("GET", "/cluster/backup")[0]
@@ -97,14 +97,14 @@ def test_jobs(api: Api, audit: Api, pve: FakePve) -> None:
     assert shown["prune-backups"] == {"keep-last": "3", "keep-weekly": "2"}
     assert (shown["enabled"], shown["type"], shown["mode"]) == (1, "vzdump", "snapshot")
     assert "already exists" in api("POST", "/cluster/backup", **job).reason
-    assert {100, 101} & {each["vmid"] for each in api.data("GET", "/cluster/backup-info/not-backed-up")} == set()
+    assert {100, 101} & {item["vmid"] for item in api.data("GET", "/cluster/backup-info/not-backed-up")} == set()
     assert audit("PUT", "/cluster/backup/nightly", enabled=0).status_code == 403
     pve.quorum(quorate=False)
     assert "no quorum!" in api("PUT", "/cluster/backup/nightly", enabled=0).reason
     pve.quorum(quorate=True)
     api.data("PUT", "/cluster/backup/nightly", enabled=0, delete="prune-backups")
     assert "prune-backups" not in api.data("GET", "/cluster/backup/nightly")
-    assert 100 in {each["vmid"] for each in api.data("GET", "/cluster/backup-info/not-backed-up")}
+    assert 100 in {item["vmid"] for item in api.data("GET", "/cluster/backup-info/not-backed-up")}
     api.data("DELETE", "/cluster/backup/nightly")
     assert api.data("GET", "/cluster/backup") == []
 
@@ -114,7 +114,7 @@ def test_snapshot_takes_time(api: Api, pve: FakePve) -> None:
     pve.durations(qmsnapshot=0.5)
     upid = api.data("POST", "/nodes/pve1/qemu/101/snapshot", snapname="s1")
     poll(lambda: (pve.found(101) or {})["lock"] == "snapshot")
-    states = {each["name"]: each.get("snapstate") for each in api.data("GET", "/nodes/pve1/qemu/101/snapshot")}
+    states = {item["name"]: item.get("snapstate") for item in api.data("GET", "/nodes/pve1/qemu/101/snapshot")}
 
     assert states == {"s1": "prepare", "current": None}
     assert pve.wait(upid) == "OK"

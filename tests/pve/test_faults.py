@@ -1,4 +1,4 @@
-"""Whatever a test switches on over the control port really goes wrong, and the log tells what was done."""
+"""Whatever a test switches on over the control port really goes wrong, and the log shows what was done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_rule_answers_with_a_status(api: Api, pve: FakePve) -> None:
-    """A rule answers as it is told, as often as it is told, and counts its hits."""
+    """A rule answers as configured, as often as configured, and counts its hits."""
     pve.rule("POST", "/status/start$", {"status": 500, "reason": "got no worker upid"}, count=1, after=1)
     path = "/nodes/pve1/qemu/101/status/start"
     answers = [api("POST", path) for _ in range(3)]
@@ -89,7 +89,7 @@ def test_held_request_of_a_dead_client_is_not_done(api: Api, pve: FakePve) -> No
 
 
 def test_task_ends_with_warnings(api: Api, pve: FakePve) -> None:
-    """A task told to end with warnings has done its work and says so in its log."""
+    """A task set to end with warnings has done its work and says so in its log."""
     pve.rule("POST", "/status/start$", {"task_exit": "WARNINGS: 1"}, count=1)
     upid = api.data("POST", "/nodes/pve1/qemu/101/status/start")
     log = [line["t"] for line in api.data("GET", f"/nodes/pve1/tasks/{upid}/log")]
@@ -101,7 +101,7 @@ def test_task_ends_with_warnings(api: Api, pve: FakePve) -> None:
 
 
 def test_task_fails_as_told(api: Api, pve: FakePve) -> None:
-    """A task told to fail has not done its work; a failing create leaves no guest."""
+    """A task set to fail has not done its work; a failing create leaves no guest."""
     pve.rule("POST", "", {"task_exit": "storage 'x' is not online"})
 
     assert api.exit("POST", "/nodes/pve1/qemu", **NEW_VM) == "storage 'x' is not online"

@@ -34,7 +34,7 @@ def test_resources_follow_their_state(api: Api, pve: FakePve) -> None:
     api.data("POST", "/cluster/ha/resources", sid="101")
     started = (pve.found(101) or {})["status"]
     api.data("PUT", "/cluster/ha/resources/vm:101", state="stopped")
-    states = {each["id"]: each["state"] for each in api.data("GET", "/cluster/ha/status/current") if "sid" in each}
+    states = {item["id"]: item["state"] for item in api.data("GET", "/cluster/ha/status/current") if "sid" in item}
     twice = api("POST", "/cluster/ha/resources", sid="vm:101")
     wrong = api("PUT", "/cluster/ha/resources/vm:101", state="started", digest="0" * 40)
 
@@ -73,7 +73,7 @@ def test_replication_runs_when_it_is_due(api: Api, pve: FakePve) -> None:
 
 
 def test_agent_keeps_files(api: Api) -> None:
-    """A file that is written can be read in parts, a command is told to have ended once."""
+    """A file that is written can be read in parts, the end of a command is returned once."""
     path = "/nodes/pve1/qemu/100/agent"
     api.data("POST", path + "/file-write", file="/x", content=base64.b64encode(b"\xff-file").decode(), encode=0)
     part = api.data("GET", path + "/file-read", file="/x", decode=0, count=2)

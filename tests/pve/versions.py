@@ -37,8 +37,8 @@ NEW_PRIVILEGES = re.compile(r"VM\.GuestAgent\..*|VM\.Replicate")
 def _older(check: Data) -> Data:
     """Return a permission check as it was before the guest agent had privileges of its own."""
     if isinstance(check, list):
-        found = [_older(each) for each in check]
-        return [each for number, each in enumerate(found) if each not in found[:number] or not isinstance(each, str)]
+        found = [_older(fault) for fault in check]
+        return [item for number, item in enumerate(found) if item not in found[:number] or not isinstance(item, str)]
     return "VM.Monitor" if isinstance(check, str) and NEW_PRIVILEGES.fullmatch(check) else check
 
 
@@ -66,21 +66,21 @@ def be(pve: Simulator, version: str) -> None:
         paths |= {path: kept} if kept else {}
     older = schema.Schema(paths)
     schema.load = lambda: older
-    for name in [each for each in dir(pve) if each.startswith("_routes_")]:
+    for name in [item for item in dir(pve) if item.startswith("_routes_")]:
         table = getattr(pve, name)()
-        setattr(pve, name, partial(list, [each for each in table if each[0] in paths.get(each[1], {})]))
+        setattr(pve, name, partial(list, [row for row in table if row[0] in paths.get(row[1], {})]))
     if version == "8.4":
         older_rights(pve)
 
 
 def older_rights(pve: Simulator) -> None:
     """Let a simulator know the privileges of 8.4 alone; what needs a newer one needs what was needed before it."""
-    kept = {each for each in access.EVERYTHING if not NEW_PRIVILEGES.fullmatch(each)} | {"VM.Monitor"}
-    monitored = {name for name, each in access.BUILT_IN.items() if "VM.GuestAgent.Unrestricted" in each}
+    kept = {item for item in access.EVERYTHING if not NEW_PRIVILEGES.fullmatch(item)} | {"VM.Monitor"}
+    monitored = {name for name, item in access.BUILT_IN.items() if "VM.GuestAgent.Unrestricted" in item}
     access.EVERYTHING = frozenset(kept)
     access.BUILT_IN = {
-        name: frozenset((each & kept) | ({"VM.Monitor"} if name in monitored else set()))
-        for name, each in access.BUILT_IN.items()
+        name: frozenset((item & kept) | ({"VM.Monitor"} if name in monitored else set()))
+        for name, item in access.BUILT_IN.items()
     }
     now = pve.allowed
 

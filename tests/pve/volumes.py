@@ -188,7 +188,7 @@ class Volumes(Guests):
 
     def _map_drives(self, vm: Guest, mapping: str | None) -> None:
         """Put local drives on the storages that a list like `fast` or `local-lvm:fast` names."""
-        pairs = [each.split(":") for each in str(mapping or "").split(",") if each]
+        pairs = [part.split(":") for part in str(mapping or "").split(",") if part]
         to = {pair[0]: pair[1] for pair in pairs if len(pair) > 1}
         rest = next((pair[0] for pair in pairs if len(pair) == 1), None)
         for key, volume in self._local_drives(vm):

@@ -28,7 +28,7 @@ class Walls(Nodes):
         return [("GET", "/nodes/{node}/firewall/log", self._firewall_log)]
 
     async def _fw_rules_get(self, scope: str, v: Values, user: str) -> list[Values]:
-        """List rules; real PVE: one that names what does not exist has `errors`, and nobody refuses to make it so."""
+        """List rules; real PVE: one that names what does not exist has `errors`, and creating it is not refused."""
         rules = await super()._fw_rules_get(scope, v, user)
         conf = self.firewall_config(scope, v.get("node"), v.get("vmid"))
         for rule in rules:

@@ -166,11 +166,11 @@ def test_deploy_across_nodes(site: Site, lab: Lab, proxmox: FakePve) -> None:
 def test_stranger_is_denied(site: Site, lab: Lab) -> None:
     """Without a key of the cluster, or under the name of another principal, nothing can be asked for."""
     node = lab.nodes[0]
-    nobody = node.run("agentd agents")
+    keyless = node.run("agentd agents")
     (site.keys / "principals" / "mallory.nk").write_text((site.keys / "principals" / "alice.nk").read_text())
     forged = site.agentd(node, "mallory", "submit health_check")
 
-    assert nobody.returncode != 0
+    assert keyless.returncode != 0
     assert forged.returncode != 0
 
 
@@ -252,8 +252,8 @@ def test_upgrade_and_rollback(site: Site, lab: Lab, proxmox: FakePve) -> None:
     workflows = [deploy(site, node, f"upgrade{number}") for number in range(6)]
     site.variables["agentd_wheelhouse"] = str(new)
     site.changed()
-    upgraded = [each.output("readlink /opt/agentd/current") for each in lab.nodes]
-    pauses = [_pause(each, role) for each in lab.nodes for role in PORTS]
+    upgraded = [item.output("readlink /opt/agentd/current") for item in lab.nodes]
+    pauses = [_pause(item, role) for item in lab.nodes for role in PORTS]
     FIGURES["upgrade_seconds"] = round(site.seconds)
     FIGURES["seconds_without_service"] = f"{min(pauses):.1f} to {max(pauses):.1f}"
     for workflow in workflows:
@@ -264,7 +264,7 @@ def test_upgrade_and_rollback(site: Site, lab: Lab, proxmox: FakePve) -> None:
 
     assert {path.rpartition("/")[2] for path in upgraded} == {new.stem}
     assert len(proxmox.creates()) == before + 6
-    assert {each.output("readlink /opt/agentd/current").rpartition("/")[2] for each in lab.nodes} == {old.stem}
+    assert {item.output("readlink /opt/agentd/current").rpartition("/")[2] for item in lab.nodes} == {old.stem}
 
 
 def _pause(node: Node, role: str) -> float:

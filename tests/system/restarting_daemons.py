@@ -27,7 +27,7 @@ QUIET = 45.0
 
 
 class RestartingDaemons:
-    """The daemons of a test; whoever dies is started again, as systemd would."""
+    """The daemons of a test; a process that dies is started again, as systemd would."""
 
     def __init__(self, net: Net, names: tuple[str, ...] = ROLES) -> None:
         """Make the daemons, none started yet; `mcp-bridge2` plays the role of `mcp-bridge`."""
@@ -81,7 +81,7 @@ class RestartingDaemons:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in self.daemons.values()))
+        await asyncio.gather(*(asyncio.to_thread(daemon.stop) for daemon in self.daemons.values()))
 
     async def _start_again(self) -> None:
         while True:
@@ -103,7 +103,7 @@ class RestartingDaemons:
 
 
 def note(what: str, value: object) -> None:
-    """Tell a figure; pytest shows it with -rP, and of a test that fails."""
+    """Print a figure; pytest shows it with -rP, and of a test that fails."""
     sys.stdout.write(f"{what}: {value}\n")
 
 
@@ -142,24 +142,24 @@ async def settled(bus: Bus, net: Net, *names: str) -> None:
     """
     assert net.pve is not None
     await eventually(lambda: _quiet(bus), "no pending messages", QUIET)
-    guests = [each for each in net.pve.world()["guests"] if each["name"] in names]
+    guests = [guest for guest in net.pve.world()["guests"] if guest["name"] in names]
     answers = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
-    records = [each.decode(EffectRecord) for each in await bus.last_many(subjects.EFFECTS, "ai.effects.>")]
+    records = [message.decode(EffectRecord) for message in await bus.last_many(subjects.EFFECTS, "ai.effects.>")]
     chains: dict[str, list[AuditRecord]] = {}
-    for each in await bus.every(subjects.AUDIT, subjects.audit("*")):
-        chains.setdefault(each.subject, []).append(each.decode(AuditRecord))
+    for item in await bus.every(subjects.AUDIT, subjects.audit("*")):
+        chains.setdefault(item.subject, []).append(item.decode(AuditRecord))
 
-    assert sorted(each["name"] for each in guests) == sorted(names)
-    assert {each["status"] for each in guests} == {"running"}
+    assert sorted(guest["name"] for guest in guests) == sorted(names)
+    assert {guest["status"] for guest in guests} == {"running"}
     assert len(net.pve.creates()) == len(names)
     assert _done(net.pve.tasks("qmstart")) == len(names)
-    assert sorted(each.subject for each in answers) == sorted(subjects.response(name) for name in names)
-    assert {each.phase for each in records} == {"done"}
+    assert sorted(answer.subject for answer in answers) == sorted(subjects.response(name) for name in names)
+    assert {item.phase for item in records} == {"done"}
     assert {agent: verify(chain) for agent, chain in chains.items()} == dict.fromkeys(chains)
 
 
 def _done(tasks: list[dict[str, Any]]) -> int:
-    return len([each for each in tasks if each["exitstatus"] == "OK"])
+    return len([task for task in tasks if task["exitstatus"] == "OK"])
 
 
 async def _quiet(bus: Bus) -> bool:

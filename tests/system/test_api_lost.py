@@ -44,7 +44,7 @@ async def test_left_to_a_person(net: Net) -> None:
         )
 
     assert done.is_error
-    assert "nobody knows how it ended" in done.content[0].text  # type: ignore[union-attr]
+    assert "its result is not known" in done.content[0].text  # type: ignore[union-attr]
     assert len(await steer.log("PUT", "/config$")) == 1
-    assert [each.is_error for each in refused] == [True, True]
+    assert [item.is_error for item in refused] == [True, True]
     assert await steer.log("DELETE") == []

@@ -46,9 +46,9 @@ async def test_one_archive_and_one_snapshot(net: Net, tmp_path: Path, point: str
             with second:
                 made[tool] = await asked
 
-    volumes = [each for each in pve.world()["volumes"]["local"] if each.startswith("backup/")]
+    volumes = [item for item in pve.world()["volumes"]["local"] if item.startswith("backup/")]
     assert {tool: reply.status for tool, reply in made.items()} == dict.fromkeys(made, "completed")
-    assert [f"local:{each}" for each in volumes] == [made["create_backup"].result["volid"]]
+    assert [f"local:{volume}" for volume in volumes] == [made["create_backup"].result["volid"]]
     assert (pve.found(101) or {})["snapshots"] == ["once"]
     assert len(pve.tasks("vzdump")) == len(pve.tasks("qmsnapshot")) == 1
 
@@ -68,7 +68,7 @@ async def test_destroying_is_refused(net: Net) -> None:
     async with net.client() as bus, net.here():
         for tool, parameters in tools.items():
             call = ToolCall(parameters=parameters, key=f"wf.{tool}.one")
-            with pytest.raises(errors.Denied, match=f"{tool} is of tier destroy: somebody else has to approve it"):
+            with pytest.raises(errors.Denied, match=f"{tool} is of tier destroy: another principal has to approve it"):
                 await call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=20)
 
     assert net.pve.log("DELETE") + net.pve.log("POST") == []

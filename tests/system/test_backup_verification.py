@@ -44,7 +44,7 @@ async def verify(bus: Bus, name: str, parameters: dict[str, Any]) -> WorkflowRes
 
 def guests(pve: FakePve) -> set[int]:
     """Return the guests that there are."""
-    return {each["vmid"] for each in pve.world()["guests"]}
+    return {guest["vmid"] for guest in pve.world()["guests"]}
 
 
 async def test_good(net: Net) -> None:
@@ -61,15 +61,17 @@ async def test_good(net: Net) -> None:
         assert tasks["check"]["result"]["checked"][1].startswith("its guest agent")
         assert (scratch["name"], scratch["tags"]) == (f"verify-{scratch['vmid']}", ["scratch"])
         assert scratch["networks"]["net0"] != (pve.found(101) or {})["config"]["net0"]
-        steps = [each["path"].rpartition("/")[2] for each in log if f"/{scratch['vmid']}/" in each["path"]]
+        steps = [request["path"].rpartition("/")[2] for request in log if f"/{scratch['vmid']}/" in request["path"]]
         assert steps[:2] == ["config", "start"]
-        assert [each["params"]["net0"].endswith(",link_down=1") for each in log if "net0" in each["params"]] == [True]
+        assert [
+            request["params"]["net0"].endswith(",link_down=1") for request in log if "net0" in request["params"]
+        ] == [True]
         assert tasks["undo-restore"]["result"]["vmid"] == scratch["vmid"]
         assert (pve.world()["volumes"], guests(pve)) == before
 
 
 async def test_bad(net: Net) -> None:
-    """A guest that does not start is said so, and is destroyed; a backup that is not there makes none."""
+    """A guest that does not start is reported, and is destroyed; a backup that is not there makes none."""
     async with backed_up(net, 101) as (bus, pve, asked):
         before = guests(pve)
         pve.rule("POST", "/status/start$", {"task_exit": "start failed: QEMU exited with code 1"})
@@ -104,7 +106,7 @@ async def test_cancelled(net: Net) -> None:
 
         async def runs() -> bool:
             world = await asyncio.to_thread(pve.world)
-            return any(each["vmid"] not in before and each["status"] == "running" for each in world["guests"])
+            return any(guest["vmid"] not in before and guest["status"] == "running" for guest in world["guests"])
 
         await eventually(runs, "the scratch guest runs")
         await requests.signal(bus, "tester", "gone", WorkflowSignal("cancel"))
@@ -123,17 +125,17 @@ async def test_container(net: Net) -> None:
     async with backed_up(net, 200) as (bus, pve, asked):
         before = guests(pve)
         answer = await verify(bus, "container", asked | {"seconds": 2})
-        cut = [each["params"] for each in pve.log("PUT", "/config$")]
+        cut = [request["params"] for request in pve.log("PUT", "/config$")]
 
         checked = answer.result["tasks"]["check"]["result"]
         assert (answer.status, checked["agent"], checked["uptime"] >= 2) == ("completed", False, True)
-        assert [("link_down=1" in each["net0"], str(each["onboot"])) for each in cut] == [(True, "0")]
+        assert [("link_down=1" in item["net0"], str(item["onboot"])) for item in cut] == [(True, "0")]
         assert guests(pve) == before
 
 
 @pytest.mark.parametrize("point", ["after-post", "after-upid", "after-done"])
 async def test_killed(net: Net, tmp_path: Path, point: str) -> None:
-    """Whoever dies while a guest is restored, and however it goes on, one guest is made and none is left."""
+    """Whichever process dies while a guest is restored, and however it goes on, one guest is made and none is left."""
     assert net.pve is not None
     async with backed_up(net, 101) as (_, pve, asked):
         before = guests(pve)

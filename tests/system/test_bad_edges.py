@@ -48,7 +48,7 @@ async def test_requests_at_the_edge(net: Net) -> None:
         "deep": (b'"parameters": {"a": ' + b"[" * 50_000, "WorkflowRequest: it is nested too deeply"),
         "endless": (b'"timeout": 1e300', "timeout: 1e+300 s is too long; at most 2592000 s"),
         "digits": (b'"parameters": {"a": ' + b"1" * 5000 + b"}", "WorkflowRequest.parameters[...]: integer value out"),
-        "none": (b'"timeout": -3', "timeout: -3 s is over already"),
+        "none": (b'"timeout": -3', "timeout: -3 s has passed already"),
         "null": (b'"parameters": null', "WorkflowRequest.parameters: expected object, got null"),
     }
     async with running(net) as bus:
@@ -120,7 +120,7 @@ async def test_a_large_wish_is_handed_on(net: Net) -> None:
         "name": "keys",
         "template": 9000,
         "description": "d" * 8000,
-        "sshkeys": f"ssh-ed25519 {'A' * 3900} somebody",
+        "sshkeys": f"ssh-ed25519 {'A' * 3900} person",
         "ciuser": "u" * 1500,
         "tags": [f"tag-{number:030d}" for number in range(110)],
     }
@@ -132,12 +132,12 @@ async def test_a_large_wish_is_handed_on(net: Net) -> None:
     assert found.result["tasks"]["validate_vm_parameters"]["result"]["$stored"] == "keys.validate_vm_parameters"
     vm = net.pve.found(found.result["tasks"]["create_vm"]["result"]["vmid"])
     assert vm is not None
-    assert "somebody" in vm["config"]["sshkeys"]
+    assert "person" in vm["config"]["sshkeys"]
     assert vm["description"].count("d") >= 8000
 
 
 async def test_a_tool_that_is_not(net: Net) -> None:
-    """A call of a tool that nobody offers has no answer, and the caller learns it from NATS at once."""
+    """A call of a tool that no agent offers has no answer, and the caller learns it from NATS at once."""
     async with running(net) as bus:
-        with pytest.raises(Exception, match=r"nobody answers ai\.tools\.call\.tester\.mcp-proxmox\.make_coffee"):
+        with pytest.raises(Exception, match=r"no answer on ai\.tools\.call\.tester\.mcp-proxmox\.make_coffee"):
             await bus.request(subjects.tool_call("tester", "mcp-proxmox", "make_coffee"), b"{}", ToolReply)

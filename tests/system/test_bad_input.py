@@ -83,7 +83,7 @@ async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_R
             "parameters.cores: expected int or nothing, got str",
         ),
         (b'{"workflow_type": "vm_deployment"}', "parameters: object missing required field name"),
-        (b'{"workflow_type": "health_check", "timeout": 0}', "timeout: 0 s is over already"),
+        (b'{"workflow_type": "health_check", "timeout": 0}', "timeout: 0 s has passed already"),
         (
             b'{"workflow_type": "' + b"x" * MAX_REQUEST + b'"}',
             f"WorkflowRequest: {MAX_REQUEST + 21} bytes; at most {MAX_REQUEST} are accepted",
@@ -136,7 +136,7 @@ async def test_too_old(net: Net) -> None:
 
 
 async def test_a_principal_that_may_only_read(net: Net) -> None:
-    """Who may not is told which tier is missing and how it is granted."""
+    """A principal without the tier gets the missing one and how it is granted."""
     net.settings["policy"] = {"default_tier": "read"}
     async with running(net) as (bus, _):
         answer = await ask(bus, "vm_deployment", "forbidden", {"name": "x"})
@@ -173,7 +173,7 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
 
 
 async def test_a_stranger_takes_the_vmid(net: Net) -> None:
-    """A drawn VMID that a stranger takes meanwhile is drawn anew; a fixed one fails, and the stranger is untouched."""
+    """A drawn VMID that a stranger takes meanwhile is drawn again; a fixed one fails, and the stranger is untouched."""
     assert net.pve is not None
     net.pve.rule("POST", "/clone$", {"delay": 1.5}, count=1)
     async with running(net) as (bus, _):
@@ -193,7 +193,10 @@ async def test_a_stranger_takes_the_vmid(net: Net) -> None:
     assert failed.status == "failed"
     assert "777" in failed.error
     assert "'other'" in failed.error or "other" in failed.error
-    assert [each["name"] for each in net.pve.world()["guests"] if each["vmid"] in {vmid, 777}] == ["stranger", "other"]
+    assert [guest["name"] for guest in net.pve.world()["guests"] if guest["vmid"] in {vmid, 777}] == [
+        "stranger",
+        "other",
+    ]
 
 
 async def _validated(bus: Bus, name: str) -> int:
@@ -218,7 +221,9 @@ async def test_a_node_goes_away_in_between(net: Net) -> None:
         net.pve.node("pve2", online=False)
 
         async def refused() -> bool:
-            return bool(net.pve and [each for each in net.pve.log(path="/nodes/pve2/") if each["status"] == 595])
+            return bool(
+                net.pve and [request for request in net.pve.log(path="/nodes/pve2/") if request["status"] == 595]
+            )
 
         await eventually(refused, "a refused look at the node, or create")
         net.pve.node("pve2", online=True)

@@ -47,6 +47,6 @@ async def test_so_many_at_once(net: Net) -> None:
             answers = [await queries.follow(bus, name, lambda _: None, wait=60) for name in ("w0", "w1")]
             took = time.monotonic() - begun
 
-    assert {each.status for each in answers} == {"completed"}, answers
+    assert {answer.status for answer in answers} == {"completed"}, answers
     assert len(net.pve.creates()) == 8
     assert took >= 0.7 * 8 / 2, "never more than two at once"

@@ -49,12 +49,12 @@ def _cases() -> list[tuple[str, str, dict[str, object]]]:
 @pytest.mark.parametrize(
     ("point", "victim", "wish"),
     _cases(),
-    ids=lambda each: each if isinstance(each, str) else "clone" if "template" in each else "new",
+    ids=lambda item: item if isinstance(item, str) else "clone" if "template" in item else "new",
 )
 async def test_a_process_dies_between_two_writes(
     net: Net, bus: Bus, tmp_path: Path, point: str, victim: str, wish: dict[str, object]
 ) -> None:
-    """Whoever dies wherever, the VM is made once, configured once, started once, and the requester told once."""
+    """Whichever process dies, the VM is made once, configured once, started once, and reported once."""
     reached = tmp_path / "crash"
     reached.mkdir()
     daemons = RestartingDaemons(net)

@@ -64,11 +64,11 @@ async def test_a_person_finds_and_replays(net: Net) -> None:
         await given_up(bus, 4)
         rest = await listed(net)
         refused = await run(net, "dead-letters", "close", str(again["number"]))
-        closed = await run(net, "--json", "dead-letters", "close", "--yes", *(str(each["number"]) for each in rest))
+        closed = await run(net, "--json", "dead-letters", "close", "--yes", *(str(item["number"]) for item in rest))
         after = await listed(net)
         everything = await listed(net, "--all", "--stream", "AI_INPUT")
 
-    assert [each["number"] for each in served] == [completion["number"], other["number"]]
+    assert [item["number"] for item in served] == [completion["number"], other["number"]]
     assert nothing.stdout == "no dead letters\n"
     assert completion["reason"] == "TaskCompletion.task_id: expected str, got int"
     assert (completion["stream"], completion["agent_id"], completion["size"]) == ("AI_INPUT", "all-pve1", 14)
@@ -85,16 +85,16 @@ async def test_a_person_finds_and_replays(net: Net) -> None:
     assert whole.stdout.splitlines() == [
         f"letter {completion['number']}: published again as 4 on ai.tasks.complete.plain.w.t"
     ], "a replay that failed is not replayed with all others"
-    assert [each["replay_of"] for each in rest] == [other["number"], completion["number"]]
+    assert [item["replay_of"] for item in rest] == [other["number"], completion["number"]]
     assert refused.returncode != 0
     assert "close it without replaying?" in refused.stderr + refused.stdout
-    assert json.loads(closed.stdout) == [{"letter": each["number"], "closed": True} for each in rest]
+    assert json.loads(closed.stdout) == [{"letter": item["number"], "closed": True} for item in rest]
     assert after == []
-    assert [each["state"] for each in everything] == ["replayed", "replayed", "closed", "closed"]
+    assert [item["state"] for item in everything] == ["replayed", "replayed", "closed", "closed"]
 
 
 async def test_wrong_usage(net: Net) -> None:
-    """What does not exist is told in one line."""
+    """What does not exist is reported in one line."""
     async with net.client():
         neither = await run(net, "dead-letters", "replay")
         ghost = await run(net, "dead-letters", "show", "9")

@@ -47,8 +47,8 @@ def state(number: int, **more: object) -> Workflow:
 
 async def store(bus: Bus, *found: Workflow) -> None:
     """Store events."""
-    for each in found:
-        await bus.store(subjects.event(each.workflow_id), encode(each))
+    for item in found:
+        await bus.store(subjects.event(item.workflow_id), encode(item))
 
 
 def lines(text: str) -> list[str]:
@@ -74,10 +74,10 @@ async def test_what_was_asked_for(quiet_net: Net, tmp_path: Path) -> None:
         kind = await asyncio.to_thread(run, "--type", "other")
         failed = await asyncio.to_thread(run, "--status", "failed", "-o", str(tmp_path / "out.jsonl"))
         none = await asyncio.to_thread(run, "--since", "1d", "--type", "ghost")
-        bad = [await asyncio.to_thread(run, *each) for each in (("--since", "May"), ("--status", "odd"))]
+        bad = [await asyncio.to_thread(run, *item) for item in (("--since", "May"), ("--status", "odd"))]
         away = await asyncio.to_thread(run, "-o", str(tmp_path / "no" / "out"))
 
-    whole = {each["workflow_id"]: each for each in map(json.loads, everything.stdout.splitlines())}
+    whole = {line["workflow_id"]: line for line in map(json.loads, everything.stdout.splitlines())}
     assert sorted(whole) == ["w0", "w1", "w2", "w3", "w4", "w5"]
     assert everything.stderr == "6 workflows written\n"
     assert whole["w0"]["timeline"][0]["what"].startswith("completed ✓")
@@ -88,7 +88,7 @@ async def test_what_was_asked_for(quiet_net: Net, tmp_path: Path) -> None:
     assert lines((tmp_path / "out.jsonl").read_text()) == ["w5"]
     assert failed.stderr == f"1 workflows written to {tmp_path / 'out.jsonl'}\n"
     assert (none.stdout, none.stderr, none.returncode) == ("", "0 workflows written\n", 0)
-    assert [(each.returncode, each.stderr[:45]) for each in bad] == [
+    assert [(item.returncode, item.stderr[:45]) for item in bad] == [
         (2, "agentd: --since: 'May' is no time; write 2026"),
         (2, "agentd: --status: unknown 'odd'; there are pl"),
     ]
@@ -106,8 +106,8 @@ async def test_thousands_in_little_memory(quiet_net: Net, tmp_path: Path) -> Non
         for begin in range(0, MANY, 100):
             await asyncio.gather(
                 *(
-                    store(bus, state(each % 28, workflow_id=f"m{each}", parameters=big))
-                    for each in range(begin, begin + 100)
+                    store(bus, state(number % 28, workflow_id=f"m{number}", parameters=big))
+                    for number in range(begin, begin + 100)
                 )
             )
         many = await asyncio.to_thread(_measured, file, out)
@@ -130,14 +130,14 @@ def _measured(config: Path, out: Path) -> int:
 
 
 async def test_interrupted(quiet_net: Net, tmp_path: Path, nats_server: NatsServer) -> None:
-    """Ctrl-C and a NATS that dies say how far it came and where that is; no half file bears the name."""
+    """Ctrl-C and a NATS that dies say how far it came and where that is; no half file has the name."""
     config = quiet_net.config_file()
     out = tmp_path / "out.jsonl"
     async with quiet_net.client() as bus:
         big = {"text": "x" * 200_000}
         for number in range(600):
             await store(bus, state(0, workflow_id=f"m{number}", parameters=big))
-    told = {}
+    reported = {}
     for name in ("ctrl-c", "nats"):
         command = [str(SCRIPTS / "agentd"), "--config", str(config), "export"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
@@ -148,15 +148,15 @@ async def test_interrupted(quiet_net: Net, tmp_path: Path, nats_server: NatsServ
         else:
             nats_server.kill()
         _, stderr = await asyncio.to_thread(process.communicate, timeout=60)
-        told[name] = (process.returncode, stderr.splitlines()[-1])
+        reported[name] = (process.returncode, stderr.splitlines()[-1])
     cut = await asyncio.to_thread(agentd, "export", "-o", str(out), config=config)
 
-    assert told["ctrl-c"][0] == 130
-    assert told["ctrl-c"][1].startswith("agentd: interrupted after ")
-    assert told["ctrl-c"][1].endswith("(Ctrl-C); what was written is not all; run it again")
-    assert told["nats"][0] == 69
-    assert "NATS" in told["nats"][1]
-    assert "what was written is not all; run it again" in told["nats"][1]
+    assert reported["ctrl-c"][0] == 130
+    assert reported["ctrl-c"][1].startswith("agentd: interrupted after ")
+    assert reported["ctrl-c"][1].endswith("(Ctrl-C); what was written is not all; run it again")
+    assert reported["nats"][0] == 69
+    assert "NATS" in reported["nats"][1]
+    assert "what was written is not all; run it again" in reported["nats"][1]
     assert cut.returncode == 69
     assert not out.exists()
 
@@ -168,10 +168,10 @@ async def test_finished_workflows_go_when_keep_is_over(quiet_net: Net) -> None:
     async with quiet_net.client() as bus, quiet_net.here("o"):
         await requests.submit(bus, "me", WorkflowRequest("make_coffee", "w1"))
         await queries.follow(bus, "w1", lambda _: None, wait=20)
-        kept = [await bus.last(subjects.WORKFLOWS, each) for each in (subjects.event("w1"), subjects.response("w1"))]
+        kept = [await bus.last(subjects.WORKFLOWS, item) for item in (subjects.event("w1"), subjects.response("w1"))]
     quiet_net.settings["orchestrator"] = {"retention_days": 31}
     refused = await asyncio.to_thread(agentd, "config", "check", config=quiet_net.config_file())
 
-    assert [each and each.headers["Nats-TTL"] for each in kept] == ["172800s", "172800s"]
+    assert [item and item.headers["Nats-TTL"] for item in kept] == ["172800s", "172800s"]
     assert refused.returncode == 78
     assert "orchestrator.retention_days" in refused.stderr + refused.stdout

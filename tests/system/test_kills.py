@@ -38,9 +38,9 @@ async def bus(net: Net) -> AsyncIterator[Bus]:
 
 
 async def _give_up_after(bus: Bus, seconds: float) -> None:
-    """Let JetStream give a message that nobody reports on to another one after so long, not after half a minute.
+    """Let JetStream redeliver a message without progress reports after so long, not after half a minute.
 
-    It is more than the ten seconds in which whoever works reports: else what takes longer comes again and again.
+    It is more than the ten seconds in which a working process reports: else what takes longer comes again and again.
     """
     for stream, config in provision.consumers(dict.fromkeys(provision.QUEUES, provision.DEFAULT_SLOTS)):
         body: dict[str, Any] = {"stream_name": stream, "config": config | {"ack_wait": int(seconds * 1e9)}}
@@ -193,7 +193,7 @@ async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
 
 @pytest.mark.parametrize(("clone", "epoch"), [(1.5, 1), (6.0, 2)], ids=["finishes", "hands back"])
 async def test_drain(net: Net, bus: Bus, clone: float, epoch: int) -> None:
-    """A bridge that is told to go finishes what ends in time, hands the rest to another one, and goes with code 0."""
+    """A bridge that is stopped finishes what ends in time, hands the rest to another one, and goes with code 0."""
     assert net.pve is not None
     net.pve.durations(qmclone=clone)
     net.settings["drain"] = {"timeout": 3.0}
@@ -202,10 +202,10 @@ async def test_drain(net: Net, bus: Bus, clone: float, epoch: int) -> None:
         await asked(net, CLONE)
         first = (await record(bus, "drained.create_vm")).owner.partition("-pve1/")[0]
         daemons.signal(first, signal.SIGTERM)
-        told = time.monotonic()
+        reported = time.monotonic()
         async with asyncio.timeout(20):
             await daemons.died.wait()
-        went = time.monotonic() - told
+        went = time.monotonic() - reported
         note("drain_s", round(went, 1))
         await deploying
         await settled(bus, net, "drained")

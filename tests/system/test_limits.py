@@ -1,4 +1,4 @@
-"""What happens at each limit of NATS: who asks is told, what runs waits and goes on, nothing is lost.
+"""What happens at each limit of NATS: requesters get an error, what runs waits and goes on, nothing is lost.
 
 Streams are shrunk, and the account is given little room and more again, on a real nats-server.
 """
@@ -114,7 +114,7 @@ async def readyz(daemon: Supervisor, words: str) -> str:
 
 
 async def _ask_until_refused(bus: Bus) -> tuple[int, BusFull]:
-    """Submit workflows until there is no room; return how many were taken, and what was said then."""
+    """Submit workflows until there is no room; return how many were taken, and the error then."""
     waiting = 0
     while True:
         try:
@@ -125,7 +125,7 @@ async def _ask_until_refused(bus: Bus) -> tuple[int, BusFull]:
 
 
 async def test_requests_are_full(quiet_net: Net) -> None:
-    """Who asks is told that there is no room and what to do; what runs goes on, what waits is done in its turn."""
+    """Requesters learn that there is no room and what to do; what runs goes on, what waits is done in its turn."""
     async with quiet_net.client() as bus:
         await shrink(bus, subjects.REQUESTS, 20_000)
         agent = Agent(bus)
@@ -151,7 +151,7 @@ async def test_requests_are_full(quiet_net: Net) -> None:
     assert line.stderr == f"agentd: {refused}\n"
     assert line.returncode == 69
     assert waiting > 10
-    assert {each.status for each in [before, *after, again]} == {"completed"}
+    assert {item.status for item in [before, *after, again]} == {"completed"}
 
 
 async def test_inputs_are_full(net: Net) -> None:
@@ -165,8 +165,8 @@ async def test_inputs_are_full(net: Net) -> None:
         await running(bus, "web1", "validate_vm_parameters")
 
         async def refused() -> bool:
-            assert daemon.worker is not None  # nobody else knows which of its queues stands still
-            return any(each.full for each in daemon.worker.consumers)
+            assert daemon.worker is not None  # only the worker knows which of its queues is stopped
+            return any(consumer.full for consumer in daemon.worker.consumers)
 
         await eventually(refused, "the completion finds no room")
         await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)
@@ -223,10 +223,10 @@ async def test_the_account_is_full(tmp_path: Path) -> None:
             await fill(bus, "ai.effects.junk.v.t{}", size=100)
             agent.release.set()
 
-            async def told() -> list[Alert] | None:
-                return [each for each in alerts if each.alert_type == "nats_storage"] or None
+            async def reported() -> list[Alert] | None:
+                return [item for item in alerts if item.alert_type == "nats_storage"] or None
 
-            (alert,) = await eventually(told, "an alert") or []
+            (alert,) = await eventually(reported, "an alert") or []
             reasons = await readyz(orchestrator, "the NATS account")
             await limit(server, bus, "41MB")  # room for a request, and more than 70 % full all the same
             await requests.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
@@ -238,7 +238,7 @@ async def test_the_account_is_full(tmp_path: Path) -> None:
             late = await queries.follow(bus, "late", lambda _: None, wait=60)
 
             async def resolved() -> bool:
-                return ("nats_storage", "resolved") in [(each.alert_type, each.state) for each in alerts]
+                return ("nats_storage", "resolved") in [(item.alert_type, item.state) for item in alerts]
 
             await eventually(resolved, "the alert is resolved")
 
@@ -270,19 +270,19 @@ async def test_from_70_percent_on_nothing_is_begun(tmp_path: Path) -> None:
             late = await queries.follow(bus, "late", lambda _: None, wait=45)
             better = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
 
-    (told,) = [each for each in found if not each.good]
+    (reported,) = [item for item in found if not item.good]
     assert before.status == "completed"
     assert begun is None
     assert late.status == "completed"
     assert reasons.startswith("orchestrator: no new requests are taken: the NATS account is 71% full (28.4 of 40 MiB)")
-    assert (told.what, told.text) == ("storage", "the NATS account is 71% full (28.4 of 40 MiB)")
-    assert told.advice.startswith("most is in AI_EFFECTS 28.4 MiB")
-    assert all(each.good for each in better)
-    assert [each.text for each in better if each.what == "storage"] == ["the NATS account is 47% full (28.4 of 60 MiB)"]
+    assert (reported.what, reported.text) == ("storage", "the NATS account is 71% full (28.4 of 40 MiB)")
+    assert reported.advice.startswith("most is in AI_EFFECTS 28.4 MiB")
+    assert all(item.good for item in better)
+    assert [item.text for item in better if item.what == "storage"] == ["the NATS account is 47% full (28.4 of 60 MiB)"]
 
 
 async def test_the_server_is_full(tmp_path: Path) -> None:
-    """Without a limit of the account the refusal itself tells; work goes on when there is room again."""
+    """Without a limit of the account the refusal itself says it; work goes on when there is room again."""
     with NatsServer(tmp_path, jetstream="max_file_store: 640MB") as server:
         net = Net(tmp_path, server.url)
         async with net.client() as bus:
@@ -302,7 +302,7 @@ async def test_the_server_is_full(tmp_path: Path) -> None:
 
                 await eventually(completed, "a completion waits")
                 await fill(bus, "other.{}", size=1_000_000)
-                with pytest.raises(BusFull, match="insufficient resources: JetStream has no room; let its account"):
+                with pytest.raises(BusFull, match="insufficient resources: JetStream has no room; raise max_file"):
                     await requests.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
                 await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)
                 reasons = await readyz(orchestrator, "insufficient")
@@ -324,7 +324,7 @@ async def test_max_storage_is_believed(quiet_net: Net) -> None:
         rooms = await capacity.event_limits(bus)
 
     assert "JetStream's storage (bus.max_storage) is 74% full (5.9 of 8 MiB)" in reasons
-    assert [each.what for each in rooms] == ["JetStream's storage (bus.max_storage)", "AI_INPUT"]
+    assert [room.what for room in rooms] == ["JetStream's storage (bus.max_storage)", "AI_INPUT"]
 
 
 async def test_messages_smaller_than_a_state(tmp_path: Path) -> None:
@@ -337,12 +337,12 @@ async def test_messages_smaller_than_a_state(tmp_path: Path) -> None:
                 answer = await ask(bus)
             found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
 
-    (told,) = [each for each in found if not each.good]
+    (reported,) = [item for item in found if not item.good]
     assert answer.status == "failed"
     assert answer.error.startswith("its state takes 6")
     assert answer.error.endswith("bytes, and one event carries 61440")
-    assert (told.what, told.text) == ("max_payload", "messages of 65536 bytes")
-    assert told.advice.startswith("set max_payload of nats-server to 1MB")
+    assert (reported.what, reported.text) == ("max_payload", "messages of 65536 bytes")
+    assert reported.advice.startswith("set max_payload of nats-server to 1MB")
 
 
 async def test_the_audit_is_full(tmp_path: Path) -> None:
@@ -367,5 +367,5 @@ async def test_the_audit_is_full(tmp_path: Path) -> None:
             assert made == []
             assert answer.status.startswith("completed"), answer
             assert len(pve.creates()) == 1
-    (told,) = [each for each in found if each.what == "storage"]
-    assert "AI_AUDIT is kept for ever unless you set its max_age (archive it first)" in told.advice
+    (reported,) = [item for item in found if item.what == "storage"]
+    assert "AI_AUDIT is kept for ever unless you set its max_age (archive it first)" in reported.advice

@@ -20,24 +20,24 @@ async def test_a_client_lists_reads_and_acts(net: Net) -> None:
     """The same tools, the same policy, the same audit: a client with tier operate starts a VM, once."""
     net.settings["policy"]["principals"] = {"mcp": "operate"}
     async with net.client() as bus, net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
-        tools = {each.name: each for each in (await client.list_tools()).tools}
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         nodes = await client.call_tool("list_nodes", {})
         started = await client.call_tool("start_guest", {"vmid": 101})
         wrong = await client.call_tool("start_guest", {"vmid": "many"})
-        chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
+        chain = [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
     assert {"find_tools", "use_tool", "list_guests", "start_guest"} <= set(tools)
     assert tools["list_guests"].annotations is not None
     assert tools["list_guests"].annotations.read_only_hint
     assert nodes.structured_content is not None
-    assert [each["node"] for each in nodes.structured_content["nodes"]] == ["pve1", "pve2", "pve3"]
+    assert [node["node"] for node in nodes.structured_content["nodes"]] == ["pve1", "pve2", "pve3"]
     assert not started.is_error
     assert net.pve is not None
     vm = net.pve.found(101)
     assert vm is not None
     assert vm["status"] == "running"
     assert wrong.is_error
-    assert [(each.principal, each.tool, each.phase) for each in chain] == [
+    assert [(record.principal, record.tool, record.phase) for record in chain] == [
         ("mcp", "start_guest", "before"),
         ("mcp", "start_guest", "after"),
     ]
@@ -48,7 +48,7 @@ async def test_a_client_reads_by_default(net: Net) -> None:
     """Without a tier of its own a client neither sees nor calls what changes something."""
     net.settings["policy"] = {"default_tier": "read"}
     async with net.client(), net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
-        names = {each.name for each in (await client.list_tools()).tools}
+        names = {tool.name for tool in (await client.list_tools()).tools}
         with pytest.raises(MCPError, match="there is no tool 'start_guest' within tier read"):
             await client.call_tool("start_guest", {"vmid": 101})
 

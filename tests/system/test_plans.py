@@ -74,26 +74,28 @@ async def test_what_is_approved_is_done_once(net: Net) -> None:
         plan = await _asked(bus)
         before = net.pve.log("DELETE")
         own = await requests.decide(bus, "alice", plan.workflow_id, "", WorkflowSignal("approve"))
-        said = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        output = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
-        chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
-    acts = [(each.principal, each.approved_by, each.phase) for each in chain if each.tool == "delete_snapshot"]
+        chain = [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
+    acts = [
+        (record.principal, record.approved_by, record.phase) for record in chain if record.tool == "delete_snapshot"
+    ]
 
     assert plan.status is Status.WAITING_APPROVAL
     assert "VM 101 'db-01' on pve1" in plan.tasks["call"].approval.text
     assert "its snapshot before" in plan.tasks["call"].approval.text
     assert before == []
     assert not own.done
-    assert "somebody else has to approve call" in own.message
-    assert said.done
+    assert "another principal has to approve call" in own.message
+    assert output.done
     assert answer.status == "completed", answer
-    assert [each["path"] for each in net.pve.log("DELETE")] == ["/nodes/pve1/qemu/101/snapshot/before"]
+    assert [request["path"] for request in net.pve.log("DELETE")] == ["/nodes/pve1/qemu/101/snapshot/before"]
     assert acts == [("alice", "bob", "before"), ("alice", "bob", "after")]
     assert verify(chain) is None
 
 
 async def test_what_has_changed_meanwhile_is_not_done(net: Net) -> None:
-    """Somebody starts the guest between plan and approval: the plan is void, and says why."""
+    """Another client starts the guest between plan and approval: the plan is void, and says why."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
         plan = await _asked(bus)
@@ -113,7 +115,7 @@ async def test_another_guest_has_the_number_now(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         await asyncio.to_thread(net.pve.drop_guest, 101)
-        stranger = {"cores": 3, "description": "somebody else's"}
+        stranger = {"cores": 3, "description": "another client's"}
         await asyncio.to_thread(net.pve.guest, vmid=101, name="db-01", node="pve1", config=stranger)
         await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
@@ -137,7 +139,7 @@ async def test_what_is_protected_is_not_even_asked_for(net: Net) -> None:
 
 
 async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
-    """It is told who has to approve; the same call again is the same plan, and at last its result."""
+    """The caller learns who has to approve; the same call again is the same plan, and at last its result."""
     assert net.pve is not None
     async with net.client() as bus, net.here() as daemon, _client(f"{daemon.url}/mcp") as mcp:
         await _do(bus, "create_snapshot", name="before")
@@ -161,7 +163,7 @@ async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
 
 
 class Person:
-    """Somebody at a client of MCP, who answers its forms."""
+    """A person at a client of MCP, who answers its forms."""
 
     def __init__(self, action: Any, **content: Any) -> None:
         """Say how."""
@@ -178,7 +180,7 @@ class Person:
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> None:
-    """What eve asks for is done in the same call once the person, who is bob, has said yes to what is shown."""
+    """What eve asks for is done in the same call once the person, who is bob, has approved what is shown."""
     assert net.pve is not None
     net.settings["mcp-bridge"] = {"approvers": {"eve": "bob"}}
     person = Person("accept", approve=True)
@@ -186,7 +188,7 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
         await _do(bus, "create_snapshot", name="before")
         async with _client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
             done = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
-        chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
+        chain = [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
     assert not done.is_error, done
     assert done.structured_content is not None
@@ -194,8 +196,10 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
     assert len(net.pve.log("DELETE")) == 1
     assert len(person.read) == 1
     assert "eve asks for delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
-    assert "Your yes is that of bob" in person.read[0]
-    assert {(each.principal, each.approved_by) for each in chain if each.tool == "delete_snapshot"} == {("eve", "bob")}
+    assert "You approve as bob" in person.read[0]
+    assert {(record.principal, record.approved_by) for record in chain if record.tool == "delete_snapshot"} == {
+        ("eve", "bob")
+    }
 
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
@@ -217,11 +221,11 @@ async def test_without_a_yes_nothing_is_done(net: Net, era: str, person: Person 
     async with net.client() as bus, net.here() as daemon:
         await _do(bus, "create_snapshot", name="before")
         async with _client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
-            said = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
+            output = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
 
-    assert said.is_error
-    assert _text(said).startswith(code), _text(said)
-    assert ("refused by bob: by a form at the client" in _text(said)) is (code == "failed")
+    assert output.is_error
+    assert _text(output).startswith(code), _text(output)
+    assert ("refused by bob: by a form at the client" in _text(output)) is (code == "failed")
     assert net.pve.log("DELETE") == []
 
 
@@ -235,13 +239,13 @@ async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}/approve"
         task = (await http.get(f"{daemon.url}/api/workflows/{plan.workflow_id}")).json()["tasks"][-1]
         body = {"digest": task["digest"]}
-        said = [
+        output = [
             await http.post(url, json=body, headers={"Authorization": f"Bearer {made[name][0]}"}, timeout=30)
             for name in ("alice", "bob")
         ]
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
-    assert [each.status_code for each in said] == [409, 200]
-    assert "somebody else has to approve call" in said[0].json()["message"]
+    assert [text.status_code for text in output] == [409, 200]
+    assert "another principal has to approve call" in output[0].json()["message"]
     assert answer.status == "completed"
     assert len(net.pve.log("DELETE")) == 1

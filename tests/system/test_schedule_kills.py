@@ -45,7 +45,7 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
 
         async def ids() -> list[str]:
             found = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS)
-            return [each.subject.split(".")[3] for each in found]
+            return [item.subject.split(".")[3] for item in found]
 
         for number in range(KILLS):
             before = len(await ids())
@@ -67,7 +67,7 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
         seconds = time.monotonic() - begun
 
         async def taken() -> bool:
-            """Tell whether nothing is left that could begin one more."""
+            """Return whether nothing is left that could begin one more."""
             for stream, durable in (
                 (subjects.REQUESTS, subjects.ORCH_REQUESTS),
                 (subjects.WORKFLOWS, subjects.ORCH_DUE),
@@ -78,14 +78,14 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
             return True
 
         await eventually(taken, "every firing is handled", 60)
-        answers = [await queries.follow(bus, each, lambda _: None, wait=90) for each in await ids()]
+        answers = [await queries.follow(bus, id_, lambda _: None, wait=90) for id_ in await ids()]
         responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
         last = await bus.kv_get(subjects.CONF, subjects.schedule_key("often"))
         note("runs", f"{len(answers)} in {seconds:.0f} s with {len(daemons.deaths)} deaths")
 
     assert Counter(name for name, _ in daemons.deaths) == Counter(killed)
     assert len(answers) >= KILLS
-    assert set(Counter(each.status for each in answers)) <= {"completed", "completed_with_warnings"}
+    assert set(Counter(answer.status for answer in answers)) <= {"completed", "completed_with_warnings"}
     assert len(responses) == len(answers)
     assert last is not None
-    assert last.decode(ScheduleRun).workflow_id in {each.workflow_id for each in answers}
+    assert last.decode(ScheduleRun).workflow_id in {answer.workflow_id for answer in answers}

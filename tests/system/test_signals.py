@@ -1,4 +1,4 @@
-"""What a daemon tells systemd, and what it does on its signals: the protocol of sd_notify(3) on a real socket."""
+"""What a daemon reports to systemd, and what it does on its signals: the protocol of sd_notify(3) on a real socket."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Manager:
-    """A service manager: keeps what it is told, with the monotonic time in µs when it came."""
+    """A service manager: records its messages, with the monotonic time in µs when it came."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="notify-"))  # a socket's path has at most 107 bytes
         self.path = str(self.directory / "socket")
-        self.told: list[tuple[int, dict[str, str]]] = []
+        self.reported: list[tuple[int, dict[str, str]]] = []
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
         self.socket.settimeout(0)
@@ -43,18 +43,21 @@ class Manager:
             try:
                 text = self.socket.recv(4096).decode()
             except BlockingIOError:
-                return len(self.told)
+                return len(self.reported)
             fields = dict(line.split("=", 1) for line in text.splitlines())
-            self.told.append((time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000, fields))
+            self.reported.append((time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000, fields))
 
     def wait(self, field: str, value: str = "", *, since: int = 0) -> tuple[int, dict[str, str]]:
         """Wait for the first message after number `since` that has this field, and if named this value in it."""
 
         def found() -> tuple[int, dict[str, str]] | None:
             self.hear()
-            return next((each for each in self.told[since:] if field in each[1] and value in each[1][field]), None)
+            return next(
+                (message for message in self.reported[since:] if field in message[1] and value in message[1][field]),
+                None,
+            )
 
-        return until(found, f"{field} {value} (told: {self.told[-5:]})")
+        return until(found, f"{field} {value} (received: {self.reported[-5:]})")
 
 
 @pytest.fixture
@@ -87,19 +90,19 @@ async def test_a_life(net: Net, manager: Manager) -> None:
     await _provisioned(net)
     with _daemon(net, manager) as daemon:
         ready_at, ready = manager.wait("READY")
-        seen = len(manager.told)
+        seen = len(manager.reported)
         until(lambda: manager.hear() > seen + 6, "six more messages")
         daemon.signal(signal.SIGTERM)
         code = daemon.wait()
     manager.hear()
-    alive = [at for at, fields in manager.told if "WATCHDOG" in fields and at >= ready_at]
-    kinds = [field for _, fields in manager.told for field in fields]
+    alive = [at for at, fields in manager.reported if "WATCHDOG" in fields and at >= ready_at]
+    kinds = [field for _, fields in manager.reported for field in fields]
 
     assert code == 0
     assert ready == {"READY": "1", "STATUS": "working"}
     assert kinds.count("READY") == 1
     assert max(after - before for before, after in itertools.pairwise(alive)) < 1_000_000
-    assert manager.told[-1][1] == {"STOPPING": "1", "STATUS": "finishing what runs"}
+    assert manager.reported[-1][1] == {"STOPPING": "1", "STATUS": "finishing what runs"}
 
 
 async def test_waiting_for_nats(net: Net, manager: Manager, nats_server: NatsServer) -> None:
@@ -110,7 +113,7 @@ async def test_waiting_for_nats(net: Net, manager: Manager, nats_server: NatsSer
     try:
         daemon.start()
         _, waiting = manager.wait("STATUS")
-        not_yet = [fields for _, fields in manager.told if "READY" in fields]
+        not_yet = [fields for _, fields in manager.reported if "READY" in fields]
         nats_server.start()
         manager.wait("READY")
     finally:
@@ -122,17 +125,17 @@ async def test_waiting_for_nats(net: Net, manager: Manager, nats_server: NatsSer
 
 
 async def test_status(net: Net, manager: Manager, nats_server: NatsServer) -> None:
-    """What keeps it from working stands in STATUS, and goes when it works again; READY is not said again."""
+    """What keeps it from working is in STATUS, and is cleared when it works again; READY is not sent again."""
     await _provisioned(net)
     with _daemon(net, manager):
         manager.wait("READY")
-        since = len(manager.told)
+        since = len(manager.reported)
         nats_server.kill()
         _, lost = manager.wait("STATUS", since=since)
-        since = len(manager.told)
+        since = len(manager.reported)
         nats_server.start()
         _, back = manager.wait("STATUS", "working", since=since)
-    kinds = [field for _, fields in manager.told for field in fields]
+    kinds = [field for _, fields in manager.reported for field in fields]
 
     assert lost["STATUS"].startswith("bus: ")
     assert back == {"STATUS": "working"}
@@ -144,19 +147,19 @@ async def test_reload(net: Net, manager: Manager) -> None:
     await _provisioned(net)
     with _daemon(net, manager) as daemon:
         manager.wait("READY")
-        before, told = _lines(daemon, "debug"), _reload(net, manager, daemon, "debug")
+        before, reported = _lines(daemon, "debug"), _reload(net, manager, daemon, "debug")
         after = len(daemon.log.read_bytes())
         net.config_file().write_text("[log]\nlevel = 'loud'\n")
         _hup(manager, daemon)
         refused = daemon.log.read_bytes()[after:]
         _reload(net, manager, daemon, "error")
         quiet = len(daemon.log.read_bytes())
-    at, fields = told
+    at, fields = reported
 
     assert (before, _lines(daemon, "reloaded")) == (0, 1)
     assert b'"not reloaded"' in refused
     assert b"loud" in refused
-    assert daemon.log.read_bytes()[quiet:] == b"", "the level is `error`: a regular end is not told"
+    assert daemon.log.read_bytes()[quiet:] == b"", "the level is `error`: a regular end is not logged"
     assert 0 <= at - int(fields["MONOTONIC_USEC"]) < 5_000_000
     assert daemon.exit_code == 0
 
@@ -169,10 +172,10 @@ def _reload(net: Net, manager: Manager, daemon: Daemon, level: str) -> tuple[int
 
 def _hup(manager: Manager, daemon: Daemon) -> tuple[int, dict[str, str]]:
     manager.hear()
-    since = len(manager.told)
+    since = len(manager.reported)
     daemon.signal(signal.SIGHUP)
     reloading = manager.wait("RELOADING", since=since)
-    manager.wait("READY", since=manager.told.index(reloading))
+    manager.wait("READY", since=manager.reported.index(reloading))
     return reloading
 
 
@@ -181,7 +184,7 @@ def _lines(daemon: Daemon, word: str) -> int:
 
 
 async def test_stop_while_waiting(net: Net, manager: Manager, nats_server: NatsServer) -> None:
-    """A daemon that waits for NATS goes when it is told, with code 0."""
+    """A daemon that waits for NATS ends when it is stopped, with code 0."""
     nats_server.kill()
     daemon = _daemon(net, manager).start()
     manager.wait("STATUS", "waiting for NATS")

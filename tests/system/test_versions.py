@@ -51,7 +51,7 @@ async def begin(bus: Bus, name: str) -> Workflow:
 
 
 def handed_back(daemon: Daemon, state: Workflow) -> bool:
-    """Return whether the daemon said that an input of this workflow is for a newer one."""
+    """Return whether the daemon logged that an input of this workflow is for a newer one."""
     return f"{state.workflow_id}: written by a newer orchestrator" in daemon.log.read_text()
 
 
@@ -67,7 +67,7 @@ async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
             net.daemon("new", ("orchestrator",), PYTHONPATH=path) as new,
         ):
             together = [await begin(bus, f"both{number}") for number in range(4)]
-            ends = [await queries.follow(bus, each.workflow_id, lambda _: None, wait=60) for each in together]
+            ends = [await queries.follow(bus, item.workflow_id, lambda _: None, wait=60) for item in together]
             old.stop()
 
             async def on_its_own() -> Workflow | None:
@@ -82,9 +82,9 @@ async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
             old.stop()
             ends.append(await queries.follow(bus, alone.workflow_id, lambda _: None, wait=60))
 
-    assert {each.v for each in together} == {VERSION}
-    assert {each.status for each in ends} == {"completed"}, ends
-    for each in ends:
-        vmid = each.result["tasks"]["create_vm"]["result"]["vmid"]
+    assert {item.v for item in together} == {VERSION}
+    assert {end.status for end in ends} == {"completed"}, ends
+    for end in ends:
+        vmid = end.result["tasks"]["create_vm"]["result"]["vmid"]
         made = [entry for entry in net.pve.log("POST", "clone") if str(entry["params"].get("newid")) == str(vmid)]
         assert len(made) == 1

@@ -54,7 +54,7 @@ async function fetchPage() {
     skew = Date.now() - at(page)
     tick()
     if (source.readyState === 2) open()
-    if (answer.status === 503) say('warn', 'the network is not seen')
+    if (answer.status === 503) say('warn', 'the network cannot be read')
     else if (source.readyState === 1) say('ok', 'live')
   } catch {
     say('bad', 'agentd does not answer; this is what was last known')

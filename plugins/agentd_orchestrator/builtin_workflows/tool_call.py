@@ -72,8 +72,8 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
         names = [f"call{number}" for number in range(len(wish.calls))]
         return [task(names[number], call, *names[:number][-1:]) for number, call in enumerate(wish.calls)]
 
-    text = "Call one tool; what destroys or executes has to be approved first."
-    undo = "Take back what was done, as `agentd undo` has found it."
+    text = "Call one tool; calls of tier destroy or exec need an approval first."
+    undo = "Undo the calls that `agentd undo` has found."
     return [
         Definition(CALL, text, ToolCallParameters, one, prepare=known_tools),
         Definition(UNDO, undo, UndoParameters, back, prepare=known_tools),

@@ -53,7 +53,7 @@ def read(data: bytes, file: str, name: str, known: KnownNames) -> tuple[workflow
     form = _current(typed_yaml.read(file_format.Workflow, tree, report), known.tools)
     if form.name not in {"", name}:
         at = tree.value["name"].at
-        report.add(at, "name", f"the file says {name}, and this says {form.name}; leave it out, or rename the file")
+        report.add(at, "name", f"the file is called {name}, and this is {form.name}; leave it out, or rename the file")
     _Check(form, tree, report, known).all()
     return (None if report.faults else workflow.Declared(name, form, known.tools)), report
 
@@ -158,7 +158,7 @@ class _Check:
                     f"cannot go back over {name!r}, which has for_each",
                 )
             for target in sorted(set(task.on_error) - before.get(task.name, set(task.on_error))):
-                text = f"goes back to {target!r}, which does not come before it; put it under after"
+                text = f"goes back to {target!r}, which is not before it; add it under after"
                 self.add(task.place("on_error"), f"{task.where}.on_error", text)
 
 
@@ -213,7 +213,7 @@ class _TaskCheck:
             return
         task, where = self._task, self.where
         if self._given("tool") == self._given("workflow"):
-            self._of.add(self._value.at, where, "says either tool or workflow: what it does")
+            self._of.add(self._value.at, where, "needs either tool or workflow: what it does")
         if task.name.startswith(UNDO):
             self._of.add(self.place("name"), f"{where}.name", f"names with {UNDO} are those of what undoes a task")
         late = LATE | ITEM if self.several else LATE
@@ -248,7 +248,7 @@ class _TaskCheck:
             value = self._at("after")
             value = value.value[index] if isinstance(value.value, list) else value
             if name == self.name:
-                self._of.add(value.at, f"{where}.after", "a task cannot come after itself")
+                self._of.add(value.at, f"{where}.after", "a task cannot be after itself")
             elif self._of.task(value, name, f"{where}.after"):
                 self.after.add(name)
         on_error = self._task.on_error.items()
@@ -331,7 +331,7 @@ class _TaskCheck:
         advice = (
             f"{call.service} has none of that name"
             if is_installed
-            else "if a foreign agent offers it, say service and tier"
+            else "if an external agent offers it, give service and tier"
         )
         self._of.add(at, f"{where}.tool", f"no installed plugin defines a tool {call.tool!r}{hint} ({advice})")
 

@@ -108,9 +108,7 @@ class Library(Mapping[str, Definition]):
         for path in paths[:MAX_FILES]:
             if path.stem in found:
                 extra.append(
-                    Fault(
-                        _printable_path(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one"
-                    )
+                    Fault(_printable_path(path), 1, 1, "", f"{found[path.stem][0].name} has the same name; remove one")
                 )
                 continue
             try:

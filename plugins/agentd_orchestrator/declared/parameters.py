@@ -140,4 +140,4 @@ def refuse_markers(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         key = marker({name: value})
         if key:
-            raise InvalidMessage(f"parameters.{name}: the key {key!r} is not taken: keys with $ are agentd's own")
+            raise InvalidMessage(f"parameters.{name}: the key {key!r} is not accepted: keys with $ are agentd's own")

@@ -173,7 +173,9 @@ class _Conversion:
             return None
         kind = str(node.tag).rpartition(":")[2] if str(node.tag).startswith("tag:yaml.org,2002:") else ""
         if kind not in _KINDS:
-            self._report.add(at, where, f"tags are not taken: leave {node.tag.replace('tag:yaml.org,2002:', '!!')} out")
+            self._report.add(
+                at, where, f"tags are not accepted: leave {node.tag.replace('tag:yaml.org,2002:', '!!')} out"
+            )
             return None
         if isinstance(node, yaml.MappingNode):
             return self._map(node, where, depth)
@@ -184,7 +186,7 @@ class _Conversion:
 
     def _map(self, node: yaml.MappingNode, where: str, depth: int) -> Value | None:
         if any(isinstance(key, yaml.MappingNode) for key, _ in node.value):
-            self._report.add(_place(node), where, 'an expression stands in quotes: "{{ … }}"')
+            self._report.add(_place(node), where, 'an expression must be in quotes: "{{ … }}"')
             return None
         result = Value(_place(node), {})
         for key, child in self._pairs(node, where):
@@ -192,7 +194,7 @@ class _Conversion:
             inner = f"{where}.{name}" if where else name
             if name in result.keys:
                 first = result.keys[name]
-                self._report.add(_place(key), inner, f"stands twice; it is in line {first.line} already")
+                self._report.add(_place(key), inner, f"is there twice; it is in line {first.line} already")
                 continue
             result.keys[name] = _place(key)
             value = self.value(child, inner, depth + 1)
@@ -205,7 +207,7 @@ class _Conversion:
             if not isinstance(key, yaml.ScalarNode):
                 self._report.add(_place(key), where, "a key is a text")
             elif key.value == "<<" and key.style is None:
-                self._report.add(_place(key), where, "merge keys (<<) are not taken; write the values out")
+                self._report.add(_place(key), where, "merge keys (<<) are not accepted; write the values out")
             else:
                 yield key, value
 
@@ -231,7 +233,7 @@ def _plain(text: str) -> Any:  # noqa: ANN401 - a scalar
     if text in _BOOL:
         return _BOOL[text]
     if _NO_NUMBER.match(text):
-        raise ValueError(f"{text} is no number that can be reckoned with; put it in quotes if it is a text")
+        raise ValueError(f"{text} is not a finite number; put it in quotes if it is a text")
     if not (_INT.match(text) or _HEX.match(text)):
         return _float(text) if _FLOAT.match(text) else text
     if len(text) > 20 or abs(int(text, 0)) > MAX_INT:  # noqa: PLR2004 - digits of MAX_INT, and a sign

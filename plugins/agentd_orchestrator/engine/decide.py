@@ -43,7 +43,7 @@ def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | Non
     Raises Rejected or Denied for a signal that cannot be executed.
     """
     if isinstance(given, Signal) and (state is None or state.over):
-        ended = "there is no such workflow" if state is None else f"it is over: {state.status}"
+        ended = "there is no such workflow" if state is None else f"it has ended: {state.status}"
         message = f"{given.signal.action}: {ended}"
         raise Rejected(message)
     if state is None:
@@ -100,7 +100,7 @@ def begin(given: PlannedRequest, at: datetime) -> Workflow:
         state = add_entry(replace(state, tasks=tasks), at, "planned only (dry run)")
         return progress.finish(state, at, Status.COMPLETED)
     seconds = plans.default_timeout(given.plan) if request.timeout is None else request.timeout
-    carried = f", carrying on {request.retry_of}" if request.retry_of else ""
+    carried = f", continuing {request.retry_of}" if request.retry_of else ""
     state = add_entry(state, at, f"requested by {state.requester_id}{carried}")
     return progress.advance(replace(state, deadline=at + timedelta(seconds=seconds), tasks=tasks), at)
 
@@ -111,8 +111,8 @@ def retry_tasks(old: Workflow) -> dict[str, TaskState]:
     Completed tasks are not executed again, unless they were undone.  Raises Rejected if the workflow cannot be retried.
     """
     if old.status not in {Status.FAILED, Status.CANCELLED, Status.COMPENSATED} or not old.tasks:
-        hint = "look at what it left behind" if old.status is Status.COMPENSATION_FAILED else "ask anew"
-        message = f"retry_of: {old.workflow_id} is {old.status}: there is nothing to carry on; {hint}"
+        hint = "check what it left behind" if old.status is Status.COMPENSATION_FAILED else "request it again"
+        message = f"retry_of: {old.workflow_id} is {old.status}: there is nothing to continue; {hint}"
         raise Rejected(message)
     if old.status is Status.COMPENSATED:
         return {name: TaskState(task.spec) for name, task in old.tasks.items() if task.spec is not None}
@@ -163,7 +163,7 @@ def _on_failure(state: Workflow, given: AgentReport, task: TaskState, at: dateti
     if completion.status is Outcome.FAILED:
         return progress.fail(state, given.task, task, _error_of(completion), at)
     if continues(state):
-        error = TaskError("cancelled", f"{completion.agent_id or 'an agent'} cancelled it, and nobody asked for that")
+        error = TaskError("cancelled", f"{completion.agent_id or 'an agent'} cancelled it, and that was not requested")
         return progress.fail(state, given.task, task, error, at)
     error_ = _error_of(completion) if completion.error else None
     return set_task(state, given.task, cancelled(task, at, error=error_), at, str(TaskStatus.CANCELLED))
@@ -186,13 +186,13 @@ def _on_started(state: Workflow, given: AgentReport, task: TaskState, at: dateti
         start_by=None,
         deadline=deadline,
     )
-    return set_task(state, given.task, task, at, f"begun by {agent}")
+    return set_task(state, given.task, task, at, f"started by {agent}")
 
 
 def _error_of(completion: TaskCompletion) -> TaskError:
     error = completion.error
     if not isinstance(error, TaskError):
-        error = TaskError("failed", error or "failed without saying why")
+        error = TaskError("failed", error or "failed without a reason")
     return replace(error, message=error.message[:MAX_TEXT], log=[line[:MAX_TEXT] for line in error.log[-MAX_LINES:]])
 
 

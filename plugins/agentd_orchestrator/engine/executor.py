@@ -397,7 +397,7 @@ class Engine:
         spec = state.spec(outbox_message.task)
         if spec.workflow:
             child = outgoing.child_id(state.workflow_id, outbox_message.task, outbox_message.attempt)
-            signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", undo=True, workflow_id=child)
+            signal = WorkflowSignal("cancel", f"{state.workflow_id} has ended", undo=True, workflow_id=child)
             # Sent as the principal of both workflows: the orchestrator itself may lack the permissions for their tasks.
             return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = subjects.service_of(spec.queue)

@@ -39,7 +39,7 @@ URGENT: Final = 5
 """Priority above which tasks go to the urgent queue of their service."""
 UNKNOWN: Final = {
     "deadline": "its deadline passed while it ran",
-    "lost": "its agent was not heard of again while it ran",
+    "lost": "its agent sent nothing more while it ran",
     "abandoned": "the workflow ended while it ran",
 }
 """Errors after which it is not known what a task has changed."""

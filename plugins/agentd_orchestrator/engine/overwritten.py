@@ -58,7 +58,7 @@ class TimerRestorer:
                 if SCHEDULE not in last.headers and put_back < AT_ONCE:
                     put_back += await self._restore(last.subject)
         except AgentdError as error:
-            self._context.log.warning("timers cannot be looked at", reason=str(error))
+            self._context.log.warning("timers cannot be read", reason=str(error))
 
     async def _on_message(self, received: Received) -> None:
         if received.data and not answered_by_server(received.data):
@@ -71,14 +71,14 @@ class TimerRestorer:
             self._context.bus.spawn(self._check(received.subject))
 
     async def _check(self, subject: str) -> None:
-        """Restore the timer after each of PAUSES; another overwriting message begins them anew."""
+        """Restore the timer after each of PAUSES; another overwriting message starts them again."""
         try:
             while left := self._left[subject]:
                 self._left[subject] = left - 1
                 await asyncio.sleep(PAUSES[-left])
                 await self._restore(subject)
         except AgentdError as error:
-            self._context.log.warning("a timer cannot be put back", timer=subject, reason=str(error))
+            self._context.log.warning("a timer cannot be restored", timer=subject, reason=str(error))
         finally:
             del self._left[subject]
 
@@ -92,7 +92,7 @@ class TimerRestorer:
         schedule = next((stored for stored in reversed(messages) if SCHEDULE in stored.headers), None)
         if schedule is None or schedule is messages[-1]:
             return False
-        bus.unreadable.note(f"{subject} ({messages[-1].seq})", "another client overwrote a timer; it was put back")
+        bus.unreadable.note(f"{subject} ({messages[-1].seq})", "another client overwrote a timer; it was restored")
         headers = {name: value for name, value in schedule.headers.items() if name.startswith(SCHEDULE)}
         with contextlib.suppress(StaleWrite):  # another orchestrator was faster
             await bus.store(subject, schedule.data, expect=messages[-1].seq, headers=headers | {ROLLUP: "sub"})

@@ -50,7 +50,7 @@ def _check_task(task: TaskSpec, names: list[str]) -> None:
         (bool(task.tool) is bool(task.workflow), "it calls a tool or starts a workflow, one of the two"),
         (
             bool(task.workflow) is not (task.queue == subjects.ORCHESTRATOR),
-            f"workflows, and they alone, go to the queue {subjects.ORCHESTRATOR!r}",
+            f"only workflows go to the queue {subjects.ORCHESTRATOR!r}",
         ),
         (task.for_each is not None and task.on_error, "items cannot go back to an earlier task"),
         (task.max_parallel < 1, f"max_parallel: {task.max_parallel}; it is at least 1"),
@@ -92,19 +92,19 @@ def _check_order(plan: list[TaskSpec]) -> None:
 def _check_references(task: TaskSpec, before: set[str]) -> None:
     not_before = set(task.on_error.values()) - before
     if not_before:
-        raise _fault(task, f"goes back to {min(not_before)!r}, which does not come before it")
+        raise _fault(task, f"goes back to {min(not_before)!r}, which is not before it")
     referenced = [*_references_of(task.parameters), *_references_of(task.for_each)]
     if task.condition:
         evaluate.check_condition(task.condition)
         referenced += sorted(evaluate.referenced_tasks(f"{{{{ {task.condition} }}}}"))
     unknown = [other for other in referenced if other not in list(before)]
     if unknown:
-        raise _fault(task, f"wants the result of {unknown[0]!r}, which does not come before it")
+        raise _fault(task, f"needs the result of {unknown[0]!r}, which is not before it")
     if task.compensation is not None:
         check_queue(task.compensation.queue)
         unknown = [other for other in _references_of(task.compensation.parameters) if other not in [*before, task.name]]
         if unknown:
-            raise _fault(task, f"its compensation wants the result of {unknown[0]!r}, which does not come before it")
+            raise _fault(task, f"its compensation needs the result of {unknown[0]!r}, which is not before it")
 
 
 def _check_goto(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:

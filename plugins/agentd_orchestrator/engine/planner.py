@@ -132,13 +132,13 @@ def is_authenticated(request: WorkflowRequest, principal: str) -> bool:
 def _undoable(name: str, undo: Compensation) -> None:
     """Raise Rejected for a compensation that needs approval: it runs without one."""
     if undo.tier in NEEDS_APPROVAL:
-        message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and nobody could approve it"
+        message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and could not be approved"
         raise Rejected(message)
 
 
 def _check(request: WorkflowRequest, parent: Parent | None) -> None:
     if request.timeout is not None and request.timeout <= 0:
-        message = f"timeout: {request.timeout:g} s is over already"
+        message = f"timeout: {request.timeout:g} s has passed already"
         raise Rejected(message)
     if request.timeout is not None and request.timeout > MAX_TIMEOUT:
         message = f"timeout: {request.timeout:g} s is too long; at most {MAX_TIMEOUT:.0f} s"
@@ -158,7 +158,7 @@ def _retry_of(begin: PlannedRequest, old: Workflow | None) -> PlannedRequest:
         message = f"retry_of: there is no workflow {request.retry_of!r}"
         raise Rejected(message)
     if request.parameters or request.workflow_type not in {"", old.workflow_type}:
-        message = f"retry_of: {old.workflow_id} is carried on as it was; leave type and parameters out"
+        message = f"retry_of: {old.workflow_id} is continued as it was requested; leave type and parameters out"
         raise Rejected(message)
     tasks = wf.retry_tasks(old)
     plan = [task.spec for task in tasks.values() if task.spec is not None]

@@ -70,10 +70,10 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
     spec, task = state.spec(name), state.tasks[name]
     try:
         if spec.condition and not evaluate.is_true(spec.condition, outgoing.template_names(state, name)):
-            return _skip(state, name, at, f"{spec.condition} is not so")
+            return _skip(state, name, at, f"{spec.condition} is false")
         previews = outgoing.previews_of(state, name)
         if previews and all(preview.already for preview in previews):
-            return _skip(state, name, at, "it is so already")
+            return _skip(state, name, at, "nothing to do")
         if (spec.approval or previews) and not _approved(state, name):
             return _ask(state, name, at)
         if spec.for_each is not None:
@@ -146,10 +146,10 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
 def _create_items(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - any JSON value
     """Create a task for each item, and start the first of them."""
     if isinstance(items, dict) and "$stored" in items:
-        message = f"for_each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
+        message = f"for_each: the list takes {items.get('bytes')} bytes; a list may take at most {INLINE}"
         raise Rejected(message)
     if not isinstance(items, list):
-        message = f"for_each: it is to be a list, and is {type(items).__name__}"
+        message = f"for_each: it must be a list, and is {type(items).__name__}"
         raise Rejected(message)
     if len(state.tasks) + len(items) > MAX_TASKS:
         message = f"for_each: {len(items)} items; a workflow has at most {MAX_TASKS} tasks"
@@ -387,7 +387,7 @@ def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]
     later = kept_back[_planned_name(state, task.parent)]
     if later & _LEFT:
         error = TaskError("not_undone", "what depends on it could not be undone")
-        return set_task(state, name, cancelled(task, at, error=error), at, f"not begun: {error.message}")
+        return set_task(state, name, cancelled(task, at, error=error), at, f"not started: {error.message}")
     if later - DONE:
         return state
     try:

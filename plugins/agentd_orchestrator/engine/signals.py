@@ -122,7 +122,7 @@ def _apply_decision(state: Workflow, given: Signal, at: datetime) -> Workflow:
         raise Rejected(message)
     _check_approver(state, given, task)
     if approval.until is not None and approval.until <= at:
-        message = f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; ask anew"
+        message = f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; request it again"
         raise Rejected(message)
     approval = replace(approval, by=given.principal, at=at, reason=given.signal.reason[:MAX_TEXT])
     task = replace(task, approval=approval)
@@ -140,12 +140,12 @@ def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
         message = unproven_reason(f"{name} of {state.workflow_id} cannot be approved", state.principal)
         raise Denied(message)
     if given.principal in {state.principal, state.requester_id}:
-        message = f"{given.principal} asked for {state.workflow_id}: somebody else has to approve {name}"
+        message = f"{given.principal} requested {state.workflow_id}: another principal has to approve {name}"
         raise Denied(message)
     if not given.tier.covers(spec.tier):
         message = f"{given.principal} may {given.tier}; approving {name} needs {spec.tier}"
         raise Denied(message)
     expected = "" if task.approval is None else task.approval.digest
     if given.signal.digest != expected:
-        message = f"digest: {name} is not what was shown any more; look at it again, then approve {expected[:12]}"
+        message = f"digest: {name} is not what was shown any more; read it again, then approve {expected[:12]}"
         raise Rejected(message)

@@ -49,7 +49,7 @@ def due(state: Workflow, given: TimerFired, at: datetime) -> Workflow:
         elif _retried(state, task) and task.retry_at is not None and task.retry_at <= at:
             state = _try_again(state, name, task, at)
         elif (until := _approved_by(task)) is not None and until <= at and continues(state):
-            error = TaskError("not_approved", f"nobody approved it within {state.spec(name).approve_within:g} s")
+            error = TaskError("not_approved", f"it was not approved within {state.spec(name).approve_within:g} s")
             state = progress.fail(state, name, task, error, at)
     return state
 
@@ -98,7 +98,7 @@ def _attempt_fault(state: Workflow, name: str, task: TaskState, at: datetime) ->
         return TaskError("deadline", f"no result within {spec.timeout:g} s of attempt {task.attempt}", retry=True)
     if task.start_by is not None and task.start_by <= at:
         return TaskError(
-            "not_started", f"nobody began attempt {task.attempt} within {spec.start_within:g} s", retry=True
+            "not_started", f"no agent started attempt {task.attempt} within {spec.start_within:g} s", retry=True
         )
     silent_at = _silent_at(state, name, task)
     if silent_at is not None and silent_at <= at:

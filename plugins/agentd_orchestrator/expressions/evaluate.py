@@ -43,16 +43,16 @@ CACHED: Final = 1024
 NAMES: Final = ("parameters", "tasks", "item", "index", "workflow_id")
 OF_A_TASK: Final = ("result", "status", "error", "warnings")
 SHOWN: Final = 160
-NO_STATEMENTS: Final = "only expressions in {{ … }} are taken, no statements ({% … %})"
+NO_STATEMENTS: Final = "only expressions in {{ … }} are accepted, no statements ({% … %})"
 
 _BEGINS: Final = re.compile(r"\{[{%#]")
 _REFERENCE: Final = re.compile(
     r"\s*\{\{\s*tasks\.([A-Za-z][A-Za-z0-9_]*)\.result(?:\.([A-Za-z_][A-Za-z0-9_]*))?\s*\}\}\s*"
 )
 _WHY_NOT: Final = {
-    "Call": "calls are not taken; use a filter: {{ value | filter }}",
+    "Call": "calls are not accepted; use a filter: {{ value | filter }}",
     "Pow": "there is no power in expressions",
-    "TemplateReference": "'self' is not taken",
+    "TemplateReference": "'self' is not accepted",
 }
 _TAKEN: Final = frozenset(
     (
@@ -268,7 +268,7 @@ def _check_named(text: str, node: nodes.Filter | nodes.Test) -> None:
     if node.name not in known:
         _fail(text, f"there is no {noun} {node.name!r}{_instead(node.name, known)}", node.name, node.lineno)
     if node.dyn_args is not None or node.dyn_kwargs is not None:
-        _fail(text, "arguments by * and ** are not taken", "*", node.lineno)
+        _fail(text, "arguments with * and ** are not accepted", "*", node.lineno)
 
 
 def _note_name(text: str, node: nodes.Name, found: _Found) -> None:
@@ -285,7 +285,7 @@ def _note_path(text: str, node: nodes.Getattr | nodes.Getitem, found: _Found) ->
     """Record `parameters.x` and `tasks.x`; refuse unknown task fields and `__` names."""
     key = _key(node)
     if isinstance(key, str) and key.startswith("__"):
-        _fail(text, f"{key!r} is not looked at: only what lies in maps and lists is", key, node.lineno)
+        _fail(text, f"{key!r} is not accessible: only items of maps and lists are", key, node.lineno)
     if _has_known_root(node):
         root = str(node.node.name)  # type: ignore[attr-defined]
         found.names.add(root)

@@ -204,7 +204,7 @@ def map_(
             for picked in attributes
         ]
     if name not in FILTERS or name == "map":
-        raise ExpressionRefused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
+        raise ExpressionRefused(f"map: there is no filter {_short(name)}; or use map(attribute='…')")
     return [FILTERS[name](item, *arguments) for item in items]
 
 
@@ -222,7 +222,7 @@ def sort(value: Value, reverse: Value = False, attribute: Value = None) -> list[
     keys = [item if attribute is None else check_defined(pick(item, attribute)) for item in items]
     same = all(isinstance(key, str) for key in keys) or all(isinstance(key, (int, float)) for key in keys)
     if not same:
-        raise ExpressionRefused("sort takes a list of numbers or a list of texts; or say sort(attribute='…')")
+        raise ExpressionRefused("sort takes a list of numbers or a list of texts; or use sort(attribute='…')")
     count_steps(keys)
     order = sorted(range(len(items)), key=keys.__getitem__, reverse=reverse is True)
     return [items[index] for index in order]

@@ -78,7 +78,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401
         """Refuse every call; `evaluate.py` has already refused them."""
-        raise ExpressionRefused("calls are not taken")
+        raise ExpressionRefused("calls are not accepted")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401, ARG002
         """Evaluate a binary operator within the limits."""
@@ -139,14 +139,14 @@ def _no_item(found: object, argument: object) -> str:
     if isinstance(found, (list, tuple, str)) and isinstance(argument, int):
         return f"there is no item {argument}: there are {len(found)}"
     if found is None:
-        return f"{argument!r} is looked for in what is nothing (null)"
+        return f"{argument!r} is searched in a value that is nothing (null)"
     return f"{values.kind(found)} has no {argument!r}"
 
 
 def _no_key(found: Mapping[Any, Any], key: object) -> str:
     if STORED in found:
         return (
-            f"there is no {key!r} to be seen: the result is above 16 KiB and lies in the bucket `results`; "
+            f"{key!r} cannot be read here: the result is above 16 KiB and is stored in the bucket `results`; "
             "only {{ tasks.<name>.result }} or one field of it can be passed on"
         )
     values.spend(len(found) // 10)

@@ -112,7 +112,7 @@ def binary(operator: str, left: Value, right: Value) -> Value:
         return left + right
     for operand in (left, right):
         if isinstance(operand, bool) or not isinstance(operand, (int, float)):
-            raise ExpressionRefused(f"{operator!r} reckons with numbers, not with {kind(operand)}")
+            raise ExpressionRefused(f"{operator!r} takes numbers, not {kind(operand)}")
     operation = _RECKON.get(operator)
     if operation is None:
         raise ExpressionRefused(f"there is no {operator!r} in expressions")
@@ -146,7 +146,7 @@ def text_of(value: Value) -> str:
     if isinstance(value, str):
         return value
     if value is None:
-        raise ExpressionRefused("nothing (null) cannot stand in a text; say what shall: | default('…', true)")
+        raise ExpressionRefused("nothing (null) cannot be part of a text; give a default: | default('…', true)")
     return to_json(value)
 
 

@@ -164,7 +164,7 @@ class Realms:
             await self._may_decide("create_realm", p.id)
             call.inverse("delete_realm", {"id": p.id})
             where = p.settings.issuer_url or p.settings.server1
-            loses = [f"{where} says from now on who is NAME@{p.id}"]
+            loses = [f"{where} decides from now on who is NAME@{p.id}"]
             call.target(Target(f"realm/{p.id}", f"realm {p.id} ({p.type}, {where})", {"there": False}, [], loses))
             return None
 
@@ -191,7 +191,7 @@ class Realms:
             if not changes and not removed:
                 return Found()
             if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"realm {p.id} was changed since it was read: look again, then decide again")
+                raise ConfigChanged(f"realm {p.id} was changed since it was read: read it again, then decide again")
             if {*changes, *removed} - {"comment"}:
                 await self._may_decide("update_realm", p.id)
             previous = {key: old[key] for key in (*changes, *removed) if key in old}
@@ -225,7 +225,7 @@ class Realms:
                 return Found()
             self._not_built_in(now, "deleted")
             users = await self._users(p.id)
-            affected = f"{len(users)} users come in no more: {', '.join(users)}" if users else "no users"
+            affected = f"{len(users)} users can no longer log in: {', '.join(users)}" if users else "no users"
             call.target(_target(now, [affected, "its settings, and its password or client key"]))
             return None
 
@@ -242,7 +242,7 @@ class Realms:
         """
         ours = await escalation.token_rights(self.proxmox)
         lines = await ours.granted_beyond(ours.of_realm(realm))
-        escalation.refuse(tool, ours.token, lines, f"who says who the users of {realm} are")
+        escalation.refuse(tool, ours.token, lines, f"what decides who the users of {realm} are")
 
     @staticmethod
     def _not_built_in(now: RealmInfo, what: str) -> None:
@@ -296,7 +296,7 @@ def _wanted(kind: str, settings: Settings) -> Entry:
     if unsupported:
         raise Rejected(f"settings: a realm of type {kind} has no {unsupported[0]}; it has {', '.join(TAKEN[kind])}")
     if not given:
-        raise Rejected(f"settings: say one of {', '.join(TAKEN[kind])}")
+        raise Rejected(f"settings: give one of {', '.join(TAKEN[kind])}")
     return given
 
 
@@ -307,7 +307,7 @@ def _changed(kind: str, p: ChangeRealm) -> Entry:
         raise Rejected(f"without: a realm of type {kind} needs {needed}")
     given = {key for key, value in msgspec.structs.asdict(p.settings).items() if value is not None}
     if both := sorted(given & set(p.without)):
-        raise Rejected(f"without: {both[0]} is said in settings as well; say one of both")
+        raise Rejected(f"without: {both[0]} is given in settings as well; give one of the two")
     return {} if p.without and not given else _wanted(kind, p.settings)
 
 

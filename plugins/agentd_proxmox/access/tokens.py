@@ -119,7 +119,7 @@ class ApiTokens:
             if old and getattr(call, "begun", None) is not None:  # set in a run by the worker: Invocation
                 call.warn(
                     f"the answer to an earlier try of this call was lost, and with it the secret of {old[0]}: that "
-                    "token was revoked, and made anew"
+                    "token was revoked and recreated"
                 )
             elif old:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: delete_token, or choose another name")
@@ -133,7 +133,7 @@ class ApiTokens:
                 escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
             kind = "with rights of its own" if p.separated else "with all rights of its user"
             call.inverse("delete_token", {"user": p.user, "name": p.name})
-            loses = [f"whoever reads {file} comes in {kind}"]
+            loses = [f"any reader of {file} can log in {kind}"]
             call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
             return None
 

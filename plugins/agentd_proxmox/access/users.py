@@ -358,7 +358,7 @@ class Users:
         if user == formats.user_of(self.proxmox.user):
             raise Rejected(f"{user} is the user that agentd itself is: it is not {what}")
         if user == ROOT:
-            raise Rejected(f"{ROOT} is who can put everything right: it is not {what}")
+            raise Rejected(f"{ROOT} is the user that can repair everything: it is not {what}")
 
     async def _user(self, user: str) -> User:
         return _user(user, await self.proxmox.get(f"/access/users/{formats.path_part(user)}"))

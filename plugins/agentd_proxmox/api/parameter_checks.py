@@ -114,13 +114,13 @@ def _variable(endpoint: Endpoint, name: str) -> list[str]:
     if value is None:
         return [f"{name}: the path needs it"]
     if not all(_SEGMENT.match(part) and part not in {".", ".."} for part in value.split("/")):
-        return [f"{name}: {one_line(value)[:60]!r} cannot stand in a path"]
+        return [f"{name}: {one_line(value)[:60]!r} cannot be part of a path"]
     return [f"{name}: {fault}" for fault in encode(endpoint.info["parameters"].get(name, {}), value)[1]]
 
 
 def _unknown(endpoint: Endpoint, name: str) -> str:
     if name in endpoint.variables:
-        return f"{name}: stands in the path already"
+        return f"{name}: is in the path already"
     similar = get_close_matches(name, list(endpoint.parameters), n=2, cutoff=0.6)
     listed = ", ".join(list(endpoint.parameters)[:12]) or "none"
     hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {listed}"
@@ -134,7 +134,7 @@ def _missing(endpoint: Endpoint, parameters: dict[str, Any]) -> list[str]:
             if not known.get("optional") and "[n]" not in name:
                 faults.append(f"{name}: is needed")
         elif (needed := known.get("requires")) and needed not in parameters:
-            faults.append(f"{name}: goes with {needed} only")
+            faults.append(f"{name}: can only be given with {needed}")
     return faults
 
 
@@ -205,7 +205,7 @@ def _list(known: Schema, value: list[Any]) -> tuple[Any, list[str]]:
     texts = [_as_text(item) for item in value]
     invalid = [text for text in texts if re.search(r"[,;\s]", text) or not text]
     if invalid or not texts:
-        return None, [f"{_shown(invalid[0] if invalid else '')} cannot stand in a list"]
+        return None, [f"{_shown(invalid[0] if invalid else '')} cannot be part of a list"]
     text = (";" if kind == "pve-tag-list" else ",").join(texts)
     return text, _text(known, text)
 
@@ -249,7 +249,7 @@ def _enum(known: Schema, text: str) -> list[str]:
 
 def _text(known: Schema, text: str) -> list[str]:
     if not text:
-        return ["an empty text does not arrive; where it is to be removed, name it in `delete`"]
+        return ["an empty text is not sent; to remove the value, name it in `delete`"]
     if _CONTROL.search(text):
         return ["holds a control character"]
     if "maxLength" in known and len(text) > int(known["maxLength"]):

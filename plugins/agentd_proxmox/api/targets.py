@@ -2,7 +2,7 @@
 
 These are guests, storages, pools, nodes and users. Names are searched in the path and in every value that is sent, also
 inside lists and property strings. A volume or a backup stands for the guest that owns it, and a call that acts on a
-whole node stands for all guests of that node.
+whole node represents all guests of that node.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ class Ha:
             "comment": p.comment,
         }
         if all(value is None for value in wanted.values()):
-            raise Rejected("update_ha_resource: say what to change")
+            raise Rejected("update_ha_resource: give what to change")
         call.target(at.target())
         digest: list[str] = []
 
@@ -256,7 +256,7 @@ class Ha:
                 return Found()
             _unchanged(at, entry, p.digest)
             was.append(_resource(entry, at, ""))
-            lost = "its place under HA: nobody starts it elsewhere when its node dies"
+            lost = "its place under HA: it is not started elsewhere when its node fails"
             call.target(await targets.guest_target(self.inventory, at, lost))
             call.inverse("create_ha_resource", {"vmid": at.vmid} | _before(was[0], ["state", *_KEPT]))
             return None
@@ -266,7 +266,7 @@ class Ha:
 
         await call.ensure(check, apply)
         if await self._entry(at) is not None:
-            raise TaskFailed(f"Proxmox says that it was done, and {at.title} is under HA: somebody put it back")
+            raise TaskFailed(f"Proxmox reports success, but {at.title} is under HA: another client put it back")
         return RemovedHa(service(at), was[0] if was else None)
 
     async def _states(self) -> list[Entry]:
@@ -290,7 +290,7 @@ class Ha:
         entry = await self._entry(at)
         if entry is None or (other := _differs(entry, wanted)):
             what = "it is not under HA" if entry is None else f"its {', '.join(other)} is another"
-            raise TaskFailed(f"Proxmox says that it was done, and of {at.title} {what}: somebody changed it")
+            raise TaskFailed(f"Proxmox reports success, but {what}: another client changed HA of {at.title}")
         states = {str(state.get("sid")): state for state in await self._states()}
         one = states.get(service(at), {})
         return _resource(entry, at, one_line(one.get("crm_state") or one.get("state") or ""))
@@ -300,7 +300,7 @@ def _unchanged(at: GuestLocation, entry: Entry, digest: str) -> str:
     """Return the current digest of a resource; raise ConfigChanged if it differs."""
     now = one_line(entry.get("digest") or "")
     if digest and digest != now:
-        raise ConfigChanged(f"HA of {at.title} was changed since it was read: look again, then decide again")
+        raise ConfigChanged(f"HA of {at.title} was changed since it was read: read it again, then decide again")
     return now
 
 

@@ -169,7 +169,7 @@ class HaRules:
             "disable": None if p.enabled is None else not p.enabled,
         }
         if all(value is None for value in wanted.values()):
-            raise Rejected("update_ha_rule: say what to change")
+            raise Rejected("update_ha_rule: give what to change")
         was: list[Rule] = []
 
         async def check() -> Found | None:
@@ -258,7 +258,7 @@ class HaRules:
 
         await call.ensure(check, apply)
         if _one(await self._all(source), p.name) is not None:
-            raise TaskFailed(f"Proxmox says that it was done, and {p.name} is still there: somebody made it again")
+            raise TaskFailed(f"Proxmox reports success, but {p.name} is still there: another client created it again")
         return DeletedRule(p.name, was[0] if was else None)
 
     async def _services(self, vmids: list[int]) -> str:
@@ -293,7 +293,7 @@ class HaRules:
     async def _there(self, source: str, name: str, wanted: Entry) -> Rule:
         rule = await self._known(source, name)
         if other := differences(rule, wanted):
-            raise TaskFailed(f"Proxmox says that it was done, and {name} has another {', '.join(other)}")
+            raise TaskFailed(f"Proxmox reports success, but {name} has another {', '.join(other)}")
         return rule
 
 
@@ -303,7 +303,7 @@ def _one(found: list[Rule], name: str) -> Rule | None:
 
 def _unchanged(rule: Rule, digest: str) -> Rule:
     if digest and digest != rule.digest:
-        raise ConfigChanged(f"{rule.name} was changed since it was read: look again, then decide again")
+        raise ConfigChanged(f"{rule.name} was changed since it was read: read it again, then decide again")
     return rule
 
 

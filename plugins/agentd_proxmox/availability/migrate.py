@@ -287,9 +287,7 @@ class Migration:
         """
         now = await self.inventory.find(vmid)
         if now.node == target:
-            call.warn(
-                f"{error}; but {now.title} is there: look at {'; '.join(_errors(error)) or 'the log of the task'}"
-            )
+            call.warn(f"{error}; but {now.title} is there: see {'; '.join(_errors(error)) or 'the log of the task'}")
             return
         status = await self.inventory.status(now)
         lock = f", locked ({one_line(status['lock'])})" if status.get("lock") else ""
@@ -307,7 +305,7 @@ class Migration:
             if now.node == target and status.get("lock") != "migrate":
                 return now
             if not managed:
-                raise TaskFailed(f"the task ended well, and {now.title} is not on {target}: somebody moved it on")
+                raise TaskFailed(f"the task succeeded, but {now.title} is not on {target}: another client moved it")
             state = await self._ha_state(now, upid)
             if state in {"migrate", "relocate"} or status.get("lock") == "migrate":
                 idle = time.monotonic()
@@ -317,7 +315,9 @@ class Migration:
                 )
             call.progress(f"the HA manager moves {now.title} to {target} ({state or 'state not known'})")
             if call.left() < MARGIN:
-                raise TemporaryError(f"the HA manager was asked to move {now.title} to {target}, and has not yet")
+                raise TemporaryError(
+                    f"the HA manager accepted the move of {now.title} to {target} and has not done it yet"
+                )
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 3.0)
 

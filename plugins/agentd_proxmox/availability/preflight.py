@@ -114,7 +114,7 @@ class Facts:
 def findings(facts: Facts, wish: MigrationRequest) -> list[Finding]:
     """Return the findings of all checks, blocking ones first."""
     if wish.target == facts.at.node:
-        return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing is to be done")]
+        return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing to do")]
     away = [*_target(facts, wish), *_lock(facts)]
     checks = (
         *(_mode, _managed, _media, _paths, _disks, _linked, _snapshots, _storages, _devices, _mapped, _replicas),
@@ -161,7 +161,7 @@ def _target(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
 
 def _lock(facts: Facts) -> Iterator[Finding]:
     if lock := one_line(facts.status.get("lock") or ""):
-        yield _block("lock", f"{facts.at.title} is locked ({lock})", "wait until that is over; list_tasks names it")
+        yield _block("lock", f"{facts.at.title} is locked ({lock})", "wait until that has ended; list_tasks names it")
 
 
 def _mode(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
@@ -176,7 +176,7 @@ def _mode(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
 
 def _managed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     if facts.managed and (wish.target_storage or wish.storage_map):
-        text = "the HA manager moves it, and puts disks on the storages of the same name alone"
+        text = "the HA manager moves it, and puts disks only on the storages of the same name"
         yield _block("ha", text, "leave target_storage and storage_map out; or delete_ha_resource first")
 
 
@@ -364,7 +364,7 @@ def _allowed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     Its list of allowed nodes is only present for stopped guests.
     """
     if facts.conditions is None:
-        yield _note("allowed", "what Proxmox says of the target was not asked: the token lacks VM.Migrate on the guest")
+        yield _note("allowed", "the target was not checked by Proxmox: the token lacks VM.Migrate on the guest")
         return
     conditions = {key.replace("-", "_"): value for key, value in facts.conditions.items()}
     reasons = (conditions.get("not_allowed_nodes") or {}).get(wish.target) or {}
@@ -374,7 +374,9 @@ def _allowed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     elif not (set(reasons) == {"unavailable_storages"} and (wish.target_storage or wish.storage_map)):
         why = "; ".join(f"{one_line(key)}: {_reason(value)}" for key, value in sorted(reasons.items()))
         advice = f"target: {', '.join(sorted(allowed))}" if allowed else "choose another target"
-        yield _block("allowed", f"Proxmox does not let it go to {wish.target}" + (f": {why}" if why else ""), advice)
+        yield _block(
+            "allowed", f"Proxmox does not allow it to move to {wish.target}" + (f": {why}" if why else ""), advice
+        )
     if along := conditions.get("dependent_ha_resources"):
         yield _note("allowed", f"HA moves these with it: {', '.join(map(one_line, along))}")
 

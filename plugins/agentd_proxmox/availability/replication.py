@@ -242,9 +242,9 @@ class Replication:
                 raise TaskFailed(f"the replication job {p.id} ran and failed: {now.error or 'no reason is known'}")
             if now.last_sync != before.last_sync and now.last_sync is not None:
                 return now
-            call.progress(f"the replication job {p.id} is due: the scheduler of {before.source} comes by once a minute")
+            call.progress(f"the replication job {p.id} is due: the scheduler of {before.source} runs once a minute")
             if call.left() < MARGIN:
-                raise TemporaryError(f"the replication job {p.id} was made due, and has not run yet")
+                raise TemporaryError(f"the replication job {p.id} is due, and has not run yet")
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 5.0)
 
@@ -290,7 +290,7 @@ class Replication:
         entries = await self.proxmox.get(JOBS) or []
         made = next((e for e in entries if (int(e["guest"]), e.get("target")) == (p.vmid, p.target)), None)
         if made is None:
-            raise TaskFailed(f"Proxmox says that it was done, and {at.title} has no replication job to {p.target}")
+            raise TaskFailed(f"Proxmox reports success, but {at.title} has no replication job to {p.target}")
         return await self._read(made)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
@@ -303,7 +303,7 @@ class Replication:
             "disable": None if p.enabled is None else not p.enabled,
         }
         if all(value is None for value in wanted.values()):
-            raise Rejected("update_replication: say what to change")
+            raise Rejected("update_replication: give what to change")
         digest: list[str] = []
 
         async def check() -> Found | None:
@@ -322,7 +322,7 @@ class Replication:
         await call.ensure(check, apply)
         entry = await self._known(p.id)
         if other := _differs(entry, wanted):
-            raise TaskFailed(f"Proxmox says that it was done, and the job {p.id} has another {', '.join(other)}")
+            raise TaskFailed(f"Proxmox reports success, but the job {p.id} has another {', '.join(other)}")
         return await self._read(entry)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -355,7 +355,7 @@ class Replication:
         await call.ensure(check, apply)
         entry = await self._one(p.id)
         if entry is not None and not entry.get("remove_job"):
-            raise TaskFailed(f"Proxmox says that it was done, and the job {p.id} stays: somebody made it again")
+            raise TaskFailed(f"Proxmox reports success, but the job {p.id} stays: another client created it again")
         return DeletedReplication(p.id, gone=entry is None)
 
     async def _where(self) -> dict[int, str]:
@@ -403,7 +403,7 @@ def _order(job: Replica) -> str:
 def _unchanged(entry: Entry, digest: str) -> str:
     now = one_line(entry.get("digest") or "")
     if digest and digest != now:
-        raise ConfigChanged(f"the replication job {entry['id']} was changed since it was read: look again")
+        raise ConfigChanged(f"the replication job {entry['id']} was changed since it was read: read it again")
     return now
 
 

@@ -182,7 +182,7 @@ async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
     await targets.storage(inventory, node, storage, "backup")
     found = next((line for line in await archives(inventory, node, storage) if line.volid == volid), None)
     if found is None:
-        raise NotFound(f"there is no backup {volid} that {node} can see; list_backups says what there is")
+        raise NotFound(f"there is no backup {volid} that {node} can see; list_backups lists those there are")
     return found
 
 
@@ -235,7 +235,7 @@ class Backups:
             await self._failed(call, at, storage, error)
         made = await self._ours(call, at, storage)
         if made is None:
-            raise TaskFailed(f"the task ended well, and no backup of {at.title} on {storage} bears our mark")
+            raise TaskFailed(f"the task succeeded, but no backup of {at.title} on {storage} has our mark")
         return made
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
@@ -354,7 +354,7 @@ class Backups:
         if now is None:
             after = f"{at.title} is gone"
         elif now.node != at.node:
-            after = f"{at.title} moved to {now.node} meanwhile: ask again"
+            after = f"{at.title} moved to {now.node} meanwhile: call again"
         else:
             lock_now = (await self.inventory.status(now)).get("lock")
             command = "qm" if at.kind == "qemu" else "pct"
@@ -364,7 +364,7 @@ class Backups:
                 else f"{at.title} is not locked"
             )
         raise TaskFailed(
-            f"{error}; {reason or 'no reason told'}; no backup was left on {storage}; {after}", log=error.log
+            f"{error}; {reason or 'no reason given'}; no backup was left on {storage}; {after}", log=error.log
         )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 UNCOVERED = "GET /cluster/backup-info/not-backed-up"
 
 PAGE = 20
-SAID = frozenset(
+SHOWN_BY_PROXMOX = frozenset(
     {
         *("id", "type", "enabled", "schedule", "storage", "all", "vmid", "exclude", "pool", "node", "mode"),
         *("compress", "prune-backups", "notes-template", "comment", "next-run", "digest"),
@@ -197,9 +197,9 @@ class Jobs:
         Without an id, it is derived from the invocation key, so that a repeat finds the job.
         """
         if sum((p.all, bool(p.vmids), p.pool is not None)) != 1:
-            raise Rejected("create_backup_job: say whom to back up by exactly one of all, vmids, pool")
+            raise Rejected("create_backup_job: give what to back up by exactly one of all, vmids, pool")
         if p.exclude and not p.all:
-            raise Rejected("create_backup_job: exclude goes with all=true only")
+            raise Rejected("create_backup_job: exclude can only be given with all=true")
         name = p.id or targets.derived_name(call, "create_backup_job")
         call.target(Target(f"backup_job/{name}", f"backup job {name}", labels=[f"storage/{p.storage}"]))
         wanted = {
@@ -290,7 +290,7 @@ class Jobs:
             call.target(
                 Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
             )
-            if set(raw) <= SAID:  # otherwise it has settings that create_backup_job does not know
+            if set(raw) <= SHOWN_BY_PROXMOX:  # otherwise it has settings that create_backup_job does not know
                 targets.set_undo(call, "create_backup_job", CreateJob, _again(job))
             return None
 
@@ -326,7 +326,7 @@ class Jobs:
     async def _existing(self, name: str) -> BackupJob:
         job = await self._one(name)
         if job is None:
-            raise NotFound(f"Proxmox says that it was done, and there is no backup job {name}: somebody deleted it")
+            raise NotFound(f"Proxmox reports success, but there is no backup job {name}: another client deleted it")
         return job
 
     async def _raw(self, name: str) -> Entry:
@@ -342,7 +342,7 @@ class Jobs:
     def _unchanged(job: Entry, digest: str) -> None:
         if digest and digest != digest_of(job):
             raise ConfigChanged(
-                f"the backup job {job['id']} was changed since it was read: look again, then decide again"
+                f"the backup job {job['id']} was changed since it was read: read it again, then decide again"
             )
 
     async def _guests_known(self, vmids: list[int]) -> None:

@@ -121,7 +121,7 @@ class Pruning:
                 return Found()
             if _digest(seen) != p.digest:
                 raise ConfigChanged(
-                    f"the rule comes to other backups on {p.storage} now ({len(seen)}): preview_prune shows them; "
+                    f"the rule selects other backups on {p.storage} now ({len(seen)}): preview_prune shows them; "
                     "nothing was done"
                 )
             call.target(_target(p, seen))
@@ -136,12 +136,14 @@ class Pruning:
         except TaskFailed as error:
             outcome = await self._outcome(p, seen)
             raise TaskFailed(
-                f"{error}; {len(outcome.removed)} backups are gone, left are: {', '.join(outcome.left) or 'none'}",
+                f"{error}; {len(outcome.removed)} backups are deleted, left are: {', '.join(outcome.left) or 'none'}",
                 log=error.log,
             ) from error
         outcome = await self._outcome(p, seen)
         if outcome.left:
-            call.warn(f"{len(outcome.left)} backups should have gone and are there: {', '.join(outcome.left[:SHOWN])}")
+            call.warn(
+                f"{len(outcome.left)} backups that should be deleted still exist: {', '.join(outcome.left[:SHOWN])}"
+            )
         return outcome
 
     async def _outcome(self, p: PruneRule, seen: list[Pruned]) -> Outcome:
@@ -153,7 +155,7 @@ class Pruning:
 
     async def _marked(self, p: PruneRule) -> list[Pruned]:
         if not any(_keep(p).values()):
-            raise Rejected("prune: the rule keeps nothing; say at least one keep_… above 0 (a rule without keeps all)")
+            raise Rejected("prune: the rule keeps nothing; give at least one keep_… above 0 (a rule without keeps all)")
         await targets.storage(self.inventory, p.node, p.storage, "backup")
         entries: list[dict[str, Any]] = await self.proxmox.get(_path(p), **_rule(p)) or []
         marked = [

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 ARCHIVE = "GET /nodes/{node}/vzdump/extractconfig"
 
 RESTORERS = frozenset({"qmrestore", "vzrestore"})
-NOBODY = 3
+IDLE_CHECKS = 3
 """Consecutive checks without a task for a half-created guest before it is reported."""
 
 
@@ -248,7 +248,9 @@ class Restore:
             return at or wanted, await self.inventory.config(at or wanted)
         except NotFound as error:
             if at is not None:
-                raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
+                raise ProxmoxUnavailable(
+                    f"{at.title} is listed but cannot be read: it is being moved or deleted ({error})"
+                ) from error
             return wanted, None
 
     async def _look(self, call: Call, wanted: GuestLocation) -> Found | None:
@@ -268,9 +270,9 @@ class Restore:
             if ours := await targets.running_tasks(self.inventory, at.node, RESTORERS, str(at.vmid)):
                 return Found(ours[0].text)
             idle += 1
-            if idle > NOBODY:
-                raise VmidTaken(f"the VMID is taken: {at.title} was left half made, and no task of ours is at it")
-            await targets.wait_a_moment(call, f"{at.title} is being made; waiting to see by whom")
+            if idle > IDLE_CHECKS:
+                raise VmidTaken(f"the VMID is taken: {at.title} was left incomplete, and none of our tasks runs on it")
+            await targets.wait_a_moment(call, f"{at.title} is being created; waiting to see by which task")
 
     async def _finished(self, call: Call, wanted: GuestLocation, found: Found) -> fields.Guest:
         try:
@@ -279,7 +281,7 @@ class Restore:
             raise TaskFailed(f"{error}; {await self._left(wanted)}", log=error.log) from error
         at, config = await self._target_state(wanted)
         if guest_model.owner_of(config, call.key) is not VmidOwner.OURS:
-            raise VmidTaken(f"the task ended well, and {at.title} does not bear our mark: somebody else made it")
+            raise VmidTaken(f"the task succeeded, but {at.title} does not have our mark: another client created it")
         return await self.inventory.read(at)
 
     async def _left(self, wanted: GuestLocation) -> str:
@@ -290,4 +292,4 @@ class Restore:
         if config is None:
             return f"no guest {wanted.vmid} was left behind"
         lock = f", locked ({config['lock']})" if config.get("lock") else ""
-        return f"{at.title} was left behind{lock}: look at its disks before you use it"
+        return f"{at.title} was left behind{lock}: check its disks before you use it"

@@ -244,7 +244,7 @@ class Ceph:
         await call.ensure(check, apply)
         flags = await self._flags()
         if (p.flag in flags) is not p.value:
-            raise NotFound(f"Proxmox says that it was done, and the flag {p.flag} is not so: {flags}")
+            raise NotFound(f"Proxmox reports success, but the flag {p.flag} is not set as requested: {flags}")
         return Flags(flags)
 
     async def _tree(self, node: str) -> list[Osd]:
@@ -257,7 +257,7 @@ class Ceph:
         if found is None:
             raise NotFound(f"osd: there is no osd.{p.osd}; list_osds shows which there are")
         if found.node != p.host:
-            raise Rejected(f"host: osd.{p.osd} is in {found.node}, not in {p.host}: look again")
+            raise Rejected(f"host: osd.{p.osd} is in {found.node}, not in {p.host}: list_osds again")
         return found
 
     async def _flags(self) -> list[str]:

@@ -182,8 +182,8 @@ class NotificationSetup:
                     f"name: {p.name} comes with Proxmox: switch it off with set_notification_matcher enabled=false"
                 )
             self._invertible(call, now)
-            goes = ", ".join(map(one_line, now.get("target") or [])) or "nobody"
-            loses = [f"what went to {goes}"]
+            goes = ", ".join(map(one_line, now.get("target") or [])) or "no target"
+            loses = [f"what was sent to {goes}"]
             call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications", _kept(now), [], loses))
             return None
 
@@ -215,7 +215,7 @@ class NotificationSetup:
         set_notification_matcher sends notifications to it, test_notification tests it.
         """
         if not p.to and not p.users:
-            raise Rejected("to: say an address, or users whose address Proxmox knows")
+            raise Rejected("to: give an address, or users whose address Proxmox knows")
         if (p.type == "smtp") != (p.server is not None and p.sender is not None):
             raise Rejected("type: smtp takes a server and a sender; sendmail is the node's own and takes no server")
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))

@@ -194,7 +194,7 @@ class Pools:
         requested state already is not changed.
         """
         if p.comment is None and not p.guests and not p.storages:
-            raise Rejected("update_pool: say what to change by comment, guests or storages")
+            raise Rejected("update_pool: give what to change by comment, guests or storages")
         sent: Entry = {}
         labels = [*(f"guest/{vmid}" for vmid in p.guests), *(f"storage/{storage}" for storage in p.storages)]
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", labels=labels))
@@ -225,7 +225,7 @@ class Pools:
         left = _changes(await self._entry(p.pool), p)
         if left:
             raise TaskFailed(
-                f"Proxmox says that it was done, and the pool {p.pool} is not so: {', '.join(sorted(left))}"
+                f"Proxmox reports success, but the pool {p.pool} is not as requested: {', '.join(sorted(left))}"
             )
         return await self._read(p.pool)
 
@@ -256,7 +256,7 @@ class Pools:
 
         await call.ensure(check, apply)
         if p.pool in await self._list():
-            raise TaskFailed(f"Proxmox says that it was done, and there is still a pool {p.pool}")
+            raise TaskFailed(f"Proxmox reports success, but there is still a pool {p.pool}")
         return DeletedPool(p.pool, bool(was))
 
     async def _excess_permissions(self, p: UpdatePool, sent: Entry) -> list[str]:
@@ -326,7 +326,7 @@ class Pools:
         """Return the changes to send; raises ConfigChanged, and what `_free` raises."""
         wanted = _changes(entry, p)
         if wanted and p.digest and p.digest != _digest(entry):
-            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
+            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: read it again, then decide again")
         if wanted.get("vms") and not p.remove:
             await self._free(wanted["vms"], p)
         if wanted.get("storages") and not p.remove:

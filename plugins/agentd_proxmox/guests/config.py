@@ -262,7 +262,7 @@ def _boot_disk(at: GuestLocation, config: guest_model.Config) -> str:
     if found := option_strings.boot_disk(config):
         return found
     have = ", ".join(guest_model.disks(config)) or "none"
-    raise Rejected(f"disk: {at.title} does not say which disk it boots from; name one of {have}; nothing was done")
+    raise Rejected(f"disk: {at.title} does not define which disk it boots from; name one of {have}; nothing was done")
 
 
 def _too_small(call: Call, at: GuestLocation, disk: str, size: int, disks: dict[str, float]) -> bool:

@@ -220,7 +220,7 @@ def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, ga
     for name, version, address, at in (("", 4, ip, gateway), ("6", 6, ip6, gateway6)):
         fixed = address if address not in {None, "", "dhcp", "manual", "auto"} else ""
         if at and address is not None and not fixed:
-            raise Rejected(f"{tool}: gateway{name}: it goes with an address, and ip{name} is {address}")
+            raise Rejected(f"{tool}: gateway{name}: it needs an address, and ip{name} is {address}")
         if fixed and not _is(ip_interface, fixed, version):
             raise Rejected(f"{tool}: ip{name}: {fixed!r} is no IPv{version} address with the length of its network")
         if at and not _is(ip_address, at, version):
@@ -264,7 +264,7 @@ def clone_of(source: GuestLocation, p: CloneContainer, key: str, *, running: boo
     if not p.full and not source.template:
         raise Rejected(f"clone_container: {source.title} is no template, so only a full clone can be made of it")
     if not p.full and p.storage is not None:
-        raise Rejected("clone_container: a linked clone lies on its template's storage; leave `storage` out")
+        raise Rejected("clone_container: a linked clone is on its template's storage; leave `storage` out")
     if p.full and running:
         raise Rejected(f"clone_container: {source.title} runs: shutdown_guest first; nothing was done")
     return {

@@ -106,7 +106,7 @@ class NextVmids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Vmids(msgspec.Struct, frozen=True):
     """Free VMIDs; they are not reserved."""
 
-    vmids: Annotated[list[int], msgspec.Meta(description="free when looked at")]
+    vmids: Annotated[list[int], msgspec.Meta(description="free when checked")]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _consistent(p: CreateVm) -> None:
     given = [name for name in CLOUD if getattr(p, name)]
     if given and not p.image:
         hint = "update_vm sets it" if p.template is not None else "there is no cloud-init drive"
-        raise Rejected(f"create_vm: {given[0]}: it goes with `image` ({hint} otherwise)")
+        raise Rejected(f"create_vm: {given[0]}: it can only be given with `image` ({hint} otherwise)")
 
 
 def clone_of(source: GuestLocation, p: CreateVm, key: str) -> guest_model.Config:
@@ -182,7 +182,7 @@ def clone_of(source: GuestLocation, p: CreateVm, key: str) -> guest_model.Config
     if not p.full and not source.template:
         raise Rejected(f"create_vm: {source.title} is no template, so only a full clone can be made of it")
     if not p.full and p.storage is not None:
-        raise Rejected("create_vm: a linked clone lies on its template's storage; leave `storage` out")
+        raise Rejected("create_vm: a linked clone is on its template's storage; leave `storage` out")
     return {
         "newid": p.vmid,
         "name": p.name,
@@ -250,7 +250,7 @@ class Creation:
         shared = {str(entry["storage"]) for entry in entries if entry.get("shared")}
         if stay := drives.unreachable(config, shared):
             raise Rejected(
-                f"{tool}: node: {source.title} can only be cloned on {source.node}, where it lies: "
+                f"{tool}: node: {source.title} can only be cloned on {source.node}, where its disks are: "
                 f"{', '.join(stay)} (not shared); clone it there and move it with migrate_guest"
             )
         if storage is not None and storage not in shared:
@@ -297,7 +297,7 @@ class Creation:
             raise TaskFailed(f"{error}; {await self._remains(p)}", log=error.log) from error
         at, config = await self._target_state(p)
         if guest_model.owner_of(config, call.key) is not VmidOwner.OURS:
-            raise VmidTaken(f"the task ended well, and {at.title} does not bear our mark: somebody replaced it")
+            raise VmidTaken(f"the task succeeded, but {at.title} does not have our mark: another client replaced it")
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
@@ -382,8 +382,8 @@ class Creation:
     @staticmethod
     async def _pause(call: Call, at: GuestLocation) -> None:
         if call.left() < MARGIN:
-            raise GuestLocked(f"{at.title} is being made, and it is not to be told by whom", delay=5.0)
-        call.progress(f"{at.title} is being made; waiting to see by whom")
+            raise GuestLocked(f"{at.title} is being created by an unknown task", delay=5.0)
+        call.progress(f"{at.title} is being created; waiting to see by which task")
         await asyncio.sleep(PAUSE)
 
     async def _target_state(self, p: GuestOrder) -> tuple[GuestLocation, guest_model.Config | None]:
@@ -398,7 +398,9 @@ class Creation:
             return wanted, await self.inventory.config(wanted)
         except NotFound as error:
             if at is not None:
-                raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
+                raise ProxmoxUnavailable(
+                    f"{at.title} is listed but cannot be read: it is being moved or deleted ({error})"
+                ) from error
             return GuestLocation(p.vmid, p.node, p.kind, p.name, "unknown", template=False), None
 
     async def _our_makers(self, p: GuestOrder, at: GuestLocation) -> list[Upid]:
@@ -433,7 +435,7 @@ def _refuse_abandoned(at: GuestLocation, owner: VmidOwner) -> None:
     the VMID is taken.
     """
     if owner is VmidOwner.OURS:
-        raise TaskFailed(f"{at.title} was left behind half made: its task died; destroy it and use another VMID")
+        raise TaskFailed(f"{at.title} was left behind incomplete: its task crashed; delete it and use another VMID")
 
 
 def draw(low: int, high: int, taken: set[int], count: int) -> list[int]:

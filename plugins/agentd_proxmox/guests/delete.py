@@ -124,7 +124,7 @@ class DeletionTools:
         left = await self.inventory.at(p.vmid)
         if left is not None:
             raise TaskFailed(
-                f"the task ended well, and {left.title} is there: somebody made it anew, or it is not gone"
+                f"the task succeeded, but {left.title} is there: another client created it again, or it was not deleted"
             )
         return DeletedGuest(p.vmid, p.name, before[-1] if before else None)
 
@@ -158,7 +158,7 @@ class DeletionTools:
         found = await call.ensure(check, apply)
         await self.inventory.finish(call, found)
         if await self._find_guest(p.vmid) is not None:
-            raise TaskFailed(f"the task ended well, and guest {p.vmid} is still there")
+            raise TaskFailed(f"the task succeeded, but guest {p.vmid} is still there")
         return DeletedGuest(p.vmid, before[-1].name if before else "", before[-1] if before else None)
 
     async def _find_guest(self, vmid: int) -> GuestLocation | None:
@@ -197,7 +197,7 @@ class DeletionTools:
         await self.inventory.unlocked(call, at)
         guest, config = await self.inventory.read(at), await self.inventory.config(at)
         if p.digest and guest.digest != p.digest:
-            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+            raise ConfigChanged(f"{at.title} was changed since it was read: read it again, then decide again")
         reasons = {
             "it runs: shutdown_guest or stop_guest first": guest.status != STOPPED,
             "it is protected: its option `protection` has to be taken away first": guest_model.enabled(

@@ -172,7 +172,7 @@ class Disks:
         await self.inventory.finish(call, await call.ensure(check, apply))
         config = await self.inventory.config(at)
         if volume_of(config, p.disk, at).partition(":")[0] != p.storage:
-            raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} does not lie on {p.storage}")
+            raise TaskFailed(f"the task succeeded, but {p.disk} of {at.title} is not on {p.storage}")
         return await self._now(at)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
@@ -227,7 +227,7 @@ class Disks:
         found = await call.ensure(check, self._changing_options(call, at, p.digest, {p.disk: value}))
         await guest_writing.finish(self.inventory, call, at, found, [p.disk])
         if volume_of(await self.inventory.config(at), p.disk, at) != p.volume:
-            raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} is not {p.volume}")
+            raise TaskFailed(f"the task succeeded, but {p.disk} of {at.title} is not {p.volume}")
         return await self._used(call, at, p.disk)
 
     def _changing_options(
@@ -299,5 +299,5 @@ def _mounted(at: GuestLocation, mount: str, *, backup: bool) -> str:
             raise Rejected(f"mount: {at.title} mounts its disks itself; leave `mount` out; nothing was done")
         return ""
     if not mount:
-        raise Rejected(f"mount: say where {at.title} shall see it, for example /srv/data; nothing was done")
+        raise Rejected(f"mount: give the path of it in {at.title}, for example /srv/data; nothing was done")
     return f",mp={mount},backup={int(backup)}"

@@ -262,7 +262,7 @@ class Agent:
             sent = {"command": p.command, "input-data": p.stdin or None}
             answer = await self._ask(at, "exec", sent, write=True)
             if (number := guest_output.number(answer.get("pid"))) is None:
-                raise PermanentError(f"the guest agent of {at.title} does not say as what the command runs")
+                raise PermanentError(f"the guest agent of {at.title} does not return the user of the command")
             pid.append(number)
 
         await call.ensure(check, apply)
@@ -317,7 +317,7 @@ class Agent:
 
         found = await call.ensure(check, apply)
         if not await self._has_content(at, p.path, content):
-            raise TaskFailed(f"Proxmox says that it was done, and {p.path} of {at.title} holds something else")
+            raise TaskFailed(f"Proxmox reports success, but {p.path} of {at.title} holds something else")
         return WrittenFile(at.vmid, p.path, len(content), changed=not found.adopted)
 
     async def _named_guest(self, vmid: int, guest: str) -> GuestLocation:
@@ -357,13 +357,13 @@ class Agent:
                 answer = await self._ask(at, "exec-status", {"pid": pid})
             except ProxmoxUnavailable as error:
                 answer = {"exited": 0}
-                call.progress(f"the command runs as {pid} in {at.title}, which cannot be asked now: {error}")
+                call.progress(f"the command runs as {pid} in {at.title}, which cannot be queried now: {error}")
             else:
                 call.progress(f"the command runs as {pid} in {at.title}")
             if guest_output.flag(answer.get("exited")):
                 return _executed(at, pid, answer, p.limit)
             if time.monotonic() >= until:
-                call.warn(f"the command still runs as {pid} in {at.title}; what it says after this is not fetched")
+                call.warn(f"the command still runs as {pid} in {at.title}; its later output is not read")
                 return Executed(at.vmid, at.name, pid, exited=False)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 2.0)

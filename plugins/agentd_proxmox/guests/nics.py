@@ -223,7 +223,7 @@ def _merged(at: GuestLocation, p: SetNetwork, have: option_strings.Parts) -> opt
             merged.pop(gateway, None)  # it belonged to the address that is removed
         if merged.get(gateway) and merged.get(address, "manual") in {"dhcp", "manual", "auto"}:
             name = f"gateway{address[2:]}"
-            raise Rejected(f"{name}: it goes with an address in {address}, and {p.card} of {at.title} has none")
+            raise Rejected(f"{name}: it needs an address in {address}, and {p.card} of {at.title} has none")
     return {key: value for key, value in merged.items() if value}
 
 

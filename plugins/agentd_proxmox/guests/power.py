@@ -120,9 +120,7 @@ class Power:
                 and guest_model.is_powered_on(status)
                 and (state := guest_model.state(status)) != RUNNING
             ):
-                advice = (
-                    "resume_vm lets it go on" if state in guest_model.RESUMABLE else "reset_vm, or stop_guest first"
-                )
+                advice = "resume_vm continues it" if state in guest_model.RESUMABLE else "reset_vm, or stop_guest first"
                 raise Rejected(f"{at.title} is on and {state}: {advice}; nothing was done")
             if running := await self._under_way(at, action):
                 return Found(running)
@@ -162,7 +160,7 @@ class Power:
             await asyncio.sleep(1.0)
             guest = await self.inventory.read(at)
         if guest.status != wanted:
-            raise TaskFailed(f"the task ended well, and {at.title} is {guest.status}, not {wanted}")
+            raise TaskFailed(f"the task succeeded, but {at.title} is {guest.status}, not {wanted}")
         return guest
 
 

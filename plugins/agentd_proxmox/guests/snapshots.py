@@ -239,7 +239,7 @@ class Snapshots:
         except TaskFailed as error:
             line = await self._settled(call, at, name, error)
         if line is None:
-            raise TaskFailed(f"the task ended well, and {at.title} has no snapshot {name}: somebody deleted it")
+            raise TaskFailed(f"the task succeeded, but {at.title} has no snapshot {name}: another client deleted it")
         if p.vmstate and not line.vmstate:
             call.warn(f"{at.title} did not run, so its snapshot {name} holds no memory")
         return line
@@ -271,7 +271,9 @@ class Snapshots:
             raise TaskFailed(f"{error}; {await self._remains(at)}", log=error.log) from error
         shown = await self._tree(at)
         if shown.current != p.name:
-            raise TaskFailed(f"the task ended well, and {at.title} goes on from {shown.current!r}, not from {p.name!r}")
+            raise TaskFailed(
+                f"the task succeeded, but {at.title} continues from {shown.current!r}, not from {p.name!r}"
+            )
         return RolledBack(await self.inventory.read(at), shown)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
@@ -310,7 +312,7 @@ class Snapshots:
             call.warn(f"{error}; but the snapshot is gone")
         shown = await self._tree(at)
         if any(line.name == p.name for line in shown.snapshots):
-            raise TaskFailed(f"the task ended well, and {at.title} still has the snapshot {p.name}")
+            raise TaskFailed(f"the task succeeded, but {at.title} still has the snapshot {p.name}")
         return shown
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
@@ -321,7 +323,7 @@ class Snapshots:
         reason, so that an unreachable node does not look like guests without snapshots.
         """
         if p.cursor and not (p.cursor.isascii() and p.cursor.isdigit()):
-            raise Rejected("list_old_snapshots: a cursor is what `next` said, nothing else")
+            raise Rejected("list_old_snapshots: a cursor is the value of `next`, nothing else")
         filter_values.check_exists("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [at for at in await self.inventory.places() if p.node in {None, at.node} and not at.template]
         read, after = pages.page(places, lambda place: f"{place.vmid:09d}", p.guests, p.cursor)
@@ -387,7 +389,7 @@ class Snapshots:
         if not entry.get("snapstate"):
             return Found()
         if not makers:
-            raise TaskFailed(f"the snapshot {name} of {at.title} was left half made: delete_snapshot with force, retry")
+            raise TaskFailed(f"the snapshot {name} of {at.title} is incomplete: delete_snapshot with force, retry")
         return Found(makers[0])
 
     async def _settled(self, call: Call, at: GuestLocation, name: str, error: TaskFailed) -> SnapshotLine:

@@ -201,21 +201,21 @@ class SuspendTools:
         await self.inventory.finish(call, await call.ensure(check, apply))
         guest = await self.inventory.read(at)
         if not guest.template:
-            raise TaskFailed(f"the task ended well, and {at.title} is no template")
+            raise TaskFailed(f"the task succeeded, but {at.title} is no template")
         return guest
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def update_tags(self, call: Call, p: SetTags) -> fields.Guest:
         """Add tags to a VM or container, remove tags, or replace all of them."""
         if p.tags is not None and (p.add or p.remove):
-            raise Rejected("update_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
+            raise Rejected("update_tags: give `tags` (all that it should have), or `add` and `remove`, not both")
         if p.tags is None and not p.add and not p.remove:
             raise Rejected("update_tags: give `tags`, or `add` and `remove`")
         if both := sorted(
             set(option_strings.comparable_tags(";".join(p.add)))
             & set(option_strings.comparable_tags(";".join(p.remove)))
         ):
-            raise Rejected(f"update_tags: {', '.join(both)} stands in `add` and in `remove`")
+            raise Rejected(f"update_tags: {', '.join(both)} is in `add` and in `remove`")
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
@@ -297,7 +297,7 @@ class SuspendTools:
         await self.inventory.finish(call, await call.ensure(seen, apply))
         state = guest_model.state(await self.inventory.status(at))
         if state != wanted:
-            raise TaskFailed(f"the task ended well, and {at.title} is {state}, not {wanted}")
+            raise TaskFailed(f"the task succeeded, but {at.title} is {state}, not {wanted}")
         return await self.inventory.read(at)
 
 

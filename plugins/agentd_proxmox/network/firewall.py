@@ -175,7 +175,7 @@ class Firewalls:
 
         await call.ensure(check, apply)
         if mark and firewall_rules.marked(await self.lockout.rules(path, p), mark) is None:
-            raise TaskFailed(f"Proxmox says that it was done, and {title} has no such rule")
+            raise TaskFailed(f"Proxmox reports success, but {title} has no such rule")
         return await self._read(p)
 
     async def _place(self, path: str, p: AddRule, mark: str) -> None:
@@ -188,7 +188,7 @@ class Firewalls:
             await self.proxmox.put(f"{rules}/{pos}", moveto=to + (to > pos), digest=digest)
             entries = await self.lockout.rules(path, p)
         if firewall_rules.marked(entries, mark) != to:
-            raise TaskFailed("somebody changed the rules meanwhile: the new one is switched off; list_firewall")
+            raise TaskFailed("another client changed the rules meanwhile: the new one is switched off; list_firewall")
         if p.enabled:
             await self.proxmox.put(f"{rules}/{to}", enable=1, digest=entries[to].get("digest") or None)
 
@@ -197,7 +197,7 @@ class Firewalls:
         """Change the content of a rule, switch it on or off, or move it."""
         wanted = [value for value in (p.enabled, p.comment, p.becomes) if value is not None]
         if bool(wanted) == (p.to is not None):
-            raise Rejected("update_firewall_rule: say either to, or some of enabled, comment and becomes")
+            raise Rejected("update_firewall_rule: give either to, or some of enabled, comment and becomes")
         path, title = await self._path(p)
         at: list[Entry] = []
 
@@ -267,7 +267,7 @@ class Firewalls:
             if now == wanted:
                 return Found()
             if p.digest and p.digest != firewall_rules.digest(options, await self.lockout.rules(path, p)):
-                raise ConfigChanged(f"{title} was changed since it was read: look again, then decide again")
+                raise ConfigChanged(f"{title} was changed since it was read: read it again, then decide again")
             if p.vmid is None and not p.locked_out and (p.enable or p.policy_in):
                 await self.lockout.check_reachable(path, p, options | wanted)
             changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
@@ -347,7 +347,7 @@ def _wanted(p: SetOptions) -> Entry:
     known = {option for names in OPTIONS.values() for option in names}
     wanted = {key: getattr(p, key) for key in sorted(known) if getattr(p, key) is not None}
     if not wanted or p.group:
-        raise Rejected("update_firewall_options: say what to change, and of no security group, which has no options")
+        raise Rejected("update_firewall_options: give what to change, and of no security group, which has no options")
     for key in wanted:
         if key not in OPTIONS[level]:
             raise Rejected(f"{key}: the firewall of a {level} has none; it has {', '.join(OPTIONS[level])}")

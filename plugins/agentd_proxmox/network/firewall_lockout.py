@@ -65,7 +65,7 @@ class LockoutCheck:
             groups, rules = ({p.group: entries}, below) if p.group else ({}, [*entries, *below])
             found.append(await self.open_ports(rules, policy, groups))
         shut = found[0] - found[1]
-        return [f"nobody from outside of the nodes' own network gets in at {_list(shut)} any more"] if shut else []
+        return [f"{_list(shut)} can no longer be reached from outside of the nodes' own network"] if shut else []
 
     async def check_reachable(self, path: str, p: FirewallSelector, options: Entry) -> None:
         """Reject switching on a firewall if no rule opens a node's API and shell.
@@ -81,8 +81,8 @@ class LockoutCheck:
         shut = MANAGED - await self.open_ports(rules, cluster.get("policy_in"), {})
         if shut:
             raise Rejected(
-                f"no rule of the cluster lets anybody reach the ports {_list(shut)} of the nodes: outside of "
-                "their own network nobody would; create_firewall_rule first, or say locked_out=true"
+                f"no rule of the cluster opens the ports {_list(shut)} of the nodes: outside of "
+                "their own network they could not be reached; create_firewall_rule first, or set locked_out=true"
             )
 
 

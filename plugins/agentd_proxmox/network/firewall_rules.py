@@ -170,9 +170,9 @@ def rule_at(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
     if pos < len(called) and called[pos] == rule:
         return entries[pos]
     if rule not in called:
-        raise NotFound(f"rule: {title} has no rule {rule!r}; list_firewall says which there are")
+        raise NotFound(f"rule: {title} has no rule {rule!r}; list_firewall lists those there are")
     there = repr(called[pos]) if pos < len(called) else "nothing"
-    raise Rejected(f"pos: at {pos} {title} says {there}; {rule!r} is at {called.index(rule)} now")
+    raise Rejected(f"pos: at {pos} {title} has {there}; {rule!r} is at {called.index(rule)} now")
 
 
 def check_not_shadowed(entries: list[Entry], rule: str) -> None:
@@ -182,7 +182,7 @@ def check_not_shadowed(entries: list[Entry], rule: str) -> None:
     """
     same = [name for name in names(entries) if _plain(name) == _plain(rule)]
     if same[-1] != rule:
-        raise Rejected(f"rule: {len(same)} rules say {_plain(rule)!r}; begin with the last of them, {same[-1]!r}")
+        raise Rejected(f"rule: {len(same)} rules read {_plain(rule)!r}; begin with the last of them, {same[-1]!r}")
 
 
 def _plain(name: str) -> str:

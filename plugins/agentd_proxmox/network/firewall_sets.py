@@ -217,7 +217,7 @@ class FirewallSets:
         found = await self._read(path)
         made = next((set(ipset.entries) for ipset in found.ipsets if ipset.name == p.name), None)
         if made != wanted:
-            raise TaskFailed(f"the set {p.name} is {sorted(made or [])}, not what was asked for: call again")
+            raise TaskFailed(f"the set {p.name} is {sorted(made or [])}, not what was requested: call again")
         return found
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")

@@ -214,7 +214,7 @@ class SdnTools:
     async def delete_sdn(self, call: Call, p: DeleteSdn) -> Sdn:
         """Delete a zone, virtual network or subnet; it is in force until apply_sdn."""
         if (p.kind == "subnet") != (p.subnet is not None):
-            raise Rejected("subnet: is said for the kind subnet, and for no other")
+            raise Rejected("subnet: is for the kind subnet only")
         path: list[str] = []
 
         async def check() -> Found | None:
@@ -245,7 +245,7 @@ class SdnTools:
             if not now.pending:  # nothing is pending once apply is called, but nodes may still be working
                 return Found(await self._applying())
             if now.digest != p.digest:
-                raise Rejected(f"digest: what waits is not what was looked at (now {now.digest}); list_sdn again")
+                raise Rejected(f"digest: what waits is not what was read (now {now.digest}); list_sdn again")
             title = f"software-defined networks of the cluster: {len(now.pending)} changes"
             call.target(Target("sdn/cluster", title, {"pending": now.digest}, [], now.pending))
             return None
@@ -360,7 +360,7 @@ def _restore_parameters(kind: str, entry: Entry) -> tuple[str, type[msgspec.Stru
 def _check_not_both(p: SetZone | SetVnet | SetSubnet, settings: Entry) -> None:
     """Reject a setting that is both set and removed."""
     if both := sorted(set(settings) & set(p.without)):
-        raise Rejected(f"without: {both[0]} is said as well; say one of both")
+        raise Rejected(f"without: {both[0]} is given as well; give one of the two")
 
 
 _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {

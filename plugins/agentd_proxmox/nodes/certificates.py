@@ -101,7 +101,7 @@ class CertificateTools:
         await self.inventory.finish(call, await call.ensure(check, apply))
         found = await self._read(p.node)
         if all(certificate.file != OURS for certificate in found):
-            raise TaskFailed(f"the task ended well, and {p.node} has no certificate {OURS}")
+            raise TaskFailed(f"the task succeeded, but {p.node} has no certificate {OURS}")
         return Certificates(p.node, found)
 
     async def _orderable(self, node: str, found: list[Certificate]) -> None:
@@ -109,7 +109,7 @@ class CertificateTools:
         config: Entry = await self.proxmox.get(f"/nodes/{node}/config") or {}
         if not any(key.startswith("acmedomain") for key in config) and "domains=" not in str(config.get("acme") or ""):
             raise Rejected(
-                f"{node} has no domain to ask an ACME provider for: a person registers an account and says the domain "
+                f"{node} has no domain to ask an ACME provider for: a person registers an account and sets the domain "
                 f"(pvenode acme account register, pvenode config set --acmedomain0 {node}.example.com)"
             )
         pinned = (self.proxmox.settings.fingerprint or "").upper()

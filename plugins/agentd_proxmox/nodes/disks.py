@@ -236,7 +236,7 @@ class NodeDiskTools:
         for storage in found:
             if storage.state not in {"", "ONLINE"}:
                 call.warn(
-                    f"{storage.kind} {storage.name} of {p.node} is {storage.state}: get_zfs_status says which disk"
+                    f"{storage.kind} {storage.name} of {p.node} is {storage.state}: get_zfs_status shows which disk"
                 )
             if storage.metadata > FULL or (storage.kind == "lvmthin" and storage.used > FULL):
                 call.warn(
@@ -329,7 +329,9 @@ class NodeDiskTools:
         if device not in disks:
             raise NotFound(f"device: {node} has no disk {device}; it has {', '.join(sorted(disks)) or 'none'}")
         if serial is not None and disks[device].serial != serial:
-            raise Rejected(f"serial: {device} of {node} is the disk {disks[device].serial}, not {serial}: look again")
+            raise Rejected(
+                f"serial: {device} of {node} is the disk {disks[device].serial}, not {serial}: read it again"
+            )
         return disks[device]
 
     async def _free(self, node: str, device: str, serial: str) -> Disk:

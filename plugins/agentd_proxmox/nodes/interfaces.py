@@ -231,7 +231,7 @@ class NodeNetwork:
         if not now.pending:
             return Found()
         if now.digest != p.digest:
-            raise Rejected(f"digest: what waits on {p.node} is not what was looked at (now {now.digest}); look again")
+            raise Rejected(f"digest: what waits on {p.node} is not what was read (now {now.digest}); read it again")
         lines = [line for line in now.pending if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
         title = f"network of {p.node}: {len(lines)} lines are {becomes}"
         call.target(Target(f"network/{p.node}", title, {"pending": now.digest}, [f"node/{p.node}"], lines))
@@ -311,7 +311,7 @@ def _sent(p: SetInterface) -> Entry:
         raise Rejected("members: a bond has at least one interface")
     conflicts = [name for name in p.without if getattr(p, name) is not None]
     if conflicts:
-        raise Rejected(f"without: {conflicts[0]} is said as well; say one of both")
+        raise Rejected(f"without: {conflicts[0]} is given as well; give one of the two")
     settings = {
         "type": p.type,
         "cidr": p.cidr,

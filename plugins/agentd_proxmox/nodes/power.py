@@ -100,9 +100,9 @@ class NodePower:
 
         await call.ensure(check, apply)
         if p.command == "reboot":
-            call.warn(f"{p.node} was told to reboot; list_nodes says when it is back")
+            call.warn(f"{p.node} is rebooting; list_nodes shows when it is back")
         else:
-            call.warn(f"{p.node} was told to shut down; it is away when its guests have stopped")
+            call.warn(f"{p.node} is shutting down; it is off when its guests have stopped")
         return NodeState(p.node, await self._state(p.node), [place.title for place in running])
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")

@@ -217,7 +217,7 @@ class NodeTools:
             if line.state != "running":
                 return Found()
             if p.service in API:
-                raise Rejected(f"{p.service}: without it nobody could start it again over the API; restart_service it")
+                raise Rejected(f"{p.service}: the API cannot start it again without it; use restart_service")
             call.target(_target(p.node, line, f"what {p.service} does ({line.description}), until it is started"))
             call.inverse("start_service", {"node": p.node, "service": p.service})
             return None
@@ -257,7 +257,7 @@ class NodeTools:
             if (now.dns, now.search) == (p.dns, p.search):
                 return Found()
             if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"the settings of {p.node} were changed since they were read: look again")
+                raise ConfigChanged(f"the settings of {p.node} were changed since they were read: read them again")
             if now.dns and now.search:
                 call.inverse("set_dns", {"node": p.node, "dns": now.dns, "search": now.search})
             return None
@@ -269,8 +269,8 @@ class NodeTools:
         await call.ensure(check, apply)
         after = await self._settings(p.node)
         if (after.dns, after.search) != (p.dns, p.search):
-            now = f"asks {', '.join(after.dns) or 'nobody'} and searches {after.search!r}"
-            raise TaskFailed(f"Proxmox says that it was done, and {p.node} {now}")
+            now = f"uses the DNS servers {', '.join(after.dns) or 'none'} and searches {after.search!r}"
+            raise TaskFailed(f"Proxmox reports success, but {p.node} {now}")
         return after
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
@@ -291,7 +291,7 @@ class NodeTools:
         await call.ensure(check, apply)
         after = await self._settings(p.node)
         if after.timezone != p.timezone:
-            raise TaskFailed(f"Proxmox says that it was done, and the time zone of {p.node} is {after.timezone}")
+            raise TaskFailed(f"Proxmox reports success, but the time zone of {p.node} is {after.timezone}")
         return after
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management", reads=True)
@@ -337,7 +337,7 @@ class NodeTools:
             await self._interrupted(call, p, verb, error)
         line = await self._one(p.node, p.service)
         if (line.state == "running") is (verb == "stop"):
-            raise TaskFailed(f"{p.service} on {p.node} was to {verb}, and is {line.state}; get_node_log may say why")
+            raise TaskFailed(f"{p.service} on {p.node} was to {verb}, and is {line.state}; get_node_log may show why")
         return line
 
     async def _interrupted(self, call: Call, p: ServiceSelector, verb: str, error: TaskFailed) -> None:

@@ -77,9 +77,7 @@ class NodeLogs:
         while until > start and len(_matching(found, p.match)) < p.lines:
             if len(found) >= MOST:
                 back = datetime.fromtimestamp(until, UTC)
-                call.warn(
-                    f"only the newest {len(found)} lines were looked through, back to {back:%Y-%m-%d %H:%M:%S} UTC"
-                )
+                call.warn(f"only the newest {len(found)} lines were searched, back to {back:%Y-%m-%d %H:%M:%S} UTC")
                 break
             begin = max(start, until - width)
             piece = await self._lines(p.node, since=begin, **({} if until == now else {"until": until}))

@@ -1,6 +1,6 @@
 """Definitions of the storages of the cluster.
 
-A definition has the type, the content types and the nodes of a storage.  It only tells Proxmox to use the storage; the
+A definition has the type, the content types and the nodes of a storage.  It only makes Proxmox use the storage; the
 data on it is never changed.  Storages that need a password are not created here: secrets are not sent (README), so a
 person creates them.
 """
@@ -119,7 +119,7 @@ NEEDED: Final = {
     "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
 }  # fmt: skip
 ALL: Final = ("path", "server", "export", "share", "vgname", "thinpool", "pool")
-SAID: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nodes", "disable", "digest"})
+CREATABLE: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nodes", "disable", "digest"})
 """The settings that create_storage can give."""
 
 
@@ -192,7 +192,7 @@ class StorageDefinitions:
         """
         call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
         if p.enabled is None and p.content is None and p.nodes is None:
-            raise Rejected("update_storage: say enabled, content or nodes")
+            raise Rejected("update_storage: give enabled, content or nodes")
 
         async def check() -> Found | None:
             now = await self._one(p.storage)
@@ -202,7 +202,7 @@ class StorageDefinitions:
             if not changed:  # our own change may have altered the digest, so it is compared only before a change
                 return Found()
             if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
+                raise ConfigChanged(f"{p.storage} was changed since it was read: read it again, then decide again")
             call.inverse("update_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
             return None
 
@@ -238,7 +238,7 @@ class StorageDefinitions:
             loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
-            if set(raw) <= SAID and now.enabled:  # otherwise it has settings that create_storage does not know
+            if set(raw) <= CREATABLE and now.enabled:  # otherwise it has settings that create_storage does not know
                 settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
                 targets.set_undo(

@@ -51,7 +51,7 @@ class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: fields.Node
     content: Literal["iso", "vztmpl", "import"] = "iso"
     filename: Annotated[
-        str, formats.full_match("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,254})?", "letters, digits and . _ - alone")
+        str, formats.full_match("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,254})?", "letters, digits and . _ - only")
     ] = ""
     checksum: Annotated[str, formats.full_match("[0-9A-Fa-f]*")] = ""
     algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
@@ -140,7 +140,7 @@ class Uploads:
                 "choose another filename, or delete_volume first"
             )
         if getattr(call, "begun", None) is None:  # else an earlier run of ours sent it, and the answer was lost
-            call.warn(f"{volid} was there already with as many bytes, and is left as it is; nobody has compared it")
+            call.warn(f"{volid} was there already with as many bytes, and is left as it is; it was not compared")
         return Found()
 
     async def _checksum(self, p: UploadFile, body: Upload) -> str:
@@ -162,7 +162,7 @@ class Uploads:
             raise TaskFailed(f"{error}; {volid}: {what}", log=error.log) from error
         line = await self._one(p.node, volid)
         if line is None:
-            raise NotFound(f"Proxmox says that it was done, and {volid} is not there: somebody deleted it")
+            raise NotFound(f"Proxmox reports success, but {volid} is not there: another client deleted it")
         return line
 
     async def _one(self, node: str, volid: str) -> VolumeLine | None:

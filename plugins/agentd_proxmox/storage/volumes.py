@@ -34,7 +34,7 @@ HELD = frozenset({"iso", "snippets"})
 
 Content = Annotated[str, formats.full_match("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
 # Proxmox replaces any other character by `_`, so the file would not have the requested name.
-FileName = Annotated[str, formats.full_match("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - alone")]
+FileName = Annotated[str, formats.full_match("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - only")]
 
 
 class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -335,7 +335,7 @@ class Storage:
 
         await self.inventory.finish(call, await call.ensure(check, apply))
         if await self._one(p.node, p.volid) is not None:
-            raise TaskFailed(f"the task ended well, and {p.volid} is still there")
+            raise TaskFailed(f"the task succeeded, but {p.volid} is still there")
         return Deleted(p.volid, before[0] if before else None)
 
     async def _idle(self, call: Call, p: DeleteVolume) -> VolumeLine | None:
@@ -376,7 +376,7 @@ class Storage:
     async def _made(self, node: str, volid: str) -> VolumeLine:
         line = await self._one(node, volid)
         if line is None:
-            raise NotFound(f"Proxmox says that it was done, and {volid} is not there: somebody deleted it")
+            raise NotFound(f"Proxmox reports success, but {volid} is not there: another client deleted it")
         return line
 
     async def _users(self, p: DeleteVolume, line: VolumeLine) -> list[str]:

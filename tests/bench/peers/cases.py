@@ -57,7 +57,7 @@ class Arena:
 
     def named(self, name: str) -> list[int]:
         """Return the guests of a name."""
-        return [each["vmid"] for each in self.pve.world()["guests"] if each.get("name") == name]
+        return [guest["vmid"] for guest in self.pve.world()["guests"] if guest.get("name") == name]
 
 
 Case = Callable[[Arena], Awaitable[None]]
@@ -72,8 +72,8 @@ async def tools_list(arena: Arena) -> None:
     """The tools that a client is told of, at once."""
     async with arena.session() as client:
         page = await client.client.list_tools()
-    sizes = {each.name: len(each.model_dump_json(by_alias=True, exclude_none=True).encode()) for each in page.tools}
-    reads = [each.name for each in page.tools if each.annotations and each.annotations.read_only_hint]
+    sizes = {tool.name: len(tool.model_dump_json(by_alias=True, exclude_none=True).encode()) for tool in page.tools}
+    reads = [tool.name for tool in page.tools if tool.annotations and tool.annotations.read_only_hint]
     arena.record.facts = {"tools": sizes, "read": reads}
     arena.record.cell = f"{len(sizes)} / {tokens(sum(sizes.values()))}"
     if arena.contestant is OURS:
@@ -93,9 +93,9 @@ async def list_guests(arena: Arena) -> None:
         answer = await client.call(arena.contestant.list_guests())
         calls = len(arena.pve.log())
     shown = sum(f"machine-{n:03}" in answer.text for n in range(GUESTS - there)) + sum(
-        str(each["name"]) in answer.text
-        for each in arena.pve.world()["guests"]
-        if each["vmid"] < 1000 or each["vmid"] == 9000
+        str(guest["name"]) in answer.text
+        for guest in arena.pve.world()["guests"]
+        if guest["vmid"] < 1000 or guest["vmid"] == 9000
     )
     size = arena.record.calls[-1]["bytes"]
     arena.record.facts = {"bytes": size, "api_calls": calls, "guests_shown": shown}
@@ -225,8 +225,8 @@ async def _clients(arena: Arena, stack: contextlib.AsyncExitStack) -> list[Sessi
 
     port = stack.enter_context(daemon(arena.binaries, arena.ground))
     addresses = [f"http://127.0.0.1:{port}/mcp"] * 4
-    clients = [await stack.enter_async_context(Client(each)) for each in addresses]
-    return [Session(each, arena.contestant, arena.record) for each in clients]
+    clients = [await stack.enter_async_context(Client(address)) for address in addresses]
+    return [Session(client, arena.contestant, arena.record) for client in clients]
 
 
 async def both(arena: Arena) -> None:

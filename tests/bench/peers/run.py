@@ -63,7 +63,7 @@ NOTES = """
 
 
 def say(text: str) -> None:
-    """Tell what goes on, at once."""
+    """Print the progress, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -86,11 +86,11 @@ async def measured(contestant: Contestant, case: str, binaries: Path, pve: FakeP
 
 def table(records: list[Record], names: list[str], started: dict[str, str]) -> str:
     """Return the records as a table, a row a case."""
-    cells = {(each.case, each.server): f"**{each.cell}**" if each.good else each.cell for each in records}
+    cells = {(record.case, record.server): f"**{record.cell}**" if record.good else record.cell for record in records}
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines.append(f"| fresh install starts | {' | '.join(started.get(name, '') for name in names)} |")
     for case, (unit, _, _) in CASES.items():
-        if any(each.case == case for each in records):
+        if any(record.case == case for record in records):
             row = [cells.get((case, name), "").replace("|", "→") for name in names]
             lines.append(f"| {case} ({unit}) | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
@@ -108,18 +108,18 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="use the environments that are there")
     given = parser.parse_args()
     everybody: list[Contestant] = [*PEERS, OURS]
-    contestants: list[Contestant] = [each for each in everybody if not given.only or each.name in given.only]
+    contestants: list[Contestant] = [item for item in everybody if not given.only or item.name in given.only]
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for each in contestants:
-        say(f"installing {each.package}")
-        found[each.name] = installed(each, given.cache.absolute(), python_of(given.python), keep=given.keep)
+    for contestant in contestants:
+        say(f"installing {contestant.package}")
+        found[contestant.name] = installed(contestant, given.cache.absolute(), python_of(given.python), keep=given.keep)
     records: list[Record] = []
     with FakePve(cluster="demo") as pve, tempfile.TemporaryDirectory() as scratch:
         for number, case in enumerate(name for name in CASES if given.case in name):
-            for each in contestants:
-                place = Path(scratch) / f"{number}-{each.name}"
+            for contestant in contestants:
+                place = Path(scratch) / f"{number}-{contestant.name}"
                 place.mkdir()
-                records.append(asyncio.run(measured(each, case, found[each.name][0], pve, place)))
+                records.append(asyncio.run(measured(contestant, case, found[contestant.name][0], pve, place)))
     write(given, records, {name: versions for name, (_, versions) in found.items()})
     return 0
 
@@ -131,9 +131,9 @@ def write(given: argparse.Namespace, records: list[Record], versions: dict[str, 
     ran = subprocess.run([given.python, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
     when = f"{datetime.now(UTC):%Y-%m-%d}"
     told = "\n".join(
-        f"- {', '.join(f'{name} {version}' for name, version in each.items() if version)}" for each in versions.values()
+        f"- {', '.join(f'{name} {version}' for name, version in item.items() if version)}" for item in versions.values()
     )
-    listed = {each.server: each.cell for each in records if each.case == "tools/list"}
+    listed = {record.server: record.cell for record in records if record.case == "tools/list"}
     started = {name: "**yes**" if name in listed and "not measured" not in listed[name] else "no" for name in versions}
     kept = ", as an earlier run installed it" if given.keep else ""
     text = HEAD.format(when=when, python=ran, versions=told, commit=commit, kept=kept)
@@ -141,7 +141,7 @@ def write(given: argparse.Namespace, records: list[Record], versions: dict[str, 
     raw = {"when": when, "python": ran, "machine": platform.machine(), "commit": commit, "versions": versions}
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "RESULTS.md").write_text(text, encoding="utf-8")
-    everything = {**raw, "records": [asdict(each) for each in records]}
+    everything = {**raw, "records": [asdict(record) for record in records]}
     (given.out / "results.json").write_text(
         json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )

@@ -65,7 +65,7 @@ def installed(contestant: Contestant, cache: Path, python: Path, *, keep: bool) 
         subprocess.run([python, "-m", "venv", "--clear", place], check=True)
         subprocess.run([*pip, "install", "-qq", what], check=True)
     listed = subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True, text=True).stdout
-    versions = {each["name"]: each["version"] for each in json.loads(listed)}
+    versions = {load["name"]: load["version"] for load in json.loads(listed)}
     return place / "bin", {name: versions.get(name, "") for name in (contestant.package, "mcp", "proxmoxer")}
 
 
@@ -87,7 +87,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - a server may fail in any way, and that is what is measured
             answer, raw = Answer(error=True, text=f"{type(error).__name__}: {error}", structured=None), ""
         else:
-            texts = [each.text for each in result.content if isinstance(each, TextContent)]
+            texts = [volume.text for volume in result.content if isinstance(volume, TextContent)]
             answer = Answer(bool(result.is_error), "\n".join(texts), result.structured_content)
             raw = result.model_dump_json(by_alias=True, exclude_none=True, exclude={"meta"})
         self.record.calls.append(

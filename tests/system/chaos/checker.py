@@ -8,13 +8,13 @@ there is any.
 
 ended      every workflow that was asked for is over, and as it may be
 answered   it was answered once, and the answer says what the last event says
-unasked    there is no workflow that nobody asked for
+unasked    there is no workflow that was not requested
 made       what a task made is there once if it is to be there, and is gone if it was undone; nothing else is there
 doubled    no write was carried out twice
 recorded   effect records say what the workflow says
 audited    no write was carried out without an audit line before it
 chained    each agent's audit chain is whole
-attempted  a task ended by what was told of that very attempt
+attempted  a task ended by a report of that very attempt
 quiet      nothing is left to be done
 """
 
@@ -57,8 +57,8 @@ DONE = {"completed", "completed_with_warnings"}
 MAKERS = {"create_vm"}
 SLACK = 1.0
 """Seconds by which times of two processes on one machine may differ."""
-_CLOCK = re.compile(r"failed.*: (no result within|nobody began attempt|.* was silent for) ")
-"""A failure that the orchestrator's clock noted: nobody told it."""
+_CLOCK = re.compile(r"failed.*: (no result within|no agent started attempt|.* was silent for) ")
+"""A failure that the orchestrator's clock noted: no agent reported it."""
 MARK = re.compile(r"^agentd:(\S+)$", re.MULTILINE)
 _GUEST = re.compile(r"/nodes/[^/]+/qemu/(\d+)(?:/(.*))?$")
 TOOLS = {
@@ -88,7 +88,7 @@ def judge(found: Evidence) -> list[Violation]:
     checks: list[Callable[[Evidence], Iterator[Violation]]] = [
         ended, answered, unasked, made, doubled, recorded, audited, chained, attempted, quiet,
     ]  # fmt: skip
-    return [each for check in checks for each in check(found)]
+    return [fault for check in checks for fault in check(found)]
 
 
 # -- workflows --------------------------------------------------------------------------------------------------------
@@ -96,63 +96,63 @@ def judge(found: Evidence) -> list[Violation]:
 
 def ended(found: Evidence) -> Iterator[Violation]:
     """Every workflow that was asked for is over, and as it may be."""
-    for each in found.wanted:
-        event = found.events.get(each["id"])
+    for item in found.wanted:
+        event = found.events.get(item["id"])
         if event is None:
-            yield Violation("ended", each["id"], "LOST: there is no such workflow")
+            yield Violation("ended", item["id"], "LOST: there is no such workflow")
         elif event["status"] not in TERMINAL:
             under_way = {
                 name: task.get("status", "waiting") for name, task in event["tasks"].items() if task.get("attempt")
             }
-            yield Violation("ended", each["id"], f"LOST: it is still {event['status']} ({under_way})")
-        elif event["status"] not in each["endings"]:
-            yield Violation("ended", each["id"], f"{event['status']}: {event.get('error', '')}")
+            yield Violation("ended", item["id"], f"LOST: it is still {event['status']} ({under_way})")
+        elif event["status"] not in item["endings"]:
+            yield Violation("ended", item["id"], f"{event['status']}: {event.get('error', '')}")
 
 
 def answered(found: Evidence) -> Iterator[Violation]:
     """Each was answered once, and the answer says what the last event says."""
-    for each in found.wanted:
-        name = each["id"]
+    for item in found.wanted:
+        name = item["id"]
         answers, event = found.answers.get(name, []), found.events.get(name)
         if len(answers) != 1:
-            text = "LOST: nobody answered" if not answers else f"DOUBLED: {len(answers)} answers"
+            text = "LOST: no answer" if not answers else f"DOUBLED: {len(answers)} answers"
             yield Violation("answered", name, text)
         if not answers or event is None:
             continue
         for field in ("workflow_id", "status", "error"):
             if answers[-1].get(field, "") != event.get(field, ""):
-                said, is_so = answers[-1].get(field, ""), event.get(field, "")
-                yield Violation("answered", name, f"{field}: the answer says {said!r}, the last event {is_so!r}")
-        told = {task: it["status"] for task, it in answers[-1].get("result", {}).get("tasks", {}).items()}
-        for task, status in told.items():
+                answer, is_so = answers[-1].get(field, ""), event.get(field, "")
+                yield Violation("answered", name, f"{field}: the answer says {answer!r}, the last event {is_so!r}")
+        reported = {task: it["status"] for task, it in answers[-1].get("result", {}).get("tasks", {}).items()}
+        for task, status in reported.items():
             is_so = event["tasks"].get(task, {}).get("status", "waiting")
             if status != is_so:
                 yield Violation("answered", name, f"{task}: the answer says {status}, the last event {is_so}")
 
 
 def unasked(found: Evidence) -> Iterator[Violation]:
-    """There is no workflow that nobody asked for."""
-    wanted = {each["id"] for each in found.wanted}
+    """There is no workflow that was not requested."""
+    wanted = {item["id"] for item in found.wanted}
     for name in {*found.events, *found.answers} - wanted:
-        yield Violation("unasked", name, "nobody asked for it")
+        yield Violation("unasked", name, "it was not requested")
 
 
 def attempted(found: Evidence) -> Iterator[Violation]:
-    """A task ended by what was told of that very attempt, and not before it was told."""
+    """A task ended by a report of that very attempt, and not before it was reported."""
     if found.blind:
         return
-    told: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for each in found.told:
-        if each.status != "running":
-            told[each.workflow, each.task, each.attempt].append(each.written)
+    reported: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for message in found.reported:
+        if message.status != "running":
+            reported[message.workflow, message.task, message.attempt].append(message.written)
     for name, event in found.events.items():
         for entry in event.get("timeline", []):
             what, task, attempt = entry["what"], entry.get("task", ""), entry.get("attempt", 0)
             if not entry.get("agent") or _CLOCK.match(what) or not (what in DONE or what.startswith("failed")):
                 continue
-            written = told.get((name, task, attempt), [])
-            if not any(each <= seconds(entry["at"]) + SLACK for each in written):
-                text = f"attempt {attempt} of {task} is noted as {what!r} before anybody told so of that attempt"
+            written = reported.get((name, task, attempt), [])
+            if not any(item <= seconds(entry["at"]) + SLACK for item in written):
+                text = f"attempt {attempt} of {task} is noted as {what!r} before a report of that attempt"
                 yield Violation("attempted", name, text)
 
 
@@ -160,14 +160,14 @@ def attempted(found: Evidence) -> Iterator[Violation]:
 
 
 def _ok(found: Evidence, request: Json) -> bool:
-    """Tell whether a write was carried out: accepted, and its task, if it has one, did not fail."""
-    exits = {each["upid"]: each["exitstatus"] for each in found.tasks}
+    """Return whether a write was carried out: accepted, and its task, if it has one, did not fail."""
+    exits = {task["upid"]: task["exitstatus"] for task in found.tasks}
     end = exits.get(request.get("upid"), "OK")
     return bool(request["performed"]) and (end is None or end == "OK" or str(end).startswith("WARNINGS: "))
 
 
 def _writes(found: Evidence) -> Iterator[Json]:
-    yield from (each for each in found.requests if each["method"] != "GET" and _ok(found, each))
+    yield from (request for request in found.requests if request["method"] != "GET" and _ok(found, request))
 
 
 def _mark_of(request: Json) -> str:
@@ -179,7 +179,7 @@ def _mark_of(request: Json) -> str:
 def made(found: Evidence) -> Iterator[Violation]:
     """What a task made is there once if it is to be there, and is gone if it was undone; nothing else is there."""
     there = Counter(key for guest in found.guests for key in MARK.findall(str(guest.get("description") or "")))
-    created = Counter(key for each in _writes(found) if (key := _mark_of(each)))
+    created = Counter(key for write in _writes(found) if (key := _mark_of(write)))
     may_be: set[str] = set()
     for name, event in found.events.items():
         for task, state in event["tasks"].items():
@@ -207,10 +207,10 @@ def _made_by(event: Json, task: str, there: int, created: int) -> Iterator[Viola
 def doubled(found: Evidence) -> Iterator[Violation]:
     """No write was carried out twice."""
     seen: Counter[str] = Counter()
-    for each in _writes(found):
-        params = {name: value for name, value in each["params"].items() if name != "digest"}
-        what = f"{each['method']} {each['path']} {json.dumps(params, sort_keys=True)}"
-        key = _mark_of(each)
+    for write in _writes(found):
+        params = {name: value for name, value in write["params"].items() if name != "digest"}
+        what = f"{write['method']} {write['path']} {json.dumps(params, sort_keys=True)}"
+        key = _mark_of(write)
         seen[f"create for {key}" if key else what] += 1
     for what, count in seen.items():
         if count > 1:
@@ -235,17 +235,21 @@ def recorded(found: Evidence) -> Iterator[Violation]:
 def audited(found: Evidence) -> Iterator[Violation]:
     """No write was carried out without an audit line before it."""
     if found.requests and found.requests[0]["n"] != 1:
-        yield Violation("audited", "log", "the simulator's log lost its beginning: nothing can be said")
+        yield Violation("audited", "log", "the simulator's log lost its beginning: nothing can be checked")
     before: dict[str, list[tuple[float, Json]]] = defaultdict(list)
     for chain in found.audit.values():
         for line in chain:
             if line.data["phase"] == "before":
                 before[line.data["tool"]].append((line.time, line.data))
-    for each in found.requests:
-        if each["method"] == "GET" or not each["performed"]:
+    for request in found.requests:
+        if request["method"] == "GET" or not request["performed"]:
             continue
-        if not any(_tells(line, each) for tool in _tools_of(each) for at, line in before[tool] if at <= each["t"]):
-            yield Violation("audited", f"{each['method']} {each['path']}", f"no audit line before request {each['n']}")
+        if not any(
+            _tells(line, request) for tool in _tools_of(request) for at, line in before[tool] if at <= request["t"]
+        ):
+            yield Violation(
+                "audited", f"{request['method']} {request['path']}", f"no audit line before request {request['n']}"
+            )
 
 
 def _tools_of(request: Json) -> set[str]:
@@ -256,7 +260,7 @@ def _tools_of(request: Json) -> set[str]:
 
 
 def _tells(line: Json, request: Json) -> bool:
-    """Tell whether an audit line is of what the request did."""
+    """Return whether an audit line is of what the request did."""
     key = _mark_of(request)
     if key:
         return bool(line["key"] == key)
@@ -272,35 +276,35 @@ def chained(found: Evidence) -> Iterator[Violation]:
     for agent, chain in found.audit.items():
         previous = ""
         for number, line in enumerate(chain, 1):
-            said = dict(line.data)
-            claimed = said.pop("hash", "")
-            said.pop("signature", None)  # over the hash
-            text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            answer = dict(line.data)
+            claimed = answer.pop("hash", "")
+            answer.pop("signature", None)  # over the hash
+            text = json.dumps(answer, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             wrong = [
                 "its hash does not fit" if hashlib.sha256(text.encode()).hexdigest() != claimed else "",
-                f"its number is {said['seq']}" if said["seq"] != number else "",
-                "it does not continue the line before" if said["previous"] != previous else "",
-                f"it is of {said['agent_id']}" if said["agent_id"] != agent else "",
+                f"its number is {answer['seq']}" if answer["seq"] != number else "",
+                "it does not continue the line before" if answer["previous"] != previous else "",
+                f"it is of {answer['agent_id']}" if answer["agent_id"] != agent else "",
             ]
-            for each in filter(None, wrong):
-                yield Violation("chained", f"{agent} line {number}", each)
+            for item in filter(None, wrong):
+                yield Violation("chained", f"{agent} line {number}", item)
             previous = claimed
 
 
 def quiet(found: Evidence) -> Iterator[Violation]:
     """Nothing is left to be done."""
-    for each in found.pending:
-        yield Violation("quiet", "NATS", each)
+    for item in found.pending:
+        yield Violation("quiet", "NATS", item)
 
 
 def lost(violations: list[Violation]) -> int:
     """Return how many workflows were lost: not over, not answered, or without what they made."""
-    return len({each.id.partition(".")[0] for each in violations if each.text.startswith("LOST")})
+    return len({violation.id.partition(".")[0] for violation in violations if violation.text.startswith("LOST")})
 
 
 def twice(violations: list[Violation]) -> int:
     """Return how many things were done twice."""
-    return len([each for each in violations if each.text.startswith("DOUBLED")])
+    return len([violation for violation in violations if violation.text.startswith("DOUBLED")])
 
 
 def report(violations: list[Violation]) -> str:

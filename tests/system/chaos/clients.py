@@ -35,18 +35,20 @@ class Clients:
 
     def wanted(self) -> list[Json]:
         """Return what the checker has to know."""
-        return [{"id": each.id, "kind": each.kind, "endings": list(each.endings)} for each in self._requests]
+        return [
+            {"id": request.id, "kind": request.kind, "endings": list(request.endings)} for request in self._requests
+        ]
 
     async def ask(self) -> None:
         """Send each request at its time."""
         begun = asyncio.get_running_loop().time()
-        for each in self._requests:
-            await asyncio.sleep(max(0.0, begun + each.at - asyncio.get_running_loop().time()))
-            talk = asyncio.create_task(self._talk(each))
+        for request in self._requests:
+            await asyncio.sleep(max(0.0, begun + request.at - asyncio.get_running_loop().time()))
+            talk = asyncio.create_task(self._talk(request))
             self._talks.add(talk)
 
-    async def said(self) -> None:
-        """Wait until all has been said that was drawn."""
+    async def answer(self) -> None:
+        """Wait until all drawn signals were sent."""
         await asyncio.gather(*self._talks)
 
     async def _talk(self, request: Request) -> None:
@@ -68,28 +70,28 @@ class Clients:
 
     async def _decide(self, request: Request) -> None:
         """Say yes or no each time that the workflow asks, until it is over."""
-        told = ""
+        reported = ""
         while True:
             event = await evidence.event(self._client, request.id)
             if event is not None and event["status"] in TERMINAL:
                 return
             gate = ((event or {}).get("tasks") or {}).get(GATE, {})
-            if gate.get("status") == "waiting_approval" and gate["approval"]["digest"] != told:
-                told = gate["approval"]["digest"]
+            if gate.get("status") == "waiting_approval" and gate["approval"]["digest"] != reported:
+                reported = gate["approval"]["digest"]
                 await asyncio.sleep(request.after)
-                await self._signal(request.id, {"action": request.signal, "task": GATE, "digest": told})
+                await self._signal(request.id, {"action": request.signal, "task": GATE, "digest": reported})
             await asyncio.sleep(0.5)
 
     async def give_up(self) -> None:
-        """Cancel, and have undone, what nobody ever said yes to; again, for one that has not begun cannot be."""
-        left = [each for each in self._requests if each.signal == "cancel" and each.kind == "chaos_graph"]
+        """Cancel, and have undone, what was never approved; again, for one that has not begun cannot be."""
+        left = [request for request in self._requests if request.signal == "cancel" and request.kind == "chaos_graph"]
         while left:
-            for each in list(left):
-                event = await evidence.event(self._client, each.id)
+            for item in list(left):
+                event = await evidence.event(self._client, item.id)
                 if event is not None and event["status"] in TERMINAL:
-                    left.remove(each)
+                    left.remove(item)
                 elif event is not None:
-                    await self._signal(each.id, {"action": "cancel", "undo": True})
+                    await self._signal(item.id, {"action": "cancel", "undo": True})
             await asyncio.sleep(2.0)
 
     async def _signal(self, workflow: str, signal: Json) -> None:
@@ -106,11 +108,11 @@ class Clients:
 
     async def end(self) -> None:
         """Stop talking."""
-        for each in self._talks:
-            each.cancel()
+        for talk in self._talks:
+            talk.cancel()
         await asyncio.gather(*self._talks, return_exceptions=True)
 
     def summary(self, events: dict[str, Json]) -> str:
         """Return how many workflows ended how."""
-        ends = Counter(events.get(each.id, {}).get("status", "unknown") for each in self._requests)
+        ends = Counter(events.get(request.id, {}).get("status", "unknown") for request in self._requests)
         return ", ".join(f"{number} {status}" for status, number in sorted(ends.items()))

@@ -32,7 +32,7 @@ def _command() -> list[str]:
 
 
 def may_isolate() -> bool:
-    """Tell whether this machine lets us have namespaces of our own."""
+    """Return whether this machine lets us have namespaces of our own."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
     script = f"{_PREPARE} && ip netns add try && ip link add {BRIDGE} type bridge"
@@ -55,7 +55,7 @@ class Node:
     """One nats-server of the cluster; restarts keep its data."""
 
     def __init__(self, directory: Path, number: int, *, parted: bool) -> None:
-        """Say where it stands: in a namespace `chaos<pid>-<number>`, or on loopback."""
+        """Return its place: in a namespace `chaos<pid>-<number>`, or on loopback."""
         self.name = f"n{number}"
         self.directory = directory / self.name
         self.directory.mkdir(parents=True)
@@ -72,12 +72,12 @@ class Node:
 
     @property
     def lives(self) -> bool:
-        """Tell whether its process runs."""
+        """Return whether its process runs."""
         return self.process is not None and self.process.poll() is None
 
     def configure(self, nodes: list[Node]) -> None:
         """Write its configuration."""
-        routes = ", ".join(f'"nats://{each.address}:{each.route}"' for each in nodes)
+        routes = ", ".join(f'"nats://{node.address}:{node.route}"' for node in nodes)
         cluster = f'cluster {{ name: chaos, listen: "{self.address}:{self.route}", routes: [{routes}] }}\n'
         (self.directory / "nats.conf").write_text(
             f'server_name: {self.name}\nlisten: "{self.address}:{self.port}"\n'
@@ -128,7 +128,7 @@ class Cluster:
     @property
     def urls(self) -> list[str]:
         """Where clients find them."""
-        return [each.url for each in self.nodes]
+        return [node.url for node in self.nodes]
 
     def __enter__(self) -> Self:
         """Start them, and wait until each says that it is healthy."""
@@ -136,29 +136,29 @@ class Cluster:
             _run("ip", "link", "add", BRIDGE, "type", "bridge")
             _run("ip", "addr", "add", "10.66.0.1/24", "dev", BRIDGE)
             _run("ip", "link", "set", BRIDGE, "up")
-        for each in self.nodes:
+        for node in self.nodes:
             if self.parts:
-                each.settle_in()
-            each.configure(self.nodes)
-            each.start()
-        for each in self.nodes:
-            until(lambda each=each: (each.ask("/healthz") or {}).get("status") == "ok", f"{each.name} healthy", 60)  # type: ignore[misc]
+                node.settle_in()
+            node.configure(self.nodes)
+            node.start()
+        for node in self.nodes:
+            until(lambda node=node: (node.ask("/healthz") or {}).get("status") == "ok", f"{node.name} healthy", 60)  # type: ignore[misc]
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop them, and take away what was made."""
-        for each in self.nodes:
-            if each.lives:
-                each.kill()
+        for node in self.nodes:
+            if node.lives:
+                node.kill()
             if self.parts:
-                _run("ip", "netns", "delete", each.namespace, check=False)
+                _run("ip", "netns", "delete", node.namespace, check=False)
         if self.parts:
             _run("ip", "link", "delete", BRIDGE, check=False)
 
     def part(self, number: int) -> None:
         """Let one of them reach no other, nor be reached; its clients go on reaching it."""
         node = self.nodes[number]
-        others = [each.address for each in self.nodes if each is not node]
+        others = [item.address for item in self.nodes if item is not node]
         if shutil.which("nft"):
             rules = "".join(
                 f"chain {hook} {{ type filter hook {hook} priority 0; ip {which} {{ {', '.join(others)} }} drop; }}\n"
@@ -166,8 +166,8 @@ class Cluster:
             )
             _run("ip", "netns", "exec", node.namespace, "nft", f"table inet chaos {{\n{rules}}}")
         else:
-            for each in others:
-                _run("ip", "-n", node.namespace, "route", "add", "blackhole", f"{each}/32")
+            for other in others:
+                _run("ip", "-n", node.namespace, "route", "add", "blackhole", f"{other}/32")
         self.apart.add(number)
 
     def heal(self) -> None:
@@ -177,23 +177,23 @@ class Cluster:
             if shutil.which("nft"):
                 _run("ip", "netns", "exec", node.namespace, "nft", "delete table inet chaos")
             else:
-                for each in self.nodes:
-                    if each is not node:
-                        _run("ip", "-n", node.namespace, "route", "delete", "blackhole", f"{each.address}/32")
+                for item in self.nodes:
+                    if item is not node:
+                        _run("ip", "-n", node.namespace, "route", "delete", "blackhole", f"{item.address}/32")
         self.apart.clear()
 
     def leader(self, of: str) -> int:
-        """Return which of them leads JetStream (`meta`) or the stream `of`; the first if nobody says."""
+        """Return which of them leads JetStream (`meta`) or the stream `of`; the first if it is unknown."""
         for node in self.nodes:
-            said = node.ask("/jsz?accounts=true&streams=true") if node.lives else None
-            if not said:
+            reply = node.ask("/jsz?accounts=true&streams=true") if node.lives else None
+            if not reply:
                 continue
-            name = (said.get("meta_cluster") or {}).get("leader", "")
-            for account in said.get("account_details") or []:
+            name = (reply.get("meta_cluster") or {}).get("leader", "")
+            for account in reply.get("account_details") or []:
                 for stream in account.get("stream_detail") or []:
                     if stream["name"] == of:
                         name = (stream.get("cluster") or {}).get("leader", "")
-            found = [number for number, each in enumerate(self.nodes) if each.name == name]
+            found = [number for number, item in enumerate(self.nodes) if item.name == name]
             if found:
                 return found[0]
         return 0

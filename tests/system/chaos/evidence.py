@@ -1,7 +1,7 @@
 """Read what happened: streams and consumers of NATS, the simulator's log of requests, Proxmox's own tasks and guests.
 
-Nothing of agentd is imported here and in checker.py: whoever judges must not share its mistakes.  The names of
-streams and subjects are those that anybody sees who looks at the server.
+Nothing of agentd is imported here and in checker.py: the judge must not share its mistakes.  The names of
+streams and subjects are those that a client sees on the server.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Told:
+class Reported:
     """A completion as it was published, and when it was written."""
 
     workflow: str
@@ -70,7 +70,7 @@ class Evidence:
     requests: list[Json] = field(default_factory=list)
     tasks: list[Json] = field(default_factory=list)
     guests: list[Json] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    reported: list[Reported] = field(default_factory=list)
     blind: bool = True
 
 
@@ -99,7 +99,7 @@ class Recorder:
     def __init__(self, client: Client) -> None:
         """Keep the connection."""
         self._client = client
-        self.told: list[Told] = []
+        self.reported: list[Reported] = []
         self.blind = False
 
     async def __aenter__(self) -> Self:
@@ -113,16 +113,16 @@ class Recorder:
         self.blind = self._client.stats["reconnects"] > 0
 
     async def _hear(self, msg: Msg) -> None:
-        said = json.loads(msg.data)
-        workflow, _, task = said["task_id"].rpartition(".")
-        self.told.append(
-            Told(
+        reply = json.loads(msg.data)
+        workflow, _, task = reply["task_id"].rpartition(".")
+        self.reported.append(
+            Reported(
                 workflow,
                 task,
-                int(said.get("attempt", 0)),
-                said.get("agent_id", ""),
-                said["status"],
-                seconds(said["timestamp"]),
+                int(reply.get("attempt", 0)),
+                reply.get("agent_id", ""),
+                reply["status"],
+                seconds(reply["timestamp"]),
             )
         )
 
@@ -146,20 +146,20 @@ async def read(client: Client, control: str, wanted: list[Json], recorder: Recor
 
 async def _read(client: Client, control: str, wanted: list[Json], recorder: Recorder | None) -> Evidence:
     found = Evidence(wanted)
-    for each in await lines(client, "AI_WORKFLOWS", "ai.workflows.event.*", last=True):
-        found.events[each.subject.rpartition(".")[2]] = each.data
-    for each in await lines(client, "AI_WORKFLOWS", "ai.workflows.response.*"):
-        found.answers.setdefault(each.subject.rpartition(".")[2], []).append(each.data)
-    for each in await lines(client, "AI_EFFECTS", "ai.effects.>"):
-        found.records[each.subject.split(".", 3)[3]] = each.data
-    for each in await lines(client, "AI_AUDIT", "ai.audit.*"):
-        found.audit.setdefault(each.subject.rpartition(".")[2], []).append(each)
+    for line in await lines(client, "AI_WORKFLOWS", "ai.workflows.event.*", last=True):
+        found.events[line.subject.rpartition(".")[2]] = line.data
+    for line in await lines(client, "AI_WORKFLOWS", "ai.workflows.response.*"):
+        found.answers.setdefault(line.subject.rpartition(".")[2], []).append(line.data)
+    for line in await lines(client, "AI_EFFECTS", "ai.effects.>"):
+        found.records[line.subject.split(".", 3)[3]] = line.data
+    for line in await lines(client, "AI_AUDIT", "ai.audit.*"):
+        found.audit.setdefault(line.subject.rpartition(".")[2], []).append(line)
     found.pending = await pending(client)
     found.requests = await ask(control, "/log")
     world = await ask(control, "/world")
     found.tasks, found.guests = world["tasks"], world["guests"]
     if recorder is not None:
-        found.told, found.blind = recorder.told, recorder.blind or client.stats["reconnects"] > 0
+        found.reported, found.blind = recorder.reported, recorder.blind or client.stats["reconnects"] > 0
     return found
 
 
@@ -192,8 +192,8 @@ async def event(client: Client, workflow: str) -> Json | None:
     """Return the last event of a workflow; None if there is none, or NATS does not answer."""
     with contextlib.suppress(NatsError, TimeoutError):
         found = await client.jetstream(timeout=3).get_last_msg("AI_WORKFLOWS", f"ai.workflows.event.{workflow}")
-        said: Json = json.loads(found.data or b"{}")
-        return said
+        reply: Json = json.loads(found.data or b"{}")
+        return reply
     return None
 
 
@@ -218,8 +218,8 @@ async def pending(client: Client) -> list[str]:
 async def open_workflows(client: Client, wanted: list[str], terminal: frozenset[str]) -> list[str]:
     """Return those of `wanted` that have no terminal event yet."""
     found = await lines(client, "AI_WORKFLOWS", "ai.workflows.event.*", last=True)
-    over = {each.subject.rpartition(".")[2] for each in found if each.data["status"] in terminal}
-    return [each for each in wanted if each not in over]
+    over = {item.subject.rpartition(".")[2] for item in found if item.data["status"] in terminal}
+    return [item for item in wanted if item not in over]
 
 
 async def settle(client: Client, wanted: list[str], terminal: frozenset[str], bound: float) -> tuple[float, list[str]]:

@@ -93,7 +93,7 @@ def requests(seed: int, seconds: float, pace: float, *, poison: bool = True) -> 
         at += chance.uniform(0.2, 2 * pace - 0.2)
     if poison:
         made.append(Request(1.0, "poison-0", "vm_deployment", {"name": "poison-0", **_SMALL}, ("failed",)))
-    return sorted(made, key=lambda each: each.at)
+    return sorted(made, key=lambda item: item.at)
 
 
 _SMALL: Final[dict[str, Any]] = {"memory": 64, "disk": 1}
@@ -145,7 +145,7 @@ def faults(seed: int, seconds: float, gap: float, kinds: frozenset[str], servers
             fault = _later(fault, -(fault.seconds - seconds)) if fault.at + fault.seconds > seconds else fault
         made.append(fault)
         at += chance.uniform(0.2, 2 * gap - 0.2)
-    return sorted(made, key=lambda each: each.at)
+    return sorted(made, key=lambda item: item.at)
 
 
 def _later(fault: Fault, at: float) -> Fault:

@@ -1,4 +1,4 @@
-"""The processes of a chaos run: whoever dies is started again, and the faults that were drawn come over them."""
+"""The processes of a chaos run: a process that dies is started again, and the faults that were drawn come over them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Processes:
         net.settings["bus"] = {"servers": nats.urls, "replicas": len(nats.nodes)}
         net.settings["log"]["level"] = "info"
         net.settings["chaos"] = {"enabled": True}
-        self.daemons: dict[str, Daemon] = {each: net.daemon(each, (each.rstrip("0123456789"),)) for each in names}
+        self.daemons: dict[str, Daemon] = {name: net.daemon(name, (name.rstrip("0123456789"),)) for name in names}
         self.config = net.config_file()
         self.points = folder / "points"
         self.points.mkdir()
@@ -68,8 +68,8 @@ class Processes:
         for name in self.daemons:
             self._start(name)
         try:
-            for each in self.daemons.values():
-                await asyncio.to_thread(each.ready, START)
+            for daemon in self.daemons.values():
+                await asyncio.to_thread(daemon.ready, START)
         except BaseException:
             await self.__aexit__()
             raise
@@ -81,7 +81,7 @@ class Processes:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in self.daemons.values()))
+        await asyncio.gather(*(asyncio.to_thread(daemon.stop) for daemon in self.daemons.values()))
 
     def _provision(self) -> bool:
         command = [str(SCRIPTS / "agentd"), "--config", str(self.config), "provision"]
@@ -118,9 +118,9 @@ class Processes:
     def count(self) -> Counter[str]:
         """Return how many faults of each kind there were."""
         found = Counter(self.seen)
-        for each in self.points.iterdir():
-            if each.name != OVER:
-                found[f"crash {re.sub(r'[.][0-9]+$', '', each.name)}"] += 1
+        for path in self.points.iterdir():
+            if path.name != OVER:
+                found[f"crash {re.sub(r'[.][0-9]+$', '', path.name)}"] += 1
         return found
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -129,13 +129,13 @@ class Processes:
         """Let the faults happen, each at its time; return when all are over."""
         begun = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
-            for each in faults:
-                await asyncio.sleep(max(0.0, begun + each.at - asyncio.get_running_loop().time()))
+            for fault in faults:
+                await asyncio.sleep(max(0.0, begun + fault.at - asyncio.get_running_loop().time()))
                 sys.stdout.write(
-                    f"{each.at:6.1f} s  {each.kind} {each.target} {each.seconds:.1f} s {each.details or ''}\n"
+                    f"{fault.at:6.1f} s  {fault.kind} {fault.target} {fault.seconds:.1f} s {fault.details or ''}\n"
                 )
                 sys.stdout.flush()
-                group.create_task(self._happen(each))
+                group.create_task(self._happen(fault))
 
     async def _happen(self, fault: Fault) -> None:
         match fault.kind:
@@ -189,6 +189,6 @@ class Processes:
 
     def _disarm(self) -> None:
         """Let no rule disturb a request any more; how often each did is kept."""
-        for each in self.pve.rules():
-            self.seen[self._rules[each["id"]]] += each["applied"]
+        for rule in self.pve.rules():
+            self.seen[self._rules[rule["id"]]] += rule["applied"]
         self.pve.clear()

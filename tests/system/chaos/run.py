@@ -28,13 +28,13 @@ from system.chaos.clients import Clients
 from system.chaos.processes import Processes, with_plugin
 
 POISON = "poison"
-"""What stands in the id of a workflow whose task kills whoever takes it, each time."""
+"""Part of the id of a workflow whose task kills its agent, each time."""
 SETTLE = 150.0
 """Seconds after the last fault within which all must be quiet: some acknowledgements are asked for after 30."""
 
 
 def say(text: str) -> None:
-    """Tell what goes on, at once."""
+    """Print the progress, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -65,7 +65,7 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
             wanted = clients.wanted()
             (folder / "ids.json").write_text(json.dumps(wanted, indent=1))
             stopped = asyncio.create_task(clients.give_up())
-            took, left = await evidence.settle(client, [each["id"] for each in wanted], checker.TERMINAL, given.settle)
+            took, left = await evidence.settle(client, [item["id"] for item in wanted], checker.TERMINAL, given.settle)
             stopped.cancel()
             await clients.end()
             found = await evidence.read(client, pve.control, wanted, recorder)
@@ -74,8 +74,8 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
         (folder / "world.json").write_text(json.dumps({"requests": found.requests, "tasks": found.tasks}, indent=1))
         violations = checker.judge(found)
     say(checker.report(violations))
-    for each in left:
-        say(f"not settled: {each}")
+    for item in left:
+        say(f"not settled: {item}")
     figures = ", ".join(f"{kind} {number}" for kind, number in sorted(deaths.items()))
     verdict = "FAILED" if violations or left else "passed"
     say(
@@ -100,7 +100,7 @@ def arguments() -> argparse.Namespace:
         "--no-poison",
         dest="poison",
         action="store_false",
-        help="without the task that kills whoever takes it, each time",
+        help="without the task that kills its agent, each time",
     )
     parser.add_argument("--calm", action="store_true", help="without faults")
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept")

@@ -47,7 +47,7 @@ class Stage:
         self.requests += requests
         clients = Clients(self.client, list(requests))
         await clients.ask()
-        await clients.said()
+        await clients.answer()
 
     async def event(self, workflow: str) -> dict[str, Any]:
         """Return the last event of a workflow, nothing if there is none."""
@@ -56,7 +56,7 @@ class Stage:
     async def verdict(self) -> str:
         """Wait until all is quiet, at most as long as it may take; return the checker's report."""
         wanted = Clients(self.client, self.requests).wanted()
-        names = [each["id"] for each in wanted]
+        names = [item["id"] for item in wanted]
         await evidence.settle(self.client, names, checker.TERMINAL, BOUND)
         found = await evidence.read(self.client, self.pve.control, wanted, self.recorder)
         return checker.report(checker.judge(found))
@@ -116,21 +116,21 @@ async def test_a_write_under_way_is_not_a_write_done(stage: Callable[..., Any]) 
     names = ("orchestrator", "orchestrator2", "orchestrator3", "mcp-bridge")
     async with stage("", names, SIZE) as on:
         for number in range(3):
-            await on.ask(*(Request(0, f"fan-{number}-{each}", "chaos_fan", {"naps": 40}) for each in range(4)))
+            await on.ask(*(Request(0, f"fan-{number}-{item}", "chaos_fan", {"naps": 40}) for item in range(4)))
             leader = on.processes.nats.leader("AI_WORKFLOWS")
-            followers = [each for index, each in enumerate(on.processes.nats.nodes) if index != leader]
-            for each in followers:
-                each.process.send_signal(signal.SIGSTOP)
+            followers = [node for index, node in enumerate(on.processes.nats.nodes) if index != leader]
+            for follower in followers:
+                follower.process.send_signal(signal.SIGSTOP)
             await asyncio.sleep(1.0)  # as long as writes stay under way
-            for each in followers:
-                each.process.send_signal(signal.SIGCONT)
+            for follower in followers:
+                follower.process.send_signal(signal.SIGCONT)
         verdict = await on.verdict()
 
     assert verdict == "every invariant holds"
 
 
 async def test_a_late_end_of_an_older_attempt_is_no_end(stage: Callable[..., Any]) -> None:
-    """A bridge that sleeps over its deadline and wakes when another one is at it changes nothing by what it tells."""
+    """A bridge that sleeps over its deadline and wakes when another one is at it changes nothing by its report."""
     names = ("orchestrator", "mcp-bridge", "mcp-bridge2")
     async with stage("", names) as on:
         await on.ask(Request(0, "late", "chaos_sleep", {"seconds": 4.0, "deadline": 6.0}))

@@ -34,7 +34,7 @@ def test_nothing_is_lost_and_nothing_done_twice(servers: str, minutes: str, tmp_
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT, check=False
     )
-    last = (done.stdout.splitlines() or ["nothing was said"])[-1]
+    last = (done.stdout.splitlines() or ["no output"])[-1]
     sys.stdout.write(last + "\n")
 
     assert done.returncode == 0, done.stdout

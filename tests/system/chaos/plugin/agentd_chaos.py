@@ -57,9 +57,9 @@ class Tools:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def remove_vm(self, call: Call, p: Remove) -> Done:
-        """Remove the VM that bears the mark of `key`; none is none to remove."""
+        """Remove the VM that has the mark of `key`; none is none to remove."""
         guests = await self.proxmox.get("/cluster/resources", type="vm") or []
-        at = next((f"/nodes/{each['node']}/qemu/{p.vmid}" for each in guests if int(each["vmid"]) == p.vmid), "")
+        at = next((f"/nodes/{guest['node']}/qemu/{p.vmid}" for guest in guests if int(guest["vmid"]) == p.vmid), "")
 
         async def check() -> Found | None:
             if not at:
@@ -169,7 +169,7 @@ def sleep(wish: Sleep) -> list[TaskSpec]:
             Tier.READ,
             {"seconds": wish.seconds},
             timeout=wish.deadline,
-            start_within=3.0,  # so that agents say that they begin, and what lies at a stopped one goes to another
+            start_within=3.0,  # so that agents say that they begin, and what a stopped one holds goes to another
             retries=6,
             backoff=0.5,
         )
