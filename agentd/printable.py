@@ -33,10 +33,10 @@ def printable(text: str, *, lines: bool = False) -> str:
     """
     if text.isprintable() and not _CHEAP.search(text):
         return text
-    return "".join(char if lines and char == "\n" else _shown(char) for char in text)
+    return "".join(char if lines and char == "\n" else _visible(char) for char in text)
 
 
-def _shown(char: str) -> str:
+def _visible(char: str) -> str:
     if char in "\t\n\r" or unicodedata.category(char) == "Zs":
         return " "
     return char if char.isprintable() and not _CHEAP.match(char) else INSTEAD

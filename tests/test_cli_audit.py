@@ -46,7 +46,7 @@ async def agentd(net: Net, *arguments: str) -> tuple[int, str, str]:
 
 
 async def written(bus: Bus, agent: str, count: int) -> None:
-    """Let an agent write lines as the performer does: before and after an act."""
+    """Let an agent write lines as the tool runner does: before and after an act."""
     audit_log = AuditLog(bus, agent)
     for number in range(count):
         given = {"principal": "alice", "tool": "stop_guest", "tier": Tier.OPERATE, "key": f"w{number // 2}.stop"}

@@ -290,7 +290,7 @@ async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterat
         elif since is None or record.timestamp >= since:
             yield msgspec.json.encode(record)
     if empty:
-        raise await _nothing(bus, agent)
+        raise await _no_chain_error(bus, agent)
 
 
 class Network:
@@ -391,8 +391,8 @@ async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIt
         if since is None or record.timestamp >= since:
             yield record
     if empty:
-        raise await _nothing(bus, agent)
+        raise await _no_chain_error(bus, agent)
 
 
-async def _nothing(bus: Bus, agent: str) -> UsageError:
+async def _no_chain_error(bus: Bus, agent: str) -> UsageError:
     return UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(await _agents(bus)) or 'none yet'}")

@@ -99,7 +99,9 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
 
         async with app.bus(admin=True) as (bus, config):
             known = {letter.number: letter for letter in await letters.letters(bus)}
-            chosen = numbers or [letter.number for letter in known.values() if letter.open and _may(letter)]
+            chosen = numbers or [
+                letter.number for letter in known.values() if letter.open and _check_replayable(letter)
+            ]
             done: list[dict[str, Any]] = []
             failed = False
             for number in dict.fromkeys(chosen):
@@ -126,7 +128,7 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
         sys.exit(1)
 
 
-def _may(letter: Letter) -> bool:
+def _check_replayable(letter: Letter) -> bool:
     return not letter.fixed and not letter.replay_of
 
 

@@ -41,7 +41,7 @@ agentd's roles contain it only with `--grants`.
 """
 
 
-async def examine(config: Config, log: Logger, instance: str | None = None) -> list[Finding]:
+async def run_checks(config: Config, log: Logger, instance: str | None = None) -> list[Finding]:
     """Run all checks; an error in one of them does not prevent the others.
 
     instance  check with the login of this agent on this node; None: with that of the command line's principal
@@ -150,7 +150,7 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
     needed = [right for right in needed if grants or right.privilege != GRANTS]
     lines = [f"pveum role add {role} -privs '{','.join(_privileges(needed, tier))}'" for tier, role in ROLES]
     token, granted = config.proxmox.token_id, dict(ROLES)[_granted(config)]
-    return [*lines, *(_modify("/", kind, who, granted) for kind, who in _both(token))]
+    return [*lines, *(_acl_command("/", kind, who, granted) for kind, who in _user_and_token(token))]
 
 
 class _WithoutToken:
@@ -178,11 +178,11 @@ def _granted(config: Config) -> Tier:
 
 
 async def _needed(config: Config, proxmox: Proxmox) -> list[Right]:
-    learned = await asyncio.to_thread(_learners, config, proxmox)
+    learned = await asyncio.to_thread(_rights_readers, config, proxmox)
     return [right for learn in learned for right in await learn()]
 
 
-def _learners(config: Config, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
+def _rights_readers(config: Config, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
     return manager.Plugins(config, set(manager.installed())).rights(config.node.name, proxmox)
 
 
@@ -190,18 +190,18 @@ def _privileges(needed: Iterable[Right], tier: Tier) -> list[str]:
     return sorted({right.privilege for right in needed if tier.covers(right.tier)})
 
 
-def _both(token: str) -> tuple[tuple[str, str], tuple[str, str]]:
+def _user_and_token(token: str) -> tuple[tuple[str, str], tuple[str, str]]:
     return ("users", formats.user_of(token)), ("tokens", token)  # with privilege separation both need the role
 
 
-def _modify(path: str, kind: str, who: str, role: str) -> str:
+def _acl_command(path: str, kind: str, who: str, role: str) -> str:
     return f"pveum acl modify {path} --{kind} '{who}' --roles {role}"
 
 
 def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
     """Compare the rights of the token with those that the tools need; a token without any right is reported as such."""
     if not any(held.values()):
-        advice = f"{_modify('/', 'tokens', token, 'PVEAuditor')} (and its user the same)"
+        advice = f"{_acl_command('/', 'tokens', token, 'PVEAuditor')} (and its user the same)"
         return [
             Finding("proxmox rights", good=False, text=f"{token} is blind: it has no right anywhere", advice=advice)
         ]
@@ -229,5 +229,6 @@ def _missing(token: str, right: Right) -> Finding:
         "proxmox rights",
         good=False,
         text=f"{token} lacks {right.privilege} on {right.path}, which {tools} need",
-        advice=" && ".join(_modify(root, kind, who, role) for kind, who in _both(token)) + create_role_hint(role),
+        advice=" && ".join(_acl_command(root, kind, who, role) for kind, who in _user_and_token(token))
+        + create_role_hint(role),
     )

@@ -126,7 +126,7 @@ async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
         from agentd.tools import large_results
 
         try:
-            found = await large_results.fetch(bus, value)
+            found = await large_results.fetch_stored(bus, value)
         except InvalidMessage as error:
             click.echo(f"{error}; what refers to it is written as it is", err=True)
             return value

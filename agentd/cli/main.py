@@ -199,7 +199,7 @@ def doctor(app: App, *, instance: str | None, roles: bool, grants: bool) -> None
     if roles:
         app.show(run_async(examination.roles(app.config(), grants=grants)), "lines")
         return
-    findings = run_async(examination.examine(with_login(app.config()), logs.get_logger(), instance))
+    findings = run_async(examination.run_checks(with_login(app.config()), logs.get_logger(), instance))
     app.show(findings, "findings")
     sys.exit(0 if all(finding.good for finding in findings) else 1)
 
@@ -216,7 +216,7 @@ def token(app: App, principal: str) -> None:
     from agentd.safety import tokens
     from agentd.wire.names import check_id
 
-    new_token, digest = tokens.make()
+    new_token, digest = tokens.new_token()
     found = {"principal": check_id(principal, "principal"), "token": new_token, "digest": digest}
     lines = [
         f"token    {new_token}",
@@ -254,7 +254,7 @@ def drain(app: App, agent_id: str) -> None:
 
     async def work() -> object:
         async with app.bus(admin=True) as (bus, _):
-            return await requests.control(bus, agent_id, "drain")
+            return await requests.control_agent(bus, agent_id, "drain")
 
     app.show(run_async(work()), "control")
 

@@ -95,7 +95,7 @@ def _plan(found: list[Any]) -> None:
     console.print()
 
 
-def _says(task: Any) -> str:  # noqa: ANN401
+def _task_note(task: Any) -> str:  # noqa: ANN401
     return "has to be approved, see below" if task.asks else task.error or "; ".join(task.warnings)
 
 
@@ -107,7 +107,7 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print()
     rows = [
         [safe(task.name), symbol(task.status), str(task.attempt), safe(task.agent or task.queue),
-         safe(", ".join(task.after)), safe_lines(_says(task))]
+         safe(", ".join(task.after)), safe_lines(_task_note(task))]
         for task in found.tasks
     ]  # fmt: skip
     print_rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "MESSAGE"], rows, "no tasks")
@@ -139,7 +139,7 @@ def _tools(found: list[Any]) -> None:
 def _schedules(found: list[Any]) -> None:
     rows = [
         [safe(schedule.name), safe(schedule.workflow), safe(schedule.cron), safe(schedule.timezone),
-         _when(schedule.next, schedule.timezone), _when(schedule.next, ""),
+         _local_time(schedule.next, schedule.timezone), _local_time(schedule.next, ""),
          f"{symbol(schedule.status)} {age(schedule.begun)}" if schedule.last else "never", safe(schedule.last),
          str(schedule.skipped or ""), safe(schedule.state)]
         for schedule in found
@@ -162,7 +162,7 @@ def _schedules(found: list[Any]) -> None:
             console.print(f"[red]{safe(schedule.name)}: {safe(schedule.error)}[/]")
 
 
-def _when(moment: datetime | None, zone: str) -> str:
+def _local_time(moment: datetime | None, zone: str) -> str:
     """Return a moment in the time zone `zone`, or in that of this machine if `zone` is empty."""
     if moment is None:
         return ""
@@ -191,7 +191,7 @@ def _reply(reply: Any) -> None:  # noqa: ANN401
         console.print(f"[dim]undo with: agentd undo {safe(reply.undo)}[/]")
 
 
-def _looked(reply: Any) -> None:  # noqa: ANN401
+def _preview(reply: Any) -> None:  # noqa: ANN401
     preview = msgspec.convert(reply.result, Preview)
     if preview.already:
         console.print(f"{safe(preview.tool)} would change nothing: already done")
@@ -209,7 +209,7 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
         console.print(f"[yellow]{safe(warning)}[/]")
 
 
-def _asked(state: Workflow) -> None:
+def _waiting_approvals(state: Workflow) -> None:
     for name, task in state.tasks.items():
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
             until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
@@ -287,8 +287,8 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "schedules": _schedules,
     "answer": _answer,
     "reply": _reply,
-    "looked": _looked,
-    "asked": _asked,
+    "looked": _preview,
+    "asked": _waiting_approvals,
     "undoable": audit_tables.undoable,
     "verdicts": audit_tables.verdicts,
     "audit": audit_tables.audit,

@@ -231,7 +231,7 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
         async with app.bus() as (bus, config):
             if wanted.action in {"approve", "reject"}:
                 shown = await _shown(app, bus, workflow_id, wanted)
-                reply = await requests.decide(bus, config.principal, workflow_id, shown.task, shown)
+                reply = await requests.send_decision(bus, config.principal, workflow_id, shown.task, shown)
             else:
                 reply = await requests.signal(bus, config.principal, workflow_id, wanted)
             return reply, await _follow(app, bus, workflow_id) if wait and reply.done else None

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd.bus.dead_letters import letters
-from agentd.client.requests import POLL, decide, signal, state_of, still_running_error, watch_subjects
+from agentd.client.requests import POLL, send_decision, signal, state_of, still_running_error, watch_subjects
 from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.safety import freeze
@@ -78,13 +78,13 @@ async def states(bus: Bus) -> list[Workflow]:
 
 async def workflows(bus: Bus, limit: int, status: str = "") -> list[WorkflowSummary]:
     """Return at most `limit` workflows, of one status unless it is empty."""
-    return [summary(entry) for entry in await states(bus) if status in {"", entry.status}][:limit]
+    return [workflow_summary(entry) for entry in await states(bus) if status in {"", entry.status}][:limit]
 
 
 async def workflow(bus: Bus, workflow_id: str) -> WorkflowDetail | None:
     """Return one workflow with its tasks and its timeline."""
     found = await state(bus, workflow_id)
-    return None if found is None else detail(found)
+    return None if found is None else workflow_detail(found)
 
 
 async def tasks(bus: Bus) -> list[TaskView]:
@@ -107,7 +107,7 @@ async def events(bus: Bus) -> AsyncIterator[Event]:
             queue.put_nowait(Event(kind, data))
 
     async def on_workflow(received: Received) -> None:
-        await put(EventKind.WORKFLOW, summary(received.decode(Workflow)))
+        await put(EventKind.WORKFLOW, workflow_summary(received.decode(Workflow)))
 
     async def on_agent(received: Received) -> None:
         await put(EventKind.AGENT, received.decode(AgentRegistration))
@@ -135,7 +135,7 @@ def _skip_invalid(handler: Handler) -> Handler:
     return handle
 
 
-def summary(found: Workflow) -> WorkflowSummary:
+def workflow_summary(found: Workflow) -> WorkflowSummary:
     """Return a workflow as an entry of a list."""
     steps = [Step(name, str(task.status)) for name, task in found.tasks.items()]
     return WorkflowSummary(
@@ -152,9 +152,9 @@ def summary(found: Workflow) -> WorkflowSummary:
     )
 
 
-def detail(found: Workflow) -> WorkflowDetail:
+def workflow_detail(found: Workflow) -> WorkflowDetail:
     """Return a workflow with its tasks and its timeline."""
-    short = summary(found)
+    short = workflow_summary(found)
     return WorkflowDetail(
         **{name: getattr(short, name) for name in short.__struct_fields__},
         tasks=[task_view(found, name) for name in found.tasks],
@@ -164,7 +164,7 @@ def detail(found: Workflow) -> WorkflowDetail:
     )
 
 
-def _asks(workflow_id: str, name: str, task: TaskState) -> str:
+def _approval_note(workflow_id: str, name: str, task: TaskState) -> str:
     if task.approval is None or task.status is not TaskStatus.WAITING_APPROVAL:
         return ""
     return f"{task.approval.text} (agentd approve {workflow_id} {name}, by another principal than the requester)"
@@ -186,7 +186,7 @@ def task_view(found: Workflow, name: str) -> TaskView:
         error="" if task.error is None else task.error.message,
         warnings=task.warnings,
         after=[] if task.parent else spec.after,
-        asks=_asks(found.workflow_id, name, task),
+        asks=_approval_note(found.workflow_id, name, task),
         digest=task.approval.digest if task.approval and task.status is TaskStatus.WAITING_APPROVAL else "",
     )
 
@@ -228,7 +228,7 @@ class DaemonView:
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
         """Send a signal to a workflow on behalf of a principal."""
         if wanted.action in {"approve", "reject"}:
-            return await decide(self._connected_bus(), principal, workflow_id, wanted.task, wanted)
+            return await send_decision(self._connected_bus(), principal, workflow_id, wanted.task, wanted)
         return await signal(self._connected_bus(), principal, workflow_id, wanted)
 
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
@@ -266,7 +266,7 @@ class DaemonView:
 T = TypeVar("T")
 
 
-async def answer(bus: Bus, workflow_id: str, under: str = "") -> WorkflowResponse | None:
+async def answer_of(bus: Bus, workflow_id: str, under: str = "") -> WorkflowResponse | None:
     """Return the answer to a request, None if there is none yet.
 
     under  the id under which the answer to a conflict is stored; "" means `workflow_id`
@@ -305,7 +305,7 @@ async def follow(
             if workflow is not None and same_request:
                 show(workflow)
             for name in ("",) if same_request else (subjects.conflict(workflow_id, digest) for digest in digests):
-                found = await _or_none(answer(bus, workflow_id, name))
+                found = await _or_none(answer_of(bus, workflow_id, name))
                 if found is not None:
                     return found
             left = POLL if until is None else min(POLL, until - time.monotonic())

@@ -142,7 +142,7 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
         await subscription.stop()
 
 
-async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
+async def send_decision(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
     """Approve or reject a task that waits for an approval; `wanted.digest` is the digest of what was shown.
 
     task  may be "" if only one task waits; without a digest, the content that `waiting_approval` returns now is meant
@@ -212,7 +212,7 @@ def _unknown(workflow_id: str) -> UsageError:
     return UsageError(f"there is no workflow {workflow_id!r}; `agentd workflows` lists them")
 
 
-async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
+async def control_agent(bus: Bus, agent_id: str, action: str) -> ControlReply:
     """Ask one agent to drain or reload; raises NoResponder if no agent has this id."""
     check_id(agent_id, "agent")
     return await bus.request(subjects.control(agent_id), ControlRequest(action), ControlReply)

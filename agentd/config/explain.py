@@ -45,13 +45,13 @@ Raw = dict[str, Any]
 Origins = dict[str, str]
 
 
-def _bare(annotation: object) -> object:
+def _without_annotations(annotation: object) -> object:
     """Return `annotation` without Annotated and `| None`."""
     arguments = get_args(annotation)
     if hasattr(annotation, "__metadata__"):
-        return _bare(arguments[0])
+        return _without_annotations(arguments[0])
     if type(None) in arguments:
-        return _bare(next(argument for argument in arguments if argument is not type(None)))
+        return _without_annotations(next(argument for argument in arguments if argument is not type(None)))
     return annotation
 
 
@@ -67,11 +67,11 @@ def inner_type(kind: object, key: str | int) -> object:
     """
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(str(key))
-        return _bare(field.annotation) if field else None
+        return _without_annotations(field.annotation) if field else None
     arguments = get_args(kind)
     if get_origin(kind) is dict:
-        return _bare(arguments[1])
-    return _bare(arguments[0]) if arguments and is_list_type(kind) else None
+        return _without_annotations(arguments[1])
+    return _without_annotations(arguments[0]) if arguments and is_list_type(kind) else None
 
 
 def fault_line(kind: object, fault: ErrorDetails, origins: Origins, prefix: str) -> str:

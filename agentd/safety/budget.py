@@ -26,7 +26,7 @@ class Spent(msgspec.Struct, frozen=True):
     key: str
 
 
-async def spend(bus: Bus, key: str, limit: int) -> None:
+async def take_slot(bus: Bus, key: str, limit: int) -> None:
     """Take a slot for the act `key`; raises Denied if all `limit` slots are taken."""
     while True:
         slots = await bus.kv_values(subjects.BUDGET, Spent)

@@ -82,7 +82,7 @@ class Lease:
                 newest = await self._newest()
                 if newest.value is None or await self._free(newest.value):
                     return await self._put(presence, newest.seq)
-                reason = self._taken(newest.value, newest.time)
+                reason = self._taken_error(newest.value, newest.time)
                 if seen and newest.time != seen:
                     raise ConfigError(reason)
                 if not seen:
@@ -112,12 +112,12 @@ class Lease:
             return True
         ended = await asyncio.to_thread(has_ended, presence.process, self.process)
         if ended is False and presence.process != self.process:
-            raise ConfigError(self._taken(presence, None))
+            raise ConfigError(self._taken_error(presence, None))
         return ended is not None
 
-    def _taken(self, presence: announcements.Presence, last_heard: datetime | None) -> str:
+    def _taken_error(self, presence: announcements.Presence, last_heard: datetime | None) -> str:
         return (
-            f"another process runs as {self._agent} ({_who(presence, last_heard)}): two would do everything twice; "
+            f"another process runs as {self._agent} ({_holder(presence, last_heard)}): two would do everything twice; "
             "stop it, or give this one another instance or [node] name"
         )
 
@@ -140,13 +140,13 @@ class Lease:
                 return await self._put(presence, self._seq)
             except StaleWrite:
                 newest = await self._newest()
-            if newest.value is not None and not self._ours(newest.value):
-                self.problem = self._taken(newest.value, newest.time)
+            if newest.value is not None and not self._is_ours(newest.value):
+                self.problem = self._taken_error(newest.value, newest.time)
                 self.lost.set()
                 raise Superseded(self.problem)
             self._seq = newest.seq
 
-    def _ours(self, presence: announcements.Presence) -> bool:
+    def _is_ours(self, presence: announcements.Presence) -> bool:
         return not presence.agent.version or presence.process == self.process
 
     async def _put(self, presence: announcements.Presence, expect: int) -> None:
@@ -180,7 +180,7 @@ class Lease:
                 await self._bus.kv_delete(subjects.LIVE, self._agent, expect=self._seq)
 
 
-def _who(presence: announcements.Presence, last_heard: datetime | None) -> str:
+def _holder(presence: announcements.Presence, last_heard: datetime | None) -> str:
     pid = f"process {presence.process.split('/')[2]} " if presence.process.count("/") > 1 else ""
     last = "" if last_heard is None else f", last seen {last_heard:%H:%M:%S} UTC"
     return f"{pid}on {presence.agent.node or 'an unknown node'}{last}"

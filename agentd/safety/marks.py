@@ -2,8 +2,8 @@
 
 A mark is `agentd:<workflow>.<task>[.<step>]`, for a call `agentd:<principal>=<key>`.  It is a hint and never a proof:
 any user who may edit the text in Proxmox can write one.  It counts only together with the effect record of its key
-(`Invocation.ensure` in tools/invocation.py).  Callers may not write marks: `refuse` is applied to every parameter of
-every tool.
+(`Invocation.ensure` in tools/invocation.py).  Callers may not write marks: `refuse_marks` is applied to every parameter
+of every tool.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def key_of(text: str) -> str:
     return found[1] if found else ""
 
 
-def refuse(tool: str, parameters: object) -> None:
+def refuse_marks(tool: str, parameters: object) -> None:
     """Raise InvalidMessage if a value at any depth contains a mark.
 
     The error names the field.

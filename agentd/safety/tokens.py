@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 PREFIX: Final = "sha256:"
 
 
-def make() -> tuple[str, str]:
+def new_token() -> tuple[str, str]:
     """Return a new token, and its digest for the configuration."""
     token = f"agentd_{secrets.token_urlsafe(32)}"
-    return token, digest(token)
+    return token, token_digest(token)
 
 
-def digest(token: str) -> str:
+def token_digest(token: str) -> str:
     """Return the digest of a token for the configuration.
 
     Its form is `sha256:<64 hexadecimal digits>`.
@@ -44,7 +44,7 @@ def principal_of(authorization: str | None, tokens: Mapping[str, str]) -> str | 
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Denied("Authorization: Bearer TOKEN is understood, nothing else; `agentd token NAME` makes one")
-    presented = digest(token.strip())
+    presented = token_digest(token.strip())
     for principal, stored in tokens.items():
         if secrets.compare_digest(presented, stored):
             return principal

@@ -93,7 +93,7 @@ class Call(Protocol):
         ...
 
     def target(self, target: Target) -> None:
-        """Declare an object that will be changed; call it before `once`.
+        """Declare an object that will be changed; call it before `ensure`.
 
         It is required for tiers destroy and exec.  The approver sees it; if it has changed by the time the tool acts,
         nothing is done.
@@ -125,7 +125,8 @@ class Call(Protocol):
 
         `check` checks whether our change exists already: it returns Found if so, None if not, and raises PermanentError
         if an object that is not ours is in its place.  `apply` starts the change and returns the UPID of the Proxmox
-        task, if there is one.  The UPID is stored before `once` returns.  Raises Fenced when another process holds the
+        task, if there is one.  The UPID is stored before `ensure` returns.  Raises Fenced when another process holds
+                                the
         effect record, UnknownOutcome when there was no response to `apply` (the worker then calls `check` again).  In a
         dry run it does not return: the code after it is not reached.
         """
@@ -209,7 +210,7 @@ class Tool:
         if unknown:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
-        marks.refuse(self.name, parameters)
+        marks.refuse_marks(self.name, parameters)
         parameters = normalized(parameters, schema_of(self.parameters), self.name)
         try:
             return msgspec.convert(parameters, self.parameters)

@@ -1,6 +1,6 @@
 """One invocation of a tool, and calls from a tool to another agent's tool.
 
-`Invocation` implements `Call` of definition.py; its `once` holds steps 2 and 3 of effects.py.
+`Invocation` implements `Call` of definition.py; its `ensure` holds steps 2 and 3 of effects.py.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ INLINE: Final = 16 * 1024
 """Size in bytes above which a result goes to the bucket."""
 
 
-async def shrink(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
+async def store_if_large(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
     """Return `result`, or a reference if it is large and was stored under `key` of this agent."""
     data = encode(result)
     if len(data) <= INLINE:
@@ -31,19 +31,19 @@ async def shrink(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
     return {"$stored": key, "bytes": len(data)}
 
 
-async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
+async def resolve_references(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return `value` with every reference replaced by the stored result."""
     if isinstance(value, dict):
         if "$stored" in value:
-            stored = await fetch(bus, value)
+            stored = await fetch_stored(bus, value)
             return stored.get(value["field"]) if "field" in value and isinstance(stored, dict) else stored
-        return {key: await expand(bus, item) for key, item in value.items()}
+        return {key: await resolve_references(bus, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [await expand(bus, item) for item in value]
+        return [await resolve_references(bus, item) for item in value]
     return value
 
 
-async def fetch(bus: Bus, reference: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+async def fetch_stored(bus: Bus, reference: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
     """Return the stored result of a reference, None if it is no longer kept.
 
     Raises InvalidMessage.  A stored value whose size differs from that in the reference is not the original.

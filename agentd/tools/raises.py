@@ -31,7 +31,7 @@ class Raise:
     target: str = "guest/{vmid}"
 
 
-def given(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+def is_given(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     """Return a condition that is true if one of these parameters is given.
 
     Null counts as not given.

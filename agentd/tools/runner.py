@@ -111,7 +111,7 @@ class ToolRunner:
             else:
                 await self._allow(invocation, described)
                 parsed = tool.parse(parameters)
-                reply = await self._guarded(invocation, parameters, parsed, takeover=takeover)
+                reply = await self._run_guarded(invocation, parameters, parsed, takeover=takeover)
         except BusUnavailable:
             raise
         except Fenced as error:
@@ -132,11 +132,11 @@ class ToolRunner:
         """
         tool, tier, raised_by = invocation.tool, invocation.tool.tier, ""
         for rule in tool.raised(parameters):
-            if rule.tier.rank > tier.rank and not await self._made_here(invocation, rule, parameters):
+            if rule.tier.rank > tier.rank and not await self._is_created_here(invocation, rule, parameters):
                 tier, raised_by = rule.tier, f" with {rule.says}"
         return tier, tool.name + raised_by
 
-    async def _made_here(self, invocation: Invocation, rule: Raise, parameters: dict[str, Any]) -> bool:
+    async def _is_created_here(self, invocation: Invocation, rule: Raise, parameters: dict[str, Any]) -> bool:
         """Return whether this workflow created the target, by our own effect records."""
         workflow = invocation.key.partition(".")[0]
         if not rule.made or not workflow or "=" in workflow:
@@ -170,7 +170,7 @@ class ToolRunner:
     async def _guard(self, invocation: Invocation) -> None:
         """Raise if the tool may not act on its targets in their present state."""
         tool = invocation.tool
-        tier = _touching(invocation)
+        tier = _target_tier(invocation)
         if self.lease is not None:
             await self.lease.check()
         if not invocation.changing:  # a run that has begun to change something is completed
@@ -179,9 +179,9 @@ class ToolRunner:
         self.policy.check_targets(tool.name, tier, invocation.targets, invocation.consent)
         check_same_guests(tool.name, invocation.targets, invocation.guests)
         if tier in NEEDS_APPROVAL:
-            await budget.spend(self.bus, invocation.key, self.policy.per_hour)
+            await budget.take_slot(self.bus, invocation.key, self.policy.per_hour)
 
-    async def _guarded(
+    async def _run_guarded(
         self, invocation: Invocation, parameters: dict[str, Any], parsed: object, *, takeover: bool
     ) -> ToolReply:
         """Run a tool that changes something, unless it is done or runs elsewhere."""
@@ -197,13 +197,13 @@ class ToolRunner:
         )
         claim = await effects.claim(self.bus, wanted, now())
         if isinstance(claim, EffectRecord):
-            reply = _recorded(claim)
-            full_result = reply.result if takeover else await large_results.expand(self.bus, reply.result)
+            reply = _recorded_reply(claim)
+            full_result = reply.result if takeover else await large_results.resolve_references(self.bus, reply.result)
             return msgspec.structs.replace(reply, result=full_result)
         invocation.claim = claim
-        return await self._claimed(invocation, claim, parameters, parsed)
+        return await self._run_claimed(invocation, claim, parameters, parsed)
 
-    async def _claimed(
+    async def _run_claimed(
         self, invocation: Invocation, claim: effects.Claim, parameters: dict[str, Any], parsed: object
     ) -> ToolReply:
         """Run a tool whose claim we hold, write two audit records and store its result."""
@@ -229,12 +229,12 @@ class ToolRunner:
             async with effects.renewing(claim):
                 reply = await self._attempt(invocation, parsed)
         except Stopped as error:
-            reply = await self._halted(tool, claim, error)
+            reply = await self._stop_proxmox_task(tool, claim, error)
         finally:
             del self._claims[key]
         await claim.settle(
             phase=_PHASES.get(Outcome(reply.status), effects.DONE),
-            result=await large_results.shrink(self.bus, reply.result, key),
+            result=await large_results.store_if_large(self.bus, reply.result, key),
             error=reply.error,
             warnings=reply.warnings,
         )
@@ -242,7 +242,7 @@ class ToolRunner:
         crash_point("after-done")
         return msgspec.structs.replace(reply, undo=key if claim.record.undo is not None else "")
 
-    async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
+    async def _stop_proxmox_task(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
         """Stop the Proxmox task of a stopped tool, and return what is known of it."""
         upid, text = claim.record.upid, str(error)
         if not upid or tool.halt is None:
@@ -290,7 +290,7 @@ class ToolRunner:
                 reply = await self._run(invocation, parsed)
         except TimeoutError as error:
             if not scope.expired():
-                return self._bug(invocation, error)
+                return self._bug_reply(invocation, error)
             text = f"{tool.name}: not done by its deadline ({invocation.now_doing or 'no progress'})"
             return _failed(invocation, TaskError(code="deadline", message=text, retry=True))
         except (TemporaryError, Fenced):
@@ -298,7 +298,7 @@ class ToolRunner:
         except AgentdError as error:
             return _failed(invocation, task_error(error))
         except Exception as error:  # noqa: BLE001 - no error of a tool may stop the daemon
-            return self._bug(invocation, error)
+            return self._bug_reply(invocation, error)
         return reply
 
     async def _run(self, invocation: Invocation, parsed: object) -> ToolReply:
@@ -311,30 +311,30 @@ class ToolRunner:
         else:
             if not invocation.dry_run or tool.tier is Tier.READ:
                 return _done(invocation, wire_secrets.hidden(plain(result)))
-        return self._seen(invocation, already=already)
+        return self._preview(invocation, already=already)
 
-    def _seen(self, invocation: Invocation, *, already: bool) -> ToolReply:
+    def _preview(self, invocation: Invocation, *, already: bool) -> ToolReply:
         """Return the preview of a dry run, or a failure if a target is protected."""
         tool, targets = invocation.tool, list(invocation.targets)
         try:
             if targets or not already:
-                self.policy.check_targets(tool.name, _touching(invocation), targets)
+                self.policy.check_targets(tool.name, _target_tier(invocation), targets)
             check_same_guests(tool.name, targets, invocation.guests)
         except AgentdError as error:
             return _failed(invocation, task_error(error))
         return _done(invocation, plain(Preview(tool.name, targets, already, invocation.undo)), looked=True)
 
-    def _bug(self, invocation: Invocation, error: Exception) -> ToolReply:
+    def _bug_reply(self, invocation: Invocation, error: Exception) -> ToolReply:
         self.log.error("a tool has a bug", tool=invocation.tool.name, key=invocation.key, exc_info=error)
         return _failed(invocation, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
 
 
-def _touching(invocation: Invocation) -> Tier:
+def _target_tier(invocation: Invocation) -> Tier:
     """Return the tier that applies to the targets: destroy for a tool that undoes."""
     return Tier.DESTROY if invocation.tool.undoes else invocation.needed
 
 
-def _recorded(record: EffectRecord) -> ToolReply:
+def _recorded_reply(record: EffectRecord) -> ToolReply:
     """Return the reply for a record that was found instead of claimed."""
     if record.phase == effects.CANCELLED:
         error = record.error or TaskError(code="cancelled", message="cancelled before it began")

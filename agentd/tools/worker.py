@@ -109,7 +109,7 @@ class Worker:
         consumers = [self._consumer(queue, service) for queue in dict.fromkeys([service, *lane, *queues])]
         self.consumers += consumers
         endpoints = [await self._offer(service, version), *await self._offer_aliases(service)]
-        endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stopped))
+        endpoints.append(await self.bus.subscribe(subjects.stop(service), self._on_stop_hint))
         try:
             async with asyncio.TaskGroup() as group:
                 for consumer in consumers:
@@ -126,7 +126,7 @@ class Worker:
             self.bus,
             subjects.WORKFLOWS,
             queue,
-            lambda job: self._assigned(job, service),
+            lambda job: self._on_assignment(job, service),
             slots=self.slots,
             log=self.log,
             journal=self.journal,
@@ -165,7 +165,7 @@ class Worker:
 
     # -- assignments ----------------------------------------------------------------------------------------------
 
-    async def _assigned(self, job: Job, service: str) -> None:
+    async def _on_assignment(self, job: Job, service: str) -> None:
         """Run one assigned attempt and report its result; returning acknowledges it."""
         crash_point("before-claim")
         try:
@@ -187,7 +187,7 @@ class Worker:
             await self._store_dead_letter(job, service, text)
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:
-            async with self._saying_so(task, name, service):
+            async with self._reporting_running(task, name, service):
                 reply = await self._run_assignment(task, name, seconds)
         if reply.status == "running":
             self.log.warning("answered before, and tried again since", task=task.task_id, attempt=task.attempt)
@@ -207,7 +207,7 @@ class Worker:
         return left if task.seconds is None else min(left, task.seconds)
 
     @contextlib.asynccontextmanager
-    async def _saying_so(self, task: TaskAssignment, name: str, service: str) -> AsyncIterator[None]:
+    async def _reporting_running(self, task: TaskAssignment, name: str, service: str) -> AsyncIterator[None]:
         """Report to the orchestrator that the task is running, if the task asks for that.
 
         The first report is sent at the start; with a heartbeat, more follow until the task ends.
@@ -263,7 +263,7 @@ class Worker:
             asked=digest([tool.name, task.parameters]),
             guests=task.guests,
         )
-        parameters = await large_results.expand(self.bus, task.parameters)
+        parameters = await large_results.resolve_references(self.bus, task.parameters)
         return await self.runner.run(invocation, parameters, takeover=True)
 
     async def _complete(self, reply: ToolReply, workflow: str, task: str, attempt: int, service: str) -> None:
@@ -272,7 +272,7 @@ class Worker:
             workflow_id=workflow,
             attempt=attempt,
             status=Outcome(reply.status),
-            result=await large_results.shrink(self.bus, reply.result, subjects.effect_key(workflow, task)),
+            result=await large_results.store_if_large(self.bus, reply.result, subjects.effect_key(workflow, task)),
             error=reply.error,
             warnings=reply.warnings,
             agent_id=self.agent_id,
@@ -281,6 +281,6 @@ class Worker:
         )
         await self.bus.store(subjects.complete(self.agent_id, workflow, task), completion)
 
-    async def _stopped(self, received: Received) -> None:
+    async def _on_stop_hint(self, received: Received) -> None:
         """Read the record of a task for which a stop was requested."""
         await self.runner.read_stop_request(received.decode(StopHint).key)

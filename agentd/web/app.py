@@ -26,8 +26,8 @@ from agentd.web import security
 from agentd.web.actions import WorkflowActions
 from agentd.web.events import MOST_CLIENTS, EventResponse, Streams
 from agentd.web.openapi import Problem, Readiness, describe
-from agentd.web.overview import COUNTED, gather, read_view
-from agentd.web.plain_text import status_text, workflow_text
+from agentd.web.overview import COUNTED, read_overview, read_view
+from agentd.web.plain_text import status_page_text, workflow_text
 from agentd.wire.codec import encode
 from agentd.wire.names import check_id
 
@@ -120,12 +120,12 @@ class Site:
         _known(request, "limit", "format")
         limit = _number(request.query_params, "limit", SHOWN, COUNTED)
         form = _format(request)
-        picture = await gather(self._view)
+        picture = await read_overview(self._view)
         code = _UNAVAILABLE if picture.problems else 200
         if form == "json":
             return _json(picture, code)
         if form == "text":
-            return PlainTextResponse(status_text(picture, limit), code, _FRESH)
+            return PlainTextResponse(status_page_text(picture, limit), code, _FRESH)
         return _html((await self._load()).status(picture, limit), code)
 
     async def workflow(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ from starlette.responses import StreamingResponse
 
 from agentd.errors import AgentdError
 from agentd.printable import escaped_bytes
-from agentd.web.overview import gather
+from agentd.web.overview import read_overview
 from agentd.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Streams:
                     yield _message(event.kind, event.data)
                 if stale or events:
                     await self._unless_closing(asyncio.sleep(PAUSE))
-                elif not await self._something(mailbox):
+                elif not await self._wait_for_changes(mailbox):
                     yield b": still here\n\n"
         finally:
             self._mailboxes.discard(mailbox)
@@ -161,11 +161,11 @@ class Streams:
             mailbox.wake.set()
 
     async def _snapshot(self) -> bytes:
-        picture = await self._unless_closing(gather(self._view))
+        picture = await self._unless_closing(read_overview(self._view))
         return b"" if picture is None else _message("snapshot", picture)
 
     @staticmethod
-    async def _something(mailbox: Mailbox) -> bool:
+    async def _wait_for_changes(mailbox: Mailbox) -> bool:
         with suppress(TimeoutError):
             return await asyncio.wait_for(mailbox.wake.wait(), HEARTBEAT)
         return False

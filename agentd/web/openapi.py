@@ -68,10 +68,10 @@ def describe(version: str) -> dict[str, Any]:
         path: {"get": _operation(path, summary, schema, query)}
         for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[5:], strict=True)
     }
-    paths[actions.PATH] = {"post": _steering(*schemas[1:3])}
+    paths[actions.PATH] = {"post": _action_operation(*schemas[1:3])}
     for action, summary in _NETWORK.items():
         path = actions.NETWORK.format(action=action)
-        paths[path] = {"post": _posting(_operation(path, summary, schemas[4], ()), schemas[3], schemas[4])}
+        paths[path] = {"post": _post_operation(_operation(path, summary, schemas[4], ()), schemas[3], schemas[4])}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentd", "version": version},
@@ -100,16 +100,16 @@ def _operation(
     }
 
 
-def _steering(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _action_operation(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     operation = _operation(
         actions.PATH, "Approve, reject, cancel, pause or resume as the token's principal", answer, ()
     )
     action = {"type": "string", "enum": list(actions.ACTIONS)}
     operation["parameters"].append({"name": "action", "in": "path", "required": True, "schema": action})
-    return _posting(operation, body, answer)
+    return _post_operation(operation, body, answer)
 
 
-def _posting(operation: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _post_operation(operation: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
     operation["responses"]["409"] = {
         "description": "The orchestrator refuses it and gives the reason",

@@ -1,7 +1,7 @@
 """The overview that the status page, its plain-text form and an event stream show.
 
-`gather` reads everything from the view at once; what cannot be read is None, and `problems` has the reason.  The health
-level is decided only here, from values alone.
+`read_overview` reads everything from the view at once; what cannot be read is None, and `problems` has the reason.  The
+health level is decided only here, from values alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str]
 
 
-async def gather(view: View) -> Overview:
+async def read_overview(view: View) -> Overview:
     """Read everything from `view` at once."""
     problems: dict[str, None] = {}  # an ordered set: a dead bus is one problem, not six
     agents, services, workflows, tasks, metrics, alerts = await asyncio.gather(
@@ -127,15 +127,15 @@ def summarize(picture: Overview, readiness: list[Reason]) -> Overview:
 
 def agent_status(agent: AgentRegistration, at: datetime) -> str:
     """Return the status of an agent, or `silent` if it was not heard lately."""
-    return _heard(agent.status, agent.timestamp, at - SILENT_AFTER)
+    return _or_silent(agent.status, agent.timestamp, at - SILENT_AFTER)
 
 
 def service_status(service: ServiceRegistration, at: datetime) -> str:
     """Return the status of a service, or `silent` if it was not heard lately."""
-    return _heard(service.status, service.timestamp, at - SERVICE_SILENT_AFTER)
+    return _or_silent(service.status, service.timestamp, at - SERVICE_SILENT_AFTER)
 
 
-def _heard(status: str, timestamp: datetime | None, since: datetime) -> str:
+def _or_silent(status: str, timestamp: datetime | None, since: datetime) -> str:
     recent = timestamp is not None and timestamp >= since
     return status if recent or status == "offline" else "silent"
 
@@ -189,23 +189,23 @@ def _attention(picture: Overview, readiness: list[Reason]) -> Iterator[Attention
         yield Attention(
             "warn", "roles", "this instance plays no role; name one in agentd.toml, then `agentd config check`"
         )
-    yield from _of_alerts(picture)
-    yield from _of_workflows(picture)
-    yield from _of_tasks(picture)
-    yield from _of_agents(picture)
-    yield from _of_plugins(picture)
+    yield from _alert_notices(picture)
+    yield from _workflow_notices(picture)
+    yield from _task_notices(picture)
+    yield from _agent_notices(picture)
+    yield from _plugin_notices(picture)
     for text in picture.identity.warnings:
         yield Attention("warn", "this daemon", text)
 
 
-def _of_alerts(picture: Overview) -> Iterator[Attention]:
+def _alert_notices(picture: Overview) -> Iterator[Attention]:
     for alert in picture.alerts or []:
         if alert.state == "firing":
             level = "bad" if alert.severity == "critical" else "warn"
             yield Attention(level, alert.alert_type, f"{alert.message} ({alert.source})")
 
 
-def _of_workflows(picture: Overview) -> Iterator[Attention]:
+def _workflow_notices(picture: Overview) -> Iterator[Attention]:
     for workflow in picture.workflows or []:
         link = f"/workflows/{workflow.workflow_id}"
         recent = picture.at - workflow.updated < RECENT
@@ -218,7 +218,7 @@ def _of_workflows(picture: Overview) -> Iterator[Attention]:
             yield Attention("warn", workflow.workflow_id, f"failed: {workflow.error or 'no reason is given'}", link)
 
 
-def _of_tasks(picture: Overview) -> Iterator[Attention]:
+def _task_notices(picture: Overview) -> Iterator[Attention]:
     for task in picture.tasks or []:
         untaken = task.status == "assigned" and task.started and picture.at - task.started > UNTAKEN_AFTER
         if untaken:
@@ -226,7 +226,7 @@ def _of_tasks(picture: Overview) -> Iterator[Attention]:
             yield Attention("warn", task.workflow_id, text, f"/workflows/{task.workflow_id}")
 
 
-def _of_agents(picture: Overview) -> Iterator[Attention]:
+def _agent_notices(picture: Overview) -> Iterator[Attention]:
     for agent in picture.agents or []:
         status = agent_status(agent, picture.at)
         if status == "offline":
@@ -235,7 +235,7 @@ def _of_agents(picture: Overview) -> Iterator[Attention]:
             yield Attention("warn", agent.agent_id, "silent: it is unknown whether it works")
 
 
-def _of_plugins(picture: Overview) -> Iterator[Attention]:
+def _plugin_notices(picture: Overview) -> Iterator[Attention]:
     for plugin in picture.plugins:
         if plugin.status is PluginStatus.BROKEN:
             yield Attention("bad", f"plugin {plugin.name}", plugin.reason or "broken, and no reason is given")

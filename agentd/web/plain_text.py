@@ -22,7 +22,7 @@ _STEPS_SHOWN = 24
 _ERROR_SHOWN = 100
 
 
-def status_text(picture: Overview, limit: int) -> str:
+def status_page_text(picture: Overview, limit: int) -> str:
     """Return the whole status with at most `limit` workflows."""
     identity = picture.identity
     up = formats.span((picture.at - identity.started).total_seconds())

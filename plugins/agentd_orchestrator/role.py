@@ -37,7 +37,7 @@ from agentd import (
     secrets,
     subjects,
 )
-from agentd.tools.large_results import expand
+from agentd.tools.large_results import resolve_references
 from agentd.wire.announcements import DiscoveryRequest, Presence
 from agentd.wire.messages import SignalReply, TaskAssignment, TaskCompletion, TimerDue, request_digest, withheld_of
 from agentd.wire.names import check_id
@@ -313,7 +313,7 @@ class Orchestrator:
 
     async def _prepare(self, workflow_type: str) -> None:
         """Read the files that the plan of this workflow type needs."""
-        if not self._library.is_own(workflow_type):
+        if not self._library.is_builtin(workflow_type):
             await self._read_files()
         elif (prepare := self._library[workflow_type].prepare) is not None:
             await asyncio.to_thread(prepare)
@@ -354,7 +354,7 @@ class Orchestrator:
         request = WorkflowRequest(
             task.task_type,
             child_id(task.workflow_id, name, task.attempt),
-            await expand(self._context.bus, task.parameters),
+            await resolve_references(self._context.bus, task.parameters),
             requester_id=task.principal,
             timeout=task.seconds,
             authenticated=task.authenticated,

@@ -64,6 +64,6 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
         except Denied:  # the token does not work yet: accept all named privileges as known
             roles = []
         known = {name for role in roles for name in str(role.get("privs") or "").split(",") if name}
-        return rights.rights(await schemas.catalogue(), declared(), known)
+        return rights.needed_rights(await schemas.catalogue(), declared(), known)
 
     return ask

@@ -53,12 +53,12 @@ def class_of(key: str, name: str) -> str:
     return next((kind for kind, listed in row.items() if kind not in _NO_CLASS and names & {*listed}), "")
 
 
-def listed(key: str) -> list[str]:
+def reviewed_parameters(key: str) -> list[str]:
     """Return the reviewed parameters of a method."""
     return [name for kind, names in TABLE.get(key, {}).items() if kind not in _NO_CLASS for name in names]
 
 
-def refused(endpoint: Endpoint, parameters: dict[str, Any]) -> str:
+def refusal_reason(endpoint: Endpoint, parameters: dict[str, Any]) -> str:
     """Return why no tool may call this method with these parameters.
 
     The reason does not depend on the tier; it is "" if tools may call it.
@@ -140,11 +140,11 @@ def is_surely_on(value: object) -> bool:
     return not is_off(value)
 
 
-def _prunes(value: object) -> bool:
+def _would_prune(value: object) -> bool:
     return str(value).strip() not in {"keep-all", "keep-all=1", "keep-all=true", "keep-all=yes", "keep-all=on"}
 
 
-def _open(value: object) -> bool:
+def _is_unprotected(value: object) -> bool:
     """Return whether a connected network card has no firewall.
 
     A card without a firewall is the default of Proxmox.
@@ -164,8 +164,8 @@ RULES: Final[dict[str, tuple[Callable[[Any], bool], Tier, str]]] = {
     "off": (is_off, Tier.DESTROY, "takes a guard away"),
     "off-left-out": (is_off, Tier.DESTROY, "takes a guard away"),
     "given": (lambda _: True, Tier.DESTROY, "changes another guest, or what is kept or covered"),
-    "prune": (_prunes, Tier.DESTROY, "removes backups"),
-    "net": (_open, Tier.DESTROY, "leaves the card without the firewall"),
+    "prune": (_would_prune, Tier.DESTROY, "removes backups"),
+    "net": (_is_unprotected, Tier.DESTROY, "leaves the card without the firewall"),
 }
 """For each class: when it raises the tier, to which tier, and why.  Functions decide on `delete` and disks."""
 
@@ -188,7 +188,7 @@ def _deleted(key: str, name: str, value: object) -> Found:
     return None
 
 
-def owners(text: object) -> set[str]:
+def owning_vmids(text: object) -> set[str]:
     """Return the VMIDs of the guests that own the volumes in a value."""
     return {found[1] or found[2] or found[3] for found in _OWNED.finditer(str(text))}
 
@@ -204,10 +204,10 @@ def _disk(name: str, value: str, own: str) -> Found:
     sources = [volume, given.get("import-from", "")]
     if any(source.startswith("/") for source in sources) or volume == "cdrom":
         return Tier.EXEC, f"`{name}` is a device or a directory of the node"
-    if given.get("import-from") or owners(value) - {own}:
+    if given.get("import-from") or owning_vmids(value) - {own}:
         return Tier.DESTROY, f"`{name}` takes the volume of another guest"
     harmless = _NEW.match(volume) or _MEDIUM.match(volume) or volume == "none" or volume.endswith(":cloudinit")
-    if harmless or owners(volume) == {own}:
+    if harmless or owning_vmids(volume) == {own}:
         return None
     return Tier.DESTROY, f"`{name}` names a volume of which the owner is not known"
 
@@ -240,7 +240,7 @@ def _is_no_medium(parameters: Mapping[str, Any]) -> bool:
     return bool((iso and not _MEDIUM.match(str(iso))) or (image and not _IMPORT.match(str(image))))
 
 
-def _opens(parameters: Mapping[str, Any]) -> bool:
+def _may_open_network(parameters: Mapping[str, Any]) -> bool:
     """Return whether set_guest_network can allow traffic that was blocked before."""
     if is_surely_on(parameters.get("firewall", "0")):
         return False
@@ -263,16 +263,16 @@ OPTIONS: Final = (
     ),
 )
 """For update_guest_options."""
-LOGIN: Final = (Raise(Tier.EXEC, "ciuser or sshkeys", raises.given("ciuser", "sshkeys"), made=NEW_GUESTS),)
+LOGIN: Final = (Raise(Tier.EXEC, "ciuser or sshkeys", raises.is_given("ciuser", "sshkeys"), made=NEW_GUESTS),)
 """For update_vm: cloud-init creates the login, and runs again at the next boot."""
 FEATURES: Final = Raise(Tier.EXEC, "features", lambda p: bool(p.get("features")))
-FEATURES_CHANGED: Final = Raise(Tier.EXEC, "features", raises.given("features"), made=NEW_GUESTS)
+FEATURES_CHANGED: Final = Raise(Tier.EXEC, "features", raises.is_given("features"), made=NEW_GUESTS)
 PRIVILEGED: Final = Raise(Tier.DESTROY, "unprivileged=false", raises.is_not_true("unprivileged"))
 MEDIUM: Final = Raise(Tier.DESTROY, "an iso or image that is a disk", _is_no_medium)
 NETWORK: Final = Raise(
     Tier.DESTROY,
     "firewall=false, and with bridge, tag or connected=true unless firewall=true",
-    _opens,
+    _may_open_network,
     made=NEW_GUESTS,
 )
 UNVERIFIED: Final = Raise(Tier.DESTROY, "verify_certificates=false", raises.is_not_true("verify_certificates"))

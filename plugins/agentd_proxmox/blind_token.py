@@ -81,7 +81,7 @@ async def hidden_reason(proxmox: Proxmox, tool: str) -> str:
     if reason := no_rights_error(proxmox.user, held):
         return reason
     root, privileges = SHOWN_TO[tool]
-    if any(_meets(path, root) and set(privileges) & set(found) for path, found in held.items()):
+    if any(_applies_below(path, root) and set(privileges) & set(found) for path, found in held.items()):
         return ""
     return (
         f"{tool}: {proxmox.user} lacks {privileges[0]} on {root}, so Proxmox shows it an empty list; to let it read: "
@@ -98,7 +98,7 @@ def no_rights_error(user: str, held: dict[str, list[str]]) -> str:
     )
 
 
-def _meets(path: str, root: str) -> bool:
+def _applies_below(path: str, root: str) -> bool:
     """Return whether rights on `path` apply to objects below `root`.
 
     They do if one of the paths is above the other; rights on a pool can apply to any object.

@@ -79,7 +79,7 @@ def drives(config: dict[str, Any]) -> Iterator[Drive]:
             yield Drive(key, volume, found[1] if found else "", options)
 
 
-def not_cloned(config: dict[str, Any], *, container: bool) -> list[str]:
+def uncloneable(config: dict[str, Any], *, container: bool) -> list[str]:
     """Return the drives that Proxmox cannot clone.
 
     These are devices, and folders of a container.
@@ -88,7 +88,7 @@ def not_cloned(config: dict[str, Any], *, container: bool) -> list[str]:
     return [f"{drive.key} is {kind} of the node ({drive.volume})" for drive in drives(config) if drive.is_local_path]
 
 
-def unreachable(config: dict[str, Any], shared: Collection[str]) -> list[str]:
+def not_shared(config: dict[str, Any], shared: Collection[str]) -> list[str]:
     """Return the drives that are not on shared storage.
 
     They keep a clone on the node of its source.
@@ -97,7 +97,7 @@ def unreachable(config: dict[str, Any], shared: Collection[str]) -> list[str]:
     return [f"{drive.key} on {drive.storage or drive.volume}" for drive in counted if drive.storage not in shared]
 
 
-def storages(config: dict[str, Any]) -> list[str]:
+def storages_of(config: dict[str, Any]) -> list[str]:
     """Return the storages of all drives.
 
     A device or file of the node is listed by its path.

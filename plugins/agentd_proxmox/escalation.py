@@ -143,7 +143,7 @@ class TokenRights:
         return await self.beyond(entry.path, self.roles.get(entry.role, frozenset()), propagate=entry.propagate)
 
 
-def refuse(tool: str, token: str, lines: list[str], what: str) -> None:
+def refuse_excess(tool: str, token: str, lines: list[str], what: str) -> None:
     """Raise Rejected if there are `lines`.
 
     lines  the rights that would be given beyond those of the own token

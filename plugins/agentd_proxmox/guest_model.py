@@ -169,7 +169,7 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         ha=bool((status.get("ha") or {}).get("managed")),
         uptime=int(status.get("uptime") or 0),
         digest=str(config.get("digest") or ""),
-        all_storages=drives.storages(config),
+        all_storages=drives.storages_of(config),
     )
 
 

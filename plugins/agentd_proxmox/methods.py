@@ -20,7 +20,7 @@ Needs = dict[str, set[tuple[str, str]]]
 Optional = dict[str, frozenset[str]]
 
 
-def guest(*suffixes: str) -> tuple[str, ...]:
+def guest_methods(*suffixes: str) -> tuple[str, ...]:
     """Return the methods of VMs and containers for suffixes such as `GET /config`."""
     pairs = (suffix.split(" ") for suffix in suffixes)
     return tuple(f"{verb} /nodes/{{node}}/{kind}/{{vmid}}{rest}" for verb, rest in pairs for kind in ("qemu", "lxc"))
@@ -32,7 +32,7 @@ PLACES: Final = (
 )
 TASK: Final = ("GET /nodes/{node}/tasks/{upid}/status", "GET /nodes/{node}/tasks/{upid}/log")
 TASKS: Final = "GET /nodes/{node}/tasks"
-READ: Final = (*PLACES, *guest("GET /config", "GET /status/current"))
+READ: Final = (*PLACES, *guest_methods("GET /config", "GET /status/current"))
 """Methods that reading a guest needs."""
 WRITE: Final = (*READ, *TASK, TASKS)
 """Methods that changing a guest needs besides the change: reading the guest before, and following the task."""
@@ -46,11 +46,11 @@ SPACE: Final = ("Datastore.AllocateSpace", STORAGE)
 BRIDGE: Final = ("SDN.Use", "/sdn/zones/{zone}/{bridge}")
 
 
-def on(path: str, *privileges: str) -> set[tuple[str, str]]:
+def with_path(path: str, *privileges: str) -> set[tuple[str, str]]:
     """Return the given privileges, each with the path `path`."""
     return {(privilege, path) for privilege in privileges}
 
 
-def config(*parts: str) -> set[tuple[str, str]]:
+def config_privileges(*parts: str) -> set[tuple[str, str]]:
     """Return the privileges to change these parts of a guest's configuration."""
-    return on(VM, *(f"VM.Config.{part}" for part in parts))
+    return with_path(VM, *(f"VM.Config.{part}" for part in parts))

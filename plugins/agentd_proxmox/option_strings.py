@@ -93,9 +93,9 @@ def same_value(key: str, one: object, other: object) -> bool:
     if key == "tags":
         return comparable_tags(one) == comparable_tags(other)
     if NET.match(key):
-        return _even(card(one)) == _even(card(other))
+        return _equalized(card(one)) == _equalized(card(other))
     if DRIVE.match(key) or MOUNT.match(key):
-        return _even(drive(one), "size") == _even(drive(other), "size")
+        return _equalized(drive(one), "size") == _equalized(drive(other), "size")
     return str(one).strip() == str(other).strip()
 
 
@@ -104,7 +104,7 @@ def comparable_tags(value: object) -> list[str]:
     return sorted({tag.casefold() for tag in re.split(r"[;,\s]+", str(value or "")) if tag})
 
 
-def _even(found: Parts, *besides: str) -> Parts:
+def _equalized(found: Parts, *besides: str) -> Parts:
     return {
         key: _BOOLEANS.get(text.lower(), text) if key in _SWITCHES else text
         for key, text in found.items()

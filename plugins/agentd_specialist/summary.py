@@ -103,7 +103,7 @@ def summarize(
     names = {storage.storage if storage.shared else f"{storage.node}/{storage.storage}" for storage in storages}
     count = f"{len(nodes)} nodes, {len(names)} storages, {len(guests)} guests"
     status = findings[0].severity if findings else "ok"
-    verdict = f"{_tally(findings)}: {findings[0].text}" if findings else f"all well: {count}"
+    verdict = f"{_counts_text(findings)}: {findings[0].text}" if findings else f"all well: {count}"
     return HealthReport(status, verdict, len(nodes), len(names), len(guests), findings)
 
 
@@ -149,6 +149,6 @@ def _percent(used: int, total: int) -> float:
     return 100 * used / total if total else 0.0
 
 
-def _tally(findings: list[Finding]) -> str:
+def _counts_text(findings: list[Finding]) -> str:
     counts = ((severity, sum(finding.severity == severity for finding in findings)) for severity in ORDER)
     return ", ".join(f"{count} {severity}" for severity, count in counts if count)

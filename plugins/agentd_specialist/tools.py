@@ -172,19 +172,19 @@ class Domain:
         The result contains the parameters for create_vm and configure_vm, and a reason for each decision.
         If the request cannot be fulfilled, the error lists every problem, one per line.
         """
-        cluster = await self._look(call, p)
+        cluster = await self._read_cluster(call, p)
         drawn = secrets.SystemRandom().random()
         bridges: dict[str, list[str]] = {}
         verdict: ValidatedVm | list[str] | None = None
-        for node in vm.shortlist(p, cluster, self.rules):
+        for node in vm.candidate_nodes(p, cluster, self.rules):
             call.progress(f"reading the bridges of {node}")
             found = await self._pages(call, "list_bridges", BridgeList, {"node": node})
             bridges[node] = [bridge.bridge for page in found for bridge in page.bridges]
             cluster = replace(cluster, bridges=bridges)
-            verdict = vm.choose(p, cluster, self.rules, drawn)
+            verdict = vm.validate(p, cluster, self.rules, drawn)
             if isinstance(verdict, ValidatedVm):
                 break
-        verdict = vm.choose(p, cluster, self.rules, drawn) if verdict is None else verdict
+        verdict = vm.validate(p, cluster, self.rules, drawn) if verdict is None else verdict
         if isinstance(verdict, list):
             raise Rejected("\n".join([PROBLEMS, *verdict]))
         for warning in verdict.warnings:
@@ -233,7 +233,7 @@ class Domain:
                 raise Rejected(f"node: there is no node {p.node!r}")
         return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
 
-    async def _look(self, call: Call, wish: VmRequest) -> Cluster:
+    async def _read_cluster(self, call: Call, request: VmRequest) -> Cluster:
         """Read the cluster, without the bridges."""
         call.progress("reading the cluster")
         nodes = await self._pages(call, "list_nodes", NodeList, {})
@@ -248,7 +248,7 @@ class Domain:
             [guest for page in guests for guest in page.guests],
             [template for page in templates for template in page.templates],
         )
-        found = vm.find_template(wish, cluster)
+        found = vm.find_template(request, cluster)
         if not isinstance(found, GuestView):
             return cluster
         template = await call.use(PROXMOX, "get_guest", {"vmid": found.vmid}, TemplateView, step="template")

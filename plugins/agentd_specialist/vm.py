@@ -2,7 +2,7 @@
 
 Pure: values in, values out; also the random number is a parameter.
 
-`choose` returns either everything that the later steps need, with a reason for each value that the request left out,
+`validate` returns either everything that the later steps need, with a reason for each value that the request left out,
 or every problem, one per line: the parameter, what is wrong, and what would be possible.  It decides everything that
 could be decided in more than one way, so that the steps that create and configure the VM can be repeated.
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd import formats
 from agentd_specialist.model import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmRequest, names_of
-from agentd_specialist.placement import Need, Offer, Placement
+from agentd_specialist.placement import Candidate, Placement, Requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,12 +27,12 @@ _CLOUD_INIT = ("ciuser", "sshkeys", "ipconfig0", "nameserver")
 _UPDATES = ("cores", "memory", "tags")
 
 
-def find_template(wish: VmRequest, cluster: Cluster) -> GuestView | str | None:
+def find_template(request: VmRequest, cluster: Cluster) -> GuestView | str | None:
     """Return the template that the request names, or None if it names none.
 
     Return the problem as a text if there is not exactly one such template.
     """
-    wanted = wish.template
+    wanted = request.template
     if wanted is None:
         return None
     if isinstance(wanted, str) and wanted.isascii() and wanted.isdigit():
@@ -52,17 +52,17 @@ def find_template(wish: VmRequest, cluster: Cluster) -> GuestView | str | None:
     return f"template: there is no template {wanted!r}; there are {there_are}"
 
 
-def shortlist(wish: VmRequest, cluster: Cluster, rules: Rules) -> list[str]:
+def candidate_nodes(request: VmRequest, cluster: Cluster, rules: Rules) -> list[str]:
     """Return the nodes that could take the VM, best first; bridges are ignored."""
-    return _VmValidation(wish, cluster, rules).placement().shortlist()
+    return _VmValidation(request, cluster, rules).placement().shortlist()
 
 
-def choose(wish: VmRequest, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
+def validate(request: VmRequest, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
     """Return the validated VM, or the list of all problems.
 
     draw  random number from 0 up to 1 that selects the VMID
     """
-    checks = _VmValidation(wish, cluster, rules)
+    checks = _VmValidation(request, cluster, rules)
     checks.check()
     vmid = checks.vmid(draw)
     offer = checks.place()
@@ -92,26 +92,26 @@ def free_vmid(taken: Iterable[int], low: int, high: int, draw: float) -> int | N
 class _VmValidation:
     """Checks one request against one cluster."""
 
-    def __init__(self, wish: VmRequest, cluster: Cluster, rules: Rules) -> None:
-        self.wish = wish
+    def __init__(self, request: VmRequest, cluster: Cluster, rules: Rules) -> None:
+        self.request = request
         self.cluster = cluster
         self.rules = rules
         self.template = cluster.template
-        self.linked = self.template is not None and not wish.full
+        self.linked = self.template is not None and not request.full
         self.problems: list[str] = []
         self.reasons: list[str] = []
         self.warnings: list[str] = []
         template = self.template
-        self.cores = wish.cores or (template.cores or 1 if template else rules.default_cores)
-        self.memory = wish.memory or (template.memory if template else rules.default_memory)
-        self.disk = wish.disk or (0 if template else rules.default_disk)
+        self.cores = request.cores or (template.cores or 1 if template else rules.default_cores)
+        self.memory = request.memory or (template.memory if template else rules.default_memory)
+        self.disk = request.disk or (0 if template else rules.default_disk)
 
     # -- checks that do not depend on the node ------------------------------------------------------------------------
 
     def check(self) -> None:
         self._name()
         self._sizes()
-        template = find_template(self.wish, self.cluster)
+        template = find_template(self.request, self.cluster)
         if isinstance(template, str):
             self.problems.append(template)
         elif template is None:
@@ -120,10 +120,10 @@ class _VmValidation:
             self.problems.append(f"template: what {template.vmid} is made of is not known")
         else:
             self._clone(self.template)
-        self._words()
+        self._check_texts()
 
     def _name(self) -> None:
-        name = self.wish.name
+        name = self.request.name
         if len(name) > formats.LONGEST_NAME or not _NAME.match(name):
             self.problems.append(
                 f"name: {name!r} is no DNS name: its parts are of letters, digits and -, with a letter or digit at "
@@ -136,32 +136,32 @@ class _VmValidation:
 
     def _sizes(self) -> None:
         for name, value, least, unit in (
-            ("cores", self.wish.cores, 1, ""),
-            ("memory", self.wish.memory, 16, " MiB"),
-            ("disk", self.wish.disk, 1, " GiB"),
+            ("cores", self.request.cores, 1, ""),
+            ("memory", self.request.memory, 16, " MiB"),
+            ("disk", self.request.disk, 1, " GiB"),
         ):
             if value is not None and value < least:
                 self.problems.append(f"{name}: {value}{unit} is too little; use {least} or more")
 
     def _clone(self, template: TemplateView) -> None:
         main = template.main_disk
-        if self.wish.disk is not None and not main:
+        if self.request.disk is not None and not main:
             self.problems.append(
-                f"disk: template {template.vmid} has no disk that could be {self.wish.disk} GiB large, or does not "
+                f"disk: template {template.vmid} has no disk that could be {self.request.disk} GiB large, or does not "
                 "define from which one it boots; leave disk out, resize_disk grows one by its name"
             )
-        elif self.wish.disk is not None and self.wish.disk < template.disks[main]:
+        elif self.request.disk is not None and self.request.disk < template.disks[main]:
             self.problems.append(
-                f"disk: {self.wish.disk} GiB is smaller than {main} of template {template.vmid} "
+                f"disk: {self.request.disk} GiB is smaller than {main} of template {template.vmid} "
                 f"({template.disks[main]:g} GiB), and a disk cannot shrink; use that or more"
             )
-        if self.wish.iso is not None:
+        if self.request.iso is not None:
             self.problems.append("iso: only an empty VM boots from an ISO image; leave iso or template out")
-        if self.wish.bridge is not None and template.bridges != {self.wish.bridge}:
+        if self.request.bridge is not None and template.bridges != {self.request.bridge}:
             self.problems.append(
                 f"bridge: a clone keeps its template's network ({names_of(sorted(template.bridges))}); leave bridge out"
             )
-        if self.linked and self.wish.storage is not None and self.wish.storage not in template.storages:
+        if self.linked and self.request.storage is not None and self.request.storage not in template.storages:
             self.problems.append(
                 f"storage: a linked clone is on its template's storage ({names_of(template.storages)}); leave "
                 "storage out, or ask for a full clone"
@@ -171,20 +171,20 @@ class _VmValidation:
         self.problems += [
             f"{name}: cloud-init needs a template with a cloud-init drive; name one as template"
             for name in _CLOUD_INIT
-            if getattr(self.wish, name)
+            if getattr(self.request, name)
         ]
-        if self.wish.iso is None:
+        if self.request.iso is None:
             self.warnings.append("the VM is empty: it has no system until one is installed or a template is named")
 
-    def _words(self) -> None:
-        bad = [tag for tag in self.wish.tags if not _TAG.match(tag)]
+    def _check_texts(self) -> None:
+        bad = [tag for tag in self.request.tags if not _TAG.match(tag)]
         if bad:
             self.problems.append(
                 f"tags: {names_of(map(repr, bad))}: use letters, digits and _ + . -, and none of + . - at the beginning"
             )
 
     def vmid(self, draw: float) -> int | None:
-        low, high, wanted = self.rules.vmid_min, self.rules.vmid_max, self.wish.vmid
+        low, high, wanted = self.rules.vmid_min, self.rules.vmid_max, self.request.vmid
         if wanted is None:
             drawn = free_vmid(self.cluster.taken, low, high, draw)
             if drawn is None:
@@ -204,55 +204,55 @@ class _VmValidation:
     # -- placement and result ------------------------------------------------------------------------
 
     def placement(self) -> Placement:
-        need = Need(self.cores * (self.template.sockets if self.template else 1), self.memory, self.disk)
-        return Placement(self.wish, self.cluster, self.rules, need)
+        need = Requirements(self.cores * (self.template.sockets if self.template else 1), self.memory, self.disk)
+        return Placement(self.request, self.cluster, self.rules, need)
 
-    def place(self) -> Offer | None:
-        if self.wish.template is not None and self.template is None:
+    def place(self) -> Candidate | None:
+        if self.request.template is not None and self.template is None:
             return None  # the needs of the VM are not known; this problem is already in the list
         best = self.placement().best()
-        if isinstance(best, Offer):
+        if isinstance(best, Candidate):
             return best
         self.problems += best
         return None
 
-    def explain(self, offer: Offer) -> None:
-        wish, template = self.wish, self.template
-        if wish.node is None:
+    def explain(self, offer: Candidate) -> None:
+        request, template = self.request, self.template
+        if request.node is None:
             online = sum(node.status == "online" for node in self.cluster.nodes)
             free = f"{offer.free / 1024:.0f} GiB"
             self.reasons.append(f"node {offer.node.node}: most free memory ({free}) of {online} online nodes")
         source = f"as template {template.vmid}" if template else "the specialist's default"
-        if wish.cores is None:
+        if request.cores is None:
             self.reasons.append(f"cores {self.cores}: {source}")
-        if wish.memory is None:
+        if request.memory is None:
             self.reasons.append(f"memory {self.memory} MiB: {source}")
-        if wish.disk is None and template is None:
+        if request.disk is None and template is None:
             self.reasons.append(f"disk {self.disk} GiB: {source}")
-        if wish.storage is None:
+        if request.storage is None:
             which = f"storage {offer.storage}: most free space" if offer.storage else "storage: the template's"
             self.reasons.append(which)
-        if wish.bridge is None and offer.bridge:
+        if request.bridge is None and offer.bridge:
             self.reasons.append(f"bridge {offer.bridge}: there on {offer.node.node}")
 
-    def verdict(self, vmid: int, offer: Offer) -> ValidatedVm:
-        wish = self.wish
-        create: dict[str, Any] = {"vmid": vmid, "node": offer.node.node, "name": wish.name}
-        configure: dict[str, Any] = {"vmid": vmid, "name": wish.name, "start": wish.start}
+    def verdict(self, vmid: int, offer: Candidate) -> ValidatedVm:
+        request = self.request
+        create: dict[str, Any] = {"vmid": vmid, "node": offer.node.node, "name": request.name}
+        configure: dict[str, Any] = {"vmid": vmid, "name": request.name, "start": request.start}
         if self.template is None:
             create |= {"storage": offer.storage, "bridge": offer.bridge}
             create |= {"cores": self.cores, "memory": self.memory, "disk": self.disk}
-            create |= _given(wish, "iso", "tags")
+            create |= _given(request, "iso", "tags")
         else:
-            create |= {"template": self.template.vmid, "full": wish.full}
+            create |= {"template": self.template.vmid, "full": request.full}
             create |= {"storage": offer.storage} if offer.storage else {}
-            configure |= _given(wish, *_UPDATES, *_CLOUD_INIT)
+            configure |= _given(request, *_UPDATES, *_CLOUD_INIT)
             main = self.template.main_disk
-            if wish.disk is not None and wish.disk > self.template.disks[main]:
-                configure |= {"disk": main, "size": wish.disk}
-        create |= _given(wish, "pool", "description")
+            if request.disk is not None and request.disk > self.template.disks[main]:
+                configure |= {"disk": main, "size": request.disk}
+        create |= _given(request, "pool", "description")
         return ValidatedVm(vmid, offer.node.node, create, configure, self.reasons, self.warnings)
 
 
-def _given(wish: VmRequest, *names: str) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(wish, name))}
+def _given(request: VmRequest, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(request, name))}

@@ -147,7 +147,7 @@ class Stage:
         token.write_text(secret)
         digests: dict[str, str] = {}
         for name in ("alice", "bob"):
-            self.tokens[name], digests[name] = tokens.make()
+            self.tokens[name], digests[name] = tokens.new_token()
         for principal in ("alice", "bob", "oscar", "rita"):
             text = CONFIG.format(
                 folder=self.folder,

@@ -7,7 +7,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING
 
-from agentd.web.overview import gather
+from agentd.web.overview import read_overview
 from agentd.web.page import Pages
 from core.web_view import large_network
 
@@ -19,7 +19,7 @@ ROUNDS = 20
 
 def test_page(figures: Figures) -> None:
     """200 workflows and 50 agents on one page: at most a quarter of a second."""
-    picture, pages, took = asyncio.run(gather(large_network())), Pages(), []
+    picture, pages, took = asyncio.run(read_overview(large_network())), Pages(), []
     assert pages.status(picture, 200).count('class="wf"') == 200
     for _ in range(ROUNDS):
         begun = time.perf_counter()

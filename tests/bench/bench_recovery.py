@@ -71,7 +71,7 @@ class Work:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
                         await self.answered[name].wait()
-                if not self.answered[name].is_set() and await queries.answer(self.bus, name) is not None:
+                if not self.answered[name].is_set() and await queries.answer_of(self.bus, name) is not None:
                     break
             del self.open[name], self.answered[name]
             over.set_result(None)

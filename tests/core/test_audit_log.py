@@ -1,4 +1,4 @@
-"""The ledger: an agent's audit chain as AI_AUDIT keeps it."""
+"""The audit log: an agent's audit chain as AI_AUDIT keeps it."""
 
 from __future__ import annotations
 

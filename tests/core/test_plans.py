@@ -81,7 +81,7 @@ async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Pro
 
 
 def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
-    """A tool that writes outside `once` is stopped before anything is sent; outside a dry run it is not."""
+    """A tool that writes outside `ensure` is stopped before anything is sent; outside a dry run it is not."""
     with (
         dry_run_context(),
         pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"),
@@ -202,8 +202,8 @@ async def test_what_is_protected_from_every_change(bus: Bus, probe: Probe) -> No
 
 async def test_only_so_much_is_destroyed_within_an_hour(bus: Bus, probe: Probe) -> None:
     """The limit is the network's; an act that is repeated takes no second place."""
-    await budget.spend(bus, "w.one", 2)
-    await budget.spend(bus, "w.one", 2)
+    await budget.take_slot(bus, "w.one", 2)
+    await budget.take_slot(bus, "w.one", 2)
     found = await _assigned(bus, probe, "wipe", Policy(default_tier=Tier.EXEC, per_hour=1), consent=GIVEN)
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
@@ -213,7 +213,9 @@ async def test_only_so_much_is_destroyed_within_an_hour(bus: Bus, probe: Probe) 
 
 async def test_two_do_not_take_the_same_place(bus: Bus) -> None:
     """Of many at once exactly as many get a place as there are."""
-    found = await asyncio.gather(*(budget.spend(bus, f"w.{number}", 3) for number in range(6)), return_exceptions=True)
+    found = await asyncio.gather(
+        *(budget.take_slot(bus, f"w.{number}", 3) for number in range(6)), return_exceptions=True
+    )
 
     assert sum(isinstance(item, Denied) for item in found) == 3
     assert sum(item is None for item in found) == 3

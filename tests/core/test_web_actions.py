@@ -24,7 +24,7 @@ class TestTokens:
 
     def test_a_token_is_its_principal(self) -> None:
         """What was made for alice is alice, in any case of the scheme; no header is no principal."""
-        (first, kept), (second, other) = tokens.make(), tokens.make()
+        (first, kept), (second, other) = tokens.new_token(), tokens.new_token()
         known = {"alice": kept, "bob": other}
 
         assert tokens.principal_of(bearer(first), known) == "alice"
@@ -37,12 +37,12 @@ class TestTokens:
     def test_any_other_is_refused(self, header: str) -> None:
         """A client with another header is not treated as anonymous."""
         with pytest.raises(Denied, match=r"agentd token NAME|unknown"):
-            tokens.principal_of(header, {"alice": tokens.make()[1]})
+            tokens.principal_of(header, {"alice": tokens.new_token()[1]})
 
 
 async def test_a_token_steers_in_its_principal_s_name() -> None:
     """Each action is asked for under the name of the token's principal, with what the body says."""
-    view, (token, kept) = busy_network(), tokens.make()
+    view, (token, kept) = busy_network(), tokens.new_token()
     async with serving(view, tokens={"bob": kept}) as ask:
         yes = await ask.post(f"{PATH}/approve", b'{"task": "a", "reason": "fine", "digest": "ab12"}', token)
         unseen = await ask.post(f"{PATH}/approve", b'{"task": "a"}', token)
@@ -65,7 +65,7 @@ async def test_a_token_steers_in_its_principal_s_name() -> None:
 
 async def test_without_a_token_nothing_is_changed() -> None:
     """No token, a stranger's and a daemon that knows none are refused, each with its reason; GET is refused."""
-    view, (token, kept) = busy_network(), tokens.make()
+    view, (token, kept) = busy_network(), tokens.new_token()
     async with serving(view, tokens={"bob": kept}) as ask:
         none = await ask(f"{PATH}/approve", "POST")
         wrong = await ask.post(f"{PATH}/approve", b"", "agentd_guess")
@@ -84,7 +84,7 @@ async def test_without_a_token_nothing_is_changed() -> None:
 
 async def test_bad_requests_name_what_is_wrong() -> None:
     """Unknown actions, workflows and fields, bodies that are no JSON or too large."""
-    view, (token, kept) = busy_network(), tokens.make()
+    view, (token, kept) = busy_network(), tokens.new_token()
     cases = {
         (f"{PATH}/destroy", b""): (404, "there are approve, reject, cancel, pause, resume"),
         ("/api/workflows/nope/approve", b""): (404, "there is no workflow 'nope'"),
@@ -103,7 +103,7 @@ async def test_bad_requests_name_what_is_wrong() -> None:
 
 async def test_what_the_orchestrator_refuses_is_a_conflict() -> None:
     """One's own plan cannot be approved over HTTP either; the answer says why."""
-    view, (token, kept) = busy_network(), tokens.make()
+    view, (token, kept) = busy_network(), tokens.new_token()
     requester = view.details[NAME].requester
     async with serving(view, tokens={requester: kept}) as ask:
         got = await ask.post(f"{PATH}/approve", b'{"digest": "ab12"}', token)

@@ -12,7 +12,7 @@ import pytest
 
 from agentd.client.views import Event, EventKind, Reason, RoleState, TaskView
 from agentd.web import formats, graph, overview, page, status
-from agentd.web.overview import gather
+from agentd.web.overview import read_overview
 from agentd.web.page import Pages
 from agentd.wire.announcements import AgentRegistration
 from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network, large_network, summary
@@ -32,7 +32,7 @@ async def test_all_well_says_so_in_one_sentence() -> None:
     quiet.me = msgspec.structs.replace(quiet.me, roles=[RoleState(str(n), ready=True) for n in range(4)])
     quiet.add_workflow("w1", ["completed", "running", "waiting"], "running", 5)
 
-    picture = await gather(quiet)
+    picture = await read_overview(quiet)
 
     assert (picture.level, picture.headline) == ("ok", "All 4 roles ready. 1 workflow running.")
     assert picture.attention == []
@@ -55,7 +55,7 @@ async def test_the_headline_counts_roles(ready: list[bool], sentence: str) -> No
         quiet.me, roles=[RoleState(f"r{place}", ready=item) for place, item in enumerate(ready)]
     )
 
-    picture = await gather(quiet)
+    picture = await read_overview(quiet)
 
     assert picture.headline.startswith(sentence)
     assert (picture.level == "ok") is (all(ready) and bool(ready))
@@ -63,7 +63,7 @@ async def test_the_headline_counts_roles(ready: list[bool], sentence: str) -> No
 
 async def test_attention_names_each_trouble_once_and_the_worst_first(network: MemoryView) -> None:
     """What needs a person is listed with its reason; a role that readiness names isn't named twice."""
-    picture = await gather(network)
+    picture = await read_overview(network)
 
     named = [item.what for item in picture.attention]
     assert named[:2] == ["mcp-bridge", "plugin ceph-tools"]
@@ -77,7 +77,7 @@ async def test_unknown_is_never_healthy(network: MemoryView) -> None:
     quiet = MemoryView()
     quiet.agent_list = [AgentRegistration("a"), AgentRegistration("b", timestamp=quiet.ago(minutes=2))]
 
-    picture = await gather(quiet)
+    picture = await read_overview(quiet)
 
     assert [overview.agent_status(item, picture.at) for item in quiet.agent_list] == ["silent", "silent"]
     assert picture.level == "warn"
@@ -92,7 +92,7 @@ async def test_an_untaken_task_and_a_failed_compensation_are_told() -> None:
     quiet.add_workflow("w2", ["failed", "skipped", "skipped"], "compensation_failed", 9e6)
     quiet.add_workflow("w3", ["failed", "skipped", "skipped"], "failed", 9e6)
 
-    picture = await gather(quiet)
+    picture = await read_overview(quiet)
 
     assert [item.what for item in picture.attention] == ["w2", "w1"]
     assert stuck.tasks[0].queue in picture.attention[1].text
@@ -103,7 +103,7 @@ async def test_a_view_that_hangs_is_a_problem_not_a_hang(network: MemoryView, mo
     monkeypatch.setattr(overview, "ANSWER_WITHIN", 0.05)
     network.slow = 9.0
 
-    picture = await gather(network)
+    picture = await read_overview(network)
 
     assert picture.problems == ["no answer from the network within 0 s"]
     assert picture.workflows is None
@@ -199,7 +199,7 @@ def test_no_role_ready_without_reason_is_told() -> None:
     quiet.me = msgspec.structs.replace(quiet.me, roles=[RoleState("monitor", ready=False)])
     quiet.reasons = [Reason("bus", "")]
 
-    found = asyncio.run(gather(quiet)).attention
+    found = asyncio.run(read_overview(quiet)).attention
 
     assert [(item.what, item.text) for item in found] == [
         ("bus", "not ready, and no reason is given"),
@@ -209,7 +209,7 @@ def test_no_role_ready_without_reason_is_told() -> None:
 
 async def test_a_page_of_a_large_cluster() -> None:
     """200 workflows and 50 agents are on one page; `tests/bench/bench_page.py` says how long it takes."""
-    picture = await gather(large_network())
+    picture = await read_overview(large_network())
     pages = await asyncio.to_thread(Pages)
 
     assert pages.status(picture, 200).count('class="wf"') == 200

@@ -148,7 +148,7 @@ def test_each_item_carries_its_own_call() -> None:
     state = begun(drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")}))
     state = step(state, *(ended(state, f"preview-drop-{number}", result=seen(THING)) for number in (0, 1)))
     state = step(state, approve(state))
-    calls = [outgoing.consent(state, f"drop-{number}") for number in (0, 1)]
+    calls = [outgoing.consent_for(state, f"drop-{number}") for number in (0, 1)]
 
     assert [call.call for call in calls if call] == [digest(["drop", {"vmid": vmid}]) for vmid in (100, 200)]
 
@@ -222,7 +222,7 @@ async def test_a_plan_is_shown_whole_everywhere(net: Net) -> None:
 
 async def test_the_api_needs_the_digest_of_what_was_shown(net: Net) -> None:
     """Without it, with another one or a stale one nothing is approved; with it the plan is done."""
-    made = tokens.make()
+    made = tokens.new_token()
     net.settings["web"] = {"port": 0, "tokens": {"bob": made[1]}}
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
@@ -247,7 +247,7 @@ async def test_a_target_that_was_renamed_is_left_alone(net: Net) -> None:
         assert guest is not None
         await asyncio.to_thread(net.pve.drop_guest, 101)
         await asyncio.to_thread(net.pve.guest, vmid=101, node="pve1", name="db-99", status="stopped")
-        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        await requests.send_decision(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert answer.status == "failed"
@@ -258,7 +258,9 @@ async def test_deciding_with_a_digest_that_is_not_shown(net: Net) -> None:
     """A person who approves what he has read gets a refusal when something else waits by now."""
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
-        other = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve", digest="0" * 64))
+        other = await requests.send_decision(
+            bus, "bob", plan.workflow_id, "", WorkflowSignal("approve", digest="0" * 64)
+        )
         name, approval = await requests.waiting_approval(bus, plan.workflow_id, "")
         with pytest.raises(UsageError):
             await requests.waiting_approval(bus, plan.workflow_id, "other")

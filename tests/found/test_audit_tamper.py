@@ -52,7 +52,7 @@ class Scene:
     anchors: list[Anchors]
 
     async def again(self) -> AuditLog:
-        """Return the ledger of the agent `a` in a new process, opened."""
+        """Return the audit log of the agent `a` in a new process, opened."""
         memory = await asyncio.to_thread(Memory, self.directory / "a.head")
         audit_log = AuditLog(self.bus, "a", signer=self.signer, memory=memory)
         await audit_log.open()

@@ -318,7 +318,7 @@ def test_the_mark_of_a_call(key: str) -> None:
     assert marks.key_of(marks.mark(key)) == key
     for text in (marks.mark(key), f"x {marks.mark(key)} y", marks.mark(key).replace("=", "%3D")):
         with pytest.raises(InvalidMessage, match="callers may not write"):
-            marks.refuse("update_vm", {"description": text})
+            marks.refuse_marks("update_vm", {"description": text})
 
 
 # -- how many at once -------------------------------------------------------------------------------------------------

@@ -167,14 +167,14 @@ def _stream(subject: str) -> str:
 
 async def test_the_budget_is_neither_reset_nor_used_up(bus: Bus, forger: Forger) -> None:
     """Answers over places of the budget free none and take none."""
-    await budget.spend(bus, "w.a", 2)
+    await budget.take_slot(bus, "w.a", 2)
     for place in ("0", "1"):
         await forger.acknowledge(_key(subjects.BUDGET, place), FLOOD)
-    await budget.spend(bus, "w.a", 2)  # the same act again
-    await budget.spend(bus, "w.b", 2)
+    await budget.take_slot(bus, "w.a", 2)  # the same act again
+    await budget.take_slot(bus, "w.b", 2)
 
     with pytest.raises(Denied):
-        await budget.spend(bus, "w.c", 2)
+        await budget.take_slot(bus, "w.c", 2)
 
 
 async def test_no_other_key_signs_a_chain(bus: Bus, forger: Forger) -> None:
@@ -217,7 +217,7 @@ async def test_agents_alerts_and_runs_stay_listed(bus: Bus, forger: Forger) -> N
     alert = Alert(alert_type="high_cpu", message="m", timestamp=at, source="s", labels={"node": "n"})
     run = ScheduleRun("cron-x-1", begun=at, fired=at)
     large = {"text": "x" * 20_000}
-    reference = await large_results.shrink(bus, large, "w.t")
+    reference = await large_results.store_if_large(bus, large, "w.t")
     await bus.kv_put(subjects.LIVE, "a", WE, ttl=60)
     await bus.kv_put(subjects.ALERTS, "a", alert)
     await bus.kv_put(subjects.CONF, "schedule.x", run)
@@ -227,16 +227,16 @@ async def test_agents_alerts_and_runs_stay_listed(bus: Bus, forger: Forger) -> N
     assert [presence.agent.agent_id for presence in await queries.presences(bus)] == [WE.agent.agent_id]
     assert await queries.alerts(bus) == [alert]
     assert (await bus.kv_read(subjects.CONF, "schedule.x", ScheduleRun)).value == run
-    assert await large_results.expand(bus, reference) == large
+    assert await large_results.resolve_references(bus, reference) == large
     assert await schedules(bus, {}) == []
 
 
 async def test_another_value_is_no_result(bus: Bus) -> None:
     """A stored result of another size than its reference says is an error that names it, not a result."""
-    reference = await large_results.shrink(bus, {"text": "x" * 20_000}, "w.t")
+    reference = await large_results.store_if_large(bus, {"text": "x" * 20_000}, "w.t")
     await bus.store(_key(subjects.RESULTS, "w.t"), b'{"text": "forged"}', headers={"Nats-Rollup": "sub"})
     with pytest.raises(InvalidMessage, match=r"results/w\.t cannot be read"):
-        await large_results.expand(bus, reference)
+        await large_results.resolve_references(bus, reference)
 
 
 async def test_a_workflow_outlives_any_number(quiet_net: Net, bus: Bus, forger: Forger) -> None:
@@ -257,7 +257,7 @@ async def test_a_workflow_outlives_any_number(quiet_net: Net, bus: Bus, forger: 
 
     assert shown == ["w1"]
     assert answer.status == "completed"
-    assert (await queries.answer(bus, "w1")) is not None
+    assert (await queries.answer_of(bus, "w1")) is not None
 
 
 async def test_an_agent_keeps_its_lease(bus: Bus, forger: Forger) -> None:

@@ -323,7 +323,7 @@ async def _mcp(url: str, token: str) -> AsyncIterator[Client]:
 
 async def test_over_mcp(net: Net) -> None:
     """A client with a token freezes and thaws as over HTTP; one without sees the freeze and is refused."""
-    made = {name: tokens.make() for name in ("alice", "bob", "rita")}
+    made = {name: tokens.new_token() for name in ("alice", "bob", "rita")}
     net.settings["web"] = {"port": 0, "tokens": {name: kept for name, (_, kept) in made.items()}}
     net.settings["policy"] = {
         "default_tier": "read",

@@ -177,7 +177,7 @@ def mebibytes(daemon: Daemon) -> float:
 async def test_the_memory_of_a_bridge(quiet_net: Net, bus: Bus) -> None:
     """6,500 anonymous sessions, and 60 with 3 MB of clientInfo, cost it less than 30 MiB; a known client is served."""
     del bus
-    token, kept = tokens.make()
+    token, kept = tokens.new_token()
     quiet_net.settings["web"] |= {"port": (port := free_port()), "tokens": {"alice": kept}}
     with quiet_net.daemon("mcp-bridge", AGENTD_TEST_BLOCKBUSTER="") as daemon:
         await asyncio.to_thread(post, port, [initialize()])

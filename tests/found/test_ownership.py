@@ -322,7 +322,7 @@ def test_only_an_exact_mark_is_read(text: str) -> None:
     """Another case, another encoding, more text in the line: that is no mark."""
     assert guest_model.marks(text) == []
     assert guest_model.mark_of(f"text x{text}") == ""
-    assert firewall_rules.marked([{"pos": 0, "comment": f"x{text}"}], "agentd:w.t") is None
+    assert firewall_rules.position_of_mark([{"pos": 0, "comment": f"x{text}"}], "agentd:w.t") is None
 
 
 def test_a_mark_that_is_ours_is_read() -> None:
@@ -330,7 +330,7 @@ def test_a_mark_that_is_ours_is_read() -> None:
     assert guest_model.marks(guest_model.describe("text", "w.t.s")) == ["agentd:w.t.s"]
     assert guest_model.mark_of(archives.mark_notes("text\nmore", "w.t")) == "w.t"
     assert guest_model.notes_text(archives.mark_notes("text\nmore", "w.t")) == "text more"
-    assert firewall_rules.marked([{"pos": 0, "comment": "text agentd:w.t"}], "agentd:w.t") == 0
+    assert firewall_rules.position_of_mark([{"pos": 0, "comment": "text agentd:w.t"}], "agentd:w.t") == 0
     assert marks.key_of(marks.mark("w.t")) == "w.t"
 
 

@@ -117,7 +117,7 @@ def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: s
         9000, "base", "pve1", memory=1024, disks={"scsi0": 3.0}, storages=["shared"], all_storages=more
     )
     wish = VmRequest(name="web1", template=9000, storage=storage)
-    chosen = vm.choose(wish, cluster(template), SpecialistSettings().rules(), 0.5)
+    chosen = vm.validate(wish, cluster(template), SpecialistSettings().rules(), 0.5)
 
     assert isinstance(chosen, ValidatedVm), chosen
     assert chosen.node == node

@@ -239,7 +239,7 @@ async def test_a_request_of_an_orchestrator_that_is_not_stored(bus: Bus) -> None
 async def test_actions_over_http() -> None:
     """One principal has so many under way; the next gets 429 and the setting, another principal's is carried out."""
     view, release = busy_network(), asyncio.Event()
-    made = {name: tokens.make() for name in ("bob", "eve")}
+    made = {name: tokens.new_token() for name in ("bob", "eve")}
     carry_out = view.signal
 
     async def slow(principal: str, workflow_id: str, wanted: Any) -> Any:
@@ -271,7 +271,7 @@ async def test_actions_over_http() -> None:
 
 async def test_calls_over_mcp() -> None:
     """One principal has so many under way, however it calls; the next is refused, another principal's is done."""
-    made = {name: tokens.make() for name in ("bob", "eve")}
+    made = {name: tokens.new_token() for name in ("bob", "eve")}
     bridge, context = Bridge(), surroundings(tokens={name: kept for name, (_, kept) in made.items()})
     release, both, begun = asyncio.Event(), asyncio.Event(), []
 

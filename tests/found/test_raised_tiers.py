@@ -59,7 +59,7 @@ async def test_a_login_needs_two_principals(net: Net) -> None:
         refused = await requests.plan(bus, "oscar", "update_vm", LOGIN)
         plan = await requests.plan(bus, "alice", "update_vm", LOGIN)
         before = writes(net)
-        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        await requests.send_decision(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
         chain = [stored.decode(AuditRecord) for stored in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 

@@ -314,7 +314,7 @@ def _fetched(url: str, body: Any = None, token: str = "") -> str:
 
 @contextlib.asynccontextmanager
 async def _place(net: Net) -> Any:
-    token, digest = tokens.make()
+    token, digest = tokens.new_token()
     net.settings["web"] = {"port": free_port(), "tokens": {"alice": digest}}
     net.settings["policy"] = {
         "default_tier": "exec",

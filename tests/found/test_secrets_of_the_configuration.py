@@ -45,7 +45,7 @@ def planted(net: Net) -> dict[str, str]:
     found["proxmox"] = net.pve.tokens["full"].rpartition("=")[2]
     address = net.nats_url.removeprefix("nats://")
     net.settings["bus"]["servers"] = [f"nats://agentd:{found['password']}@{address}"]
-    net.settings["web"] = {"port": free_port(), "tokens": {"alice": tokens.digest(found["webtoken"])}}
+    net.settings["web"] = {"port": free_port(), "tokens": {"alice": tokens.token_digest(found["webtoken"])}}
     return found
 
 

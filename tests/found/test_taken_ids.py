@@ -105,7 +105,7 @@ async def test_of_another_principal(quiet_net: Net, bus: Bus) -> None:
         second = await queries.follow(bus, "mine", lambda _: None, wait=30, requested=("alice", mine))
         await requests.submit(bus, "rita", mine)
         again = await queries.follow(bus, "mine", lambda _: None, wait=30, requested=("rita", mine))
-        found = await queries.answer(bus, "mine", subjects.conflict("mine", digest))
+        found = await queries.answer_of(bus, "mine", subjects.conflict("mine", digest))
 
     assert (first.status, second.status, again.status) == ("completed", "conflict", "completed")
     assert second.error == "workflow_id: 'mine' is a test of another principal (completed); use another id"

@@ -161,11 +161,11 @@ async def test_the_agent_takes_no_consent_of_or_for_an_anonymous_principal(probi
 async def test_the_same_person_with_a_token_is_no_second_one(net: Net) -> None:
     """Mcp requests, and the person there approves with alice's token: there is nothing to approve."""
     assert net.pve is not None
-    token, kept = tokens.make()
+    token, kept = tokens.new_token()
     del token
     net.settings["web"] = {"port": 0, "tokens": {"alice": kept}}
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "mcp", "delete_guest", DELETE)
         with pytest.raises(Exception, match="has ended: rejected"):
-            await requests.decide(bus, "alice", plan.workflow_id, "call", WorkflowSignal("approve"))
+            await requests.send_decision(bus, "alice", plan.workflow_id, "call", WorkflowSignal("approve"))
     assert net.pve.found(101) is not None

@@ -63,9 +63,9 @@ async def test_lists_go_on(bus: Bus, data: bytes) -> None:
 async def test_the_budget_counts_what_cannot_be_read(bus: Bus) -> None:
     """A place that cannot be read is taken: nothing more is destroyed because of it."""
     await bus.kv_put(subjects.BUDGET, "0", b"nonsense")
-    await budget.spend(bus, "w.t", 2)
+    await budget.take_slot(bus, "w.t", 2)
     with pytest.raises(Denied):
-        await budget.spend(bus, "w.u", 2)
+        await budget.take_slot(bus, "w.u", 2)
 
 
 async def test_a_workflow_goes_on(quiet_net: Net, bus: Bus) -> None:

@@ -83,7 +83,7 @@ async def everything(net: Net, bus: Bus) -> None:
         await _until(bus, "compensated", Status.WAITING_APPROVAL)
         await requests.signal(bus, "boss", "compensated", WorkflowSignal("pause", "lunch"))
         await requests.signal(bus, "boss", "compensated", WorkflowSignal("resume"))
-        await requests.decide(bus, "boss", "compensated", "", WorkflowSignal("approve", "fine"))
+        await requests.send_decision(bus, "boss", "compensated", "", WorkflowSignal("approve", "fine"))
         await queries.follow(bus, "compensated", lambda _: None, wait=60)
 
 

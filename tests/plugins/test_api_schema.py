@@ -14,7 +14,7 @@ from agentd import errors
 from agentd.wire.messages import Tier
 from agentd_proxmox import api_schema
 from agentd_proxmox.api import parameter_checks
-from agentd_proxmox.api.tools import WORKERS, describe, fill, page_of, upid_in
+from agentd_proxmox.api.tools import WORKERS, describe, fill_path, page_of, upid_in
 from agentd_proxmox.api.tools import Get as Request
 from agentd_proxmox.api_tiers import tier_of
 
@@ -145,7 +145,7 @@ class TestPaths:
     def test_traversal(self, value: str) -> None:
         """No value of a variable leads elsewhere."""
         known = catalogue(SMALL).resolve("POST", "/nodes/{node}/qemu/100/config")
-        values, _ = fill(known, {"node": value})
+        values, _ = fill_path(known, {"node": value})
         found = parameter_checks.check(api_schema.Endpoint(known.verb, known.path, known.info, values), {})[1]
 
         assert [fault for fault in found if fault.startswith("node: ")]

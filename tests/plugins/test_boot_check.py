@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd_proxmox.guests.boot_check import isolated
+from agentd_proxmox.guests.boot_check import isolated_options
 from proxmox_access import without_hotplug
 from tool_bench import Bench, MemoryCall, until
 
@@ -54,12 +54,12 @@ class TestIsolate:
     def test_whole(self, networks: dict[str, str], boot: int) -> None:
         """Whatever a guest has, afterwards no cable is plugged, and saying it again changes nothing."""
         config: dict[str, Any] = {**networks, "onboot": boot, "network": "x"}
-        cut = isolated(config)
+        cut = isolated_options(config)
 
         assert set(cut) == {*networks, "onboot"}
         assert all(value.split(",")[-1] == "link_down=1" and "link_down=0" not in value for key, value in cut.items()
                    if key != "onboot")  # fmt: skip
-        assert isolated({**config, **cut}) == cut
+        assert isolated_options({**config, **cut}) == cut
 
 
 class TestCheck:

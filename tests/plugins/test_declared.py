@@ -20,7 +20,7 @@ from agentd.wire.workflow import Compensation, TaskSpec, result_of, template
 from agentd_orchestrator.builtin_workflows.deploy_vm import FILES
 from agentd_orchestrator.declared import check, file_format
 from agentd_orchestrator.engine.planner import Planner
-from agentd_orchestrator.expressions.evaluate import marker
+from agentd_orchestrator.expressions.evaluate import marker_key
 from plugins.files import ALL, HEAD, definition, faults, plan
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_whatever_a_request_brings(known: dict[str, Tool], value: dict[str, Any]
         parameters: {m: {type: map}}
         tasks: [{name: a, tool: x, service: s, tier: read, with: {m: "{{ parameters.m }}"}}]
     """
-    if marker(value):
+    if marker_key(value):
         with pytest.raises(InvalidMessage, match=r"^parameters\.m: the key '\$"):
             plan(text, known, m=value)
     else:

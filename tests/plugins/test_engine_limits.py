@@ -36,7 +36,7 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
         with pytest.raises(OverflowError):
             await only.feed("w1", ended("a"), delivered=delivered)
     state = await only.feed("w1", ended("a"), delivered=3)
-    answer = await queries.answer(bus, "w1")
+    answer = await queries.answer_of(bus, "w1")
     async with asyncio.timeout(10):
         await heard.wait()
     await listening.stop()
@@ -58,7 +58,7 @@ async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
     with pytest.raises(OverflowError):
         await only.feed("w1", begin(task("a", timeout=1e300)))
     state = await only.feed("w1", begin(task("a", timeout=1e300)), delivered=3)
-    answer = await queries.answer(bus, "w1")
+    answer = await queries.answer_of(bus, "w1")
 
     assert state is not None
     assert answer is not None
@@ -91,7 +91,7 @@ async def test_a_workflow_that_outgrows_an_event_ends(bus: Bus) -> None:
         if state is None or state.over:
             break
     stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
-    answer = await queries.answer(bus, "w1")
+    answer = await queries.answer_of(bus, "w1")
 
     assert stored is not None
     assert stored.decode(Workflow) == state
@@ -107,7 +107,7 @@ async def test_a_plan_that_no_event_carries_is_answered(bus: Bus) -> None:
     large = {"text": "x" * 100_000}
     plan = [task(f"t{number}", parameters=large) for number in range(20)]
     state = await engine(bus).feed("w1", begin(*plan))
-    answer = await queries.answer(bus, "w1")
+    answer = await queries.answer_of(bus, "w1")
 
     assert state is not None
     assert (state.status, state.tasks) == (Status.REJECTED, {})

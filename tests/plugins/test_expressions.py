@@ -241,8 +241,8 @@ def test_a_result_as_it_is() -> None:
 
 def test_markers() -> None:
     """A key by which a plan marks what is to be filled in is found at any depth."""
-    assert expressions_evaluate.marker({"a": [1, {"$template": "{{ 1 }}"}]}) == "$template"
-    assert expressions_evaluate.marker({"a": [1, {"b": "$template"}], "price": "5$"}) == ""
+    assert expressions_evaluate.marker_key({"a": [1, {"$template": "{{ 1 }}"}]}) == "$template"
+    assert expressions_evaluate.marker_key({"a": [1, {"b": "$template"}], "price": "5$"}) == ""
 
 
 def test_the_error_travels() -> None:

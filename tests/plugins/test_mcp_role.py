@@ -189,7 +189,7 @@ def _with(token: str) -> httpx2.AsyncClient:
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 async def test_a_token_is_a_principal(era: str) -> None:
     """Who shows alice's token is alice; without one it is `mcp`; a session is used by no other principal."""
-    bridge, (token, kept) = Bridge(), tokens.make()
+    bridge, (token, kept) = Bridge(), tokens.new_token()
     context = surroundings(tokens={"alice": kept})
     async with page(bridge) as url, running(bridge, context), _with(token) as http:
         transport = streamable_http_client(url, http_client=http)
@@ -209,7 +209,7 @@ async def test_a_token_is_a_principal(era: str) -> None:
 )
 async def test_nobody_comes_in_without_a_token(changes: dict[str, Any]) -> None:
     """Beyond loopback, or where `anonymous = false`, a client has to say who it is."""
-    bridge, (token, kept) = Bridge(), tokens.make()
+    bridge, (token, kept) = Bridge(), tokens.new_token()
     context = surroundings(tokens={"alice": kept}, **changes)
     async with page(bridge) as url, running(bridge, context), httpx2.AsyncClient() as http, _with(token) as known:
         refused = await http.post(url, json={})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tools(known: dict[str, Tool]) -> dict[str, Tool]:
-    """Return all tools of Proxmox, and the doors."""
+    """Return all tools of Proxmox, and the meta tools."""
     return known | {tool.name: tool for tool in tool_search.meta_tools(lambda _: [])}
 
 

@@ -54,10 +54,10 @@ async def test_an_approval_by_somebody_else(quiet_net: Net, bus: Bus) -> None:
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a", approval="Go on?")], 2), agent.working():
         await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await until(bus, Status.WAITING_APPROVAL)
-        own = await requests.decide(bus, "tester", "w1", "", WorkflowSignal("approve"))
+        own = await requests.send_decision(bus, "tester", "w1", "", WorkflowSignal("approve"))
         with pytest.raises(UsageError, match="w1: a does not wait for an approval; what waits: b"):
-            await requests.decide(bus, "boss", "w1", "a", WorkflowSignal("approve"))
-        reply = await requests.decide(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
+            await requests.send_decision(bus, "boss", "w1", "a", WorkflowSignal("approve"))
+        reply = await requests.send_decision(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
         answer = await follow(bus)
         with pytest.raises(UsageError, match="workflow 'w1' has ended: completed"):
             await requests.signal(bus, "boss", "w1", WorkflowSignal("pause"))

@@ -43,7 +43,7 @@ FREE: dict[str, Any] = {"running": 1, "local_disks": [], "local_resources": [], 
 
 def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[str]:
     """Return the lines that block, for a VM on pve1 that is to go to pve2."""
-    wish = MigrationRequest(**{"vmid": 100, "target": "pve2"} | more.pop("wish", {}))
+    requested = MigrationRequest(**{"vmid": 100, "target": "pve2"} | more.pop("wish", {}))
     at = more.pop("at", AT)
     facts: dict[str, Any] = {
         "at": at,
@@ -54,7 +54,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         "conditions": FREE,
         "bridges": frozenset({"vmbr0"}),
     }
-    return [finding.line() for finding in findings(Facts(**facts | more), wish) if finding.blocks]
+    return [finding.line() for finding in findings(Facts(**facts | more), requested) if finding.blocks]
 
 
 @pytest.mark.parametrize(

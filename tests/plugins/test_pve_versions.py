@@ -49,7 +49,7 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
     version = str((await full.get("/version"))["release"])
     roles = await full.get("/access/roles")
     known = {name for role in roles for name in role["privs"].split(",")}
-    found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared(), known)
+    found = rights.needed_rights(await Schemas(full, tmp_path).catalogue(), declared(), known)
     privileges = {item.privilege for item in found}
     await full.post("/access/roles", roleid="AgentdLeast", privs=",".join(sorted(privileges)))
     await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdLeast")

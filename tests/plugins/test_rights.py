@@ -137,7 +137,7 @@ async def test_dry_runs(lab: FakePve, tmp_path: Path, download_server: str) -> N
 async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, download_server: str) -> None:
     """A token with the role of a tier can do all that tools of the tier do, and nothing besides."""
     full = connect(lab)
-    found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
+    found = rights.needed_rights(await Schemas(full, tmp_path).catalogue(), declared())
     privileges = {item.privilege for item in found if tier.covers(item.tier)}
     beyond = {name for item in found if not tier.covers(item.tier) for name in item.tools}
     await full.post("/access/roles", roleid="AgentdLeast", privs=",".join(sorted(privileges)))
@@ -160,7 +160,7 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, dow
 async def test_roles_grow_with_the_tiers(lab: FakePve, tmp_path: Path) -> None:
     """Each tier needs more than the one below, and the lowest nothing by which anything can be changed."""
     full = connect(lab)
-    found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
+    found = rights.needed_rights(await Schemas(full, tmp_path).catalogue(), declared())
     await full.close()
     privileges = [{item.privilege for item in found if tier.covers(item.tier)} for tier in Tier]
 
@@ -184,7 +184,7 @@ async def test_roles_grow_with_the_tiers(lab: FakePve, tmp_path: Path) -> None:
 )
 def test_needed(check: Any, privileges: set[tuple[str, str]]) -> None:
     """A permission check of the schema becomes the privileges that it asks for."""
-    assert rights.needed(check) == privileges
+    assert rights.privileges_of_check(check) == privileges
 
 
 def test_are_real(facts: Path) -> None:

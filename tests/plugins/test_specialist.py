@@ -130,8 +130,8 @@ async def bench(simulator: FakePve) -> AsyncIterator[Bench]:
 
 async def test_a_wish_becomes_a_running_vm(bench: Bench) -> None:
     """What validate_vm_parameters returns is what the other two take, and the VM is as it was wished."""
-    wish = {"name": "shop", "template": "debian-12", "cores": 3, "memory": 1536, "disk": 5, "tags": ["shop"]}
-    valid, _ = await bench.run("validate_vm_parameters", wish | {"ipconfig0": "ip=dhcp"})
+    requested = {"name": "shop", "template": "debian-12", "cores": 3, "memory": 1536, "disk": 5, "tags": ["shop"]}
+    valid, _ = await bench.run("validate_vm_parameters", requested | {"ipconfig0": "ip=dhcp"})
     created, _ = await bench.run("create_vm", valid["create"])
     ready, call = await bench.run("configure_vm", valid["configure"])
     guest, _ = await bench.run("get_guest", {"vmid": valid["vmid"]})
@@ -174,9 +174,9 @@ async def test_configuring_twice_changes_nothing_more(bench: Bench) -> None:
 
 async def test_a_wish_that_cannot_be_granted_says_everything_at_once(bench: Bench) -> None:
     """The error is one line for each thing, from the cluster as it is."""
-    wish = {"name": "web-01", "vmid": 100, "node": "pve1", "bridge": "vmbr9", "memory": 10_000_000}
+    requested = {"name": "web-01", "vmid": 100, "node": "pve1", "bridge": "vmbr9", "memory": 10_000_000}
     with pytest.raises(Rejected) as caught:
-        await bench.run("validate_vm_parameters", wish)
+        await bench.run("validate_vm_parameters", requested)
 
     lines = str(caught.value).splitlines()
     assert lines[0] == "the VM cannot be made so:"

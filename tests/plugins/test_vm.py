@@ -19,7 +19,7 @@ from agentd_specialist.model import (
     ValidatedVm,
     VmRequest,
 )
-from agentd_specialist.vm import choose, shortlist
+from agentd_specialist.vm import candidate_nodes, validate
 
 RULES = Rules(vmid_min=100, vmid_max=199)
 IMAGES = ["images", "rootdir"]
@@ -63,17 +63,17 @@ def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:
     return lab(template=template, **changes)
 
 
-def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> ValidatedVm:
+def agreed(cluster: Cluster | None = None, draw: float = 0.0, **requested: Any) -> ValidatedVm:
     """Return what a wish becomes; it must be granted."""
-    found = choose(VmRequest(**{"name": "app"} | wish), cluster or lab(), RULES, draw)
+    found = validate(VmRequest(**{"name": "app"} | requested), cluster or lab(), RULES, draw)
 
     assert isinstance(found, ValidatedVm), found
     return found
 
 
-def refused(cluster: Cluster | None = None, **wish: Any) -> list[str]:
+def refused(cluster: Cluster | None = None, **requested: Any) -> list[str]:
     """Return what prevents a wish; there must be something."""
-    found = choose(VmRequest(**{"name": "app"} | wish), cluster or lab(), RULES, 0.0)
+    found = validate(VmRequest(**{"name": "app"} | requested), cluster or lab(), RULES, 0.0)
 
     assert isinstance(found, list)
     assert found
@@ -109,7 +109,7 @@ def test_an_empty_vm_gets_what_the_wish_left_open_and_a_reason_for_each() -> Non
 
 def test_what_is_wished_is_what_is_made() -> None:
     """Nothing that the wish says is changed."""
-    wish: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "vmid": 150,
         "node": "pve1",
         "cores": 4,
@@ -122,15 +122,15 @@ def test_what_is_wished_is_what_is_made() -> None:
         "tags": ["ci"],
         "description": "a test",
     }
-    made = agreed(**wish)
+    made = agreed(**requested)
 
-    assert made.create == {"name": "app", **wish}
+    assert made.create == {"name": "app", **requested}
     assert made.reasons == []
 
 
 def test_a_clone_takes_from_its_template_and_is_configured_after() -> None:
     """A clone is created as its template is; what differs is for configure_vm."""
-    wish: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "cores": 4,
         "memory": 2048,
         "disk": 10,
@@ -138,10 +138,10 @@ def test_a_clone_takes_from_its_template_and_is_configured_after() -> None:
         "ciuser": "ops",
         "ipconfig0": "ip=dhcp",
     }
-    made = agreed(clones(), template="debian-12", start=False, **wish)
+    made = agreed(clones(), template="debian-12", start=False, **requested)
 
     assert made.create == {"vmid": 102, "node": "pve2", "name": "app", "template": 9000, "full": True}
-    configure = {**wish, "disk": "scsi0", "size": 10}
+    configure = {**requested, "disk": "scsi0", "size": 10}
     assert made.configure == {"vmid": 102, "name": "app", "start": False, **configure}
 
 
@@ -180,7 +180,7 @@ def test_a_linked_clone_stays_on_its_templates_storage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "line"),
+    ("requested", "line"),
     [
         (
             {"name": "-app"},
@@ -223,13 +223,13 @@ def test_a_linked_clone_stays_on_its_templates_storage() -> None:
         ({"ciuser": "ops"}, "ciuser: cloud-init needs a template with a cloud-init drive; name one as template"),
     ],
 )
-def test_a_problem_names_the_parameter_and_what_would_do(wish: dict[str, Any], line: str) -> None:
+def test_a_problem_names_the_parameter_and_what_would_do(requested: dict[str, Any], line: str) -> None:
     """One line says what is wrong and what is possible."""
-    assert refused(**wish) == [line]
+    assert refused(**requested) == [line]
 
 
 @pytest.mark.parametrize(
-    ("wish", "line"),
+    ("requested", "line"),
     [
         (
             {"disk": 2},
@@ -239,9 +239,9 @@ def test_a_problem_names_the_parameter_and_what_would_do(wish: dict[str, Any], l
         ({"iso": "local:iso/x.iso"}, "iso: only an empty VM boots from an ISO image; leave iso or template out"),
     ],
 )
-def test_a_problem_with_a_clone_names_the_template(wish: dict[str, Any], line: str) -> None:
+def test_a_problem_with_a_clone_names_the_template(requested: dict[str, Any], line: str) -> None:
     """What a clone cannot have is reported with the reason."""
-    assert refused(clones(), template=9000, **wish) == [line]
+    assert refused(clones(), template=9000, **requested) == [line]
 
 
 def test_a_template_without_a_disk_cannot_be_made_larger() -> None:
@@ -341,5 +341,5 @@ def test_a_full_range_is_told() -> None:
 
 def test_the_shortlist_is_by_free_memory_and_does_not_ask_for_bridges() -> None:
     """The nodes whose bridges are worth asking for, the best first."""
-    assert shortlist(VmRequest("app"), lab(bridges=None), RULES) == ["pve2", "pve1"]
+    assert candidate_nodes(VmRequest("app"), lab(bridges=None), RULES) == ["pve2", "pve1"]
     assert refused(lab(bridges=None), node="pve2") == ["bridge: the bridges of pve2 are not known"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd_specialist.model import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmRequest
-from agentd_specialist.vm import choose, free_vmid
+from agentd_specialist.vm import free_vmid, validate
 
 
 @given(
@@ -86,13 +86,15 @@ WISHES = st.builds(
 )
 
 
-@given(cluster=clusters(), wish=WISHES, draw=st.floats(0, 1, exclude_max=True))
-def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster, wish: VmRequest, draw: float) -> None:
+@given(cluster=clusters(), requested=WISHES, draw=st.floats(0, 1, exclude_max=True))
+def test_whatever_is_wished_the_answer_is_possible_or_explained(
+    cluster: Cluster, requested: VmRequest, draw: float
+) -> None:
     """Never an offline node, never a taken VMID, never too little room, and never silence."""
     rules = Rules(vmid_min=100, vmid_max=110)
-    wish = msgspec.structs.replace(wish, template=None if cluster.template is None else 9000)
+    requested = msgspec.structs.replace(requested, template=None if cluster.template is None else 9000)
 
-    found = choose(wish, cluster, rules, draw)
+    found = validate(requested, cluster, rules, draw)
 
     if isinstance(found, list):
         assert found
@@ -100,12 +102,12 @@ def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster
         return
     home = next(node for node in cluster.nodes if node.node == found.node)
     assert home.status == "online"
-    assert wish.node in {None, found.node}
+    assert requested.node in {None, found.node}
     assert found.vmid not in cluster.taken
     assert 100 <= found.vmid <= 110
-    assert home.memory - home.memory_used >= (wish.memory or 0) * 2**20
-    assert (wish.vmid is None) == any(reason.startswith("vmid") for reason in found.reasons)
-    assert (wish.node is None) == any(reason.startswith("node") for reason in found.reasons)
+    assert home.memory - home.memory_used >= (requested.memory or 0) * 2**20
+    assert (requested.vmid is None) == any(reason.startswith("vmid") for reason in found.reasons)
+    assert (requested.node is None) == any(reason.startswith("node") for reason in found.reasons)
     if "storage" in found.create:
         (on,) = [
             storage
@@ -113,6 +115,6 @@ def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster
             if (storage.node, storage.storage) == (found.node, found.create["storage"])
         ]
         assert on.usable
-        assert on.free >= (wish.disk or 0) * GIB
+        assert on.free >= (requested.disk or 0) * GIB
     if cluster.template is not None and found.node != cluster.template.node:
         assert set(cluster.template.storages) == {"shared"}

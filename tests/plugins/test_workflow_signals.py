@@ -225,7 +225,7 @@ def test_a_child_tells_its_parent() -> None:
     assert state is not None
     done = step(state, ended(state, "x", result=7))
     failed = step(state, ended(state, "x", "broken"))
-    reported, bad = outgoing.report(done, "o1"), outgoing.report(failed, "o1")
+    reported, bad = outgoing.child_report(done, "o1"), outgoing.child_report(failed, "o1")
 
     assert kinds(done) == [("report", "a", 2), ("respond", "_", 0)]
     assert (reported.task_id, reported.workflow_id, reported.attempt, reported.service_id) == (

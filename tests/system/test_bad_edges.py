@@ -35,7 +35,7 @@ async def running(net: Net) -> AsyncIterator[Bus]:
 
 async def answer(bus: Bus, name: str) -> WorkflowResponse:
     """Wait for the answer under this id."""
-    found = await eventually(lambda: queries.answer(bus, name), f"an answer to {name}", 45)
+    found = await eventually(lambda: queries.answer_of(bus, name), f"an answer to {name}", 45)
     assert found is not None
     return found
 

@@ -51,7 +51,7 @@ async def ask(bus: Bus, kind: str, name: str, parameters: dict[str, Any], **more
 async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_REQUEST) -> WorkflowResponse:
     """Store raw bytes as a request; return the answer under the id that the orchestrator gives it."""
     sequence = await bus.store(subject, data)
-    found = await eventually(lambda: queries.answer(bus, f"req-{sequence}"), "an answer")
+    found = await eventually(lambda: queries.answer_of(bus, f"req-{sequence}"), "an answer")
     assert found is not None
     return found
 
@@ -110,7 +110,7 @@ async def test_the_same_again(net: Net) -> None:
         other = WorkflowRequest("health_check", "same", {"node": "pve2"})
         await requests.submit(bus, "tester", other)
         refusal = await eventually(
-            lambda: queries.answer(bus, "same", subjects.conflict("same", request_digest(other))), "a refusal"
+            lambda: queries.answer_of(bus, "same", subjects.conflict("same", request_digest(other))), "a refusal"
         )
         answers = await bus.every(subjects.WORKFLOWS, subjects.response("same"))
 
@@ -128,7 +128,7 @@ async def test_too_old(net: Net) -> None:
     async with net.client() as bus:
         await requests.submit(bus, "tester", WorkflowRequest("health_check", "old", {}, start_by=0.0))
     async with running(net) as (bus, _):
-        answer = await eventually(lambda: queries.answer(bus, "old"), "an answer")
+        answer = await eventually(lambda: queries.answer_of(bus, "old"), "an answer")
 
     assert answer is not None
     assert answer.status == "expired"

@@ -265,10 +265,10 @@ async def test_from_70_percent_on_nothing_is_begun(tmp_path: Path) -> None:
             agent.release.set()
             before = await queries.follow(bus, "before", lambda _: None, wait=45)
             begun = await queries.state(bus, "late")
-            found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+            found = await doctor.run_checks(await asyncio.to_thread(net.config), logs.get_logger())
             await limit(server, bus, "60MB")
             late = await queries.follow(bus, "late", lambda _: None, wait=45)
-            better = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+            better = await doctor.run_checks(await asyncio.to_thread(net.config), logs.get_logger())
 
     (reported,) = [item for item in found if not item.good]
     assert before.status == "completed"
@@ -335,7 +335,7 @@ async def test_messages_smaller_than_a_state(tmp_path: Path) -> None:
             agent = Agent(bus, lambda given: msgspec.structs.replace(completion(given), result="x" * 30_000))
             async with orchestrators(net, three), agent.working():
                 answer = await ask(bus)
-            found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+            found = await doctor.run_checks(await asyncio.to_thread(net.config), logs.get_logger())
 
     (reported,) = [item for item in found if not item.good]
     assert answer.status == "failed"
@@ -360,7 +360,7 @@ async def test_the_audit_is_full(tmp_path: Path) -> None:
                 await hold(bus, subjects.WORKFLOWS, "mcp-proxmox", 0)
                 await asyncio.sleep(3)
                 made = pve.creates()
-                found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+                found = await doctor.run_checks(await asyncio.to_thread(net.config), logs.get_logger())
                 await limit(server, bus, "200MB")
                 answer = await queries.follow(bus, "web1", lambda _: None, wait=60)
 

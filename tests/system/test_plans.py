@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from harness import Net
 
-EVE = tokens.make()
+EVE = tokens.new_token()
 DROP = {"vmid": 101, "guest": "db-01", "name": "before"}
 
 
@@ -73,8 +73,8 @@ async def test_what_is_approved_is_done_once(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await _asked(bus)
         before = net.pve.log("DELETE")
-        own = await requests.decide(bus, "alice", plan.workflow_id, "", WorkflowSignal("approve"))
-        output = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        own = await requests.send_decision(bus, "alice", plan.workflow_id, "", WorkflowSignal("approve"))
+        output = await requests.send_decision(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
         chain = [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
     acts = [
@@ -100,7 +100,7 @@ async def test_what_has_changed_meanwhile_is_not_done(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await _asked(bus)
         await _do(bus, "start_guest")
-        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        await requests.send_decision(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert answer.status == "failed"
@@ -117,7 +117,7 @@ async def test_another_guest_has_the_number_now(net: Net) -> None:
         await asyncio.to_thread(net.pve.drop_guest, 101)
         stranger = {"cores": 3, "description": "another client's"}
         await asyncio.to_thread(net.pve.guest, vmid=101, name="db-01", node="pve1", config=stranger)
-        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        await requests.send_decision(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert plan.status is Status.WAITING_APPROVAL, plan.error
@@ -147,7 +147,7 @@ async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
         first = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
         again = await mcp.call_tool("delete_snapshot", DROP)
         plan = _text(first).partition("agentd approve ")[2].partition(".")[0]
-        await requests.decide(bus, "bob", plan, "", WorkflowSignal("approve"))
+        await requests.send_decision(bus, "bob", plan, "", WorkflowSignal("approve"))
         await queries.follow(bus, plan, lambda _: None, wait=30)
         done = await mcp.call_tool("delete_snapshot", DROP)
 
@@ -232,7 +232,7 @@ async def test_without_a_yes_nothing_is_done(net: Net, era: str, person: Person 
 async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
     """Bob approves over HTTP with his token; alice cannot approve what she asked for."""
     assert net.pve is not None
-    made = {name: tokens.make() for name in ("alice", "bob")}
+    made = {name: tokens.new_token() for name in ("alice", "bob")}
     net.settings["web"] = {"port": 0, "tokens": {name: kept for name, (_, kept) in made.items()}}
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
         plan = await _asked(bus)

@@ -53,7 +53,7 @@ class VmDeployment(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     nameserver: str | None = None
 
 
-def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
+def vm_deployment(request: VmDeployment) -> list[TaskSpec]:
     """Return the three tasks of a deployment."""
     return [
         TaskSpec(
@@ -61,7 +61,7 @@ def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
             tool=VALIDATE,
             queue=SPECIALIST,
             tier=Tier.READ,
-            parameters=plain(wish),
+            parameters=plain(request),
             timeout=300.0,
         ),
         TaskSpec(

@@ -43,34 +43,34 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
     """Return both workflows; `tools` is called once, when the first one is planned."""
     known_tools = functools.cache(tools)
 
-    def task(name: str, wish: ToolCallParameters, *after: str) -> TaskSpec:
+    def task(name: str, request: ToolCallParameters, *after: str) -> TaskSpec:
         tools = known_tools()
-        tool = tools.get(tool_names.current(wish.tool, tools))
+        tool = tools.get(tool_names.current(request.tool, tools))
         if tool is None:
-            message = f"tool: there is no tool {wish.tool!r}; `agentd tools` lists those there are"
+            message = f"tool: there is no tool {request.tool!r}; `agentd tools` lists those there are"
             raise Rejected(message)
         if tool.undoes:
-            message = f"tool: {wish.tool} runs only where a workflow undoes one of its tasks, never as a call"
+            message = f"tool: {request.tool} runs only where a workflow undoes one of its tasks, never as a call"
             raise Rejected(message)
-        tool.parse(wish.parameters)
+        tool.parse(request.parameters)
         return TaskSpec(
             name,
             tool.name,
             tool.service,
-            tool.tier_for(wish.parameters),
-            wish.parameters,
+            tool.tier_for(request.parameters),
+            request.parameters,
             after=list(after),
-            timeout=wish.deadline,
-            guests=wish.guests,
+            timeout=request.deadline,
+            guests=request.guests,
             reads=tool.reads,
         )
 
-    def one(wish: ToolCallParameters) -> list[TaskSpec]:
-        return [task("call", wish)]
+    def one(request: ToolCallParameters) -> list[TaskSpec]:
+        return [task("call", request)]
 
-    def back(wish: UndoParameters) -> list[TaskSpec]:
-        names = [f"call{number}" for number in range(len(wish.calls))]
-        return [task(names[number], call, *names[:number][-1:]) for number, call in enumerate(wish.calls)]
+    def back(request: UndoParameters) -> list[TaskSpec]:
+        names = [f"call{number}" for number in range(len(request.calls))]
+        return [task(names[number], call, *names[:number][-1:]) for number, call in enumerate(request.calls)]
 
     text = "Call one tool; calls of tier destroy or exec need an approval first."
     undo = "Undo the calls that `agentd undo` has found."

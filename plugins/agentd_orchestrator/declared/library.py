@@ -174,7 +174,7 @@ class Library(Mapping[str, Definition]):
 
     # -- lookup --------------------------------------------------------------------------------------------------------
 
-    def is_own(self, name: str) -> bool:
+    def is_builtin(self, name: str) -> bool:
         """Return whether a plugin provides the workflow, so that no file is read for it."""
         return name in self._own
 

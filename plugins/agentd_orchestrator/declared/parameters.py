@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import InvalidMessage, formats
-from agentd_orchestrator.expressions.evaluate import marker
+from agentd_orchestrator.expressions.evaluate import marker_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,12 +125,12 @@ def struct(name: str, declared: Mapping[str, Parameter]) -> type[msgspec.Struct]
     )
 
 
-def values(wish: msgspec.Struct) -> dict[str, Any]:
+def values(request: msgspec.Struct) -> dict[str, Any]:
     """Return the parameters with their defaults.
 
     Raises InvalidMessage for keys that a plan reserves for itself.
     """
-    plain: dict[str, Any] = msgspec.to_builtins(wish)
+    plain: dict[str, Any] = msgspec.to_builtins(request)
     refuse_markers(plain)
     return plain
 
@@ -138,6 +138,6 @@ def values(wish: msgspec.Struct) -> dict[str, Any]:
 def refuse_markers(parameters: Mapping[str, Any]) -> None:
     """Raise InvalidMessage if a request contains keys that mark references in a plan."""
     for name, value in parameters.items():
-        key = marker({name: value})
+        key = marker_key({name: value})
         if key:
             raise InvalidMessage(f"parameters.{name}: the key {key!r} is not accepted: keys with $ are agentd's own")

@@ -58,9 +58,9 @@ class Declared:
         kind = parameters.struct(self.name, self.form.parameters)
         return Definition(self.name, self.form.description, kind, self.plan)
 
-    def plan(self, wish: msgspec.Struct) -> list[TaskSpec]:
+    def plan(self, request: msgspec.Struct) -> list[TaskSpec]:
         """Return the tasks of a request; raises Rejected or InvalidMessage."""
-        names = {"parameters": parameters.values(wish)}
+        names = {"parameters": parameters.values(request)}
         known = [task.name for task in self.form.tasks]
         return [_TaskBuilder(self, names, task).spec(known) for task in self.form.tasks]
 
@@ -161,7 +161,7 @@ class _TaskBuilder:
             value = evaluate.evaluate(text, self.names)
         except BadExpression as error:
             raise BadExpression(f"task {self.task.name}: {where}: {error}") from error
-        key = evaluate.marker(value)
+        key = evaluate.marker_key(value)
         if key:
             raise BadExpression(f"task {self.task.name}: {where}: {text} makes the key {key!r}, and $ is agentd's own")
         return value
@@ -181,7 +181,7 @@ class _TaskBuilder:
 
     def _for_each(self, listed: Any) -> Any:  # noqa: ANN401 - JSON
         filled = self._resolved(listed, "for_each")
-        late = isinstance(filled, dict) and bool(evaluate.marker(filled))
+        late = isinstance(filled, dict) and bool(evaluate.marker_key(filled))
         if filled is None and listed is not None:
             filled = []
         if filled is not None and not late and not isinstance(filled, list):
@@ -201,7 +201,7 @@ def parameter_faults(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
     """Yield the faults in the parameters of a tool, as far as they are known already."""
     for field in msgspec.structs.fields(tool.parameters):
         value = given.get(field.encode_name)
-        if field.encode_name not in given or evaluate.marker(value):
+        if field.encode_name not in given or evaluate.marker_key(value):
             continue
         try:
             msgspec.convert(value, field.type)

@@ -94,17 +94,17 @@ def _raw(state: Workflow, name: str) -> list[Any]:
 
 def _parameters(state: Workflow, name: str) -> list[Any]:
     raw = _raw(state, name)
-    if _refers(raw):
+    if _has_reference(raw):
         message = f"{name}: a large result of an earlier task is among its parameters and cannot be shown: split it"
         raise Rejected(message)
     return [redact(parameters) for parameters in raw]
 
 
-def _refers(value: Any) -> bool:  # noqa: ANN401 - JSON
+def _has_reference(value: Any) -> bool:  # noqa: ANN401 - JSON
     """Return whether `value` contains a reference to a stored value."""
     if isinstance(value, dict):
-        return "$stored" in value or any(_refers(inner) for inner in value.values())
-    return isinstance(value, list) and any(_refers(inner) for inner in value)
+        return "$stored" in value or any(_has_reference(inner) for inner in value.values())
+    return isinstance(value, list) and any(_has_reference(inner) for inner in value)
 
 
 def _first(previews: list[Preview]) -> str:

@@ -369,7 +369,7 @@ class Engine:
             case "respond":
                 return asyncio.ensure_future(self._respond(state, expect))
             case "report":
-                completion = outgoing.report(state, self._agent)
+                completion = outgoing.child_report(state, self._agent)
                 return self._bus.storing(
                     subjects.complete(self._agent, completion.workflow_id, outbox_message.task), completion
                 )

@@ -135,7 +135,7 @@ def _preview_of(state: Workflow, name: str) -> TaskState | None:
     return task if task is not None and state.spec(PREVIEW + name).preview else None
 
 
-def consent(state: Workflow, name: str) -> Consent | None:
+def consent_for(state: Workflow, name: str) -> Consent | None:
     """Return the approval of the task `name` with the previewed targets, or None.
 
     An item has the approval of the task that it belongs to.
@@ -191,7 +191,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         heartbeat=spec.heartbeat_timeout,
         depth=0 if state.parent is None else state.parent.depth,
         dry_run=spec.preview,
-        consent=consent(state, name),
+        consent=consent_for(state, name),
         undoes=task.parent if name.startswith(UNDO) else "",
         authenticated=state.authenticated,
         guests=spec.guests,
@@ -243,7 +243,7 @@ def response(state: Workflow, agent_id: str) -> WorkflowResponse:
     return WorkflowResponse(state.workflow_id, str(state.status), result, state.error, agent_id)
 
 
-def report(state: Workflow, agent_id: str) -> TaskCompletion:
+def child_report(state: Workflow, agent_id: str) -> TaskCompletion:
     """Return the completion that reports a child workflow's end to its parent task."""
     assert state.parent is not None  # noqa: S101 - only a child has a report to send
     outcome = {
@@ -274,7 +274,7 @@ def report(state: Workflow, agent_id: str) -> TaskCompletion:
 def remaining_changes(state: Workflow) -> list[str]:
     """List what a workflow that ended early has changed, or may have changed."""
     lines: list[str] = []
-    removed = _undone(state)
+    removed = _undone_guests(state)
     for name, task in state.tasks.items():
         spec = state.spec(name)
         if name.startswith(UNDO) or spec.tier is Tier.READ or spec.reads or not task.attempt:
@@ -296,7 +296,7 @@ def remaining_changes(state: Workflow) -> list[str]:
     return lines
 
 
-def _undone(state: Workflow) -> set[str]:
+def _undone_guests(state: Workflow) -> set[str]:
     """Return the guests that were created and undone again.
 
     Every other change to one of them was removed with it.

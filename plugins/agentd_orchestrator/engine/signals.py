@@ -84,7 +84,7 @@ def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is Status.PAUSED:
         return state
     if not continues(state):
-        message = f"{state.workflow_id} is {_doing(state)}: it cannot be paused"
+        message = f"{state.workflow_id} is {_progress_text(state)}: it cannot be paused"
         raise Rejected(message)
     state = add_entry(state, at, f"paused {_reason(given)}")
     return replace(state, status=Status.PAUSED, clock_stopped_at=state.clock_stopped_at or at)
@@ -92,7 +92,7 @@ def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
 
 def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is not Status.PAUSED:
-        message = f"{state.workflow_id} is {_doing(state)}, not paused"
+        message = f"{state.workflow_id} is {_progress_text(state)}, not paused"
         raise Rejected(message)
     state = replace(add_entry(state, at, f"resumed {_reason(given)}"), status=Status.RUNNING)
     overdue = {
@@ -103,7 +103,7 @@ def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:
     return replace(state, tasks=state.tasks | overdue)
 
 
-def _doing(state: Workflow) -> str:
+def _progress_text(state: Workflow) -> str:
     return "failing" if state.failing and state.status is Status.RUNNING else str(state.status)
 
 

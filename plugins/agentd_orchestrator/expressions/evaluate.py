@@ -160,15 +160,15 @@ def reference(template: str) -> tuple[str, str] | None:
     return (match[1], match[2] or "") if match else None
 
 
-def marker(value: Any) -> str:  # noqa: ANN401 - JSON
+def marker_key(value: Any) -> str:  # noqa: ANN401 - JSON
     """Return the first key in `value` that starts with "$", or "".
 
     A plan marks with such keys what is filled in later.
     """
     if isinstance(value, dict):
         first = next((key for key in value if isinstance(key, str) and key.startswith("$")), "")
-        return first or next(filter(None, map(marker, value.values())), "")
-    return next(filter(None, map(marker, value)), "") if isinstance(value, (list, tuple)) else ""
+        return first or next(filter(None, map(marker_key, value.values())), "")
+    return next(filter(None, map(marker_key, value)), "") if isinstance(value, (list, tuple)) else ""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def _run(text: str, names: Mapping[str, Any], *, condition: bool) -> Any:  # noq
     if not condition and not is_template(text):
         return text
     compiled = _compiled(text, condition=condition)
-    values.begin()
+    values.begin_evaluation()
     try:
         return values.plain(compiled(names))
     except (TemplateError, ExpressionRefused) as error:

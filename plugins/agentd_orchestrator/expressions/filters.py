@@ -27,7 +27,7 @@ from agentd_orchestrator.expressions.values import (
     compare,
     count_steps,
     number,
-    spend,
+    spend_steps,
     text_of,
     to_json,
 )
@@ -41,14 +41,14 @@ MAX_DIGITS: Final = 15
 
 def _text(value: Value, name: str) -> str:
     text: str = check_type(value, str, name, "a text")
-    spend(len(text) // 100)
+    spend_steps(len(text) // 100)
     return text
 
 
 def _items(value: Value, name: str) -> list[Value]:
     """Return the items of a list (or the keys of a map); counts steps."""
     items = list(check_type(value, (list, tuple, dict), name, "a list"))
-    spend(len(items))
+    spend_steps(len(items))
     return items
 
 
@@ -76,7 +76,7 @@ def to_bool(value: Value) -> bool:
 def to_int(value: Value, instead: Value = None) -> Value:
     """Return `value` as an integer; if that fails, `instead`, if it is given."""
     try:
-        return number(int(float(value)) if isinstance(value, float) else int(_small(value)))
+        return number(int(float(value)) if isinstance(value, float) else int(_is_small(value)))
     except (ValueError, OverflowError):
         if instead is not None:
             return instead
@@ -86,14 +86,14 @@ def to_int(value: Value, instead: Value = None) -> Value:
 def to_float(value: Value, instead: Value = None) -> Value:
     """Return `value` as a float; if that fails, `instead`, if it is given."""
     try:
-        return number(float(_small(value)))
+        return number(float(_is_small(value)))
     except (ValueError, OverflowError):
         if instead is not None:
             return instead
         raise ExpressionRefused(f"{_short(value)} is not a number") from None
 
 
-def _small(value: Value) -> Value:
+def _is_small(value: Value) -> Value:
     if isinstance(value, str) and len(value) > 40:  # noqa: PLR2004 - longer than any number
         raise ValueError(value)
     return check_type(value, (str, int, float, bool), "int or float", "a text or a number")
@@ -126,7 +126,7 @@ def split(value: Value, at: Value = None) -> list[str]:
         raise ExpressionRefused("split: what to cut at is empty")
     check_size(8 * (len(text) + 1 if at is None else text.count(_text(at, "split")) + 1))
     parts = text.split(at)
-    spend(len(parts))
+    spend_steps(len(parts))
     return parts
 
 
@@ -137,15 +137,15 @@ def length(value: Value) -> int:
 
 def first(value: Value) -> Value:
     """Return the first item."""
-    return _end(value, "first", 0)
+    return _end_item(value, "first", 0)
 
 
 def last(value: Value) -> Value:
     """Return the last item."""
-    return _end(value, "last", -1)
+    return _end_item(value, "last", -1)
 
 
-def _end(value: Value, name: str, index: int) -> Value:
+def _end_item(value: Value, name: str, index: int) -> Value:
     items = check_type(value, (list, tuple, str), name, "a list")
     if not items:
         raise ExpressionRefused(f"{name}: the list is empty")
@@ -166,25 +166,25 @@ def pick(value: Value, path: Value) -> Value:
 
 def select(value: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items that pass a test."""
-    return [item for item in _items(value, "select") if _passes(item, test, arguments)]
+    return [item for item in _items(value, "select") if _passes_test(item, test, arguments)]
 
 
 def reject(value: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items that do not pass a test."""
-    return [item for item in _items(value, "reject") if not _passes(item, test, arguments)]
+    return [item for item in _items(value, "reject") if not _passes_test(item, test, arguments)]
 
 
 def select_attribute(value: Value, attribute: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items whose attribute passes a test."""
-    return [item for item in _items(value, "selectattr") if _passes(pick(item, attribute), test, arguments)]
+    return [item for item in _items(value, "selectattr") if _passes_test(pick(item, attribute), test, arguments)]
 
 
 def reject_attribute(value: Value, attribute: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items whose attribute does not pass a test."""
-    return [item for item in _items(value, "rejectattr") if not _passes(pick(item, attribute), test, arguments)]
+    return [item for item in _items(value, "rejectattr") if not _passes_test(pick(item, attribute), test, arguments)]
 
 
-def _passes(value: Value, test: Value, arguments: tuple[Value, ...]) -> bool:
+def _passes_test(value: Value, test: Value, arguments: tuple[Value, ...]) -> bool:
     if test is None:
         return not isinstance(value, Undefined) and bool(value)
     if test not in TESTS:
@@ -258,7 +258,7 @@ def to_list(value: Value) -> list[Value]:
     """Return the items of a list, the keys of a map, or the characters of a string."""
     items = list(check_type(value, (list, tuple, dict, str), "list", "a list"))
     check_size(8 * len(items))
-    spend(len(items))
+    spend_steps(len(items))
     return items
 
 
@@ -267,7 +267,7 @@ def combine(value: Value, *others: Value) -> dict[str, Value]:
     merged: dict[str, Value] = {}
     for mapping in (value, *others):
         merged |= check_type(mapping, dict, "combine", "maps")
-        spend(len(merged))
+        spend_steps(len(merged))
     return merged
 
 
@@ -290,7 +290,7 @@ def _reject_undefined(work: Callable[..., Value]) -> Callable[..., Value]:
 
     @wraps(work)
     def checked(value: Value, *arguments: Value, **named: Value) -> Value:
-        spend(0)
+        spend_steps(0)
         return work(
             check_defined(value),
             *map(check_defined, arguments),

@@ -54,7 +54,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         """Use only the syntax of jinja2, not its filters, tests and globals."""
         super().__init__(undefined=Missing, optimized=False, cache_size=0, keep_trailing_newline=True)
-        self.filters = {**filters.FILTERS, JOIN: values.joined, COMPARE: values.compare, PART: values.part}
+        self.filters = {**filters.FILTERS, JOIN: values.joined, COMPARE: values.compare, PART: values.slice_of}
         self.tests = dict(filters.TESTS)
         self.globals = {}
 
@@ -140,7 +140,7 @@ def _no_item(found: object, argument: object) -> str:
         return f"there is no item {argument}: there are {len(found)}"
     if found is None:
         return f"{argument!r} is searched in a value that is nothing (null)"
-    return f"{values.kind(found)} has no {argument!r}"
+    return f"{values.type_name(found)} has no {argument!r}"
 
 
 def _no_key(found: Mapping[Any, Any], key: object) -> str:
@@ -149,7 +149,7 @@ def _no_key(found: Mapping[Any, Any], key: object) -> str:
             f"{key!r} cannot be read here: the result is above 16 KiB and is stored in the bucket `results`; "
             "only {{ tasks.<name>.result }} or one field of it can be passed on"
         )
-    values.spend(len(found) // 10)
+    values.spend_steps(len(found) // 10)
     names = heapq.nsmallest(SHOWN + 1, map(str, found))
     listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     return f"there is no {key!r}; there are {listed or 'none'}"

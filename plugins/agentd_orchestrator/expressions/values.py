@@ -1,7 +1,7 @@
 """The values of expressions (JSON of limited size), and their operators.
 
-Every function that reads many items, or creates a large value, first calls `spend` or `check_size`, which refuse it
-beyond a limit: no expression can block an orchestrator or fill its memory.
+Every function that reads many items, or creates a large value, first calls `spend_steps` or `check_size`, which refuse
+it beyond a limit: no expression can block an orchestrator or fill its memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Value = Any
 """A JSON value."""
 
 
-def begin() -> None:
+def begin_evaluation() -> None:
     """Allow the next expression its steps."""
     meter().begin()
 
 
-def spend(steps: int) -> None:
+def spend_steps(steps: int) -> None:
     """Use `steps` of the steps left; raises Refused when there are not enough."""
     meter().spend(steps)
 
@@ -45,15 +45,15 @@ def count_steps(*found: Value) -> None:
     while remaining:
         value = remaining.pop()
         if isinstance(value, str):
-            spend(len(value) // 100)
+            spend_steps(len(value) // 100)
         elif isinstance(value, (list, tuple)):
-            spend(len(value) // 2)
+            spend_steps(len(value) // 2)
             remaining.extend(value)
         elif isinstance(value, dict):
-            spend(len(value))
+            spend_steps(len(value))
             remaining.extend(value.values())
         else:
-            spend(0)
+            spend_steps(0)
 
 
 def check_size(size: int) -> None:
@@ -69,7 +69,7 @@ def check_defined(value: Value) -> Value:
     return value
 
 
-def kind(value: Value) -> str:
+def type_name(value: Value) -> str:
     """Return the type of `value` in words."""
     if isinstance(value, bool):
         return "true or false"
@@ -82,7 +82,7 @@ def kind(value: Value) -> str:
 def check_type(value: Value, types: Any, name: str, what: str) -> Value:  # noqa: ANN401 - a type or several
     """Return `value` if it is of `types`; raises Refused in the name of a filter."""
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in _tuple(types)):
-        raise ExpressionRefused(f"{name} takes {what}, not {kind(value)}")
+        raise ExpressionRefused(f"{name} takes {what}, not {type_name(value)}")
     return value
 
 
@@ -108,11 +108,11 @@ def binary(operator: str, left: Value, right: Value) -> Value:
     if operator == "+" and _can_join(left, right):
         size = len(left) + len(right)
         check_size(size if isinstance(left, str) else 8 * size)
-        spend(size // 100)
+        spend_steps(size // 100)
         return left + right
     for operand in (left, right):
         if isinstance(operand, bool) or not isinstance(operand, (int, float)):
-            raise ExpressionRefused(f"{operator!r} takes numbers, not {kind(operand)}")
+            raise ExpressionRefused(f"{operator!r} takes numbers, not {type_name(operand)}")
     operation = _RECKON.get(operator)
     if operation is None:
         raise ExpressionRefused(f"there is no {operator!r} in expressions")
@@ -177,13 +177,13 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
 }
 
 
-def part(value: Value, start: Value, stop: Value, step: Value) -> Value:
+def slice_of(value: Value, start: Value, stop: Value, step: Value) -> Value:
     """Return a slice of a list or a string; counts steps."""
     value = check_type(check_defined(value), (str, list, tuple), "a slice", "a list or a text")
-    spend(len(value) // 100)
+    spend_steps(len(value) // 100)
     for bound in (start, stop, step):
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
-            raise ExpressionRefused(f"the bounds of a slice are whole numbers, not {kind(bound)}")
+            raise ExpressionRefused(f"the bounds of a slice are whole numbers, not {type_name(bound)}")
     if step == 0:
         raise ExpressionRefused("the step of a slice is not 0")
     return value[start:stop:step]
@@ -196,7 +196,7 @@ def to_json(value: Value) -> str:
     """Return the value as JSON, keys in order."""
     count_steps(value)
     text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
-    spend(len(text) // 100)
+    spend_steps(len(text) // 100)
     return text
 
 
@@ -206,7 +206,7 @@ def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
     Raises Refused for a value that is too large, too deeply nested or not JSON.
     """
     copied, left = _plain(check_defined(value), room, depth)
-    spend((room - left) // 16)
+    spend_steps((room - left) // 16)
     return copied
 
 
@@ -234,6 +234,6 @@ def _plain_map(value: dict[Any, Value], room: int, depth: int) -> tuple[Value, i
     copied: dict[str, Value] = {}
     for key, item in value.items():
         if not isinstance(key, str):
-            raise ExpressionRefused(f"the keys of a map are texts, not {kind(key)}")
+            raise ExpressionRefused(f"the keys of a map are texts, not {type_name(key)}")
         copied[key], room = _plain(check_defined(item), room - len(key), depth - 1)
     return copied, room

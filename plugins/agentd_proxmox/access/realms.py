@@ -242,7 +242,7 @@ class Realms:
         """
         ours = await escalation.token_rights(self.proxmox)
         lines = await ours.granted_beyond(ours.of_realm(realm))
-        escalation.refuse(tool, ours.token, lines, f"what decides who the users of {realm} are")
+        escalation.refuse_excess(tool, ours.token, lines, f"what decides who the users of {realm} are")
 
     @staticmethod
     def _not_built_in(now: RealmInfo, what: str) -> None:

@@ -137,9 +137,9 @@ class Access:
         "get_permissions": ("GET /access/permissions",),
     }
     needs: ClassVar[Needs] = {
-        "get_permissions": methods.on("/access", "Sys.Audit"),
-        "grant_role": methods.on("{path}", "Permissions.Modify"),
-        "revoke_role": methods.on("{path}", "Permissions.Modify"),
+        "get_permissions": methods.with_path("/access", "Sys.Audit"),
+        "grant_role": methods.with_path("{path}", "Permissions.Modify"),
+        "revoke_role": methods.with_path("{path}", "Permissions.Modify"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -164,7 +164,7 @@ class Access:
             if now is None:
                 ours = await escalation.token_rights(self.proxmox)
                 not_ours = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
-                escalation.refuse("create_role", ours.token, not_ours, f"role {p.id}")
+                escalation.refuse_excess("create_role", ours.token, not_ours, f"role {p.id}")
                 call.inverse("delete_role", {"id": p.id})
                 return None
             if now.privileges != sorted(set(p.privileges)):
@@ -192,7 +192,9 @@ class Access:
             ours = await escalation.token_rights(self.proxmox)
             gained = sorted(set(p.privileges) - set(now.privileges))
             lost = sorted(set(now.privileges) - set(p.privileges))
-            escalation.refuse("update_role", ours.token, await _newly_exceeding(ours, p.id, gained), f"role {p.id}")
+            escalation.refuse_excess(
+                "update_role", ours.token, await _newly_exceeding(ours, p.id, gained), f"role {p.id}"
+            )
             if not await _newly_exceeding(ours, p.id, lost):  # the undo gives the lost privileges back
                 call.inverse("update_role", {"id": p.id, "privileges": now.privileges})
             changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
@@ -222,7 +224,7 @@ class Access:
             for entry in entries:
                 ours.refuse_ours("delete_role", entry.who)
             uncovered = [line for entry in entries for line in await ours.uncovered(entry)]
-            escalation.refuse("delete_role", ours.token, uncovered, f"what role {p.id} keeps from its holders")
+            escalation.refuse_excess("delete_role", ours.token, uncovered, f"what role {p.id} keeps from its holders")
             anywhere = {name for names in ours.held.values() for name in names}
             if not held and anywhere >= set(now.privileges):  # the undo does not restore grants
                 call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
@@ -268,7 +270,7 @@ class Access:
             if wanted in await self._grants():
                 return Found()
             missing = await ours.beyond(p.path, role.privileges, propagate=p.propagate)
-            escalation.refuse("grant_role", ours.token, sorted(missing), f"role {p.role} on {p.path}")
+            escalation.refuse_excess("grant_role", ours.token, sorted(missing), f"role {p.role} on {p.path}")
             call.inverse("revoke_role", {"role": p.role, "who": p.who, "path": p.path})
             below = " and all below" if p.propagate else ""
             loses = [
@@ -294,7 +296,7 @@ class Access:
             revoked[:] = now
             entry = AccessEntry(p.path, p.who, p.role, now[0].propagate)
             what = f"what role {p.role} on {p.path} keeps from {p.who}"
-            escalation.refuse("revoke_role", ours.token, await ours.uncovered(entry), what)
+            escalation.refuse_excess("revoke_role", ours.token, await ours.uncovered(entry), what)
             grant_again = {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate}
             if not await ours.beyond(p.path, ours.roles.get(p.role, frozenset()), propagate=now[0].propagate):
                 call.inverse("grant_role", grant_again)

@@ -13,7 +13,7 @@ import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, one_line, tool
 from agentd_proxmox import escalation, methods
-from agentd_proxmox.access.users import DeletedAccount, Epoch, Text, UserId, UserSelector, granted
+from agentd_proxmox.access.users import DeletedAccount, Epoch, Text, UserId, UserSelector, grants_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,9 +80,9 @@ class ApiTokens:
         "delete_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
     }
     needs: ClassVar[Needs] = {
-        "list_tokens": methods.on("/access/groups", "Sys.Audit"),
-        "create_token": methods.on("/access/groups", "User.Modify") | methods.on("/access", "Sys.Audit"),
-        "delete_token": methods.on("/access/groups", "User.Modify"),
+        "list_tokens": methods.with_path("/access/groups", "Sys.Audit"),
+        "create_token": methods.with_path("/access/groups", "User.Modify") | methods.with_path("/access", "Sys.Audit"),
+        "delete_token": methods.with_path("/access/groups", "User.Modify"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -130,7 +130,7 @@ class ApiTokens:
                 owner: Entry = await self.proxmox.get(f"/access/users/{formats.path_part(p.user)}") or {}
                 names = [p.user, *(f"@{group}" for group in owner.get("groups") or [])]
                 lines = await ours.granted_beyond(names)
-                escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
+                escalation.refuse_excess("create_token", ours.token, lines, f"a token with all rights of {p.user}")
             kind = "with rights of its own" if p.separated else "with all rights of its user"
             call.inverse("delete_token", {"user": p.user, "name": p.name})
             loses = [f"any reader of {file} can log in {kind}"]
@@ -159,7 +159,7 @@ class ApiTokens:
             now = next((token for token in found if token.id == f"{p.user}!{p.name}"), None)
             if now is None:
                 return Found()
-            lost = await granted(self.proxmox, "token", now.id)
+            lost = await grants_of(self.proxmox, "token", now.id)
             state = {"expire": now.expire, "separated": now.separated}
             call.target(Target(f"token/{now.id}", f"token {now.id}", state, [f"user/{p.user}"], lost))
             return None

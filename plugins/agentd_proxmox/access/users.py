@@ -156,12 +156,12 @@ class Users:
         "delete_group": (*LISTS, "GET /access/groups", "DELETE /access/groups/{groupid}"),
     }
     needs: ClassVar[Needs] = {
-        **{name: methods.on(GROUPS, "Sys.Audit") for name in ("list_users", "get_user", "list_groups")},
+        **{name: methods.with_path(GROUPS, "Sys.Audit") for name in ("list_users", "get_user", "list_groups")},
         "create_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
-        "update_user": methods.on(GROUPS, "User.Modify"),
+        "update_user": methods.with_path(GROUPS, "User.Modify"),
         "delete_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
-        "create_group": methods.on(GROUPS, "Sys.Audit"),
-        "delete_group": methods.on(GROUPS, "Sys.Audit"),
+        "create_group": methods.with_path(GROUPS, "Sys.Audit"),
+        "delete_group": methods.with_path(GROUPS, "Sys.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -269,7 +269,7 @@ class Users:
             if now is None:
                 return Found()
             tokens = f"its tokens {', '.join(now.tokens)}" if now.tokens else "no tokens"
-            call.target(_target(now, tokens, *await granted(self.proxmox, "user", p.id)))
+            call.target(_target(now, tokens, *await grants_of(self.proxmox, "user", p.id)))
             return None
 
         async def apply() -> None:
@@ -320,7 +320,7 @@ class Users:
             if formats.user_of(self.proxmox.user) in now.members:
                 raise Rejected(f"id: agentd itself is in the group {p.id}: it is not deleted")
             members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
-            loses = [members, *await granted(self.proxmox, "group", p.id)]
+            loses = [members, *await grants_of(self.proxmox, "group", p.id)]
             call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
             return None
 
@@ -349,7 +349,7 @@ class Users:
             "expire" in changed and not 0 < p.expire_or(now.expire) < now.expire
         )
         gained = {f"@{group}" for group in after - before} | (everything if unlocked else set())
-        escalation.refuse("update_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
+        escalation.refuse_excess("update_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
         lost = {f"@{group}" for group in before - after}
         locked = not unlocked and changed.keys() & {"enable", "expire"}
         return bool(await ours.granted_beyond(lost | (everything if locked else set())))
@@ -378,7 +378,7 @@ class Users:
         return next((_group(entry) for entry in entries if entry.get("groupid") == group), None)
 
 
-async def granted(proxmox: Proxmox, kind: str, name: str) -> list[str]:
+async def grants_of(proxmox: Proxmox, kind: str, name: str) -> list[str]:
     """Return what is granted to a user, group or token, one line per role and path."""
     entries: list[Entry] = await proxmox.get("/access/acl") or []
     mine = [entry for entry in entries if entry.get("type") == kind and entry.get("ugid") == name]

@@ -38,7 +38,7 @@ async def check(proxmox: Proxmox, endpoint: Endpoint, sent: Entry) -> None:
         return
     ours = await escalation.token_rights(proxmox)
     lines = await excess_check(ours, endpoint.key, {**sent, **endpoint.values})
-    escalation.refuse(endpoint.key, ours.token, list(dict.fromkeys(lines)), "this call")
+    escalation.refuse_excess(endpoint.key, ours.token, list(dict.fromkeys(lines)), "this call")
 
 
 async def _acl_change(ours: TokenRights, key: str, sent: Entry) -> list[str]:

@@ -38,7 +38,7 @@ class Declared:
     needs: Needed
 
 
-def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
+def privileges_of_check(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
     """Return the privileges that a permission check of the schema requires.
 
     Of alternatives (`or`), one that needs only audit privileges is taken, else the one with the fewest privileges. If a
@@ -52,15 +52,17 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
             return {(check[2][0], check[1])} if check[2][-1] == "VM.GuestAgent.Unrestricted" else set()
         return {(privilege, check[1]) for privilege in check[2]}
     if check[0] == "and":
-        return {pair for part in check[1:] for pair in needed(part)}
+        return {pair for part in check[1:] for pair in privileges_of_check(part)}
     if check[0] != "or":
         return set()
-    alternatives = [needed(alternative) for alternative in check[1:]]
+    alternatives = [privileges_of_check(alternative) for alternative in check[1:]]
     audit_only = [way for way in alternatives if way and all(privilege.endswith(".Audit") for privilege, _ in way)]
     return audit_only[0] if audit_only else min(alternatives, key=len)
 
 
-def rights(catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSet[str] = frozenset()) -> list[Right]:
+def needed_rights(
+    catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSet[str] = frozenset()
+) -> list[Right]:
     """Return the privileges that the tools need: path, lowest tier and tools of each.
 
     A method that this version of Proxmox does not have needs no privilege, and a privilege that it does not know is
@@ -90,6 +92,6 @@ def _of(catalogue: Catalogue, tool: Declared) -> Needed:
             continue
         needs |= {
             (privilege, where.replace("{newid}", "{vmid}"))
-            for privilege, where in needed(info["permissions"].get("check"))
+            for privilege, where in privileges_of_check(info["permissions"].get("check"))
         }
     return needs

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentd import NotFound, Rejected, Target, formats, one_line
 from agentd_proxmox import targets
-from agentd_proxmox.api_tiers import is_on, names_in, owners
+from agentd_proxmox.api_tiers import is_on, names_in, owning_vmids
 from agentd_proxmox.inventory import GuestLocation
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def guests(endpoint: Endpoint, sent: Values) -> set[int]:
         if name == "upid":
             found |= {part for part in str(value).split(":")[6:7] if part.isdigit()}
         if name not in {"description", "notes", "notes-template", "comment"}:
-            found |= owners(_text(value))
+            found |= owning_vmids(_text(value))
     return {int(guest) for guest in found if 100 <= int(guest) < 1_000_000_000}  # noqa: PLR2004 - Proxmox' own bounds
 
 
@@ -159,12 +159,12 @@ def values_as_lines(sent: Values) -> list[str]:
 
     Raises Rejected if they are longer than a person can read.
     """
-    lines = [f"{name}={_whole(value)}" for name, value in sent.items()]
+    lines = [f"{name}={_complete_text(value)}" for name, value in sent.items()]
     if sum(map(len, lines)) > LONGEST:
         raise Rejected(f"the parameters have more than {LONGEST} characters, which cannot be shown for approval")
     return lines
 
 
-def _whole(value: Any) -> str:  # noqa: ANN401
+def _complete_text(value: Any) -> str:  # noqa: ANN401
     simple = isinstance(value, str) and value.isprintable()
     return value if simple else json.dumps(value)

@@ -38,7 +38,7 @@ from agentd import (
 from agentd_proxmox import api_schema, pages
 from agentd_proxmox.api import access_guard, parameter_checks, targets
 from agentd_proxmox.api import answers as api_answers
-from agentd_proxmox.api_tiers import refused, tier_of
+from agentd_proxmox.api_tiers import refusal_reason, tier_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.api.schema_cache import Schemas
@@ -237,16 +237,16 @@ class Api:
         Raises Rejected with all faults, or with the name of the right tool.
         """
         known = (await self.schemas.catalogue()).resolve(verb, path)
-        values, rest = fill(known, parameters)
+        values, rest = fill_path(known, parameters)
         endpoint = api_schema.Endpoint(known.verb, known.path, known.info, values)
-        if why := refused(endpoint, rest):
+        if why := refusal_reason(endpoint, rest):
             raise Rejected(
                 f"{endpoint.key}: {why}, and what agentd receives is kept: use pveum or the page of Proxmox VE"
             )
         sent, faults = parameter_checks.check(endpoint, rest)
         if faults:
             raise Rejected(f"{endpoint.key}: {'; '.join(faults)}")
-        if why := refused(endpoint, sent):
+        if why := refusal_reason(endpoint, sent):
             raise Rejected(f"{endpoint.key}: {why}")
         needed, why = tier_of(endpoint, sent)
         if needed is not granted:
@@ -274,7 +274,10 @@ class Api:
         call.progress(f"{endpoint.verb} {where}")
         found = await call.ensure(check, apply)
         if not found.upid:
-            return Changed(endpoint.key, data=clean(api_answers.redact(endpoint.key, answers[-1] if answers else None)))
+            return Changed(
+                endpoint.key,
+                data=without_control_characters(api_answers.redact(endpoint.key, answers[-1] if answers else None)),
+            )
         await self.inventory.finish(call, found)
         log = await self.proxmox.log_tail(found.upid, LOG_TAIL)
         return Changed(endpoint.key, upid=found.upid, log=log, settled=found.adopted)
@@ -297,9 +300,9 @@ class Api:
         except NotFound:
             return {}
         return {
-            "object": pages.digest(api_answers.redact(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[
-                :16
-            ]
+            "object": pages.digest(
+                api_answers.redact(f"GET {endpoint.path}", without_control_characters(await self.proxmox.get(where)))
+            )[:16]
         }
 
     async def _started_task(self, endpoint: api_schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
@@ -318,7 +321,7 @@ class Api:
             return Found(matching[0].text)
         if not matching and (datetime.now(UTC) - since).total_seconds() < LISTED:
             raise UnknownOutcome(f"{endpoint.key} was not answered; its task is not listed yet", delay=2.0)
-        return None  # none or several: `once` reports that the outcome is unknown
+        return None  # none or several: `ensure` reports that the outcome is unknown
 
     def _ours(self, entry: dict[str, Any], kind: str, target: str, since: datetime) -> Upid | None:
         upid = Upid.parse(str(entry["upid"]))
@@ -357,7 +360,7 @@ WORKERS = {
 """The type of the task that a method starts, where the task's id is the guest: used to settle a lost answer."""
 
 
-def fill(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+def fill_path(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the values of the path's variables, and the other parameters.
 
     The values are taken from the path, or else from `parameters`.
@@ -382,7 +385,7 @@ def upid_in(answer: object) -> str | None:
         return None
 
 
-def clean(value: Any) -> Any:  # noqa: ANN401 - JSON
+def without_control_characters(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return `value` without control characters.
 
     Texts also come from guests and logs.
@@ -390,20 +393,26 @@ def clean(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, str):
         return _CONTROL.sub(" ", value)
     if isinstance(value, list):
-        return [clean(item) for item in value]
-    return {str(key): clean(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [without_control_characters(item) for item in value]
+    return (
+        {str(key): without_control_characters(item) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
     """Return an answer; of a list, one page."""
     if isinstance(answer, dict):
-        return Data(clean(_chosen(answer, p.fields)))
+        return Data(without_control_characters(_chosen(answer, p.fields)))
     if not isinstance(answer, list):
-        return Data(clean(answer))
+        return Data(without_control_characters(answer))
     start = int(p.cursor or 0)
     page = [_chosen(entry, p.fields) for entry in sorted(answer, key=_order)[start : start + p.limit]]
     end = start + len(page)
-    return Data(clean(page), total=len(answer), next=str(end) if page and end < len(answer) else "")
+    return Data(
+        without_control_characters(page), total=len(answer), next=str(end) if page and end < len(answer) else ""
+    )
 
 
 def _order(entry: Any) -> tuple[float, str]:  # noqa: ANN401
@@ -426,7 +435,7 @@ def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
     """Return the description of a method."""
     info = endpoint.info
     tier, why = tier_of(endpoint, {})
-    refusal = refused(endpoint, {})
+    refusal = refusal_reason(endpoint, {})
     permissions = info["permissions"]
     returns = info["returns"]
     shown = {name: spec for name, spec in info["parameters"].items() if match.lower() in name.lower()}
@@ -435,8 +444,8 @@ def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
         description=one_line(info["description"])[:400],
         tool="none" if refusal else TOOLS[tier],
         why=refusal or why,
-        parameters={name: shape(spec) for name, spec in shown.items()},
-        permissions=rule(permissions.get("check")) or str(permissions.get("user") or "root@pam only"),
+        parameters={name: parameter_line(spec) for name, spec in shown.items()},
+        permissions=permission_text(permissions.get("check")) or str(permissions.get("user") or "root@pam only"),
         returns=returns["type"] + (f" with {', '.join(returns['fields'])}" if returns["fields"] else ""),
         task=endpoint.answers_task,
         note=one_line(permissions.get("description") or permissions.get("note") or "")[:300]
@@ -444,7 +453,7 @@ def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
     )
 
 
-def shape(known: api_schema.Method) -> str:
+def parameter_line(known: api_schema.Method) -> str:
     """Return a parameter in one line: type, bounds, choices, default, description."""
     kind = known.get("format")
     parts = [str(known.get("type", "string")) + ("?" if known.get("optional") else "")]
@@ -464,12 +473,12 @@ def shape(known: api_schema.Method) -> str:
     return " ".join(parts)
 
 
-def rule(check: Any) -> str:  # noqa: ANN401 - nested lists of the schema
+def permission_text(check: Any) -> str:  # noqa: ANN401 - nested lists of the schema
     """Return a permission check of the schema in readable form."""
     if not isinstance(check, list) or not check:
         return ""
     if check[0] in {"or", "and"}:
-        return "(" + f" {check[0]} ".join(rule(part) for part in check[1:]) + ")"
+        return "(" + f" {check[0]} ".join(permission_text(part) for part in check[1:]) + ")"
     if check[0] == "perm":
         joiner = " or " if "any" in check else " and "
         return f"{joiner.join(check[2])} on {check[1]}"

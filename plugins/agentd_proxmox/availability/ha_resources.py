@@ -160,7 +160,7 @@ class Ha:
         return HaOverview(
             quorate=any(int(e.get("quorate") or 0) for e in by_type["quorum"]),
             master=one_line(next((e.get("status") or "" for e in by_type["master"]), "")),
-            nodes={one_line(e["node"]): _between(e) for e in by_type["lrm"]},
+            nodes={one_line(e["node"]): _state_of_line(e) for e in by_type["lrm"]},
             states=tally,
             resources=shown,
             rules_from=found.source,
@@ -344,7 +344,7 @@ def _resource(entry: Entry, at: GuestLocation | None, state: str) -> Resource:
     )
 
 
-def _between(entry: Entry) -> str:
+def _state_of_line(entry: Entry) -> str:
     """Return the state from a status line like `pve1 (active, Mon Nov 2 …)`."""
     text = one_line(entry.get("status") or "")
     return text.partition("(")[2].rpartition(")")[0] or text

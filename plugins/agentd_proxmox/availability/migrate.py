@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 CHECKS = (
-    *methods.guest("GET /migrate"),
+    *methods.guest_methods("GET /migrate"),
     "GET /nodes/{node}/network",
     "GET /nodes/{node}/status",
     "GET /cluster/replication",
-    *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config"),
+    *methods.guest_methods("GET /snapshot", "GET /snapshot/{snapname}/config"),
     *methods.HA_LISTS,
 )
 MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
@@ -87,11 +87,11 @@ class Migration:
 
     calls: ClassVar[Calls] = {
         "check_migration": (*methods.READ, *CHECKS),
-        "migrate_guest": (*methods.WRITE, *CHECKS, *methods.guest("POST /migrate")),
+        "migrate_guest": (*methods.WRITE, *CHECKS, *methods.guest_methods("POST /migrate")),
     }
-    optional: ClassVar[Optional] = {"check_migration": frozenset(methods.guest("GET /migrate"))}
+    optional: ClassVar[Optional] = {"check_migration": frozenset(methods.guest_methods("GET /migrate"))}
     needs: ClassVar[Needs] = {
-        "check_migration": methods.on(methods.VM, "VM.Audit"),
+        "check_migration": methods.with_path(methods.VM, "VM.Audit"),
         "migrate_guest": {methods.SPACE},
     }
 

@@ -111,34 +111,34 @@ class Facts:
         return service(self.at)
 
 
-def findings(facts: Facts, wish: MigrationRequest) -> list[Finding]:
+def findings(facts: Facts, request: MigrationRequest) -> list[Finding]:
     """Return the findings of all checks, blocking ones first."""
-    if wish.target == facts.at.node:
+    if request.target == facts.at.node:
         return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing to do")]
-    away = [*_target(facts, wish), *_lock(facts)]
+    away = [*_target(facts, request), *_lock(facts)]
     checks = (
         *(_mode, _managed, _media, _paths, _disks, _linked, _snapshots, _storages, _devices, _mapped, _replicas),
         *(_allowed, _rules, _memory, _cpu, _bridges),
     )
-    rest = [] if away else [finding for check in checks for finding in check(facts, wish)]
+    rest = [] if away else [finding for check in checks for finding in check(facts, request)]
     return sorted([*away, *rest], key=lambda finding: not finding.blocks)
 
 
-def way_back(facts: Facts, wish: MigrationRequest) -> dict[str, Any]:
+def way_back(facts: Facts, request: MigrationRequest) -> dict[str, Any]:
     """Return the parameters that move the guest back, its disks to their storages."""
-    storages = {wish.storage(name): name for name, _ in _local(facts).values()}
+    storages = {request.storage(name): name for name, _ in _local_drives(facts).values()}
     moved = {there: here for there, here in storages.items() if there != here}
     wanted = {"vmid": facts.at.vmid, "target": facts.at.node, "storage_map": moved}
-    return wanted | {"restart": wish.restart, "with_local_disks": wish.with_local_disks}
+    return wanted | {"restart": request.restart, "with_local_disks": request.with_local_disks}
 
 
-def needs_cpus(facts: Facts, wish: MigrationRequest) -> bool:
+def needs_cpus(facts: Facts, request: MigrationRequest) -> bool:
     """Return whether the CPUs of both nodes have to be the same.
 
     A guest with CPU type `host` or `max` that moves while it runs expects the CPU that it was started on.
     """
     kind = str(facts.config.get("cpu") or "").partition(",")[0].removeprefix("cputype=")
-    return facts.at.kind == "qemu" and facts.running and wish.online and kind in _OF_THE_HOST
+    return facts.at.kind == "qemu" and facts.running and request.online and kind in _OF_THE_HOST
 
 
 def _block(check: str, text: str, advice: str) -> Finding:
@@ -149,14 +149,14 @@ def _note(check: str, text: str, advice: str = "") -> Finding:
     return Finding(check, blocks=False, text=text, advice=advice)
 
 
-def _target(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _target(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     others = ", ".join(sorted(n for n, e in facts.nodes.items() if e.get("status") == "online" and n != facts.at.node))
-    entry = facts.nodes.get(wish.target)
+    entry = facts.nodes.get(request.target)
     if entry is None:
-        yield _block("target", f"there is no node {wish.target!r}", f"target: {others or 'no other node is online'}")
+        yield _block("target", f"there is no node {request.target!r}", f"target: {others or 'no other node is online'}")
     elif entry.get("status") != "online":
         state = one_line(entry.get("status") or "unknown")
-        yield _block("target", f"{wish.target} is {state}", f"online are: {others or 'none'}")
+        yield _block("target", f"{request.target} is {state}", f"online are: {others or 'none'}")
 
 
 def _lock(facts: Facts) -> Iterator[Finding]:
@@ -164,18 +164,18 @@ def _lock(facts: Facts) -> Iterator[Finding]:
         yield _block("lock", f"{facts.at.title} is locked ({lock})", "wait until that has ended; list_tasks names it")
 
 
-def _mode(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _mode(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if not facts.running:
         return
-    if facts.at.kind == "qemu" and not wish.online:
+    if facts.at.kind == "qemu" and not request.online:
         yield _block("mode", f"{facts.at.title} runs", "online=true moves it while it runs; or shutdown_guest first")
-    if facts.at.kind == "lxc" and not wish.restart:
+    if facts.at.kind == "lxc" and not request.restart:
         advice = "restart=true stops it, moves it and starts it there; or shutdown_guest first"
         yield _block("mode", f"{facts.at.title} runs, and a container cannot move while it runs", advice)
 
 
-def _managed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
-    if facts.managed and (wish.target_storage or wish.storage_map):
+def _managed(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
+    if facts.managed and (request.target_storage or request.storage_map):
         text = "the HA manager moves it, and puts disks only on the storages of the same name"
         yield _block("ha", text, "leave target_storage and storage_map out; or delete_ha_resource first")
 
@@ -186,7 +186,7 @@ def _volumes(facts: Facts) -> dict[str, tuple[str, float]]:
     return {drive.key: (drive.storage, guest_model.disk_size(str(facts.config[drive.key]))) for drive in found}
 
 
-def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
+def _all_drives(facts: Facts) -> Iterator[tuple[str, Drive]]:
     """Yield every drive, including those of snapshots, with a label for a person."""
     for drive in drives(facts.config):
         yield drive.key, drive
@@ -195,7 +195,7 @@ def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
             yield f"{drive.key} of snapshot {one_line(name)}", drive
 
 
-def _local(facts: Facts) -> dict[str, tuple[str, float]]:
+def _local_drives(facts: Facts) -> dict[str, tuple[str, float]]:
     """Return the drives that other nodes cannot access."""
     shared = {name for (node, name), entry in facts.storages.items() if node == facts.at.node and entry.get("shared")}
     return {key: volume for key, volume in _volumes(facts).items() if volume[0] not in shared}
@@ -207,7 +207,7 @@ def _is_medium(facts: Facts, key: str) -> bool:
 
 def _media(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     shared = {name for (node, name), entry in facts.storages.items() if node == facts.at.node and entry.get("shared")}
-    for where, drive in _everywhere(facts):
+    for where, drive in _all_drives(facts):
         advice = "delete the snapshot" if "snapshot" in where else "take it out first"
         if drive.is_physical:
             yield _block("disks", f"{where} is the CD-ROM drive of {facts.at.node} itself", advice)
@@ -217,7 +217,7 @@ def _media(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
 
 def _paths(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     """Block on devices, files and folders of the node, unless marked as shared."""
-    for where, drive in _everywhere(facts):
+    for where, drive in _all_drives(facts):
         if drive.is_local_path and not drive.is_shared:
             kind = "a folder or device" if facts.at.kind == "lxc" else "a device or file"
             what = "the mount point" if facts.at.kind == "lxc" else "the drive"
@@ -225,19 +225,19 @@ def _paths(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
             yield _block("disks", f"{where} is {kind} of {facts.at.node} ({drive.volume})", advice)
 
 
-def _disks(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
-    local = _local(facts)
+def _disks(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
+    local = _local_drives(facts)
     disks = [key for key in local if not _is_medium(facts, key)]
     named = ", ".join(f"{key} on {local[key][0]}, {units.gib(local[key][1])}" for key in disks)
-    if disks and facts.at.kind == "qemu" and facts.running and not wish.with_local_disks:
+    if disks and facts.at.kind == "qemu" and facts.running and not request.with_local_disks:
         advice = "with_local_disks=true copies them while it runs; or move_disk to a shared storage first"
-        yield _block("disks", f"{wish.target} does not see {named}", advice)
+        yield _block("disks", f"{request.target} does not see {named}", advice)
     elif disks:
         yield _note("disks", f"these disks are copied, which takes its time: {named}")
 
 
 def _linked(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
-    local = _local(facts)
+    local = _local_drives(facts)
     for drive in drives(facts.config):
         if drive.key in local and drive.is_linked:
             text = f"{drive.key} is a linked clone on {drive.storage}, which only {facts.at.node} sees"
@@ -258,7 +258,7 @@ def _snapshots(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     It does not copy disks of a running VM with snapshots, disks with snapshots on most types of storage, and any disk
     on some types of storage.
     """
-    local, types = _local(facts), _types(facts)
+    local, types = _local_drives(facts), _types(facts)
     disks = [key for key in local if not _is_medium(facts, key)]
     if not disks or not (facts.config.get("parent") or facts.snapshots):
         pass
@@ -277,27 +277,27 @@ def _snapshots(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
             yield _block("disks", text, "move_disk to another storage first")
 
 
-def _storages(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
-    local, content = _local(facts), "images" if facts.at.kind == "qemu" else "rootdir"
+def _storages(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
+    local, content = _local_drives(facts), "images" if facts.at.kind == "qemu" else "rootdir"
     needed: dict[str, float] = {}
     for drive, (name, size) in _volumes(facts).items():
         if not _is_medium(facts, drive):
-            to = wish.storage(name) if drive in local else name
+            to = request.storage(name) if drive in local else name
             needed[to] = needed.get(to, 0) + (size if drive in local else 0)
-    there = {name: entry for (node, name), entry in facts.storages.items() if node == wish.target}
+    there = {name: entry for (node, name), entry in facts.storages.items() if node == request.target}
     fit = [n for n, e in there.items() if content in str(e.get("content") or "").split(",")]
     advice = f"target_storage or storage_map: {', '.join(sorted(fit)) or 'no storage of it'}"
     for name, size in sorted(needed.items()):
         entry = there.get(name)
         if entry is None or entry.get("status") != "available":
             state = "does not exist" if entry is None else f"is not online ({one_line(entry.get('status'))})"
-            yield _block("storage", f"storage {name} {state} on {wish.target}", advice)
+            yield _block("storage", f"storage {name} {state} on {request.target}", advice)
         elif size and name not in fit:
-            yield _block("storage", f"storage {name} of {wish.target} does not hold {content}", advice)
+            yield _block("storage", f"storage {name} of {request.target} does not hold {content}", advice)
         elif size > (free := _free(entry)):
             yield _block(
                 "storage",
-                f"{units.gib(size)} do not fit: storage {name} of {wish.target} has {units.gib(free)}",
+                f"{units.gib(size)} do not fit: storage {name} of {request.target} has {units.gib(free)}",
                 advice,
             )
 
@@ -324,7 +324,7 @@ def _is_local(key: str, value: str) -> bool:
     return "mapping=" not in value and not (key.startswith("usb") and first == "spice")
 
 
-def _mapped(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _mapped(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     """Block on mapped devices that cannot move with a running guest.
 
     Otherwise warn that the target needs the mapped devices.
@@ -335,21 +335,21 @@ def _mapped(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
     known = conditions.get("mapped-resource-info") or {}
     mapped = {key for key, value in facts.config.items() if _DEVICE.match(key) and "mapping=" in str(value)}
     mapped |= {one_line(name) for name in conditions.get("mapped-resources") or []} | {one_line(name) for name in known}
-    if facts.running and wish.online:
+    if facts.running and request.online:
         fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
         if fixed:
             text = f"{facts.at.title} runs with mapped devices that cannot move with it: {', '.join(fixed)}"
             yield _block("devices", text, "shutdown_guest first")
     elif mapped:
-        yield _note("devices", f"{wish.target} has to have the mapped devices {', '.join(sorted(mapped))}")
+        yield _note("devices", f"{request.target} has to have the mapped devices {', '.join(sorted(mapped))}")
 
 
-def _replicas(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _replicas(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if facts.replicas is None:
         yield _note("replication", "the replication jobs were not read: the token lacks VM.Audit or Sys.Audit")
-    elif facts.replicas and wish.target not in facts.replicas:
+    elif facts.replicas and request.target not in facts.replicas:
         nodes = ", ".join(sorted(facts.replicas))
-        text = f"{facts.at.title} is replicated to {nodes}, not to {wish.target}"
+        text = f"{facts.at.title} is replicated to {nodes}, not to {request.target}"
         if facts.running and facts.at.kind == "qemu":
             yield _block(
                 "replication", text, f"target: {nodes}; or shutdown_guest first, or delete the replication job"
@@ -358,7 +358,7 @@ def _replicas(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
             yield _note("replication", text)
 
 
-def _allowed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _allowed(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     """Report what Proxmox itself answers about the target.
 
     Its list of allowed nodes is only present for stopped guests.
@@ -367,15 +367,15 @@ def _allowed(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
         yield _note("allowed", "the target was not checked by Proxmox: the token lacks VM.Migrate on the guest")
         return
     conditions = {key.replace("-", "_"): value for key, value in facts.conditions.items()}
-    reasons = (conditions.get("not_allowed_nodes") or {}).get(wish.target) or {}
+    reasons = (conditions.get("not_allowed_nodes") or {}).get(request.target) or {}
     allowed = conditions.get("allowed_nodes")
-    if wish.target in (allowed or []) or (allowed is None and not reasons):
+    if request.target in (allowed or []) or (allowed is None and not reasons):
         pass
-    elif not (set(reasons) == {"unavailable_storages"} and (wish.target_storage or wish.storage_map)):
+    elif not (set(reasons) == {"unavailable_storages"} and (request.target_storage or request.storage_map)):
         why = "; ".join(f"{one_line(key)}: {_reason(value)}" for key, value in sorted(reasons.items()))
         advice = f"target: {', '.join(sorted(allowed))}" if allowed else "choose another target"
         yield _block(
-            "allowed", f"Proxmox does not allow it to move to {wish.target}" + (f": {why}" if why else ""), advice
+            "allowed", f"Proxmox does not allow it to move to {request.target}" + (f": {why}" if why else ""), advice
         )
     if along := conditions.get("dependent_ha_resources"):
         yield _note("allowed", f"HA moves these with it: {', '.join(map(one_line, along))}")
@@ -386,19 +386,21 @@ def _reason(value: object) -> str:
     return ", ".join(one_line(e.get("sid") if isinstance(e, dict) else e) for e in parts)
 
 
-def _rules(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _rules(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if not facts.managed:
         return
     if facts.rules is None:
         yield _note("rules", "the HA rules were not read: the token lacks Sys.Audit on /")
     for rule in facts.rules or []:
         if facts.sid in rule.resources and rule.enabled:
-            yield from _node_rule(rule, wish) if rule.type == "node-affinity" else _resource_rule(rule, facts, wish)
+            yield from (
+                _node_rule(rule, request) if rule.type == "node-affinity" else _resource_rule(rule, facts, request)
+            )
 
 
-def _node_rule(rule: Rule, wish: MigrationRequest) -> Iterator[Finding]:
+def _node_rule(rule: Rule, request: MigrationRequest) -> Iterator[Finding]:
     nodes = sorted(rule.nodes)
-    if wish.target in nodes:
+    if request.target in nodes:
         return
     if rule.strict:
         advice = f"target: {', '.join(nodes)}; or change the rule"
@@ -407,12 +409,12 @@ def _node_rule(rule: Rule, wish: MigrationRequest) -> Iterator[Finding]:
         yield _note("rules", f"the HA rule {rule.name} prefers {', '.join(nodes)}: the HA manager may move it back")
 
 
-def _resource_rule(rule: Rule, facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _resource_rule(rule: Rule, facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     others = set(rule.resources) - {facts.sid}
     if rule.affinity == "negative":
-        there = sorted(sid for sid in others if facts.managed.get(sid) == wish.target)
+        there = sorted(sid for sid in others if facts.managed.get(sid) == request.target)
         if there:
-            text = f"the HA rule {rule.name} keeps it apart from {', '.join(there)}, which is on {wish.target}"
+            text = f"the HA rule {rule.name} keeps it apart from {', '.join(there)}, which is on {request.target}"
             yield _block("rules", text, "choose another target, or change the rule")
     elif others:
         yield _note(
@@ -420,40 +422,40 @@ def _resource_rule(rule: Rule, facts: Facts, wish: MigrationRequest) -> Iterator
         )
 
 
-def _memory(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
-    node = facts.nodes[wish.target]
+def _memory(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
+    node = facts.nodes[request.target]
     if not node.get("maxmem") or node.get("mem") is None:
-        yield _note("memory", f"the memory of {wish.target} was not read: the token lacks Sys.Audit on it")
+        yield _note("memory", f"the memory of {request.target} was not read: the token lacks Sys.Audit on it")
         return
     free = (int(node["maxmem"]) - int(node["mem"])) // 2**20
     needed = guest_model.memory(facts.config)
     if needed <= free:
         return
-    text = f"it has {needed} MiB of memory, and {wish.target} has {max(0, free)} MiB free"
+    text = f"it has {needed} MiB of memory, and {request.target} has {max(0, free)} MiB free"
     if facts.running:
         yield _block("memory", text, "choose another target, or make room there")
     else:
         yield _note("memory", text, "it can move, and may not start there")
 
 
-def _cpu(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
-    if not needs_cpus(facts, wish):
+def _cpu(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
+    if not needs_cpus(facts, request):
         return
     if facts.cpus is None:
         yield _note(
             "cpu", "its CPU type is that of its node, and the CPUs were not compared: the token lacks Sys.Audit"
         )
     elif facts.cpus[0] != facts.cpus[1]:
-        text = f"its CPU type is that of its node ({facts.cpus[0]}), and {wish.target} has {facts.cpus[1]}"
+        text = f"its CPU type is that of its node ({facts.cpus[0]}), and {request.target} has {facts.cpus[1]}"
         yield _block("cpu", text, "shutdown_guest first, or give it a CPU type that both have, such as x86-64-v2-AES")
 
 
-def _bridges(facts: Facts, wish: MigrationRequest) -> Iterator[Finding]:
+def _bridges(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if facts.bridges is None:
-        yield _note("bridges", f"the bridges of {wish.target} were not read")
+        yield _note("bridges", f"the bridges of {request.target} were not read")
         return
     nets = {key: _BRIDGE.search(str(value)) for key, value in facts.config.items() if re.match(r"net\d+\Z", key)}
     for key, found in sorted(nets.items()):
         if found is not None and found[1] not in facts.bridges:
             advice = f"change {key}, or make the bridge there"
-            yield _block("bridges", f"{key} is on {one_line(found[1])}, which {wish.target} does not have", advice)
+            yield _block("bridges", f"{key} is on {one_line(found[1])}, which {request.target} does not have", advice)

@@ -175,12 +175,12 @@ class Replication:
         "delete_replication": (*LISTS, "DELETE /cluster/replication/{id}"),
     }
     needs: ClassVar[Needs] = {
-        "list_replications": methods.on(methods.VM, "VM.Audit"),
-        "get_replication": methods.on(methods.VM, "VM.Audit"),
-        "run_replication": methods.on(methods.VM, "VM.Replicate"),
-        "create_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
-        "update_replication": methods.on(methods.VM, "VM.Replicate"),
-        "delete_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
+        "list_replications": methods.with_path(methods.VM, "VM.Audit"),
+        "get_replication": methods.with_path(methods.VM, "VM.Audit"),
+        "run_replication": methods.with_path(methods.VM, "VM.Replicate"),
+        "create_replication": methods.with_path(methods.VM, "VM.Audit", "VM.Replicate"),
+        "update_replication": methods.with_path(methods.VM, "VM.Replicate"),
+        "delete_replication": methods.with_path(methods.VM, "VM.Audit", "VM.Replicate"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

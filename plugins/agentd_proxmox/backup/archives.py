@@ -196,7 +196,7 @@ class Backups:
         "set_backup_protection": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
     }
     needs: ClassVar[Needs] = {
-        tool_name: methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
+        tool_name: methods.with_path(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
         for tool_name in calls
     }
 

@@ -173,7 +173,7 @@ class Jobs:
         "list_guests_without_backup": (UNCOVERED,),
     }
     needs: ClassVar[Needs] = {
-        tool_name: methods.on(methods.STORAGE, "Datastore.Audit")
+        tool_name: methods.with_path(methods.STORAGE, "Datastore.Audit")
         for tool_name in ("create_backup_job", "update_backup_job")
     }
 
@@ -225,7 +225,7 @@ class Jobs:
                 await self._guests_known(p.vmids or [])
                 call.inverse("delete_backup_job", {"id": name})
                 return None
-            if not _is(job, wanted):
+            if not _matches(job, wanted):
                 raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")
             return Found()
 
@@ -258,7 +258,7 @@ class Jobs:
             job = await self._raw(p.id)
             if p.vmids is not None and (job.get("all") or job.get("pool")):
                 raise Rejected(f"vmids: the backup job {p.id} takes all guests or a pool; make another job for these")
-            if _is(_job(job), wanted):
+            if _matches(_job(job), wanted):
                 return Found()
             self._unchanged(job, p.digest)
             targets.set_undo(call, "update_backup_job", UpdateJob, {"id": p.id, **_before(_job(job), wanted)})
@@ -291,7 +291,7 @@ class Jobs:
                 Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
             )
             if set(raw) <= SHOWN_BY_PROXMOX:  # otherwise it has settings that create_backup_job does not know
-                targets.set_undo(call, "create_backup_job", CreateJob, _again(job))
+                targets.set_undo(call, "create_backup_job", CreateJob, _recreate_parameters(job))
             return None
 
         async def apply() -> None:
@@ -388,7 +388,7 @@ def _job(entry: Entry) -> BackupJob:
     )
 
 
-def _is(job: BackupJob, wanted: Entry) -> bool:
+def _matches(job: BackupJob, wanted: Entry) -> bool:
     """Return whether a job has the wanted settings; None matches any value."""
     have: Entry = {
         "all": job.all or None,
@@ -407,12 +407,12 @@ def _is(job: BackupJob, wanted: Entry) -> bool:
 
 def _before(job: BackupJob, wanted: Entry) -> Entry:
     """Return the parameters that change a job back."""
-    previous = _again(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
+    previous = _recreate_parameters(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
     names = {"vmid": "vmids", "prune-backups": "keep"}
     return {names.get(key, key): previous[names.get(key, key)] for key, value in wanted.items() if value is not None}
 
 
-def _again(job: BackupJob) -> Entry:
+def _recreate_parameters(job: BackupJob) -> Entry:
     """Return the parameters that create a job again, with all defaults written out."""
     notes = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], job.notes)
     parameters = msgspec.structs.asdict(job) | {

@@ -85,8 +85,8 @@ class Pruning:
         ),
     }
     needs: ClassVar[Needs] = {
-        "preview_prune": methods.on(methods.STORAGE, "Datastore.Audit"),
-        "prune_backups": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
+        "preview_prune": methods.with_path(methods.STORAGE, "Datastore.Audit"),
+        "prune_backups": methods.with_path(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

@@ -115,9 +115,10 @@ class Restore:
         "restore_over_guest": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
     }
     needs: ClassVar[Needs] = {
-        "inspect_backup": methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)},
+        "inspect_backup": methods.with_path(methods.STORAGE, "Datastore.Audit")
+        | {methods.SPACE, ("VM.Backup", methods.VM)},
         **{
-            tool_name: methods.on(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
+            tool_name: methods.with_path(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
             for tool_name in ("restore_backup", "restore_over_guest")
         },
     }

@@ -150,7 +150,7 @@ class Ceph:
         ),
         "set_ceph_flag": (f"GET {FLAGS}", f"PUT {FLAGS}/{{flag}}"),
     }
-    needs: ClassVar[Needs] = {name: methods.on("/", "Sys.Audit") for name in calls}
+    needs: ClassVar[Needs] = {name: methods.with_path("/", "Sys.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""

@@ -232,9 +232,9 @@ class Cluster:
         "get_task": methods.TASK,
     }
     needs: ClassVar[Needs] = {
-        "list_nodes": methods.on("/nodes/{node}", "Sys.Audit"),
-        "list_storages": methods.on("/storage/{storage}", "Datastore.Audit"),
-        "list_tasks": methods.on("/nodes/{node}", "Sys.Audit"),
+        "list_nodes": methods.with_path("/nodes/{node}", "Sys.Audit"),
+        "list_storages": methods.with_path("/storage/{storage}", "Datastore.Audit"),
+        "list_tasks": methods.with_path("/nodes/{node}", "Sys.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

@@ -95,7 +95,7 @@ class NotificationTools:
         ),
     }
     needs: ClassVar[Needs] = {
-        "sync_realm": methods.on("/nodes/{node}", "Sys.Audit") | methods.on("/access", "Sys.Audit")
+        "sync_realm": methods.with_path("/nodes/{node}", "Sys.Audit") | methods.with_path("/access", "Sys.Audit")
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -153,7 +153,7 @@ class NotificationTools:
                     return Found(ours[0].text)
             own = await escalation.token_rights(self.proxmox)
             lines = await own.granted_beyond(own.of_realm(p.realm))
-            escalation.refuse("sync_realm", own.token, lines, f"the directory of {p.realm}")
+            escalation.refuse_excess("sync_realm", own.token, lines, f"the directory of {p.realm}")
             return None
 
         async def apply() -> str | None:

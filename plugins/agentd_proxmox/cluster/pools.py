@@ -136,14 +136,14 @@ class Pools:
         "delete_pool": (*LISTS, "DELETE /pools"),
     }
     needs: ClassVar[Needs] = {
-        "list_pools": methods.on("/pool/{pool}", "Pool.Audit"),
-        "get_pool": methods.on("/pool/{pool}", "Pool.Audit"),
-        "create_pool": methods.on("/pool/{pool}", "Pool.Audit"),
-        "update_pool": methods.on("/storage/{storage}", "Datastore.Allocate")
-        | methods.on("/pool/{pool}", "Pool.Audit")
-        | methods.on(methods.VM, "VM.Allocate")
-        | methods.on("/access", "Sys.Audit"),
-        "delete_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+        "list_pools": methods.with_path("/pool/{pool}", "Pool.Audit"),
+        "get_pool": methods.with_path("/pool/{pool}", "Pool.Audit"),
+        "create_pool": methods.with_path("/pool/{pool}", "Pool.Audit"),
+        "update_pool": methods.with_path("/storage/{storage}", "Datastore.Allocate")
+        | methods.with_path("/pool/{pool}", "Pool.Audit")
+        | methods.with_path(methods.VM, "VM.Allocate")
+        | methods.with_path("/access", "Sys.Audit"),
+        "delete_pool": methods.with_path("/pool/{pool}", "Pool.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -271,7 +271,7 @@ class Pools:
         ours = await escalation.token_rights(self.proxmox)
         widened = await ours.pooled_beyond(p.pool, members)
         if not p.remove:
-            escalation.refuse("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
+            escalation.refuse_excess("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
         return widened
 
     async def _list(self) -> dict[str, str]:

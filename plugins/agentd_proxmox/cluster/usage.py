@@ -70,11 +70,11 @@ class UsageTools:
 
     calls: ClassVar[Calls] = {
         "get_usage": (
-            *(*methods.PLACES, *methods.guest("GET /rrddata")),
+            *(*methods.PLACES, *methods.guest_methods("GET /rrddata")),
             *("GET /nodes/{node}/rrddata", "GET /nodes/{node}/storage/{storage}/rrddata"),
         ),
     }
-    needs: ClassVar[Needs] = {"get_usage": methods.on(methods.STORAGE, "Datastore.Audit")}
+    needs: ClassVar[Needs] = {"get_usage": methods.with_path(methods.STORAGE, "Datastore.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""

@@ -66,7 +66,7 @@ class BootCheckTools:
         ),
         "check_guest": (*methods.READ, *Agent.calls["ping_guest_agent"]),
     }
-    needs: ClassVar[Needs] = {"isolate_guest": methods.config("Network", "Options")}
+    needs: ClassVar[Needs] = {"isolate_guest": methods.config_privileges("Network", "Options")}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use `inventory`, its Proxmox client, and the guest agents."""
@@ -82,18 +82,18 @@ class BootCheckTools:
 
         async def check() -> Found | None:
             config = await self.inventory.config(at)
-            if not (changed := guest_model.changes(config, isolated(config))):
+            if not (changed := guest_model.changes(config, isolated_options(config))):
                 return Found()
             await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
             return None
 
         async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, isolated)
+            return await guest_writing.change(self.inventory, call, at, p.digest, isolated_options)
 
         found = await call.ensure(check, apply)
-        await guest_writing.finish(self.inventory, call, at, found, isolated(await self.inventory.config(at)))
+        await guest_writing.finish(self.inventory, call, at, found, isolated_options(await self.inventory.config(at)))
         live = await guest_writing.running_config(self.inventory, at)
-        if late := guest_model.changes(live, isolated(live)):
+        if late := guest_model.changes(live, isolated_options(live)):
             raise TaskFailed(f"{at.title} takes this on at its next start: {', '.join(late)}; it is not isolated yet")
         return await self.inventory.read(at)
 
@@ -123,7 +123,7 @@ class BootCheckTools:
             await asyncio.sleep(PAUSE)
 
 
-def isolated(config: guest_model.Config) -> guest_model.Config:
+def isolated_options(config: guest_model.Config) -> guest_model.Config:
     """Return the changed options that disconnect a guest from its networks."""
     cut = {key: _shorten(str(value)) for key, value in config.items() if _NETWORK.match(key)}
     return {**cut, "onboot": False}

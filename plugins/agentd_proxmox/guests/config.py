@@ -139,12 +139,12 @@ class Guests:
         "list_templates": methods.PLACES,
         "get_guest": methods.READ,
         "update_vm": (*methods.WRITE, *guest_writing.SEND),
-        "resize_disk": (*methods.WRITE, *methods.guest("PUT /resize")),
+        "resize_disk": (*methods.WRITE, *methods.guest_methods("PUT /resize")),
     }
     needs: ClassVar[Needs] = {
-        "list_guests": methods.on(methods.VM, "VM.Audit"),
-        "list_templates": methods.on(methods.VM, "VM.Audit"),
-        "update_vm": methods.config("CPU", "Cloudinit", "Memory", "Network", "Options"),
+        "list_guests": methods.with_path(methods.VM, "VM.Audit"),
+        "list_templates": methods.with_path(methods.VM, "VM.Audit"),
+        "update_vm": methods.config_privileges("CPU", "Cloudinit", "Memory", "Network", "Options"),
         "resize_disk": {methods.SPACE},
     }
 

@@ -121,11 +121,11 @@ class Containers:
         ),
     }
     needs: ClassVar[Needs] = {
-        "create_container": methods.config("CPU", "Disk", "Memory", "Network", "Options")
-        | methods.on(methods.VM, "VM.Allocate")
+        "create_container": methods.config_privileges("CPU", "Disk", "Memory", "Network", "Options")
+        | methods.with_path(methods.VM, "VM.Allocate")
         | {methods.SPACE, methods.BRIDGE},
         "clone_container": {methods.SPACE, methods.BRIDGE},
-        "update_container": methods.config("CPU", "Memory", "Network", "Options"),
+        "update_container": methods.config_privileges("CPU", "Memory", "Network", "Options"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -221,13 +221,13 @@ def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, ga
         fixed = address if address not in {None, "", "dhcp", "manual", "auto"} else ""
         if at and address is not None and not fixed:
             raise Rejected(f"{tool}: gateway{name}: it needs an address, and ip{name} is {address}")
-        if fixed and not _is(ip_interface, fixed, version):
+        if fixed and not _has_state(ip_interface, fixed, version):
             raise Rejected(f"{tool}: ip{name}: {fixed!r} is no IPv{version} address with the length of its network")
-        if at and not _is(ip_address, at, version):
+        if at and not _has_state(ip_address, at, version):
             raise Rejected(f"{tool}: gateway{name}: {at!r} is no IPv{version} address")
 
 
-def _is(kind: Callable[[str], IPv4Address | IPv6Address], text: str, version: int) -> bool:
+def _has_state(kind: Callable[[str], IPv4Address | IPv6Address], text: str, version: int) -> bool:
     """Return whether a text is an address without a zone; Proxmox takes no zone."""
     try:
         return "%" not in text and kind(text).version == version

@@ -205,10 +205,12 @@ class Creation:
         "get_free_vmids": methods.PLACES,
     }
     needs: ClassVar[Needs] = {
-        "create_vm": methods.config("CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options")
-        | methods.on(methods.VM, "VM.Allocate")
+        "create_vm": methods.config_privileges(
+            "CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options"
+        )
+        | methods.with_path(methods.VM, "VM.Allocate")
         | {methods.SPACE, methods.BRIDGE},
-        "get_free_vmids": methods.on(methods.VM, "VM.Audit"),
+        "get_free_vmids": methods.with_path(methods.VM, "VM.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -237,7 +239,7 @@ class Creation:
     async def can_clone(self, tool: str, source: GuestLocation, node: str, storage: str | None) -> None:
         """Raise for a clone that Proxmox would refuse, and say where a clone is possible."""
         config = await self.inventory.config(source)
-        if fixed := drives.not_cloned(config, container=source.kind == "lxc"):
+        if fixed := drives.uncloneable(config, container=source.kind == "lxc"):
             raise Rejected(f"{tool}: {source.title} cannot be cloned: {'; '.join(fixed)}")
         entries = await self.inventory.resources("storage")
         if storage is not None and not any(e.get("storage") == storage and e.get("node") == node for e in entries):
@@ -248,7 +250,7 @@ class Creation:
         if node == source.node:
             return
         shared = {str(entry["storage"]) for entry in entries if entry.get("shared")}
-        if stay := drives.unreachable(config, shared):
+        if stay := drives.not_shared(config, shared):
             raise Rejected(
                 f"{tool}: node: {source.title} can only be cloned on {source.node}, where its disks are: "
                 f"{', '.join(stay)} (not shared); clone it there and move it with migrate_guest"

@@ -72,9 +72,9 @@ class DeletionTools:
             *methods.WRITE,
             "GET /nodes",
             "GET /nodes/{node}/storage/{storage}/content",
-            *methods.guest("DELETE ", "GET /snapshot"),
+            *methods.guest_methods("DELETE ", "GET /snapshot"),
         ),
-        "discard_guest": (*methods.WRITE, *methods.guest("DELETE ", "POST /status/stop")),
+        "discard_guest": (*methods.WRITE, *methods.guest_methods("DELETE ", "POST /status/stop")),
     }
 
     def __init__(self, inventory: Inventory) -> None:

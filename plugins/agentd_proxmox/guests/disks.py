@@ -100,10 +100,10 @@ class Disks:
         "attach_disk": (*methods.WRITE, *guest_writing.SEND),
     }
     needs: ClassVar[Needs] = {
-        "create_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "create_disk": methods.with_path(methods.VM, "VM.Config.Disk") | {methods.SPACE},
         "move_disk": {methods.SPACE},
-        "detach_disk": methods.on(methods.VM, "VM.Config.Disk"),
-        "attach_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "detach_disk": methods.with_path(methods.VM, "VM.Config.Disk"),
+        "attach_disk": methods.with_path(methods.VM, "VM.Config.Disk") | {methods.SPACE},
     }
 
     def __init__(self, inventory: Inventory) -> None:

@@ -101,8 +101,8 @@ class NicTools:
         "delete_guest_network": (*methods.WRITE, *guest_writing.SEND),
     }
     needs: ClassVar[Needs] = {
-        "set_guest_network": methods.config("Network") | {methods.BRIDGE},
-        "delete_guest_network": methods.config("Network"),
+        "set_guest_network": methods.config_privileges("Network") | {methods.BRIDGE},
+        "delete_guest_network": methods.config_privileges("Network"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

@@ -41,7 +41,7 @@ class RawOptions:
         "update_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
     }
     needs: ClassVar[Needs] = {
-        "update_guest_options": methods.config("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
+        "update_guest_options": methods.config_privileges("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
         | {methods.BRIDGE, methods.SPACE},
     }
 

@@ -41,10 +41,10 @@ class Power:
     """Tools that start, stop and restart guests."""
 
     calls: ClassVar[Calls] = {
-        "start_guest": (*methods.WRITE, *methods.guest("POST /status/start")),
-        "stop_guest": (*methods.WRITE, *methods.guest("POST /status/stop")),
-        "shutdown_guest": (*methods.WRITE, *methods.guest("POST /status/shutdown")),
-        "reboot_guest": (*methods.WRITE, *methods.guest("POST /status/reboot")),
+        "start_guest": (*methods.WRITE, *methods.guest_methods("POST /status/start")),
+        "stop_guest": (*methods.WRITE, *methods.guest_methods("POST /status/stop")),
+        "shutdown_guest": (*methods.WRITE, *methods.guest_methods("POST /status/shutdown")),
+        "reboot_guest": (*methods.WRITE, *methods.guest_methods("POST /status/reboot")),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -112,7 +112,7 @@ class Power:
         call.target(at.target())
 
         async def check() -> Found | None:
-            if _is(await self.inventory.status(at), wanted):
+            if _has_state(await self.inventory.status(at), wanted):
                 return Found()
             status = await self.inventory.unlocked(call, at, besides=besides)
             if (
@@ -135,7 +135,7 @@ class Power:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
             # Another client was faster ("already running"): the guest has the wanted state, which is all that counts.
-            if not _is(await self.inventory.status(at), wanted):
+            if not _has_state(await self.inventory.status(at), wanted):
                 raise
             call.warn(f"{error}; but {at.title} is {wanted}")
         return await self._settled(at, wanted)
@@ -164,7 +164,7 @@ class Power:
         return guest
 
 
-def _is(status: dict[str, Any], wanted: str) -> bool:
+def _has_state(status: dict[str, Any], wanted: str) -> bool:
     """Return whether a guest has the wanted state.
 
     A guest that is suspended to disk, or whose process only a backup has started, counts as stopped.

@@ -184,16 +184,19 @@ class Snapshots:
     """Tools for snapshots."""
 
     calls: ClassVar[Calls] = {
-        "list_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
-        "create_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /snapshot")),
-        "rollback_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /snapshot/{snapname}/rollback")),
-        "delete_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "DELETE /snapshot/{snapname}")),
-        "list_old_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
+        "list_snapshots": (*methods.PLACES, *methods.guest_methods("GET /snapshot")),
+        "create_snapshot": (*methods.WRITE, *methods.guest_methods("GET /snapshot", "POST /snapshot")),
+        "rollback_snapshot": (
+            *methods.WRITE,
+            *methods.guest_methods("GET /snapshot", "POST /snapshot/{snapname}/rollback"),
+        ),
+        "delete_snapshot": (*methods.WRITE, *methods.guest_methods("GET /snapshot", "DELETE /snapshot/{snapname}")),
+        "list_old_snapshots": (*methods.PLACES, *methods.guest_methods("GET /snapshot")),
     }
     needs: ClassVar[Needs] = {
-        "list_snapshots": methods.on(methods.VM, "VM.Audit"),
-        "list_old_snapshots": methods.on(methods.VM, "VM.Audit"),
-        "rollback_snapshot": methods.on(methods.VM, "VM.Snapshot.Rollback"),
+        "list_snapshots": methods.with_path(methods.VM, "VM.Audit"),
+        "list_old_snapshots": methods.with_path(methods.VM, "VM.Audit"),
+        "rollback_snapshot": methods.with_path(methods.VM, "VM.Snapshot.Rollback"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

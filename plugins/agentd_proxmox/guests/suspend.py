@@ -102,15 +102,15 @@ class SuspendTools:
             "POST /nodes/{node}/qemu/{vmid}/status/start",
         ),
         "reset_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/reset"),
-        "convert_to_template": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /template")),
+        "convert_to_template": (*methods.WRITE, *methods.guest_methods("GET /snapshot", "POST /template")),
         "update_tags": (*methods.WRITE, *guest_writing.SEND),
-        "get_pending_changes": (*methods.PLACES, *methods.guest("GET /pending")),
+        "get_pending_changes": (*methods.PLACES, *methods.guest_methods("GET /pending")),
         "get_console": methods.PLACES,
         "regenerate_cloudinit": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/cloudinit"),
     }
     needs: ClassVar[Needs] = {
-        "suspend_vm": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
-        "update_tags": methods.on(methods.VM, "VM.Config.Options"),
+        "suspend_vm": methods.with_path(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "update_tags": methods.with_path(methods.VM, "VM.Config.Options"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

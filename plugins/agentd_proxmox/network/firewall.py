@@ -16,7 +16,7 @@ import msgspec
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
 from agentd_proxmox import methods, pages, targets
 from agentd_proxmox.network import firewall_rules
-from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, switched
+from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, is_switched_on
 from agentd_proxmox.network.firewall_rules import (
     AddRule,
     ChangeRule,
@@ -42,7 +42,7 @@ LEVELS: Final = (
 )
 RULES: Final = (*(f"{level}/rules" for level in LEVELS), f"{CLUSTER}/groups/{{group}}")
 SEEN: Final = (
-    *(*methods.PLACES, *methods.guest("GET /config")),
+    *(*methods.PLACES, *methods.guest_methods("GET /config")),
     *(*(f"GET {level}/options" for level in LEVELS), *(f"GET {rules}" for rules in RULES), f"GET {CLUSTER}/groups"),
 )
 RESTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
@@ -125,7 +125,7 @@ class Firewalls:
         "delete_firewall_rule": (*SEEN, *(f"DELETE {rules}/{{pos}}" for rules in RULES)),
         "update_firewall_options": (*SEEN, *(f"PUT {level}/options" for level in LEVELS)),
     }
-    needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
+    needs: ClassVar[Needs] = {name: methods.with_path(methods.VM, "VM.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""
@@ -152,14 +152,17 @@ class Firewalls:
 
         async def check() -> Found | None:
             entries = await self.lockout.rules(path, p)
-            if (pos := firewall_rules.marked(entries, mark)) is not None:
+            if (pos := firewall_rules.position_of_mark(entries, mark)) is not None:
                 to = min(p.to, len(entries) - 1)
                 return Found() if not p.to or (pos == to and is_on(entries[pos].get("enable")) is p.enabled) else None
             to = min(p.to, len(entries))
-            after = firewall_rules.added(entries, sent, to)
+            after = firewall_rules.rules_with(entries, sent, to)
             says = f"{firewall_rules.rule_text(sent)} is added"
             call.target(_target(p, title, entries, says, *await self.lockout.closed_access(path, p, entries, after)))
-            call.inverse("delete_firewall_rule", {**_of(p), "pos": to, "rule": firewall_rules.names(after)[to]})
+            call.inverse(
+                "delete_firewall_rule",
+                {**_selector_fields(p), "pos": to, "rule": firewall_rules.unique_texts(after)[to]},
+            )
             return None
 
         async def apply() -> None:
@@ -168,13 +171,13 @@ class Firewalls:
                 await self.proxmox.post(rules_path(path, p), **sent, comment=comment or None)
                 return
             if (
-                firewall_rules.marked(await self.lockout.rules(path, p), mark) is None
+                firewall_rules.position_of_mark(await self.lockout.rules(path, p), mark) is None
             ):  # off until it is at its position
                 await self.proxmox.post(rules_path(path, p), **sent | {"enable": 0}, comment=comment)
             await self._place(path, p, mark)
 
         await call.ensure(check, apply)
-        if mark and firewall_rules.marked(await self.lockout.rules(path, p), mark) is None:
+        if mark and firewall_rules.position_of_mark(await self.lockout.rules(path, p), mark) is None:
             raise TaskFailed(f"Proxmox reports success, but {title} has no such rule")
         return await self._read(p)
 
@@ -182,12 +185,12 @@ class Firewalls:
         """Move our new rule, which is off, to its position, and switch it on there."""
         rules = rules_path(path, p)
         entries = await self.lockout.rules(path, p)
-        pos, to = firewall_rules.marked(entries, mark), min(p.to, len(entries) - 1)
+        pos, to = firewall_rules.position_of_mark(entries, mark), min(p.to, len(entries) - 1)
         if pos is not None and pos != to:  # Proxmox counts with the rule at its old place
             digest = entries[pos].get("digest") or None
             await self.proxmox.put(f"{rules}/{pos}", moveto=to + (to > pos), digest=digest)
             entries = await self.lockout.rules(path, p)
-        if firewall_rules.marked(entries, mark) != to:
+        if firewall_rules.position_of_mark(entries, mark) != to:
             raise TaskFailed("another client changed the rules meanwhile: the new one is switched off; list_firewall")
         if p.enabled:
             await self.proxmox.put(f"{rules}/{to}", enable=1, digest=entries[to].get("digest") or None)
@@ -203,21 +206,23 @@ class Firewalls:
 
         async def check() -> Found | None:
             entries = await self.lockout.rules(path, p)
-            if firewall_rules.moved(entries, p) or firewall_rules.changed(entries, p):
+            if firewall_rules.is_moved(entries, p) or firewall_rules.is_changed(entries, p):
                 return Found()
             at[:] = [firewall_rules.rule_at(entries, p.pos, p.rule, title)]
-            after = firewall_rules.after(entries, p)
+            after = firewall_rules.rules_after(entries, p)
             if after == entries:
                 return Found()
             shut = await self.lockout.closed_access(path, p, entries, after)
             call.target(_target(p, title, entries, firewall_rules.change_text(p), *shut))
-            call.inverse("update_firewall_rule", {**_of(p), **firewall_rules.undo_parameters(entries, after, p)})
+            call.inverse(
+                "update_firewall_rule", {**_selector_fields(p), **firewall_rules.undo_parameters(entries, after, p)}
+            )
             return None
 
         async def apply() -> None:
             await self.proxmox.put(
                 f"{rules_path(path, p)}/{p.pos}",
-                **firewall_rules.difference(at[0], p),
+                **firewall_rules.changed_settings(at[0], p),
                 digest=at[0].get("digest") or None,
             )
 
@@ -235,7 +240,7 @@ class Firewalls:
 
         async def check() -> Found | None:
             entries = await self.lockout.rules(path, p)
-            if p.rule not in firewall_rules.names(entries):
+            if p.rule not in firewall_rules.unique_texts(entries):
                 return Found()
             entry = firewall_rules.rule_at(entries, p.pos, p.rule, title)
             firewall_rules.check_not_shadowed(entries, p.rule)
@@ -243,7 +248,10 @@ class Firewalls:
             shut = await self.lockout.closed_access(path, p, entries, left)
             call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
             targets.set_undo(
-                call, "create_firewall_rule", AddRule, {**_of(p), **firewall_rules.recreate_parameters(entry, p.pos)}
+                call,
+                "create_firewall_rule",
+                AddRule,
+                {**_selector_fields(p), **firewall_rules.recreate_parameters(entry, p.pos)},
             )
             at[:] = [str(entry.get("digest") or "")]
             return None
@@ -263,7 +271,7 @@ class Firewalls:
         async def check() -> Found | None:
             options = await self.proxmox.get(f"{path}/options") or {}
             at[:] = [str(options.get("digest") or "")]
-            now = {key: _now(options, path, key) for key in wanted}
+            now = {key: _current_value(options, path, key) for key in wanted}
             if now == wanted:
                 return Found()
             if p.digest and p.digest != firewall_rules.digest(options, await self.lockout.rules(path, p)):
@@ -273,7 +281,8 @@ class Firewalls:
             changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
             call.target(Target(_name(p), title, now, _labels(p), [changes]))
             call.inverse(
-                "update_firewall_options", {**_of(p), **now, **({"locked_out": True} if now.get("enable") else {})}
+                "update_firewall_options",
+                {**_selector_fields(p), **now, **({"locked_out": True} if now.get("enable") else {})},
             )
             return None
 
@@ -299,7 +308,7 @@ class Firewalls:
         entries = await self.lockout.rules(path, p)
         options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}
         cluster = options if path == CLUSTER and not p.group else await self.proxmox.get(f"{CLUSTER}/options") or {}
-        here, whole = bool(p.group) or switched(options, path), switched(cluster, CLUSTER)
+        here, whole = bool(p.group) or is_switched_on(options, path), is_switched_on(cluster, CLUSTER)
         with_, bare = await self._cards(path) if p.vmid is not None else ([], [])
         why = "" if here else "it is off at this level"
         if here and bare and not with_:
@@ -317,7 +326,7 @@ class Firewalls:
             bare=bare,
             count=len(entries),
         )
-        lines = firewall_rules.lines(entries)
+        lines = firewall_rules.rule_lines(entries)
         return pages.fill(found, "rules", lines, lambda rule: f"{rule.pos:05d}", asked)
 
     async def _cards(self, path: str) -> tuple[list[str], list[str]]:
@@ -332,10 +341,10 @@ _SHOWN: Final = frozenset({"enable", "digest", *RESTS})
 _SWITCHES: Final = {"macfilter": True, "ipfilter": False, "dhcp": False}
 
 
-def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch or a word
+def _current_value(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch or a word
     """Return the current value of an option, or its default."""
     if key == "enable":
-        return switched(options, path)
+        return is_switched_on(options, path)
     if key in _SWITCHES:
         return is_on(options.get(key, _SWITCHES[key]))
     return str(options.get(key) or RESTS.get(key, "ACCEPT" if key == "policy_forward" else "nolog"))
@@ -354,12 +363,12 @@ def _wanted(p: SetOptions) -> Entry:
     return wanted
 
 
-def _of(p: FirewallSelector | AddRule) -> Entry:
+def _selector_fields(p: FirewallSelector | AddRule) -> Entry:
     return {key: value for key in ("node", "vmid", "group") if (value := getattr(p, key)) is not None}
 
 
 def _name(p: FirewallSelector | AddRule) -> str:
-    return "firewall/" + next((f"{key}/{value}" for key, value in _of(p).items()), "cluster")
+    return "firewall/" + next((f"{key}/{value}" for key, value in _selector_fields(p).items()), "cluster")
 
 
 def _labels(p: FirewallSelector | AddRule) -> list[str]:

@@ -24,7 +24,7 @@ MANAGED: Final = frozenset({8006, 22})
 """The ports of a node's API and shell."""
 
 
-def switched(options: Entry, path: str) -> bool:
+def is_switched_on(options: Entry, path: str) -> bool:
     """Return whether a firewall is on; that of a node is on by default."""
     return is_on(options.get("enable", int(re.fullmatch(r"/nodes/[^/]+/firewall", path) is not None)))
 
@@ -57,7 +57,7 @@ class LockoutCheck:
     ) -> list[str]:
         """Return what access a change of rules closes, if the cluster's firewall is on."""
         options = {} if p.vmid is not None else await self.proxmox.get(f"{CLUSTER}/options") or {}
-        if not switched(options, CLUSTER):
+        if not is_switched_on(options, CLUSTER):
             return []
         below = [] if path == CLUSTER and not p.group else await self.rules(CLUSTER, FirewallSelector())
         policy, found = options.get("policy_in"), []
@@ -76,7 +76,7 @@ class LockoutCheck:
         if path != CLUSTER:
             cluster = await self.proxmox.get(f"{CLUSTER}/options") or {}
             rules += await self.rules(CLUSTER, FirewallSelector())
-        if not (switched(options, path) and switched(cluster, CLUSTER)):
+        if not (is_switched_on(options, path) and is_switched_on(cluster, CLUSTER)):
             return
         shut = MANAGED - await self.open_ports(rules, cluster.get("policy_in"), {})
         if shut:

@@ -51,7 +51,7 @@ class FirewallLogs:
     """The tool for the logs of firewalls."""
 
     calls: ClassVar[Calls] = {"get_firewall_log": (*methods.PLACES, f"GET {PATH}")}
-    needs: ClassVar[Needs] = {"get_firewall_log": methods.on(methods.VM, "VM.Audit")}
+    needs: ClassVar[Needs] = {"get_firewall_log": methods.with_path(methods.VM, "VM.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""

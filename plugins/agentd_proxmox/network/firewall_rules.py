@@ -123,18 +123,18 @@ def rule_text(entry: Entry) -> str:
     return one_line(" ".join([f"{entry.get('type')} {entry.get('action')}", *parts]))
 
 
-def names(entries: list[Entry]) -> list[str]:
+def unique_texts(entries: list[Entry]) -> list[str]:
     """Return the texts of rules, with a number if an earlier rule has the same text."""
     texts = [rule_text(entry) for entry in entries]
     count = [texts[: number + 1].count(text) for number, text in enumerate(texts)]
     return [text if nth == 1 else f"{text} ({nth})" for text, nth in zip(texts, count, strict=True)]
 
 
-def lines(entries: list[Entry]) -> list[Rule]:
+def rule_lines(entries: list[Entry]) -> list[Rule]:
     """Return rules in the form of a result."""
     return [
         Rule(number, name, is_on(entry.get("enable")), comment(entry), _errors(entry))
-        for number, (name, entry) in enumerate(zip(names(entries), entries, strict=True))
+        for number, (name, entry) in enumerate(zip(unique_texts(entries), entries, strict=True))
     ]
 
 
@@ -166,7 +166,7 @@ def rule_at(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
 
     Raises NotFound if no rule has the text `rule`, and Rejected if the rule is at another position.
     """
-    called = names(entries)
+    called = unique_texts(entries)
     if pos < len(called) and called[pos] == rule:
         return entries[pos]
     if rule not in called:
@@ -180,7 +180,7 @@ def check_not_shadowed(entries: list[Entry], rule: str) -> None:
 
     A repeated call could not distinguish them.
     """
-    same = [name for name in names(entries) if _plain(name) == _plain(rule)]
+    same = [name for name in unique_texts(entries) if _plain(name) == _plain(rule)]
     if same[-1] != rule:
         raise Rejected(f"rule: {len(same)} rules read {_plain(rule)!r}; begin with the last of them, {same[-1]!r}")
 
@@ -208,7 +208,7 @@ def rule_parameters(p: RuleContent) -> Entry:
     return {"type": p.direction, "action": p.action, **values}
 
 
-def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
+def rules_after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
     """Return the rules as they are after the change."""
     entry = entries[p.pos]
     if p.to is not None:
@@ -226,28 +226,28 @@ def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
     return [changed if rule is entry else rule for rule in entries]
 
 
-def difference(entry: Entry, p: ChangeRule) -> Entry:
+def changed_settings(entry: Entry, p: ChangeRule) -> Entry:
     """Return the change of a rule as parameters of Proxmox."""
     if p.to is not None:
         return {"moveto": p.to + (p.to > p.pos)}  # Proxmox counts with the rule at its old place
-    (changed,) = after([entry], msgspec.structs.replace(p, pos=0))
+    (changed,) = rules_after([entry], msgspec.structs.replace(p, pos=0))
     gone = [key for key in KEYS if entry.get(key) and key not in changed]
     new = {key: changed.get(key) for key in ("type", "action", *KEYS, "enable", "comment")}
     gone += ["comment"] if entry.get("comment") and not new["comment"] else []  # Proxmox ignores ""
     return {**{key: value for key, value in new.items() if entry.get(key) != value}, "delete": ",".join(gone) or None}
 
 
-def moved(entries: list[Entry], p: ChangeRule) -> bool:
+def is_moved(entries: list[Entry], p: ChangeRule) -> bool:
     """Return whether a rule is at its new position."""
-    called = names(entries)
+    called = unique_texts(entries)
     return p.to is not None and bool(called) and called[min(p.to, len(called) - 1)] == p.rule
 
 
-def changed(entries: list[Entry], p: ChangeRule) -> bool:
+def is_changed(entries: list[Entry], p: ChangeRule) -> bool:
     """Return whether a rule has its new text, and no rule has the old one."""
     if p.becomes is None:
         return False
-    called, text = names(entries), rule_text(rule_parameters(p.becomes))
+    called, text = unique_texts(entries), rule_text(rule_parameters(p.becomes))
     return text != p.rule and p.rule not in called and text in called
 
 
@@ -263,7 +263,7 @@ def change_text(p: ChangeRule) -> str:
 def undo_parameters(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str, Any]:
     """Return the parameters that undo the change of a rule."""
     place = p.pos if p.to is None else becoming.index(entries[p.pos])
-    found: dict[str, Any] = {"pos": place, "rule": names(becoming)[place]}
+    found: dict[str, Any] = {"pos": place, "rule": unique_texts(becoming)[place]}
     if p.to is not None:
         return found | {"to": p.pos}
     entry = entries[p.pos]
@@ -286,12 +286,12 @@ def recreate_parameters(entry: Entry, pos: int) -> dict[str, Any]:
     return {**_as_parameters(entry), "comment": comment(entry), "enabled": is_on(entry.get("enable")), "to": pos}
 
 
-def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
+def rules_with(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
     """Return the rules with a new one at position `to`."""
     return [*entries[:to], rule, *entries[to:]]
 
 
-def marked(entries: list[Entry], mark: str) -> int | None:
+def position_of_mark(entries: list[Entry], mark: str) -> int | None:
     """Return the position of the rule with the mark `mark`, or None."""
     found = (pos for pos, entry in enumerate(entries) if mark and _comment(entry)[1] == mark)
     return next(found, None)

@@ -149,7 +149,7 @@ class FirewallSets:
             *(f"DELETE {CLUSTER}/groups/{{group}}", *USERS),
         ),
     }
-    needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
+    needs: ClassVar[Needs] = {name: methods.with_path(methods.VM, "VM.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""
@@ -173,7 +173,7 @@ class FirewallSets:
                 return Found()
             there[:] = [now] if now else []
             old = {"name": p.name, "cidr": now.cidr, "comment": now.comment} if now else None
-            call.inverse(*(("set_firewall_alias", old | _of(p)) if old else _delete("alias", p)))
+            call.inverse(*(("set_firewall_alias", old | _selector_fields(p)) if old else _delete("alias", p)))
             used = await firewall_uses.uses_of(self.inventory, "alias", p.name, p.vmid) if now else []
             call.target(_target("alias", p, now.cidr if now else "", cidr, used))
             return None
@@ -202,7 +202,7 @@ class FirewallSets:
             if now and set(now[0].entries) == wanted:
                 return Found()
             undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
-            call.inverse(*(("set_firewall_ipset", undo | _of(p)) if undo else _delete("ipset", p)))
+            call.inverse(*(("set_firewall_ipset", undo | _selector_fields(p)) if undo else _delete("ipset", p)))
             old = ", ".join(sorted(now[0].entries)) if now else ""
             used = await firewall_uses.uses_of(self.inventory, "ipset", p.name, p.vmid) if now else []
             call.target(_target("ipset", p, old, ", ".join(sorted(wanted)), used))
@@ -260,7 +260,7 @@ class FirewallSets:
                 return Found()
             was = kept[p.kind][p.name]
             entries[:] = was.get("entries", [])
-            targets.set_undo(call, *_MAKES[p.kind], {"name": p.name, **was, **_of(p)})
+            targets.set_undo(call, *_MAKES[p.kind], {"name": p.name, **was, **_selector_fields(p)})
             used = await firewall_uses.uses_of(self.inventory, p.kind, p.name, p.vmid)
             call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], "", used))
             return None
@@ -348,12 +348,12 @@ def _member(entry: str) -> str:
     return entry[: len(entry) - len(plain)] + kept
 
 
-def _of(p: SetAlias | SetIpSet | DeleteName) -> dict[str, Any]:
+def _selector_fields(p: SetAlias | SetIpSet | DeleteName) -> dict[str, Any]:
     return {} if p.vmid is None else {"vmid": p.vmid}
 
 
 def _delete(kind: str, p: SetAlias | SetIpSet) -> tuple[str, dict[str, Any]]:
-    return "delete_firewall_set", {"kind": kind, "name": p.name, **_of(p)}
+    return "delete_firewall_set", {"kind": kind, "name": p.name, **_selector_fields(p)}
 
 
 def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str, used: Sequence[str] = ()) -> Target:

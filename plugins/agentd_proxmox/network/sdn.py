@@ -144,7 +144,7 @@ class SdnTools:
         "apply_sdn": (*LISTS, *methods.PLACES, *methods.TASK, methods.TASKS, f"PUT {SDN}"),
     }
     needs: ClassVar[Needs] = {
-        name: methods.on("/sdn/zones/{zone}", "SDN.Audit", *(() if name == "list_sdn" else ("SDN.Allocate",)))
+        name: methods.with_path("/sdn/zones/{zone}", "SDN.Audit", *(() if name == "list_sdn" else ("SDN.Allocate",)))
         for name in calls
     }
 
@@ -196,7 +196,7 @@ class SdnTools:
                 call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
                 return None
             old = _effective(now)
-            if _agrees(old, sent) and not any(old.get(option) for option in p.without):
+            if _has_settings(old, sent) and not any(old.get(option) for option in p.without):
                 return Found()
             targets.set_undo(call, *_restore_parameters("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
             return None
@@ -297,7 +297,7 @@ class SdnTools:
                 return None
             if first and there[0].get("type") != first["type"]:
                 raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
-            if _agrees(there[0], settings) and not any(there[0].get(option) for option in p.without):
+            if _has_settings(there[0], settings) and not any(there[0].get(option) for option in p.without):
                 return Found()
             targets.set_undo(call, *_restore_parameters(key, there[0]))
             return None
@@ -375,7 +375,7 @@ def _joined_names(names: list[str] | None) -> str | None:
     return None if names is None else ",".join(names)
 
 
-def _agrees(entry: Entry, settings: Entry) -> bool:
+def _has_settings(entry: Entry, settings: Entry) -> bool:
     """Return whether an entry has these settings.
 
     To Proxmox, a setting that is off and one that is omitted are the same.

@@ -194,7 +194,7 @@ class NodeDiskTools:
         "initialize_disk": (*methods.TASK, f"GET {PATH}/list", f"POST {PATH}/initgpt"),
     }
     needs: ClassVar[Needs] = {
-        "create_local_storage": methods.on("/storage", "Datastore.Allocate"),
+        "create_local_storage": methods.with_path("/storage", "Datastore.Allocate"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

@@ -66,8 +66,8 @@ class NodePower:
         "stop_task": (*methods.TASK, "DELETE /nodes/{node}/tasks/{upid}"),
     }
     needs: ClassVar[Needs] = {
-        "stop_node": methods.on(methods.VM, "VM.Audit"),
-        "stop_task": methods.on("/nodes/{node}", "Sys.Audit", "Sys.Modify"),
+        "stop_node": methods.with_path(methods.VM, "VM.Audit"),
+        "stop_task": methods.with_path("/nodes/{node}", "Sys.Audit", "Sys.Modify"),
     }
 
     def __init__(self, inventory: Inventory) -> None:

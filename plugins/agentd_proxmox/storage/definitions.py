@@ -110,7 +110,7 @@ class RemovedStorage(msgspec.Struct, frozen=True):
 
 
 USED: Final = (
-    Raise(Tier.DESTROY, "content or nodes", raises.given("content", "nodes")),
+    Raise(Tier.DESTROY, "content or nodes", raises.is_given("content", "nodes")),
     Raise(Tier.DESTROY, "enabled=false", raises.is_not_true("enabled")),
 )
 """Changes of update_storage after which guests and jobs may lose their storage."""
@@ -130,9 +130,14 @@ class StorageDefinitions:
         "list_storage_definitions": ("GET /storage",),
         "create_storage": ("GET /storage", "POST /storage"),
         "update_storage": ("GET /storage", "PUT /storage/{storage}"),
-        "delete_storage": (*methods.PLACES, *methods.guest("GET /config"), "GET /storage", "DELETE /storage/{storage}"),
+        "delete_storage": (
+            *methods.PLACES,
+            *methods.guest_methods("GET /config"),
+            "GET /storage",
+            "DELETE /storage/{storage}",
+        ),
     }
-    needs: ClassVar[Needs] = {tool_name: methods.on(methods.STORAGE, "Datastore.Audit") for tool_name in calls}
+    needs: ClassVar[Needs] = {tool_name: methods.with_path(methods.STORAGE, "Datastore.Audit") for tool_name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use `inventory` and its Proxmox client."""

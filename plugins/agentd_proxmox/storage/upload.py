@@ -83,7 +83,7 @@ class Uploads:
         name = _name(p)
         volid = f"{p.storage}:{p.content}/{name}"
         call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
-        with opened(p.path, self.inventory.settings.upload_dirs) as file:
+        with open_in_folders(p.path, self.inventory.settings.upload_dirs) as file:
             body = Upload(file, name, _progress_reporter(call, p.path, file))
             if not body.size:
                 raise Rejected(f"path: {p.path} is empty: nothing was sent")
@@ -171,7 +171,7 @@ class Uploads:
 
 
 @contextlib.contextmanager
-def opened(path: str, folders: list[Path]) -> Iterator[BinaryIO]:
+def open_in_folders(path: str, folders: list[Path]) -> Iterator[BinaryIO]:
     """Open a file in one of the folders, without following a link below it.
 
     Raise Rejected if the file is in none of them or cannot be opened.

@@ -163,16 +163,21 @@ class Storage:
         ),
         "create_volume": (*methods.PLACES, methods.CONTENT, "POST /nodes/{node}/storage/{storage}/content"),
         "delete_volume": (
-            *(*methods.WRITE, methods.CONTENT, *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config")),
+            *(
+                *methods.WRITE,
+                methods.CONTENT,
+                *methods.guest_methods("GET /snapshot", "GET /snapshot/{snapname}/config"),
+            ),
             "DELETE /nodes/{node}/storage/{storage}/content/{volume}",
         ),
     }
     needs: ClassVar[Needs] = {
-        "list_volumes": methods.on(methods.STORAGE, "Datastore.Audit"),
-        "get_storage_status": methods.on(methods.STORAGE, "Datastore.Audit"),
-        "download_url": methods.on(methods.STORAGE, "Datastore.Audit"),
-        "create_volume": methods.on(methods.STORAGE, "Datastore.Audit") | methods.on(methods.VM, "VM.Audit"),
-        "delete_volume": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
+        "list_volumes": methods.with_path(methods.STORAGE, "Datastore.Audit"),
+        "get_storage_status": methods.with_path(methods.STORAGE, "Datastore.Audit"),
+        "download_url": methods.with_path(methods.STORAGE, "Datastore.Audit"),
+        "create_volume": methods.with_path(methods.STORAGE, "Datastore.Audit")
+        | methods.with_path(methods.VM, "VM.Audit"),
+        "delete_volume": methods.with_path(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
