@@ -220,3 +220,12 @@ async def test_schedules(net: Net) -> None:
         "agentd: schedules.nightly.workflow: unknown 'health_chek'; there are backup_verification, health_check"
     )
     assert set(gone.stdout.splitlines()) == {"removed schedule nightly", "removed schedule often"}
+
+
+def test_short_helps_fit() -> None:
+    """The short help of each command fits its column: none is cut off."""
+    for group in ((), ("audit",), ("config",), ("dead-letters",), ("schedules",), ("workflows",)):
+        listed = agentd(*group, "--help").stdout.partition("Commands:")[2]
+
+        assert listed
+        assert "..." not in listed
