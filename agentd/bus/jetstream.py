@@ -172,11 +172,8 @@ class Bus(Connection):
         try:
             return stored.decode(kind)
         except InvalidMessage as error:
-            self._note(stored, str(error))
+            self.unreadable.note_stored(stored, str(error))
             return None
-
-    def _note(self, stored: Stored, reason: str) -> None:
-        self.unreadable.note(f"{stored.subject} ({stored.seq})", reason)
 
     async def newest(
         self, stream: str, subject: str, kind: type[M], mine: Callable[[M], bool] | None = None
@@ -202,35 +199,17 @@ class Bus(Connection):
     async def _newest(
         self, stream: str, last: Stored, kind: type[M], mine: Callable[[M], bool] | None = None
     ) -> Newest[M]:
-        found, doubt = self._decoded(last, kind, mine)
+        found, doubt = self.unreadable.decoded(last, kind, mine)
         if found is not None:
             return found
         for stored in reversed(await self.every(stream, last.subject)):
             if stored.seq >= last.seq:
                 continue
-            found, why = self._decoded(stored, kind, mine)
+            found, why = self.unreadable.decoded(stored, kind, mine)
             if found is not None:
                 return replace(found, seq=last.seq, doubt=doubt)
             doubt = doubt or why
         return Newest(last.seq, doubt=doubt)
-
-    def _decoded(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
-        """Return the content of a message, or why it cannot be read.
-
-        For an answer of the server there is no reason.
-        """
-        if stored.gone:
-            return Newest(stored.seq), ""
-        try:
-            value = stored.decode(kind)
-        except InvalidMessage as error:
-            reason = str(error)
-        else:
-            if mine is None or mine(value):
-                return Newest(stored.seq, value, stored.time), ""
-            reason = f"{kind.__name__}: it belongs elsewhere"
-        self._note(stored, reason)
-        return None, "" if stored.answered else reason
 
     def readable(self, stored: Iterable[Stored], kind: type[M]) -> list[M]:
         """Return the messages of `stored` that can be read as `kind`; record the others."""

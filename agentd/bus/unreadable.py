@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from agentd.bus.stored import Newest, Stored
+from agentd.errors import InvalidMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentd.telemetry.logs import Logger
+
+M = TypeVar("M")
 
 SHOWN: Final = 600.0
 """Seconds for which a record is shown after it was last read."""
@@ -47,6 +54,28 @@ class Unreadable:
         self._records[where] = _Record(reason, time.monotonic())
         if len(self._records) > KEPT:
             del self._records[next(iter(self._records))]
+
+    def note_stored(self, stored: Stored, reason: str) -> None:
+        """Remember a message of a stream, as `note` does."""
+        self.note(f"{stored.subject} ({stored.seq})", reason)
+
+    def decoded(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
+        """Return the content of a message; None and the reason if it cannot be read as `kind`, or `mine` rejects it.
+
+        For an answer of the server there is no reason.
+        """
+        if stored.gone:
+            return Newest(stored.seq), ""
+        try:
+            value = stored.decode(kind)
+        except InvalidMessage as error:
+            reason = str(error)
+        else:
+            if mine is None or mine(value):
+                return Newest(stored.seq, value, stored.time), ""
+            reason = f"{kind.__name__}: it belongs elsewhere"
+        self.note_stored(stored, reason)
+        return None, "" if stored.answered else reason
 
     def shown(self) -> list[str]:
         """Return a line for each record that was read within the last SHOWN seconds."""
