@@ -22,9 +22,12 @@ act() { $check || "$@"; }
 
 # What an instance was started with: a run that was interrupted is completed by the next one.
 digest() {
-    cat "$release"/systemd/agentd@.service "$release/systemd/agentd@$1.service.d"/* "$units"/agentd@.service.d/* \
-        /etc/agentd/agentd.toml /etc/agentd/conf.d/*.toml /etc/agentd/nats-ca.pem /etc/agentd/credentials/"$1".nkey \
-        /etc/agentd/credentials/proxmox-token 2>/dev/null | sha256sum - "$release/complete"
+    set -- "$1" "$release/systemd/agentd@.service" "$release/systemd/agentd@$1.service.d/role.conf"
+    {
+        cat "$2" "$3" "$units"/agentd@.service.d/* /etc/agentd/agentd.toml /etc/agentd/conf.d/*.toml /etc/agentd/nats-ca.pem || true
+        # Of the credentials, those that the instance has.
+        sed -n "s/%i/$1/; s/^LoadCredential=[^:]*://p" "$2" "$3" | xargs cat || true
+    } 2>/dev/null | sha256sum - "$release/complete"
 }
 
 for unit in "$release"/systemd/agentd*; do
@@ -35,13 +38,16 @@ for unit in "$release"/systemd/agentd*; do
         act cp -r "$unit" "$to"
     fi
 done
+# Drop-ins for every instance: of this system, and of this node.
+dropin() { # FILE
+    to=$units/agentd@.service.d/$(basename "$1")
+    cmp -s "$1" "$to" && return
+    echo "unit $to"
+    act install -D -m 644 "$1" "$to"
+}
 version=$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')
-reload=$units/agentd@.service.d/notify-reload.conf
-if [ "$version" -ge 253 ] && ! cmp -s "$release/systemd/notify-reload.conf" "$reload"; then
-    echo "unit $reload"
-    act mkdir -p "$units/agentd@.service.d"
-    act cp "$release/systemd/notify-reload.conf" "$reload"
-fi
+[ "$version" -lt 253 ] || dropin "$release/systemd/notify-reload.conf"
+[ ! -e /etc/agentd/networks.conf ] || dropin /etc/agentd/networks.conf
 if [ "$(readlink /opt/agentd/current || true)" != "$release" ]; then
     echo "release $(basename "$release")"
     act touch "$release"

@@ -16,6 +16,8 @@ case $name in
     ;;
 esac
 [ ! -e "$place/complete" ] || exit 0
+install -d -m 755 /etc/agentd /etc/nats
+install -d -m 700 /etc/agentd/credentials /etc/nats/credentials
 rm -rf "$place"
 mkdir -p "$place"
 python3 -m venv "$place"

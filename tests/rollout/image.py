@@ -13,8 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
-PACKAGES = ("systemd-container", "libsystemd-shared", "mmdebstrap")
-"""What the lab needs of Debian on this machine; an upgrade of systemd itself is not needed to run these."""
+PACKAGES = ("systemd-container", "libsystemd-shared", "mmdebstrap", "prometheus")
+"""What the tests need of Debian on this machine; unpacked, they need no upgrade of systemd itself."""
 INSIDE = "systemd systemd-sysv dbus python3 python3-venv openssh-server iproute2 curl nftables procps ca-certificates"
 """What a node has before the playbook runs, beside Debian's essential packages."""
 OPTIONS = (

@@ -62,8 +62,15 @@ class Site:
             node.name: {"ansible_host": node.address, "agentd_web_address": node.address} for node in self.lab.nodes
         }
         groups: dict[str, Any] = {name: {"hosts": {node: {} for node in hosts}} for name in ("nats", "agentd")}
-        local = {"ansible_connection": "local", "monitoring_directory": str(self.directory / "prometheus")}
-        groups["prometheus"] = {"hosts": {"control": local}}
+        groups["prometheus"] = {
+            "hosts": {
+                "control": {
+                    "ansible_connection": "local",
+                    "ansible_python_interpreter": sys.executable,
+                    "monitoring_directory": str(self.directory / "prometheus"),
+                }
+            }
+        }
         content = {"all": {"vars": self.variables, "hosts": hosts, "children": groups}}
         file = self.directory / "inventory.yml"
         file.write_text(json.dumps(content, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import urllib.request
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rollout.lab import until
+from rollout.lab import CONTROL, until
 from rollout.operator_site import FIGURES, PORTS, next_release
 
 if TYPE_CHECKING:
@@ -145,6 +146,44 @@ def test_status_pages(lab: Lab) -> None:
     for node in lab.nodes:
         for role, port in PORTS.items():
             assert f"{role}-{node.name}" in get(f"http://{node.address}:{port}/")
+
+
+def test_prometheus(site: Site, lab: Lab, tmp_path: Path) -> None:
+    """A real Prometheus finds every agent by the files that the playbook wrote, and accepts the rules."""
+    written = site.directory / "prometheus"
+    config = {
+        "rule_files": [str(written / "rules.yml")],
+        "scrape_configs": [
+            {
+                "job_name": "agentd",
+                "scrape_interval": "1s",
+                "file_sd_configs": [{"files": [str(written / "targets.json")]}],
+            }
+        ],
+    }
+    file = tmp_path / "prometheus.yml"
+    file.write_text(json.dumps(config))
+    address = f"{CONTROL}:9090"
+    command = f"exec prometheus --config.file={file} --storage.tsdb.path={tmp_path}/data --web.listen-address={address}"
+    found: dict[str, str] = {}
+
+    def all_up() -> bool:
+        with contextlib.suppress(OSError):
+            answer = json.loads(get(f"http://{address}/api/v1/query?query=up"))["data"]["result"]
+            found.update({f"{one['metric']['node']} {one['metric']['instance']}": one["value"][1] for one in answer})
+        return len(found) == len(lab.nodes) * len(PORTS) and set(found.values()) == {"1"}
+
+    with (tmp_path / "log").open("wb") as log:
+        running = lab.start(command, log)
+    try:
+        until(all_up, "Prometheus has every agent", 60)
+        rules = json.loads(get(f"http://{address}/api/v1/rules"))["data"]["groups"][0]["rules"]
+    finally:
+        running.terminate()
+        running.wait(30)
+
+    assert len(found) == 12
+    assert all(rule["health"] in {"ok", "unknown"} for rule in rules)
 
 
 def test_deploy_across_nodes(site: Site, lab: Lab, proxmox: FakePve) -> None:
