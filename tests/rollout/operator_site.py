@@ -43,6 +43,7 @@ class Site:
             "agentd_wheelhouse": str(wheelhouse),
             "agentd_command": os.environ.get("AGENTD_ROLLOUT_COMMAND", str(SCRIPTS / "agentd")),
             "agentd_principals": {"alice": "operate", "bob": "destroy"},
+            "agentd_batches": [1, "100%"],
             "agentd_settings": {},
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(lab.key),

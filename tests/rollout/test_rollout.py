@@ -307,9 +307,9 @@ def test_upgrade_and_rollback(site: Site, lab: Lab, proxmox: FakePve) -> None:
 
 
 def _pause(node: Node, role: str) -> float:
-    """Return the seconds between the last stop of an agent and its being ready again."""
+    """Return the seconds between the begin of the last stop of an agent and its being ready again."""
     stopped, active = (
-        int(node.show(f"agentd@{role}", f"{what}TimestampMonotonic")) for what in ("InactiveEnter", "ActiveEnter")
+        int(node.show(f"agentd@{role}", f"{what}TimestampMonotonic")) for what in ("ActiveExit", "ActiveEnter")
     )
     return (active - stopped) / 1e6
 
