@@ -45,6 +45,10 @@ def _file(path: Path, content: bytes) -> str:
     return str(path)
 
 
+def _mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
 async def _works(bus: Bus) -> None:
     await make_stream(bus, "WORK", "work")
     assert await bus.store("work", b"1") == 1
@@ -59,6 +63,26 @@ async def test_nkey(tmp_path: Path) -> None:
             await _works(bus)
 
             assert bus._inbox.startswith("_INBOX.tester.")  # noqa: SLF001 - permissions are given by it
+
+
+async def test_a_directory_of_nkeys(tmp_path: Path) -> None:
+    """Each user has its file in `nkey_dir`, the administrator too; a seed that every user can read is refused."""
+    seeds = {name: _seed(nkeys.PREFIX_BYTE_USER) for name in ("tester", "admin")}
+    for name, seed in seeds.items():
+        _file(tmp_path / f"{name}.nk", seed)
+    users = ", ".join(f"{{ nkey: {_public(seed)} }}" for seed in seeds.values())
+    _mode(tmp_path, 0o755)
+    with NatsServer(tmp_path, extra=f"authorization {{ users: [ {users} ] }}") as server:
+        bus = Bus(settings(server.url, nkey_dir=str(tmp_path)), "tester", Lines())  # type: ignore[arg-type]
+        await bus.connect(wait=10, login=bus.settings.admin_login())
+        assert bus._inbox.startswith("_INBOX.admin.")  # noqa: SLF001 - permissions are given by it
+        await bus.close()
+        _mode(tmp_path / "tester.nk", 0o664)
+        with pytest.raises(ConfigError, match=r"bus.nkey_dir: .*other users can write it .*chmod go-w .*tester.nk"):
+            await bus.connect(wait=10)
+    missing = Bus(settings(server.url, nkey_dir=str(tmp_path)), "nobody", Lines())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"bus.nkey_dir: cannot read .*nobody.nk"):
+        await missing.connect(wait=10)
 
 
 async def test_wrong_nkey(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agentd.bus import permissions
 from agentd.bus.jetstream import PAGE
 from agentd.bus.provision import provision
 from agentd.bus.stream_reader import SIZE, scan
@@ -26,21 +27,11 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from harness import Net
 
-READS = [f"$JS.API.{name}" for name in ("INFO", "STREAM.INFO.*")] + [
-    f"$JS.API.STREAM.MSG.GET.{stream}" for stream in (subjects.WORKFLOWS, f"KV_{subjects.LIVE}")
-]
-
 
 def rights(name: str) -> str:
     """Return a user with exactly the rights of a principal."""
-    publish = [
-        subjects.request(name),
-        subjects.signal(name, "*"),
-        f"ai.tools.call.{name}.>",
-        *READS,
-    ]
-    subscribe = [f"_INBOX.{name}.>", subjects.ALL_EVENTS, subjects.response("*")]
-    listed = [", ".join(f'"{assignment}"' for assignment in given) for given in (publish, subscribe)]
+    user = permissions.principal(name)
+    listed = [", ".join(f'"{pattern}"' for pattern in given) for given in (user.publish, user.subscribe)]
     return (
         f'{{user: {name}, password: "p", permissions: {{publish: {{allow: [{listed[0]}]}}, '
         f"subscribe: {{allow: [{listed[1]}]}}}}}}"

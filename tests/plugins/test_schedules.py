@@ -21,16 +21,24 @@ from agentd.plugins import manager
 from agentd.wire import subjects
 from agentd.wire.messages import ScheduleDue, ScheduleRun
 from fake_agent import Agent, Nothing, orchestrators, task
-from harness import eventually
+from harness import Net, eventually
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentd.bus.jetstream import Bus
     from agentd.bus.stored import Stored
     from agentd.wire.workflow import TaskSpec
-    from harness import NatsServer, Net
+    from harness import NatsServer
 
 NAME = "tick"
 BERLIN = Schedule(workflow="test", cron="30 2 * * *", timezone="Europe/Berlin")
+
+
+@pytest.fixture
+def quiet_net(tmp_path: Path, nats_server: NatsServer) -> Net:
+    """Return the configuration of a network without Proxmox, with exact permissions."""
+    return Net(tmp_path, nats_server.url, exact=True)
 
 
 def every_second(**setting: Any) -> Schedule:
