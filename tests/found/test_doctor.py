@@ -90,7 +90,7 @@ async def _provisioned(config: load.Config) -> Bus:
 
 
 async def _faults(config: load.Config, instance: str | None = None) -> list[Finding]:
-    return [found for found in await doctor.examine(config, logs.get_logger(), instance) if not found.good]
+    return [found for found in await doctor.run_checks(config, logs.get_logger(), instance) if not found.good]
 
 
 @pytest.mark.parametrize(
