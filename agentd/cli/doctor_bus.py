@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from typing import TYPE_CHECKING, Final
@@ -88,7 +89,7 @@ async def _permissions(config: Config, user: User) -> list[Finding]:
         text = "NATS is used without a login: any client that reaches it may do everything"
         advice = "give NATS users (agentd permissions --nats-conf), and set nkey_file under [bus]"
         return [Finding(what, near, text, "" if near else advice)]
-    everyone = bus_users.everyone(config, bus_users.instances(config))
+    everyone = await asyncio.to_thread(_everyone, config)
     needed = probe.allowed(user)
     foreign = probe.forbidden(user, everyone)
     denied = await probe.denied(bus, bus, user.name, [*needed, *foreign])
@@ -100,6 +101,11 @@ async def _permissions(config: Config, user: User) -> list[Finding]:
         extra = [Finding(what, good=False, text=f"may, and must not: {_some(wide)}", advice=advice)] if wide else []
         return [*missing, *extra]
     return [Finding(what, good=True, text=f"{len(needed)} acts allowed, {len(foreign)} forbidden acts denied")]
+
+
+def _everyone(config: Config) -> list[User]:
+    """Return the users of this configuration, and an agent of each role, which other nodes may have."""
+    return bus_users.everyone(config, {*config.instances, *bus_users.roles(config)})
 
 
 def _some(names: list[str]) -> str:

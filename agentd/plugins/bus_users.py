@@ -72,8 +72,11 @@ def agent(config: Config, instance: str, node: str) -> User:
 
 def instances(config: Config) -> list[str]:
     """Return the instances of the configuration; if it names none, those of the installed roles."""
-    if config.instances:
-        return sorted(config.instances)
+    return sorted(config.instances) or roles(config)
+
+
+def roles(config: Config) -> list[str]:
+    """Return the installed roles."""
     plugins = Plugins(config, set(installed()))
     return [name for name in sorted(plugins.loaded()) if plugins.brings_role(name)]
 

@@ -65,11 +65,15 @@ class Place(NamedTuple):
     config: load.Config
 
 
+def _load(file: Path) -> load.Config:
+    return load.load(file, {}, manager.installed())
+
+
 def _place(folder: Path, change: Callable[[User], User]) -> Place:
     folder.joinpath("keys").mkdir(mode=0o700)
     file = folder / "agentd.toml"
     file.write_text(CONFIG.format(folder=folder, url="nats://127.0.0.1:1"))
-    users = bus_users.everyone(load.load(file, {}, manager.installed()), ["worker"])
+    users = bus_users.everyone(_load(file), ["worker"])
     keys = {user.name: Signer.new() for user in users}
     for name, key in keys.items():
         seed = folder / "keys" / f"{name}.nk"
@@ -79,7 +83,7 @@ def _place(folder: Path, change: Callable[[User], User]) -> Place:
     text = permissions.nats_conf((user, keys[user.name].public) for user in given)
     server = NatsServer(folder, extra=f"authorization {{\n{text}}}")
     file.write_text(CONFIG.format(folder=folder, url=server.url))
-    return Place(server, load.load(file, {}, manager.installed()))
+    return Place(server, _load(file))
 
 
 async def _provisioned(config: load.Config) -> Bus:
@@ -166,7 +170,7 @@ async def test_without_a_login(nats_server: NatsServer, tmp_path: Path) -> None:
     """NATS without users is reported; beyond this machine it is a fault."""
     file = tmp_path / "agentd.toml"
     file.write_text(f'[bus]\nservers = ["{nats_server.url}"]\n')
-    near = await asyncio.to_thread(load.load, file, {}, manager.installed())
+    near = await asyncio.to_thread(_load, file)
     far = near.model_copy(update={"bus": near.bus.model_copy(update={"servers": ("nats://nats.example.org:4222",)})})
     user = permissions.principal(near.principal)
     (here,) = await doctor_bus._permissions(near, user)  # noqa: SLF001

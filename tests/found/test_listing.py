@@ -78,16 +78,19 @@ async def test_a_principal_with_exactly_its_rights(quiet_net: Net, bus: Bus, nat
         for denied in (subjects.tool_call("bob", SERVICE, "marked"), subjects.tool_step("a", SERVICE, "marked")):
             with pytest.raises(Denied):
                 await alice.request(denied, ToolCall({}, "c.two", "bob"), ToolReply, wait=5)
+        for stream in (subjects.REQUESTS, subjects.INPUT):
+            with pytest.raises(Denied):
+                await alice.last(stream, ">")
         with pytest.raises(Denied):
-            await alice.last_many(subjects.AUDIT, ">")
-        with pytest.raises(Denied):
-            await alice.every(subjects.AUDIT, ">")
+            await alice.durables(subjects.WORKFLOWS)
+        audited = await alice.every(subjects.AUDIT, ">")  # by single reads: principals may make no direct gets
         consumers = [await bus.durables(stream) for stream in (subjects.WORKFLOWS, f"KV_{subjects.LIVE}")]
 
     assert [item.agent_id for item in agents] == ["orchestrator0-pve1"]
     assert reply.done
     assert (answer.status, called.status) == ("completed", "completed")
     assert consumers[1] == set()
+    assert len(audited) == len(await bus.every(subjects.AUDIT, ">")) > 0
     assert probe.acts == 1
 
 

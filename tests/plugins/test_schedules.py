@@ -333,7 +333,7 @@ def checked(net: Net) -> None:
     ("text", "reply"),
     {
         NIGHTLY.replace("30 2", "30 25"): "schedules.nightly.cron: '25' in the field hour: it is from 0 to 23",
-        NIGHTLY.replace("30 2 * * *", "0 0 30 2 *"): "schedules.nightly.cron: '0 0 30 2 *' never comes",
+        NIGHTLY.replace("30 2 * * *", "0 0 30 2 *"): "schedules.nightly.cron: '0 0 30 2 *' never occurs",
         NIGHTLY.replace("30 2 * * *", "@every 1h"): "schedules.nightly.cron: '@every 1h' is not accepted",
         NIGHTLY + 'timezone = "Mars/Base"': "schedules.nightly.timezone: there is no time zone 'Mars/Base'",
         NIGHTLY + 'timezone = "../etc/passwd"': "schedules.nightly.timezone: there is no time zone '../etc/passwd'",
