@@ -69,7 +69,7 @@ rollout: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp $(ANSIBLE)/ansi
 	$(ANSIBLE)/bin/yamllint --strict -c ansible/.yamllint ansible
 	cd ansible && PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-playbook -i inventories/three.yml --syntax-check *.yml
 	cd ansible && PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-lint -q --offline --profile production
-	$(BIN)/pytest -p no:xdist tests/rollout $(ARGS)
+	$(BIN)/pytest -p no:xdist --exitfirst tests/rollout $(ARGS)
 
 bench: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## measure (ARGS: pytest's)
 	$(BIN)/pytest tests/bench --timeout=0 $(ARGS)

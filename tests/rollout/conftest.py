@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,19 +17,34 @@ from rollout.operator_site import FIGURES, PLAYBOOK, Site, wheelhouse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What is made with the network of this machine, before the lab is entered, which has none."""
+
+    tools: dict[str, str]
+    root: Path
+    release: Path
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Boot three nodes with Debian 12, the release below Proxmox VE 8."""
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetched:
+    """Make the root of the nodes (Debian 12, the release below Proxmox VE 8) and the wheelhouse."""
     if os.geteuid() != 0:
         pytest.skip("needs root: nodes run in namespaces of their own")
     try:
-        environment, base = image.tools(), image.root("bookworm")
+        return Fetched(image.tools(), image.root("bookworm"), wheelhouse(tmp_path_factory.mktemp("dist")))
     except image.Unavailable as missing:
         print(missing)  # noqa: T201 - the reason of the skip is fixed, so that it can be listed
         pytest.skip("Debian's packages for the nodes cannot be fetched here")
-    with Lab(tmp_path_factory.mktemp("lab"), base, 3, environment) as running:
+
+
+@pytest.fixture(scope="session")
+def lab(fetched: Fetched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Boot three nodes."""
+    with Lab(tmp_path_factory.mktemp("lab"), fetched.root, 3, fetched.tools) as running:
         yield running
 
 
@@ -41,11 +57,12 @@ def proxmox(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake
 
 
 @pytest.fixture(scope="session")
-def site(lab: Lab, proxmox: FakePve, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(lab: Lab, fetched: Fetched, proxmox: FakePve, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Return what the operator has: nothing is installed yet."""
     assert PLAYBOOK.exists(), "run it by `make rollout`"
     directory = tmp_path_factory.mktemp("site")
-    found = Site(lab, directory, wheelhouse(directory / "dist"))
+    found = Site(lab, directory, fetched.release)
+    FIGURES["megabytes_of_the_wheelhouse"] = fetched.release.stat().st_size >> 20
     assert proxmox.directory is not None
     certificate = ssl.PEM_cert_to_DER_cert((proxmox.directory / "pve.crt").read_text())
     fingerprint = hashlib.sha256(certificate).hexdigest().upper()
