@@ -276,8 +276,10 @@ def test_link_cut(site: Site, lab: Lab) -> None:
     """A node that is cut off does not hold up the others, and works again when its link is back."""
     cut, other = lab.nodes[2], lab.nodes[0]
     cut.cut()
-    completed(site, other, deploy(site, other, "cut"), 120)
-    cut.heal()
+    try:
+        completed(site, other, deploy(site, other, "cut"), 120)
+    finally:
+        cut.heal()
     all_ready(lab, 90)
 
 
