@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from agentd.proxmox.read_only import is_dry_run
     from agentd.proxmox.responses import Upid, grant, nearest, one_line
     from agentd.proxmox.upload import Upload
+    from agentd.proxmox.vm import CLOUD_INIT, VmOptions, VmParameters
     from agentd.safety import marks
     from agentd.safety.marks import key_of, mark
     from agentd.safety.policy import ANONYMOUS, NEEDS_APPROVAL, Policy
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANONYMOUS",
+    "CLOUD_INIT",
     "DONE",
     "NEEDS_APPROVAL",
     "TERMINAL",
@@ -170,6 +172,8 @@ __all__ = [
     "Upid",
     "Upload",
     "UsageError",
+    "VmOptions",
+    "VmParameters",
     "VmidTaken",
     "Worker",
     "Workflow",
@@ -216,6 +220,7 @@ _ORIGINS: Final = {
     "BusError": "agentd.errors",
     "BusFull": "agentd.errors",
     "BusUnavailable": "agentd.errors",
+    "CLOUD_INIT": "agentd.proxmox.vm",
     "NEEDS_APPROVAL": "agentd.safety.policy",
     "Call": "agentd.tools.definition",
     "Compensation": "agentd.wire.workflow",
@@ -279,6 +284,8 @@ _ORIGINS: Final = {
     "Upid": "agentd.proxmox.responses",
     "Upload": "agentd.proxmox.upload",
     "UsageError": "agentd.errors",
+    "VmOptions": "agentd.proxmox.vm",
+    "VmParameters": "agentd.proxmox.vm",
     "VmidTaken": "agentd.errors",
     "Worker": "agentd.tools.worker",
     "Workflow": "agentd.wire.workflow",

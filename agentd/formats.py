@@ -37,6 +37,9 @@ TOKEN: Final = rf"{USER}!{_REALM}"
 NAME: Final = rf"{_LABEL}(?:\.{_LABEL})*"
 TAG: Final = "[A-Za-z0-9_][A-Za-z0-9_+.-]*"
 LONGEST_NAME: Final = 255
+VMID_MIN: Final = 100
+VMID_MAX: Final = 999_999
+"""The range of VMIDs for new guests, unless `[proxmox]` sets another one."""
 
 _TOKEN: Final = re.compile(rf"{TOKEN}\Z")
 _CLASSES: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)

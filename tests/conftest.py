@@ -13,13 +13,14 @@ import pytest
 import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from agentd.plugins import manager
 from harness import NatsServer, Net
 from pve.client import FakePve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-OURS = ["agentd", *(f"agentd_{name}" for name in ("orchestrator", "specialist", "monitor", "mcp", "proxmox"))]
+OURS = ["agentd", *(entry.value for entry in manager.installed().values())]
 
 EARLIER = 10.0
 """Seconds before pytest-timeout's bound at which a test that waits is cancelled."""

@@ -68,9 +68,9 @@ def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = No
     )
 
 
-def engine(bus: Bus, name: str = "o1") -> Engine:
+def engine(bus: Bus, name: str = "o1", external: frozenset[str] = frozenset()) -> Engine:
     """Return an engine as an orchestrator has it."""
-    return Engine(bus, name, Metrics(), logs.get_logger())
+    return Engine(bus, name, Metrics(), logs.get_logger(), external=external)
 
 
 def completion(given: TaskAssignment, error: TaskError | None = None) -> TaskCompletion:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ALL_ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
+"""The roles of agentd; test_packages.py compares them with what is installed."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 NODES = ("pve1", "pve2", "pve3")
 PRINCIPALS = ("tester", "alice", "bob", "boss", "olga", "oscar", "rita", "eve", "cron")
@@ -352,7 +353,7 @@ class Net:
         bus = Bus(settings.bus.model_copy(update={"nkey_dir": None}), name, logs.get_logger())
         await bus.connect(wait=START)
         try:
-            await provision.provision(bus)
+            await provision.provision(bus, await asyncio.to_thread(lambda: manager.every_plugin(settings).services()))
             yield bus
         finally:
             await bus.close()

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import SCRIPTS, until
+from harness import ALL_ROLES, SCRIPTS, until
 
 if TYPE_CHECKING:
     from harness import Net
@@ -121,7 +121,7 @@ async def test_commands(net: Net) -> None:
     made = run("provision")
     assert "made stream AI_WORKFLOWS" in made.stdout
     assert run("provision").stdout == "everything is there\n"
-    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+    with net.daemon("all", ALL_ROLES):
         doctor = run("doctor")
         wanted = run("--json", "submit", "vm_deployment", "name=cli1", "template=9000", "--id", "w1", "--wait")
         again = run("submit", "vm_deployment", "name=cli2", "--id", "w1", "--wait")
@@ -160,7 +160,7 @@ async def test_cancel(net: Net) -> None:
     net.pve.durations(qmclone=6.0)
     file = net.config_file()
     agentd("provision", config=file)
-    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+    with net.daemon("all", ALL_ROLES):
         agentd("submit", "vm_deployment", "name=gone", "template=9000", "--id", "c1", config=file)
         until(lambda: bool(net.pve and net.pve.log("POST", "clone")), "the clone's begin")
         done = agentd("--json", "cancel", "c1", "--reason", "changed my mind", "--wait", config=file)
@@ -188,7 +188,7 @@ async def test_schedules(net: Net) -> None:
 
     checked = run("config", "check")
     made = run("provision")
-    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+    with net.daemon("all", ALL_ROLES):
         by_hand = run("--json", "schedules", "run", "nightly", "--wait")
         strange = run("schedules", "run", "never")
         net.settings["schedules"]["often"] = schedule | {"cron": "* * * * * *", "timezone": "UTC"}

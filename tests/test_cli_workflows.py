@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import agentd_orchestrator
-from harness import SCRIPTS
+from harness import ALL_ROLES, SCRIPTS
 
 if TYPE_CHECKING:
     from harness import Net
@@ -117,7 +117,7 @@ async def test_dry_run(net: Net) -> None:
     net.config_file()
     ask = ("submit", "deploy_many", 'names=["a","b"]', "node=pve1", "template=9000", "start=false", "--dry-run")
     agentd(net.directory, "provision")
-    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+    with net.daemon("all", ALL_ROLES):
         done = agentd(net.directory, *ask, "--id", "d1")
         as_json = agentd(net.directory, "--json", *ask, "--id", "d2")
         wrong = agentd(net.directory, "submit", "deploy_many", "node=pve1", "template=9000", "--dry-run", "--id", "d3")

@@ -83,7 +83,7 @@ def _tools() -> dict[str, Tool]:
 @functools.cache
 def _workflows() -> dict[str, Any]:
     config = configuration.load(None, {}, manager.installed())
-    return manager.Plugins(config, set(manager.installed())).workflows()
+    return manager.every_plugin(config).workflows()
 
 
 def _command(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -230,7 +230,7 @@ def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.
     module = ModuleType("agentd_hello")
     monkeypatch.setitem(sys.modules, "agentd_hello", module)
     exec("\n".join(_blocks(ROOT / "docs" / "plugins.md", "python")), vars(module))  # noqa: S102 - what is under test
-    monkeypatch.setattr(manager, "installed", lambda: {"hello": Entry(module)})
+    monkeypatch.setattr(manager, "installed", lambda: {"hello": Entry(module), "words": Entry(ModuleType("words"))})
     net = Net(tmp_path, "nats://127.0.0.1:1")
     net.settings |= {"hello": {"word": "Good morning"}, "instances": {"hello": {"roles": ["hello"]}}}
     (tmp_path / "empty").write_text("")
@@ -248,6 +248,8 @@ def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.
 
     assert plugins.status["hello"].reason == ""
     assert plugins.role("hello").services == ("hello",)
+    assert plugins.services() == ["hello"]
+    assert plugins.loaded() == ["hello", "words"]
     assert greeting.text == "Good morning, Ada"
     assert tools["greet"].parse(task.parameters) == module.Who("Ada")
     assert [item.privilege for item in needed] == ["VM.Audit"]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness import ALL_ROLES
+
 UNITS = Path(__file__).parent.parent / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
-ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
-SERVICES = (*(f"agentd@{role}.service" for role in ROLES), "nats-server.service")
+SERVICES = (*(f"agentd@{role}.service" for role in ALL_ROLES), "nats-server.service")
 MOST = 15
 """Highest exposure, in tenths."""
 
@@ -30,7 +31,7 @@ def units(tmp_path: Path) -> Path:
     for unit in copy.glob("*.service"):
         lines = ("ExecStart=/bin/true" if line.startswith("ExecStart=") else line for line in _lines(unit))
         unit.write_text("\n".join(lines))
-    for role in ROLES:
+    for role in ALL_ROLES:
         (copy / f"agentd@{role}.service").symlink_to("agentd@.service")
     return copy
 

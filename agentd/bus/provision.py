@@ -48,8 +48,6 @@ WORK_QUEUE: Final = {
     "duplicate_window": SHORTEST,
 }
 """Configuration of the streams of requests and inputs."""
-QUEUES: Final = (*subjects.SERVICES, *map(subjects.urgent, subjects.SERVICES), subjects.ORCHESTRATOR)
-"""Queues that are always created: each service of agentd has one, and one for urgent tasks; orchestrators have one."""
 DEFAULT_SLOTS: Final = 256
 """Largest number of unacknowledged messages of a queue over all of its workers; a concurrency class has its own."""
 
@@ -229,21 +227,26 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
     return config | ({"filter_subject": filter_subject} if filter_subject else {})
 
 
-def configured_queues(section: settings.Bus) -> tuple[list[tuple[str, int]], set[str]]:
-    """Return the queues of `[bus.queues]` with their limits.
+def slots(services: Iterable[str] = (), queues: Collection[settings.Queue] = ()) -> dict[str, int]:
+    """Return every queue with its limit in flight.
 
-    The second value has the names of those that are pushed.
+    Each service has a queue, and one for urgent tasks.  A queue of `[[bus.queues]]` that is not of an external agent
+    and has neither node nor class belongs to a service too: of a plugin that is not installed on this machine.
     """
-    queues = [(queue.name, queue.in_flight) for queue in section.queues]
-    return queues, {queue.name for queue in section.queues if queue.external == "push"}
+    found = [*services, *(queue.name for queue in queues if queue.external == "no" and subjects.is_service(queue.name))]
+    names = [subjects.ORCHESTRATOR, *found, *map(subjects.urgent, found)]
+    return dict.fromkeys(names, DEFAULT_SLOTS) | {queue.name: queue.in_flight for queue in queues}
 
 
-async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = ()) -> list[str]:
+async def provision(bus: Bus, services: Iterable[str] = (), queues: Collection[settings.Queue] = ()) -> list[str]:
     """Create missing streams, buckets and consumers, and update the others.
 
     Returns a line for each change.
+
+    services  the services of all roles in the network
+    queues    further queues, and services with a limit of their own
     """
-    return [*await provision_streams(bus), *await provision_consumers(bus, queues, pushed)]
+    return [*await provision_streams(bus), *await provision_consumers(bus, services, queues)]
 
 
 async def provision_streams(bus: Bus, *, change: bool = True) -> list[str]:
@@ -252,11 +255,11 @@ async def provision_streams(bus: Bus, *, change: bool = True) -> list[str]:
 
 
 async def provision_consumers(
-    bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = (), *, change: bool = True
+    bus: Bus, services: Iterable[str] = (), queues: Collection[settings.Queue] = (), *, change: bool = True
 ) -> list[str]:
     """Create and update consumers; without `change` only return what is missing or differs."""
-    slots = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
-    wanted = consumers(slots, pushed)
+    pushed = {queue.name for queue in queues if queue.external == "push"}
+    wanted = consumers(slots(services, queues), pushed)
     return [line for stream, config in wanted for line in await _durable(bus, stream, config, change=change)]
 
 

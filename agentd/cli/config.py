@@ -48,7 +48,7 @@ def show(app: App) -> None:
 def _checked(app: App) -> tuple[Config, manager.Plugins]:
     """Return the configuration and the plugins, with all settings and schedules checked; raises ConfigError."""
     found = app.config()
-    plugins = manager.Plugins(found, set(manager.installed()))
+    plugins = manager.every_plugin(found)
     for name in plugins.loaded():
         plugins.settings(name)
     schedules.check(found, plugins.workflows())

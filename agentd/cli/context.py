@@ -64,7 +64,7 @@ class App:
 
     def reader(self) -> Reader:
         """Return the reader of workflow files; raises ConfigError if no plugin offers one."""
-        return manager.Plugins(self.config(), set(manager.installed())).reader()
+        return manager.every_plugin(self.config()).reader()
 
     @contextlib.asynccontextmanager
     async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agentd.config.load import Config
     from agentd.wire.messages import WorkflowResponse
 
-ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
 INSTANCE = "all"
 NODE = "pve1"
 """The node of the simulated cluster on which the demo runs."""
@@ -64,24 +63,19 @@ port = {port}
 
 [log]
 level = "warning"
-
-[instances.all]
-roles = {roles}
 """
 
 
 def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary | None = None) -> int:
     """Run every role in this process, with an embedded nats-server; return the exit code."""
     state = state or default_state("up")
-    instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
-    node = given.node.model_copy(update={"state_dir": state})
+    own = _all_roles(given.model_copy(update={"node": given.node.model_copy(update={"state_dir": state})}))
     keys = state / KEYS
-    users = bus_users.with_own_keys(given.model_copy(update={"instances": instances, "node": node}), (INSTANCE,), keys)
+    users = bus_users.with_own_keys(own, (INSTANCE,), keys)
     with nats_server.nats_server(state / "nats", port, binary, users=users) as url:
         room = given.bus.max_storage or nats_server.storage_limit(state / "nats")
         login = settings.Bus(servers=(url,), max_storage=room, nkey_dir=str(keys), queues=given.bus.queues)
-        bus = login.model_copy(update={"timeout": given.bus.timeout})
-        config = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
+        config = own.model_copy(update={"bus": login.model_copy(update={"timeout": given.bus.timeout})})
         if "policy" not in given.model_fields_set:  # a user who may start it on loopback may also use it
             config = config.model_copy(update={"policy": Policy(default_tier=Tier.OPERATE)})
         logs.configure(config.log.level, config.log.format)
@@ -89,6 +83,12 @@ def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary 
         click.echo(f"NATS  {url}")
         click.echo(f"keys  {keys}")
         return uvloop.run(_up(supervisor))
+
+
+def _all_roles(config: Config) -> Config:
+    """Return the configuration with an instance that has every installed role."""
+    instance = settings.InstanceSection(roles=tuple(manager.every_plugin(config).roles()))
+    return config.model_copy(update={"instances": {**config.instances, INSTANCE: instance}})
 
 
 async def _up(supervisor: Supervisor) -> int:
@@ -101,7 +101,7 @@ async def _provision(config: Config) -> None:
     bus = Bus(config.bus, "provision", logs.get_logger())
     await bus.connect(wait=10, login=config.bus.admin_login())
     try:
-        await provision.provision(bus, *provision.configured_queues(config.bus))
+        await provision.provision(bus, manager.every_plugin(config).services(), config.bus.queues)
         await schedules.provision(bus, config.schedules)
     finally:
         await bus.close()
@@ -114,12 +114,8 @@ def demo(state: Path | None, *, once: bool) -> int:
     simulator = state / "proxmox"
     shutil.rmtree(simulator, ignore_errors=True)  # the demo keeps nothing between two runs
     logs.configure("warning", "console")
-    planned = load.Config(
-        node=settings.Node(name=NODE, state_dir=state),
-        instances={INSTANCE: settings.InstanceSection(roles=ROLES)},
-        known_plugins=tuple(manager.installed()),
-    )
-    users = bus_users.with_own_keys(planned, (INSTANCE,), state / KEYS)
+    planned = load.Config(node=settings.Node(name=NODE, state_dir=state), known_plugins=tuple(manager.installed()))
+    users = bus_users.with_own_keys(_all_roles(planned), (INSTANCE,), state / KEYS)
     with (
         nats_server.nats_server(state / "nats", users=users) as nats,
         nats_server.simulated_proxmox(Path.cwd(), simulator, DURATIONS) as pve,
@@ -137,11 +133,10 @@ def demo(state: Path | None, *, once: bool) -> int:
             "token": pve.token_id,
             "secret": str(secret),
             "ca": pve.ca_file,
-            "roles": ROLES,
             "port": 0 if once else nats_server.preferred_port(8080),
         }
         file.write_text(DEMO_CONFIG.format(**{key: json.dumps(value) for key, value in values.items()}))
-        config = load.load(file, {}, manager.installed())
+        config = _all_roles(load.load(file, {}, manager.installed()))
         supervisor = Supervisor(config, INSTANCE, reload=lambda: config)
         return uvloop.run(_demo(supervisor, file, started, once=once))
 

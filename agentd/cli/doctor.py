@@ -183,7 +183,7 @@ async def _needed(config: Config, proxmox: Proxmox) -> list[Right]:
 
 
 def _rights_readers(config: Config, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
-    return manager.Plugins(config, set(manager.installed())).rights(config.node.name, proxmox)
+    return manager.every_plugin(config).rights(config.node.name, proxmox)
 
 
 def _privileges(needed: Iterable[Right], tier: Tier) -> list[str]:

@@ -15,6 +15,7 @@ from agentd.client import queries
 from agentd.config.section import is_loopback
 from agentd.errors import AgentdError
 from agentd.plugins import bus_users
+from agentd.plugins.manager import every_plugin
 from agentd.safety import freeze
 from agentd.version import __version__
 from agentd.wire import subjects
@@ -146,7 +147,8 @@ async def _provisioned(bus: Bus, config: Config, log: Logger) -> list[Finding]:
     admin = Bus(config.bus, bus.agent, log)
     try:
         await admin.connect(wait=5, login=login)
-        consumers = await provision.provision_consumers(admin, *provision.configured_queues(config.bus), change=False)
+        services = every_plugin(config).services()
+        consumers = await provision.provision_consumers(admin, services, config.bus.queues, change=False)
     except AgentdError as error:
         return [*findings, Finding("consumers", good=True, text=f"not compared: {error}")]
     finally:

@@ -112,7 +112,7 @@ def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
 def run(app: App, instance: str) -> None:
     """Run the daemon INSTANCE in the foreground.
 
-    INSTANCE is a role (orchestrator, specialist, monitor, mcp-bridge) or a section [instances.INSTANCE] of the
+    INSTANCE is the role of an installed plugin, such as orchestrator, or a section [instances.INSTANCE] of the
     configuration.
     """
     from agentd.daemon.supervisor import Supervisor
@@ -170,12 +170,14 @@ def provision(app: App) -> None:
 
     async def work() -> list[str]:
         async with app.bus(admin=True) as (bus, config):
-            made = await provisioning.provision(bus, *provisioning.configured_queues(config.bus))
+            made = await provisioning.provision(bus, services, config.bus.queues)
             return made + await schedules.provision(bus, config.schedules)
 
     checked = app.config()
+    plugins = manager.every_plugin(checked)
+    services = plugins.services()
     if checked.schedules:
-        schedules.check(checked, manager.Plugins(checked, set(manager.installed())).workflows())
+        schedules.check(checked, plugins.workflows())
 
     app.show(run_async(work()) or ["everything is there"], "lines")
 

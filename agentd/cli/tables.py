@@ -176,11 +176,17 @@ def _answer(answer: Any) -> None:  # noqa: ANN401
     for name, task in answer.result.get("tasks", {}).items():
         for warning in task.get("warnings", []):
             console.print(f"[yellow]{safe(name)}: {safe(warning)}[/]")
-    vm = answer.result.get("tasks", {}).get("configure_vm", {}).get("result")
-    if isinstance(vm, dict) and "vmid" in vm:
-        console.print(
-            f"VM {safe(vm['vmid'])} {safe(vm.get('name', ''))} on {safe(vm.get('node'))}: {safe(vm.get('status'))}"
-        )
+    for guest in _guests(answer.result).values():
+        where = f"{safe(guest['vmid'])} {safe(guest.get('name', ''))} on {safe(guest.get('node'))}"
+        console.print(f"guest {where}: {safe(guest['status'])}")
+
+
+def _guests(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the guests that the tasks of a workflow returned, each in its last state."""
+    results = [task.get("result") for task in result.get("tasks", {}).values()]
+    return {
+        str(found["vmid"]): found for found in results if isinstance(found, dict) and {"vmid", "status"} <= found.keys()
+    }
 
 
 def _reply(reply: Any) -> None:  # noqa: ANN401

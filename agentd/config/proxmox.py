@@ -56,9 +56,9 @@ class Proxmox(Section):
         description="number of API calls to one node at the same time; 3 would occupy all workers of pvedaemon",
     )
     vmid_min: int = Field(
-        default=100, ge=100, description="lowest VMID for new guests; Proxmox reserves those below 100"
+        default=formats.VMID_MIN, ge=100, description="lowest VMID for new guests; Proxmox reserves those below 100"
     )
-    vmid_max: int = Field(default=999_999, le=999_999_999, description="highest VMID for new guests")
+    vmid_max: int = Field(default=formats.VMID_MAX, le=999_999_999, description="highest VMID for new guests")
 
     @field_validator("url")
     @classmethod

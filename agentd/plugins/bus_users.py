@@ -13,7 +13,7 @@ import msgspec
 from agentd.bus import permissions
 from agentd.bus.permissions import Duty, User, Work
 from agentd.errors import ConfigError
-from agentd.plugins.manager import Plugins, installed, needed_plugins
+from agentd.plugins.manager import Plugins, every_plugin, needed_plugins
 from agentd.safety.policy import ANONYMOUS
 from agentd.safety.signing import Signer, own_seed
 from agentd.wire import codec, subjects
@@ -77,8 +77,7 @@ def instances(config: Config) -> list[str]:
 
 def roles(config: Config) -> list[str]:
     """Return the installed roles."""
-    plugins = Plugins(config, set(installed()))
-    return [name for name in sorted(plugins.loaded()) if plugins.brings_role(name)]
+    return sorted(every_plugin(config).roles())
 
 
 def duties(role: Role) -> frozenset[Duty]:

@@ -30,7 +30,12 @@ def agentd_settings() -> type[Settings]:  # type: ignore[empty-body]
 
 @hookspec
 def agentd_role() -> Role:  # type: ignore[empty-body]
-    """Return the role that this plugin provides; called if the instance has this role."""
+    """Return the role that this plugin provides; called if the instance has this role, and for its services."""
+
+
+@hookspec
+def agentd_requires() -> list[str]:  # type: ignore[empty-body]
+    """Return the names of the plugins that this one needs; they are loaded with it."""
 
 
 @hookspec

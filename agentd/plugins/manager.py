@@ -48,35 +48,35 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def needed_plugins(config: Config, roles: Iterable[str]) -> set[str]:
-    """Return the plugins that an instance with these roles needs.
-
-    These are its roles, the Proxmox tools if it is a bridge with access to Proxmox, and what the configuration enables.
-    """
-    names = set(roles)
-    if "mcp-bridge" in names and config.proxmox is not None:
-        names.add("mcp-proxmox")
-    return names | {name for name, section in config.plugins.items() if section.get("enabled") is True}
+    """Return the plugins of an instance with these roles: its roles, and what the configuration enables."""
+    return set(roles) | {name for name, section in config.plugins.items() if section.get("enabled") is True}
 
 
 class Plugins:
     """The plugins of one instance."""
 
     def __init__(self, config: Config, names: set[str]) -> None:
-        """Load the plugins `names` and block all others; raises ConfigError if one is not installed."""
+        """Load the plugins `names` and what they require, and block all others.
+
+        Raises ConfigError if one is not installed.
+        """
         self._config = config
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self.status: dict[str, PluginStatus] = {}
         available = installed()
-        for name in sorted(names - set(available)):
-            message = f"no plugin brings {name!r}; installed are {', '.join(sorted(available))}"
-            raise ConfigError(message)
-        for name, entry in available.items():
-            if name in names:
-                self._load(name, entry)
-            else:
-                self._manager.set_blocked(name)
-                self.status[name] = PluginStatus(name, BLOCKED, "this instance does not need it")
+        missing = set(names)
+        while missing:
+            for name in sorted(missing):
+                if name not in available:
+                    raise ConfigError(f"no plugin brings {name!r}; installed are {', '.join(sorted(available))}")
+                self._load(name, available[name])
+            missing = {other for name in missing for other in self._call_hook(name, "agentd_requires") or ()}
+            missing -= set(self.status)
+        for name in set(available) - set(self.status):
+            self._manager.set_blocked(name)
+            self.status[name] = PluginStatus(name, BLOCKED, "this instance does not need it")
+        self.status = {name: self.status[name] for name in available}
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
@@ -125,9 +125,14 @@ class Plugins:
             raise ConfigError(message)
         return found
 
-    def brings_role(self, name: str) -> bool:
-        """Return whether plugin `name` provides a role."""
-        return isinstance(self._call_hook(name, "agentd_role"), Role)
+    def roles(self) -> dict[str, Role]:
+        """Return every role that a loaded plugin provides, by name."""
+        found = {name: self._call_hook(name, "agentd_role") for name in self.loaded()}
+        return {name: role for name, role in found.items() if isinstance(role, Role)}
+
+    def services(self) -> list[str]:
+        """Return the services of the roles that the loaded plugins provide."""
+        return sorted({service for role in self.roles().values() for service in role.services})
 
     def tools(self, node: str, proxmox: Proxmox | None) -> dict[str, Tool]:
         """Return the tools of all plugins by name; a tool that is not valid is quarantined with a reason."""
@@ -198,10 +203,14 @@ class _NoProxmox:
         return fail
 
 
+def every_plugin(config: Config) -> Plugins:
+    """Return all installed plugins, whatever the roles of this instance."""
+    return Plugins(config, set(installed()))
+
+
 def known_tools(config: Config) -> dict[str, Tool]:
     """Return every tool that an installed plugin defines, whatever the roles of this instance: for inspection only.
 
     To check a plan, the name, service, tier and parameters of tools that run on other nodes must be known.
     """
-    found = Plugins(config, set(installed()))
-    return found.tools(config.node.name, cast("Proxmox", _NoProxmox()))
+    return every_plugin(config).tools(config.node.name, cast("Proxmox", _NoProxmox()))

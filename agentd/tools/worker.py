@@ -102,11 +102,11 @@ class Worker:
     ) -> None:
         """Take assignments of `service` and calls of its tools until `stopping` is set.
 
-        Assignments also come from the urgent lane of the service and from `queues`.  Each queue has its own slots, so
+        Assignments also come from the urgent queue of the service and from `queues`.  Each queue has its own slots, so
         that urgent tasks never wait behind others.
         """
-        lane = [subjects.urgent(service)] if service in subjects.SERVICES else []
-        consumers = [self._consumer(queue, service) for queue in dict.fromkeys([service, *lane, *queues])]
+        names = dict.fromkeys([service, subjects.urgent(service), *queues])
+        consumers = [self._consumer(queue, service) for queue in names]
         self.consumers += consumers
         endpoints = [await self._offer(service, version), *await self._offer_aliases(service)]
         endpoints.append(await self.bus.subscribe(subjects.stop(service), self._on_stop_hint))

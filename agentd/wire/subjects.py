@@ -67,8 +67,6 @@ ADVISORIES: Final = (
     "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
 )
 
-SERVICES: Final = ("specialist", "mcp-proxmox")
-"""The services that agentd brings; each has an extra queue for urgent tasks."""
 ORCHESTRATOR: Final = "orchestrator"
 """The queue of tasks that start a workflow of their own."""
 
@@ -156,6 +154,11 @@ def urgent(service: str) -> str:
     return f"{service}+urgent"
 
 
+def is_service(queue: str) -> bool:
+    """Return whether `queue` is the queue of a service as a whole: without a node and a class."""
+    return "@" not in queue and "+" not in queue
+
+
 def queues_of(service: str, node: str, queues: Iterable[str]) -> list[str]:
     """Return the queues that an agent of `service` on `node` takes tasks from."""
     mine = {service, f"{service}@{node}"}
@@ -164,8 +167,7 @@ def queues_of(service: str, node: str, queues: Iterable[str]) -> list[str]:
 
 def worker_queues(service: str, node: str, queues: Iterable[str]) -> list[str]:
     """Return all queues that a worker of `service` on `node` pulls from; `queues` are those of the configuration."""
-    lane = [urgent(service)] if service in SERVICES else []
-    return list(dict.fromkeys([service, *lane, *queues_of(service, node, queues)]))
+    return list(dict.fromkeys([service, urgent(service), *queues_of(service, node, queues)]))
 
 
 def service_of(queue: str) -> str:

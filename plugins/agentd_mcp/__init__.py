@@ -19,6 +19,12 @@ def agentd_settings() -> type[Settings]:
 
 
 @hookimpl
+def agentd_requires() -> list[str]:
+    """Return the plugin whose tools the role serves."""
+    return ["mcp-proxmox"]
+
+
+@hookimpl
 def agentd_role() -> Role:
     """Return the role `mcp-bridge`.
 

@@ -24,20 +24,19 @@ The rules prevent floods of notifications; each was learnt from a real one:
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from agentd import TERMINAL, AgentRegistration, Alert, Heartbeat, MetricReport, Status, digest, subjects
+from agentd_monitor.levels import HIGH_CPU, HIGH_MEMORY, READINGS, Level, Thresholds
 
 FIRING: Final = "firing"
 RESOLVED: Final = "resolved"
 
-HIGH_CPU: Final = "high_cpu"
-HIGH_MEMORY: Final = "high_memory"
 AGENT_OFFLINE: Final = "agent_offline"
 WORKFLOW_STUCK: Final = "workflow_stuck"
 SCHEDULE_FAILED: Final = "schedule_failed"
@@ -70,22 +69,11 @@ LOST: Final = "lost"
 
 DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
 
-SPACING: Final = 10.0
-"""Seconds within which readings of one value count as one; less where `min_duration` is short."""
-
 WATCHED: Final = 1000
 """Maximum number of watched agents: any client may register, and a flood must not fill the memory and the bucket."""
 
 PATIENT: Final = frozenset({"waiting_approval", "paused"})
 """States in which a workflow waits for a person, without a time limit."""
-
-READINGS: Final = {
-    "host_cpu_percent": (HIGH_CPU, "host"),
-    "host_memory_percent": (HIGH_MEMORY, "host"),
-    "cpu_percent": (HIGH_CPU, "agent"),
-    "memory_percent": (HIGH_MEMORY, "agent"),
-}
-"""Metrics that are checked: of the host (tag `node`), and of the agent itself (the names that external agents use)."""
 
 
 class WorkflowView(msgspec.Struct, frozen=True):
@@ -95,34 +83,6 @@ class WorkflowView(msgspec.Struct, frozen=True):
     status: str
     workflow_type: str = ""
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The thresholds, in percent and seconds; settings.py gives the reasons."""
-
-    host_trigger: float = 85.0
-    host_clear: float = 80.0
-    agent_trigger: float = 90.0
-    agent_clear: float = 85.0
-    min_duration: float = 110.0
-    min_readings: int = 3
-    offline_after: float = 120.0
-    stuck_after: float = 1800.0
-    flap_limit: int = 5
-    flap_window: float = 600.0
-
-    @property
-    def spacing(self) -> float:
-        """Return the seconds within which readings of one value count as one."""
-        return min(SPACING, self.min_duration / self.min_readings)
-
-    def band(self, scope: str) -> tuple[float, float]:
-        """Return the thresholds to raise and to clear, in percent.
-
-        scope  `host` or `agent`
-        """
-        return (self.host_trigger, self.host_clear) if scope == "host" else (self.agent_trigger, self.agent_clear)
 
 
 def fingerprint(alert_type: str, labels: dict[str, str]) -> str:
@@ -136,66 +96,6 @@ def fingerprint(alert_type: str, labels: dict[str, str]) -> str:
 def fingerprint_of(alert: Alert) -> str:
     """Return the fingerprint of an alert message."""
     return fingerprint(alert.alert_type, alert.labels)
-
-
-@dataclass
-class _Level:
-    """One value that is compared with a threshold.
-
-    since     time of the first of the readings in a row that support a change; None if there is none
-    """
-
-    kind: str
-    scope: str
-    source: str
-    value: float = 0.0
-    since: datetime | None = None
-    readings: int = 0
-    counted: datetime | None = None
-    flapping: bool = False
-    changes: deque[datetime] = field(default_factory=deque)
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Return the label with the name of the host or agent."""
-        return {"node" if self.scope == "host" else "agent": self.source}
-
-    @property
-    def text(self) -> str:
-        """Return the value as a text for people."""
-        what = "CPU" if self.kind == HIGH_CPU else "memory"
-        flapping = ", flapping" if self.flapping else ""
-        return f"{self.scope} {self.source}: {what} at {self.value:.0f} %{flapping}"
-
-    def note(self, value: float, at: datetime, spacing: float, *, beyond: bool) -> None:
-        """Store a reading.
-
-        beyond   whether the reading supports a change of the alert
-        spacing  seconds before another reading counts
-        """
-        self.value = value
-        if not beyond:
-            self.forget()
-        else:
-            self.since = self.since or at
-            if self.counted is None or at - self.counted >= timedelta(seconds=spacing):
-                self.readings, self.counted = self.readings + 1, at
-
-    def forget(self) -> None:
-        """Restart the count of readings."""
-        self.since, self.readings, self.counted = None, 0, None
-
-    def proven(self, at: datetime, seconds: float, readings: int) -> bool:
-        """Return whether enough readings, over a long enough time, support a change."""
-        return self.since is not None and self.readings >= readings and at - self.since >= timedelta(seconds=seconds)
-
-    def turn(self, at: datetime, limit: int, window: float) -> None:
-        """Record a change, and whether there were too many within `window` seconds."""
-        self.forget()
-        self.changes.append(at)
-        while self.changes and at - self.changes[0] > timedelta(seconds=window):
-            self.changes.popleft()
-        self.flapping = len(self.changes) >= limit
 
 
 @dataclass
@@ -221,7 +121,7 @@ class AlertBook:
         self._thresholds = thresholds
         self._watching = start
         self._firing: dict[str, Alert] = {}
-        self._levels: dict[str, _Level] = {}
+        self._levels: dict[str, Level] = {}
         self._agents: dict[str, _Agent] = {}
         self._workflows: dict[str, _Workflow] = {}
 
@@ -383,7 +283,7 @@ class AlertBook:
 
     def _check_reading(self, kind: str, scope: str, report: MetricReport, value: float, at: datetime) -> list[Alert]:
         source = report.tags.get("node", report.agent_id) if scope == "host" else report.agent_id
-        fresh = _Level(kind, scope, source)
+        fresh = Level(kind, scope, source)
         key = fingerprint(kind, fresh.labels)
         if key not in self._levels and len(self._levels) >= len(READINGS) * WATCHED:
             return []

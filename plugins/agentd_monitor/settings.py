@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from agentd import Settings
-from agentd_monitor.alerts import Thresholds
+from agentd_monitor.levels import Thresholds
 
 
 class MonitorSettings(Settings):

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agentd import Definition, Reader, Role, Settings, Tool
-    from agentd_orchestrator.role import OrchestratorSettings
+    from agentd_orchestrator.settings import OrchestratorSettings
 
 
 @hookimpl
 def agentd_settings() -> type[Settings]:
     """Return the type of the section `[orchestrator]`."""
-    from agentd_orchestrator.role import OrchestratorSettings
+    from agentd_orchestrator.settings import OrchestratorSettings
 
     return OrchestratorSettings
 

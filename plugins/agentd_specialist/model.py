@@ -1,4 +1,4 @@
-"""The values of the specialist: a cluster, a request, and the validated VM.
+"""The values of the specialist: a cluster and the validated VM.
 
 This file contains no logic.  The views contain only the fields of mcp-proxmox's results that are needed here; other
 fields are ignored.  The types are declared here because plugins do not import each other.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from agentd import formats
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,42 +22,8 @@ MIB: Final = 2**20
 LISTED: Final = 6
 """Names to list in a sentence; the others are only counted."""
 
-VMID_MIN: Final = 100
-VMID_MAX: Final = 999_999
-"""The range of VMIDs if the configuration names no Proxmox."""
 _DISK = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 _BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
-
-
-class VmRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The requested VM; only the name is required.
-
-    template   VMID or name of the template to clone; without it, the VM is new and empty
-    full       true: a full copy of the template; false: a linked clone, which is quick and depends on the template
-    memory     MiB; disk: GiB, of the first disk; both as in the template if left out
-    iso        the ISO image that an empty VM boots from, for example local:iso/debian.iso
-    sshkeys    public keys, one per line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
-    """
-
-    name: str
-    vmid: int | None = None
-    node: str | None = None
-    template: int | str | None = None
-    full: bool = True
-    cores: int | None = None
-    memory: int | None = None
-    disk: int | None = None
-    storage: str | None = None
-    bridge: str | None = None
-    iso: str | None = None
-    pool: str | None = None
-    tags: list[str] = []
-    description: str = ""
-    start: bool = True
-    ciuser: str | None = None
-    sshkeys: str | None = None
-    ipconfig0: str | None = None
-    nameserver: str | None = None
 
 
 class ValidatedVm(msgspec.Struct, frozen=True):
@@ -161,8 +129,8 @@ class Cluster:
 class Rules:
     """The limits and defaults for a request; settings.py gives the reasons."""
 
-    vmid_min: int = VMID_MIN
-    vmid_max: int = VMID_MAX
+    vmid_min: int = formats.VMID_MIN
+    vmid_max: int = formats.VMID_MAX
     memory_reserve: int = 1024
     storage_reserve: int = 1
     default_cores: int = 1

@@ -7,8 +7,12 @@ shared can be cloned only on its own node.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from agentd_specialist.model import GIB, MIB, Cluster, NodeView, Rules, StorageView, TemplateView, VmRequest, names_of
+from agentd_specialist.model import GIB, MIB, Cluster, NodeView, Rules, StorageView, TemplateView, names_of
+
+if TYPE_CHECKING:
+    from agentd import VmParameters
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Objection:
 class Placement:
     """Checks the needs of one request against the nodes of one cluster."""
 
-    def __init__(self, request: VmRequest, cluster: Cluster, rules: Rules, need: Requirements) -> None:
+    def __init__(self, request: VmParameters, cluster: Cluster, rules: Rules, need: Requirements) -> None:
         """Use the request `request` and the current `cluster`."""
         self.request = request
         self.cluster = cluster

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agentd import Settings
-from agentd_specialist.model import VMID_MAX, VMID_MIN, Rules
+from agentd import Settings, formats
+from agentd_specialist.model import Rules
 
 
 class SpecialistSettings(Settings):
@@ -30,7 +30,7 @@ class SpecialistSettings(Settings):
         default=8, ge=1, description="GiB of the disk of a new empty VM if the request names none"
     )
 
-    def rules(self, vmid_min: int = VMID_MIN, vmid_max: int = VMID_MAX) -> Rules:
+    def rules(self, vmid_min: int = formats.VMID_MIN, vmid_max: int = formats.VMID_MAX) -> Rules:
         """Return the rules as a plain value for the pure modules.
 
         The range of VMIDs is set in the section `[proxmox]`.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from agentd import Call, ProxmoxUnavailable, Rejected, Repeat, Tier, tool
+from agentd import Call, ProxmoxUnavailable, Rejected, Repeat, Tier, VmOptions, VmParameters, tool
 from agentd_specialist import vm
-from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmRequest
+from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ PROXMOX: Final = "mcp-proxmox"
 PAGE: Final = 500
 """Entries on one page: the maximum that the list tools return."""
 PROBLEMS: Final = "the VM cannot be made so:"
-_CHANGES = ("cores", "memory", "tags", "ciuser", "sshkeys", "ipconfig0", "nameserver")
 
 
 class Paged(Protocol):
@@ -84,7 +83,7 @@ class BridgeList(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConfigureVm(VmOptions, frozen=True):
     """Changes to an existing VM; what is left out stays as it is.
 
     memory: MiB; disk: the disk to grow to `size` GiB; sshkeys, ipconfig0, nameserver, ciuser: cloud-init
@@ -92,13 +91,6 @@ class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     vmid: int
     name: str = ""
-    cores: int | None = None
-    memory: int | None = None
-    tags: list[str] | None = None
-    ciuser: str | None = None
-    sshkeys: str | None = None
-    ipconfig0: str | None = None
-    nameserver: str | None = None
     disk: str | None = None
     size: int | None = None
     start: bool = True
@@ -166,7 +158,7 @@ class Domain:
         self.rules = settings.rules() if of is None else settings.rules(of.vmid_min, of.vmid_max)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_validation")
-    async def validate_vm_parameters(self, call: Call, p: VmRequest) -> ValidatedVm:
+    async def validate_vm_parameters(self, call: Call, p: VmParameters) -> ValidatedVm:
         """Check a request for a VM against the cluster; fill in what it leaves out.
 
         The result contains the parameters for create_vm and configure_vm, and a reason for each decision.
@@ -199,7 +191,7 @@ class Domain:
         """
         done: list[str] = []
         guest: GuestNow | None = None
-        changes = {name: value for name in _CHANGES if (value := getattr(p, name)) is not None}
+        changes = {name: value for name in VmOptions.__struct_fields__ if (value := getattr(p, name)) is not None}
         if changes:
             guest = await self._step(call, "update_vm", {"vmid": p.vmid, **changes}, "update")
             done.append(f"set {', '.join(changes)}")
@@ -233,7 +225,7 @@ class Domain:
                 raise Rejected(f"node: there is no node {p.node!r}")
         return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
 
-    async def _read_cluster(self, call: Call, request: VmRequest) -> Cluster:
+    async def _read_cluster(self, call: Call, request: VmParameters) -> Cluster:
         """Read the cluster, without the bridges."""
         call.progress("reading the cluster")
         nodes = await self._pages(call, "list_nodes", NodeList, {})

@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from agentd import formats
-from agentd_specialist.model import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmRequest, names_of
+from agentd import CLOUD_INIT, VmOptions, VmParameters, formats
+from agentd_specialist.model import Cluster, GuestView, Rules, TemplateView, ValidatedVm, names_of
 from agentd_specialist.placement import Candidate, Placement, Requirements
 
 if TYPE_CHECKING:
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(rf"{formats.NAME}\Z")
 _TAG = re.compile(rf"{formats.TAG}\Z")
-_CLOUD_INIT = ("ciuser", "sshkeys", "ipconfig0", "nameserver")
-_UPDATES = ("cores", "memory", "tags")
 
 
-def find_template(request: VmRequest, cluster: Cluster) -> GuestView | str | None:
+def find_template(request: VmParameters, cluster: Cluster) -> GuestView | str | None:
     """Return the template that the request names, or None if it names none.
 
     Return the problem as a text if there is not exactly one such template.
@@ -52,12 +50,12 @@ def find_template(request: VmRequest, cluster: Cluster) -> GuestView | str | Non
     return f"template: there is no template {wanted!r}; there are {there_are}"
 
 
-def candidate_nodes(request: VmRequest, cluster: Cluster, rules: Rules) -> list[str]:
+def candidate_nodes(request: VmParameters, cluster: Cluster, rules: Rules) -> list[str]:
     """Return the nodes that could take the VM, best first; bridges are ignored."""
     return _VmValidation(request, cluster, rules).placement().shortlist()
 
 
-def validate(request: VmRequest, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
+def validate(request: VmParameters, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
     """Return the validated VM, or the list of all problems.
 
     draw  random number from 0 up to 1 that selects the VMID
@@ -92,7 +90,7 @@ def free_vmid(taken: Iterable[int], low: int, high: int, draw: float) -> int | N
 class _VmValidation:
     """Checks one request against one cluster."""
 
-    def __init__(self, request: VmRequest, cluster: Cluster, rules: Rules) -> None:
+    def __init__(self, request: VmParameters, cluster: Cluster, rules: Rules) -> None:
         self.request = request
         self.cluster = cluster
         self.rules = rules
@@ -170,14 +168,14 @@ class _VmValidation:
     def _empty(self) -> None:
         self.problems += [
             f"{name}: cloud-init needs a template with a cloud-init drive; name one as template"
-            for name in _CLOUD_INIT
+            for name in CLOUD_INIT
             if getattr(self.request, name)
         ]
         if self.request.iso is None:
             self.warnings.append("the VM is empty: it has no system until one is installed or a template is named")
 
     def _check_texts(self) -> None:
-        bad = [tag for tag in self.request.tags if not _TAG.match(tag)]
+        bad = [tag for tag in self.request.tags or [] if not _TAG.match(tag)]
         if bad:
             self.problems.append(
                 f"tags: {names_of(map(repr, bad))}: use letters, digits and _ + . -, and none of + . - at the beginning"
@@ -246,7 +244,7 @@ class _VmValidation:
         else:
             create |= {"template": self.template.vmid, "full": request.full}
             create |= {"storage": offer.storage} if offer.storage else {}
-            configure |= _given(request, *_UPDATES, *_CLOUD_INIT)
+            configure |= _given(request, *VmOptions.__struct_fields__)
             main = self.template.main_disk
             if request.disk is not None and request.disk > self.template.disks[main]:
                 configure |= {"disk": main, "size": request.disk}
@@ -254,5 +252,5 @@ class _VmValidation:
         return ValidatedVm(vmid, offer.node.node, create, configure, self.reasons, self.warnings)
 
 
-def _given(request: VmRequest, *names: str) -> dict[str, Any]:
+def _given(request: VmParameters, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(request, name))}

@@ -112,7 +112,7 @@ async def test_recovery(cluster: Cluster, tmp_path: Path, figures: Figures) -> N
         net.settings["log"]["level"] = "info"
         net.settings["orchestrator"] = {"requests_per_minute": 10_000_000}
         async with net.client() as bus:
-            await provision(bus, [("bench", SLOTS)])
+            await provision(bus, ["bench"])
             with contextlib.ExitStack() as stack:
                 daemons = [stack.enter_context(daemon) for daemon in _daemons(net, plugin(tmp_path))]
                 async with working(bus) as work:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agentd.bus import provision
+from agentd.bus.provision import provision
 from harness import NatsServer, Net
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Agentd:
 async def provisioned(net: Net) -> None:
     """Make what must exist in JetStream, the bench's queue too."""
     async with net.client() as bus:
-        await provision.provision(bus, [("bench", SLOTS)])
+        await provision(bus, ["bench"])
 
 
 def plugin(directory: Path) -> str:

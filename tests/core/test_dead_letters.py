@@ -280,7 +280,7 @@ async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.
     """An assignment that is delivered again and again is reported as poisoned without being run, and found later."""
     monkeypatch.setattr(consumer, "SUSPECT", 2)
     await bus.kv_put(subjects.RESULTS, f"begun.{SERVICE}.1", b"5")
-    await provision(bus, [(SERVICE, 16)])
+    await provision(bus, [SERVICE])
     probe = Probe()
     await assign(bus, "read_it")
     pulled: asyncio.Queue[Any] = asyncio.Queue()

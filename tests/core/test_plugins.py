@@ -21,7 +21,7 @@ from agentd.tools.definition import BrokenTool, Repeat, Tool
 from agentd.wire.messages import Tier
 from agentd.wire.workflow import Definition
 from core.test_tools import Made, Make
-from harness import Net
+from harness import ALL_ROLES, Net
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from agentd.config.load import Config
 
-ROLES = {"orchestrator", "specialist", "monitor", "mcp-bridge"}
 HEAVY = ("mcp", "jinja2", "libcloud", "highspy", "aiohttp", "agentd_mcp", "agentd_proxmox", "agentd_orchestrator")
 
 
@@ -76,10 +75,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_bundled_plugins_bring_their_roles(config: Config) -> None:
     """What agentd brings comes in by entry points, loads, and brings the four roles."""
-    found = Plugins(config, ROLES)
+    found = Plugins(config, set(ALL_ROLES))
 
-    assert {role: found.role(role).name for role in ROLES} == {role: role for role in ROLES}
-    assert set(found.loaded()) == ROLES
+    assert {role: found.role(role).name for role in ALL_ROLES} == {role: role for role in ALL_ROLES}
+    assert set(found.loaded()) == {*ALL_ROLES, "mcp-proxmox"}, "the bridge requires the tools of Proxmox"
+    assert found.services() == ["mcp-proxmox", "specialist"]
     assert "vm_deployment" in found.workflows()
 
 
@@ -209,16 +209,35 @@ def test_settings(tmp_path: Path, install: Callable[..., None]) -> None:
 
 
 def test_wanted(tmp_path: Path) -> None:
-    """An instance wants its roles, the Proxmox tools with the bridge, and what the configuration enables."""
+    """An instance needs the plugins of its roles, and what the configuration enables."""
     net = Net(tmp_path, "nats://127.0.0.1:1")
     assert needed_plugins(net.config(), ["monitor"]) == {"monitor"}
-    assert needed_plugins(net.config(), ["mcp-bridge"]) == {"mcp-bridge"}
 
-    secret = tmp_path / "token"
-    secret.write_text("x")
-    net.settings["proxmox"] = {"url": "https://pve1:8006", "token_file": str(secret)}
     net.settings["specialist"] = {"enabled": True}
-    assert needed_plugins(net.config(), ["mcp-bridge"]) == {"mcp-bridge", "mcp-proxmox", "specialist"}
+    assert needed_plugins(net.config(), ["mcp-bridge"]) == {"mcp-bridge", "specialist"}
+
+
+def test_required_plugins_are_loaded(config: Config, install: Callable[..., None]) -> None:
+    """A plugin that another one requires is loaded with it, and so is what that one requires; others are blocked."""
+    install(
+        first=lambda: _module(agentd_requires=lambda: ["second"]),
+        second=lambda: _module(agentd_requires=lambda: ["third", "first"]),
+        third=lambda: _module(agentd_tools=lambda toolbox: [_tool("act", toolbox.node)]),
+        fourth=_module,
+    )
+    found = Plugins(config, {"first"})
+
+    assert found.loaded() == ["first", "second", "third"]
+    assert found.status["fourth"].status == "blocked"
+    assert set(found.tools("pve1", None)) == {"act"}
+
+
+def test_a_required_plugin_that_is_not_installed(config: Config, install: Callable[..., None]) -> None:
+    """The instance does not start without it; the error names it."""
+    install(first=lambda: _module(agentd_requires=lambda: ["second"]))
+
+    with pytest.raises(ConfigError, match="no plugin brings 'second'; installed are first"):
+        Plugins(config, {"first"})
 
 
 SCRIPT = """

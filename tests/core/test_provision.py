@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.bus.provision import consumers, provision, streams
+from agentd.bus.provision import DEFAULT_SLOTS, consumers, provision, slots, streams
+from agentd.config.settings import Queue
 from agentd.errors import BusError, ConfigError
 from agentd.wire import subjects
 from core.jetstream import connected, consumer_info
@@ -21,8 +22,9 @@ ALL = {stream["name"] for stream in streams(1)}
 async def test_twice_changes_nothing(nats_server: NatsServer) -> None:
     """The first run makes every stream and consumer and says so; the second finds nothing to do."""
     async with connected(nats_server.url) as bus:
-        made = await provision(bus, [("mcp-proxmox@pve1+migrate", 2)])
-        again = await provision(bus, [("mcp-proxmox@pve1+migrate", 2)])
+        queues = [Queue(name="mcp-proxmox@pve1+migrate", in_flight=2)]
+        made = await provision(bus, ["mcp-proxmox"], queues)
+        again = await provision(bus, ["mcp-proxmox"], queues)
         names = (await bus.api("STREAM.NAMES"))["streams"]
         info = await consumer_info(bus, subjects.WORKFLOWS, "mcp-proxmox@pve1+migrate")
 
@@ -111,6 +113,22 @@ async def test_no_subject_is_captured_twice(bus: Bus) -> None:
         assert found["streams"] == [stream], subject
 
 
+def test_each_service_has_a_queue_for_urgent_tasks() -> None:
+    """A service has one whether a plugin or the configuration names it; a class and an external agent have none."""
+    queues = [Queue(name=name, in_flight=3) for name in ("named", "mine+disk", "mine")]
+    queues.append(Queue(name="script", in_flight=3, external="pull"))
+
+    assert slots(["mine"], queues) == {
+        "orchestrator": DEFAULT_SLOTS,
+        "mine": 3,
+        "named": 3,
+        "mine+urgent": DEFAULT_SLOTS,
+        "named+urgent": DEFAULT_SLOTS,
+        "mine+disk": 3,
+        "script": 3,
+    }
+
+
 def test_no_two_consumers_get_the_same_message() -> None:
     """The filters of the consumers of one stream do not overlap: both would get the message."""
     queues = {"mcp-proxmox": 1, "mcp-proxmox@pve1": 1, "mcp-proxmox@pve1+clone": 1, "specialist": 1}
@@ -129,7 +147,7 @@ def test_a_queue_that_is_no_token(name: str) -> None:
 
 async def test_a_class_limits_what_is_under_way(bus: Bus) -> None:
     """A queue with a limit hands out no more than that until something is acknowledged."""
-    await provision(bus, [("mcp-proxmox+clone", 1)])
+    await provision(bus, queues=[Queue(name="mcp-proxmox+clone", in_flight=1)])
     for number in range(3):
         await bus.store(subjects.assign("mcp-proxmox+clone", "w", f"t{number}", 1), b"{}", expect=0)
 

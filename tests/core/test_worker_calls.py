@@ -285,7 +285,7 @@ async def test_audit_denied(tmp_path: Path, probe: Probe) -> None:
             connected(server.url, user="root", password_file=str(password)) as bus,
             connected(server.url, agent="a", user="agent", password_file=str(password)) as ours,
         ):
-            await provision(bus, [(SERVICE, 16)])
+            await provision(bus, [SERVICE])
             await assign(bus, "marked")
             async with serving(a_worker(ours, probe)):
                 ended = await completion(bus)

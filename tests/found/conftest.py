@@ -31,5 +31,5 @@ def probe() -> Probe:
 async def probing(nats_server: NatsServer) -> AsyncIterator[Bus]:
     """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
     async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
+        await provision(bus, [SERVICE, "specialist"])
         yield bus

@@ -82,7 +82,7 @@ class Scene:
 async def scene(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Scene]:
     """Yield two agents with six lines each, the heads of which are anchored in each other's chain."""
     async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
+        await provision(bus, [SERVICE])
         signer, other = await asyncio.to_thread(lambda: (Signer.new(), Signer.new()))
         memory = await asyncio.to_thread(Memory, tmp_path / "a.head")
         a, b = AuditLog(bus, "a", signer=signer, memory=memory), AuditLog(bus, "b", signer=other)

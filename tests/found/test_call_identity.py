@@ -48,7 +48,7 @@ IDS = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
     """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
     async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
+        await provision(bus, [SERVICE])
         yield bus
 
 
@@ -185,7 +185,7 @@ async def test_a_tool_that_calls_another_one(bus: Bus, probe: Probe) -> None:
     await bus.subscribe("ai.tools.step.>", on_step)
     caller = Caller().worker(bus)
     stopping = asyncio.Event()
-    await provision(bus, [("caller", 16)])
+    await provision(bus, ["caller"])
     running = asyncio.create_task(caller.serve("caller", stopping, drain=0.0))
     async with serving(a_worker(bus, probe, policy=POLICY)):
         await eventually(lambda: _there(caller), "it serves")

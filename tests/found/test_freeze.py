@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 async def there(nats_server: NatsServer) -> AsyncIterator[Bus]:
     """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
     async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
+        await provision(bus, [SERVICE])
         yield bus
 
 
@@ -144,7 +144,7 @@ async def test_nats_is_away_at_the_act(nats_server: NatsServer) -> None:
     """An agent that loses NATS between its look and its act does not act."""
     probe = Probe()
     async with connected(nats_server.url, timeout=1.0) as bus:
-        await provision(bus, [(SERVICE, 16)])
+        await provision(bus, [SERVICE])
 
         async def away(_: object) -> None:
             nats_server.kill()
@@ -166,8 +166,7 @@ async def test_nats_is_away_at_the_act(nats_server: NatsServer) -> None:
 
 async def test_plain_agents_get_nothing(there: Bus) -> None:
     """An agent in another language, which knows of no freeze, is given nothing that changes something meanwhile."""
-    only = engine(there)
-    only.plain = frozenset({"svc"})
+    only = engine(there, external=frozenset({"svc"}))
     await change(there, "freeze")
     plan = [spec("write"), spec("read", tier=Tier.READ)]
     await only.feed("w", begin(*plan))

@@ -35,7 +35,7 @@ ELSEWHERE = "other/1/100/5/bbbb"
 async def there(nats_server: NatsServer) -> AsyncIterator[Bus]:
     """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
     async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
+        await provision(bus, [SERVICE])
         yield bus
 
 

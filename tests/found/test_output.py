@@ -63,7 +63,7 @@ def _waiting() -> Workflow:
 
 
 def _answer() -> SimpleNamespace:
-    vm = {"configure_vm": {"warnings": [T], "result": {"vmid": T, "name": T, "node": T, "status": T}}}
+    vm = {"some_task": {"warnings": [T], "result": {"vmid": T, "name": T, "node": T, "status": T}}}
     return SimpleNamespace(status=T, workflow_id=T, error=T, result={"tasks": vm})
 
 

@@ -22,6 +22,7 @@ from agentd.bus.permissions import Kind, User
 from agentd.config import load, settings
 from agentd.errors import ConfigError, Denied
 from agentd.plugins import bus_users, manager
+from agentd.plugins.manager import every_plugin
 from agentd.safety.signing import Signer
 from agentd.telemetry import logs
 from agentd.wire import subjects
@@ -97,7 +98,7 @@ def login(server: NatsServer, tmp_path: Path) -> settings.Bus:
 async def _provisioned(login: settings.Bus, config: load.Config) -> Bus:
     bus = Bus(login, subjects.ADMIN, logs.get_logger())
     await bus.connect(wait=10, login=login.admin_login())
-    await provision.provision(bus, *provision.configured_queues(config.bus))
+    await provision.provision(bus, every_plugin(config).services(), config.bus.queues)
     return bus
 
 

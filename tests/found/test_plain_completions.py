@@ -46,7 +46,7 @@ async def running(net: Net, bus: Bus) -> AsyncIterator[None]:
         f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nexternal = "pull"\n'
         '[[bus.queues]]\nname = "pushy"\nin_flight = 4\nexternal = "push"\n'
     )
-    await provision.provision(bus, *provision.configured_queues((await asyncio.to_thread(net.config)).bus))
+    await provision.provision(bus, queues=(await asyncio.to_thread(net.config)).bus.queues)
     async with orchestrators(net, plan):
         await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await eventually(lambda: queries.state(bus, "w1"), "w1 is there")

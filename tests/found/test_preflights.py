@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
+from agentd.proxmox.vm import VmParameters
 from agentd_proxmox import drives
 from agentd_proxmox.availability.preflight import Facts, MigrationRequest, findings
 from agentd_proxmox.inventory import GuestLocation
 from agentd_specialist import vm
-from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmRequest
+from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
 from agentd_specialist.settings import SpecialistSettings
 from plugins.test_preflight import FREE, NODES, STORAGES, found
 from tool_bench import Bench, MemoryCall
@@ -116,7 +117,7 @@ def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: s
     template = TemplateView(
         9000, "base", "pve1", memory=1024, disks={"scsi0": 3.0}, storages=["shared"], all_storages=more
     )
-    wish = VmRequest(name="web1", template=9000, storage=storage)
+    wish = VmParameters(name="web1", template=9000, storage=storage)
     chosen = vm.validate(wish, cluster(template), SpecialistSettings().rules(), 0.5)
 
     assert isinstance(chosen, ValidatedVm), chosen

@@ -24,7 +24,7 @@ from agentd.wire import subjects
 from agentd.wire.codec import encode
 from agentd.wire.messages import WorkflowRequest
 from agentd_proxmox.api_tiers import TABLE
-from harness import SCRIPTS, eventually, free_port
+from harness import ALL_ROLES, SCRIPTS, eventually, free_port
 
 if TYPE_CHECKING:
     from nats.aio.client import Client as Nats
@@ -323,7 +323,7 @@ async def _place(net: Net) -> Any:
     net.settings["client"] = {"principal": "alice"}
     async with net.client():
         pass
-    daemon = net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge"))
+    daemon = net.daemon("all", ALL_ROLES)
     try:
         daemon.start().ready(90)
         raw = await nats.connect(net.nats_url)

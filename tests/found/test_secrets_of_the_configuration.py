@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.safety import tokens
-from harness import SCRIPTS, free_port
+from harness import ALL_ROLES, SCRIPTS, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ async def test_a_daemon_that_works(net: Net) -> None:
     found = planted(net)
     file = net.config_file()
     reply = {"provision": await asyncio.to_thread(agentd, file, "provision")}
-    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")) as daemon:
+    with net.daemon("all", ALL_ROLES) as daemon:
         for words in (
             ["config", "check"],
             ["--json", "config", "check"],

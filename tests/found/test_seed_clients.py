@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 PLAIN: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
     (announcements.Heartbeat("a", now()), ("agent_id", "timestamp", "status")),
     (announcements.AgentRegistration("a"), ("agent_id", "capabilities", "load", "status")),
-    (announcements.ServiceRegistration("s", "t"), ("service_id", "capabilities", "endpoint", "status", "timestamp")),
+    (
+        announcements.ServiceRegistration("s", "t"),
+        ("service_id", "service_type", "capabilities", "endpoint", "status", "timestamp"),
+    ),
     (announcements.DiscoveryRequest("a"), ("requester", "timestamp")),
     (announcements.MetricReport("a", now(), {}), ("agent_id", "timestamp", "metrics", "tags")),
     (announcements.Alert("k", "m", now(), "s"), ("alert_type", "message", "timestamp", "source")),
-    (messages.TaskCompletion("t", Outcome.COMPLETED), ("task_id", "status", "result", "error", "timestamp")),
+    (
+        messages.TaskCompletion("t", Outcome.COMPLETED),
+        ("task_id", "status", "result", "error", "service_id", "agent_id", "timestamp"),
+    ),
     (
         messages.TaskAssignment("t", "w", "list_guests", "mcp-proxmox", {}, now()),
         ("task_id", "task_type", "parameters", "workflow_id"),
@@ -51,10 +57,13 @@ def test_named_fields_are_in_the_json(message: msgspec.Struct, fields: tuple[str
 FIELDS: dict[str, tuple[str, ...]] = {
     "ai.heartbeat": ("agent_id", "timestamp", "status"),
     "ai.metrics": ("agent_id", "timestamp", "metrics", "tags"),
+    "ai.agents.discovery.request": ("requester", "timestamp"),
+    "ai.mcp.discovery.request": ("requester", "timestamp"),
     "ai.agents.register": ("agent_id", "capabilities", "load", "status"),
     "ai.mcp.register": ("service_id", "service_type", "capabilities", "endpoint", "status", "timestamp"),
     "ai.tasks.assign": ("task_id", "task_type", "parameters", "workflow_id"),
     "ai.tasks.complete": ("task_id", "status", "result", "error", "service_id", "agent_id", "timestamp"),
+    "ai.workflows": ("workflow_id",),
     "ai.workflows.event": ("workflow_id", "status"),
     "ai.workflows.response": ("workflow_id", "status", "result", "error"),
 }
@@ -62,7 +71,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 async def test_a_plain_client_from_the_request_to_the_answer(net: Net, nats_server: NatsServer) -> None:
-    """A request on the plain subject is answered on the plain subject, and each message on the way has its fields."""
+    """Requests on the plain subject are answered on the plain subject, and each message on the way has its fields.
+
+    One workflow completes, a task of another one fails, and the type of a third one does not exist.
+    """
     heard: list[tuple[str, dict[str, Any]]] = []
 
     async def hear(msg: Msg) -> None:
@@ -71,22 +83,35 @@ async def test_a_plain_client_from_the_request_to_the_answer(net: Net, nats_serv
     plain = await nats.connect(nats_server.url)
     await plain.subscribe("ai.>", cb=hear)
     async with net.client(), net.here():
-        request = {"workflow_type": "health_check", "workflow_id": "plain1", "parameters": {}}
+        requests = [
+            {"workflow_type": "health_check", "workflow_id": "good", "parameters": {}},
+            {"workflow_type": "health_check", "workflow_id": "bad", "parameters": {"node": "nowhere"}},
+            {"workflow_type": "nothing", "workflow_id": "unknown", "parameters": {}},
+        ]
         await plain.publish("ai.agents.discovery.request", b'{"requester": "p", "timestamp": "2026-11-29T00:00:00Z"}')
-        await plain.publish("ai.workflows.request", json.dumps(request).encode())
+        for request in requests:
+            await plain.publish("ai.workflows.request", json.dumps(request).encode())
 
-        async def answered() -> list[dict[str, Any]]:
-            return [body for subject, body in heard if subject == "ai.workflows.response"]
+        async def answered() -> dict[str, dict[str, Any]] | None:
+            found = {body["workflow_id"]: body for subject, body in heard if subject == "ai.workflows.response"}
+            return found if len(found) == len(requests) else None
 
-        (answer,) = await eventually(answered, "the answer on the plain subject", 60)
+        answers = await eventually(answered, "the answers on the plain subject", 60)
         await asyncio.sleep(0.5)
     await plain.close()
 
-    assert (answer["workflow_id"], answer["status"]) == ("plain1", "completed")
+    assert answers is not None
+    assert {name: body["status"] for name, body in answers.items()} == {
+        "good": "completed",
+        "bad": "failed",
+        "unknown": "rejected",
+    }
+    assert "nothing" in answers["unknown"]["error"]
     for start, fields in FIELDS.items():
         those = [body for subject, body in heard if subject == start or subject.startswith(f"{start}.")]
         assert those, start
         assert [(start, field) for body in those for field in fields if field not in body] == []
     ended = [body for subject, body in heard if subject.startswith("ai.tasks.complete") and body["status"] != "started"]
     assert [body for body in ended if (body["result"] is None) == (body["error"] is None)] == []
-    assert {body["status"] for subject, body in heard if subject == "ai.workflows.event.plain1"} >= {"completed"}
+    assert {body["status"] for body in ended} == {"completed", "failed"}
+    assert {body["status"] for subject, body in heard if subject == "ai.workflows.event.good"} >= {"completed"}

@@ -18,7 +18,6 @@ from agentd.client import queries, requests
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-from agentd.bus.provision import provision
 from agentd.wire.messages import TaskError, WorkflowRequest, WorkflowSignal
 from agentd.wire.workflow import Compensation, Status, TaskSpec, result_of, template
 from agentd_orchestrator.engine import decide as wf
@@ -133,7 +132,6 @@ async def main() -> None:
         ):
             net = Net(Path(folder), nats.url, pve)
             async with net.client() as bus:
-                await provision(bus)
                 await scene(net, bus)
     wf.decide = decide
     for name, lines in recorder.lines.items():

@@ -79,9 +79,9 @@ async def prepared(net: Net, how: str = "pull", policy: str = "") -> AsyncIterat
     part.write_text(f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nexternal = "{how}"\n{policy}')
     net.settings["instances"]["orchestrator"] = {"roles": ["orchestrator"]}
     async with net.client() as bus:
-        wanted = provision.configured_queues((await asyncio.to_thread(net.config)).bus)
-        await provision.provision(bus, *wanted)
-        assert await provision.provision(bus, *wanted) == []
+        queues = (await asyncio.to_thread(net.config)).bus.queues
+        await provision.provision(bus, queues=queues)
+        assert await provision.provision(bus, queues=queues) == []
         yield bus
 
 

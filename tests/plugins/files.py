@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd_orchestrator.builtin_workflows.deploy_vm import VmDeployment
+from agentd.proxmox.vm import VmParameters
 from agentd_orchestrator.declared import check
 from agentd_orchestrator.engine.plan_check import check_plan
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Definition, TaskSpec
 
 HEAD = "description: A test's own.\n"
-WORKFLOWS: dict[str, type[msgspec.Struct] | None] = {"vm_deployment": VmDeployment, "other": None}
+WORKFLOWS: dict[str, type[msgspec.Struct] | None] = {"vm_deployment": VmParameters, "other": None}
 ALL = """
 parameters:
   tag: {type: string, required: true, pattern: "^[a-z]+$"}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentd.wire.announcements import AgentRegistration, Alert, Heartbeat, MetricReport
-from agentd_monitor.alerts import WATCHED, AlertBook, Thresholds, WorkflowView, fingerprint, fingerprint_of
+from agentd_monitor.alerts import WATCHED, AlertBook, WorkflowView, fingerprint, fingerprint_of
+from agentd_monitor.levels import Thresholds
 from agentd_monitor.settings import MonitorSettings
 
 if TYPE_CHECKING:

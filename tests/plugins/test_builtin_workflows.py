@@ -1,4 +1,4 @@
-"""The built-in workflows: the tasks that they become, and that both sides mean the same by a wish."""
+"""The built-in workflows: the tasks that they become, and the parameters of a VM that several tools take."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import msgspec
 import pytest
 
 from agentd.errors import InvalidMessage
+from agentd.proxmox.vm import VmOptions, VmParameters
 from agentd.wire import codec
 from agentd.wire.messages import Tier
 from agentd.wire.workflow import result_of
-from agentd_orchestrator.builtin_workflows.deploy_vm import VmDeployment, definitions
+from agentd_orchestrator.builtin_workflows.deploy_vm import definitions
 from agentd_orchestrator.engine.plan_check import check_plan
-from agentd_specialist.model import VmRequest
+from agentd_proxmox.guests.config import UpdateVm
+from agentd_proxmox.guests.create import CreateVm
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 
 PLANS = {definition.name: definition for definition in definitions()}
@@ -26,7 +28,7 @@ def test_what_there_is() -> None:
 
 def test_vm_deployment_is_the_seeds_three_tasks() -> None:
     """Names, services and deadlines are the seed's; a taken VMID goes back to the validation."""
-    plan = PLANS["vm_deployment"].plan(VmDeployment("app", memory=512))
+    plan = PLANS["vm_deployment"].plan(VmParameters("app", memory=512))
 
     check_plan(plan)
     assert [(task.name, task.tool, task.queue, task.timeout, task.tier, task.after) for task in plan] == [
@@ -68,28 +70,33 @@ def test_health_check_of_one_node_asks_for_that_node() -> None:
     assert summary.parameters["node"] == "pve1"
 
 
-def test_a_deployment_and_a_wish_are_the_same() -> None:
-    """The workflow's parameters are those of the tool that checks them: fields, types, order and defaults."""
-    described = [
-        [(field.name, field.type, field.default, field.default_factory) for field in msgspec.structs.fields(kind)]
-        for kind in (VmDeployment, VmRequest)
-    ]
+def test_every_option_of_a_vm_can_be_applied() -> None:
+    """Each option that a deployment sets is a parameter of update_vm, and of configure_vm, which calls it."""
+    options = set(VmOptions.__struct_fields__)
 
-    assert repr(described[0]) == repr(described[1])
+    assert options <= set(UpdateVm.__struct_fields__)
+    assert options <= set(ConfigureVm.__struct_fields__)
+
+
+def test_no_parameter_of_a_vm_is_lost() -> None:
+    """Each parameter of a deployment is one of create_vm or configure_vm, under the same name."""
+    asked = set(VmParameters.__struct_fields__)
+
+    assert asked - set(CreateVm.__struct_fields__) - set(ConfigureVm.__struct_fields__) == set()
 
 
 def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
     """A misspelt parameter is an error that names it, in the request already."""
-    assert codec.convert({"name": "app"}, VmDeployment) == VmDeployment("app")
+    assert codec.convert({"name": "app"}, VmParameters) == VmParameters("app")
     with pytest.raises(InvalidMessage, match="name"):
-        codec.convert({}, VmDeployment)
+        codec.convert({}, VmParameters)
     with pytest.raises(InvalidMessage, match="ram"):
-        codec.convert({"name": "app", "ram": 1}, VmDeployment)
+        codec.convert({"name": "app", "ram": 1}, VmParameters)
 
 
 def test_what_a_clone_is_configured_with_is_what_configure_vm_takes() -> None:
     """No parameter of the wish is lost on its way."""
-    wish = {field.name for field in msgspec.structs.fields(VmRequest)}
+    wish = {field.name for field in msgspec.structs.fields(VmParameters)}
     takes = {field.name for field in msgspec.structs.fields(ConfigureVm)}
 
     assert takes - wish == {"size"}

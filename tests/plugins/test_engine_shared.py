@@ -35,7 +35,7 @@ PLAN = [
 async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
     """Yield a connection on which everything is provisioned."""
     async with connected(nats_server.url) as bus:
-        await provision(bus)
+        await provision(bus, ["specialist"])
         yield bus
 
 

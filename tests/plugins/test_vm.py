@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agentd.proxmox.vm import VmParameters
 from agentd_specialist.model import (
     GIB,
     Cluster,
@@ -17,7 +18,6 @@ from agentd_specialist.model import (
     StorageView,
     TemplateView,
     ValidatedVm,
-    VmRequest,
 )
 from agentd_specialist.vm import candidate_nodes, validate
 
@@ -65,7 +65,7 @@ def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:
 
 def agreed(cluster: Cluster | None = None, draw: float = 0.0, **requested: Any) -> ValidatedVm:
     """Return what a wish becomes; it must be granted."""
-    found = validate(VmRequest(**{"name": "app"} | requested), cluster or lab(), RULES, draw)
+    found = validate(VmParameters(**{"name": "app"} | requested), cluster or lab(), RULES, draw)
 
     assert isinstance(found, ValidatedVm), found
     return found
@@ -73,7 +73,7 @@ def agreed(cluster: Cluster | None = None, draw: float = 0.0, **requested: Any) 
 
 def refused(cluster: Cluster | None = None, **requested: Any) -> list[str]:
     """Return what prevents a wish; there must be something."""
-    found = validate(VmRequest(**{"name": "app"} | requested), cluster or lab(), RULES, 0.0)
+    found = validate(VmParameters(**{"name": "app"} | requested), cluster or lab(), RULES, 0.0)
 
     assert isinstance(found, list)
     assert found
@@ -341,5 +341,5 @@ def test_a_full_range_is_told() -> None:
 
 def test_the_shortlist_is_by_free_memory_and_does_not_ask_for_bridges() -> None:
     """The nodes whose bridges are worth asking for, the best first."""
-    assert candidate_nodes(VmRequest("app"), lab(bridges=None), RULES) == ["pve2", "pve1"]
+    assert candidate_nodes(VmParameters("app"), lab(bridges=None), RULES) == ["pve2", "pve1"]
     assert refused(lab(bridges=None), node="pve2") == ["bridge: the bridges of pve2 are not known"]

@@ -6,7 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd_specialist.model import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmRequest
+from agentd.proxmox.vm import VmParameters
+from agentd_specialist.model import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView
 from agentd_specialist.vm import free_vmid, validate
 
 
@@ -75,7 +76,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
 
 
 WISHES = st.builds(
-    VmRequest,
+    VmParameters,
     st.just("app"),
     vmid=st.none() | st.integers(98, 112),
     node=st.none() | NAMES,
@@ -88,7 +89,7 @@ WISHES = st.builds(
 
 @given(cluster=clusters(), requested=WISHES, draw=st.floats(0, 1, exclude_max=True))
 def test_whatever_is_wished_the_answer_is_possible_or_explained(
-    cluster: Cluster, requested: VmRequest, draw: float
+    cluster: Cluster, requested: VmParameters, draw: float
 ) -> None:
     """Never an offline node, never a taken VMID, never too little room, and never silence."""
     rules = Rules(vmid_min=100, vmid_max=110)
@@ -98,7 +99,7 @@ def test_whatever_is_wished_the_answer_is_possible_or_explained(
 
     if isinstance(found, list):
         assert found
-        assert all(item.partition(":")[0] in VmRequest.__struct_fields__ for item in found)
+        assert all(item.partition(":")[0] in VmParameters.__struct_fields__ for item in found)
         return
     home = next(node for node in cluster.nodes if node.node == found.node)
     assert home.status == "online"

@@ -11,7 +11,7 @@ from agentd.errors import InvalidMessage, Rejected
 from agentd.wire.codec import decode, encode
 from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
 from agentd.wire.workflow import OutboxMessage, Status, TaskSpec, TaskStatus, Workflow, result_of
-from agentd_orchestrator.engine import outgoing, progress
+from agentd_orchestrator.engine import failures, outgoing
 from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, PlannedRequest, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
@@ -121,13 +121,13 @@ def test_a_taken_vmid_goes_back() -> None:
     """`on_error` lets the earlier task decide again, in a new event; attempts go on counting, and not for ever."""
     plan = (spec("draw", tier=Tier.READ), spec("make", "draw", on_error={"vmid_taken": "draw"}), spec("end", "make"))
     state = started(*plan)
-    for attempt in range(1, progress.MAX_SENT_BACK + 2):
+    for attempt in range(1, failures.MAX_SENT_BACK + 2):
         state = step(state, ended(state, "draw", result={"vmid": attempt}))
         assert state.tasks["make"].attempt == attempt
         state = step(state, ended(state, "make", TaskError("vmid_taken", "a stranger's")))
 
     assert state.status is Status.FAILED
-    assert state.tasks["draw"].attempt == progress.MAX_SENT_BACK + 1
+    assert state.tasks["draw"].attempt == failures.MAX_SENT_BACK + 1
     assert state.tasks["end"].status is TaskStatus.CANCELLED
 
 

@@ -24,7 +24,7 @@ from agentd.wire.workflow import (
     template,
 )
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import progress
+from agentd_orchestrator.engine import failures
 from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.plan_check import check_plan
 from agentd_orchestrator.engine.state import satisfied
@@ -162,7 +162,7 @@ class Watch:
         assert (name, attempt) not in self.assigned
         self.assigned.add((name, attempt))
         spec, task = after.spec(name), after.tasks[name]
-        assert attempt <= 1 + spec.retries + (progress.MAX_SENT_BACK + 1) * self.most
+        assert attempt <= 1 + spec.retries + (failures.MAX_SENT_BACK + 1) * self.most
         if name.startswith(UNDO):
             assert after.tasks[task.parent].attempt
             assert before.failing or before.undo or after.failing or after.undo

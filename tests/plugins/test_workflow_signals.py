@@ -238,15 +238,10 @@ def test_a_child_tells_its_parent() -> None:
     assert bad.error == TaskError("child_failed", "workflow w--a failed: x: broken")
 
 
-@pytest.mark.parametrize(("priority", "queue"), [(5, "specialist"), (6, "specialist+urgent")])
-def test_what_is_urgent_has_a_lane(priority: int, queue: str) -> None:
-    """Above 5 the tasks of a workflow do not wait behind those of others; classes keep their own queue."""
-    state = started(spec("a", queue="specialist"), spec("b", queue="specialist+disk"), priority=priority)
-    lane, classed = outgoing.assignment(state, "a", 1), outgoing.assignment(state, "b", 1)
+def test_a_completion_from_an_urgent_queue() -> None:
+    """A service completes the tasks of its queue for urgent tasks under its own name."""
+    state = started(spec("a", queue="specialist+urgent"))
 
-    assert lane is not None
-    assert classed is not None
-    assert (lane.assigned_to, classed.assigned_to) == (queue, "specialist+disk")
     assert step(state, ended(state, "a", service_id="specialist")).tasks["a"].status is TaskStatus.COMPLETED
 
 

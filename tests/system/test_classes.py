@@ -9,6 +9,7 @@ import msgspec
 
 from agentd.bus.provision import provision
 from agentd.client import queries, requests
+from agentd.config.settings import Queue
 from agentd.wire.messages import Tier, WorkflowRequest
 from agentd.wire.workflow import Definition, TaskSpec, template
 
@@ -38,7 +39,7 @@ async def test_so_many_at_once(net: Net) -> None:
     part.write_text(f'[[bus.queues]]\nname = "{QUEUE}"\nin_flight = 2\n')
     net.pve.durations(qmcreate=0.7)
     async with net.client() as bus:
-        await provision(bus, [(QUEUE, 2)])
+        await provision(bus, queues=[Queue(name=QUEUE, in_flight=2)])
         async with net.here("all") as daemon:
             daemon.workflows["test"] = Definition("test", "A test's own.", Guests, make)
             begun = time.monotonic()

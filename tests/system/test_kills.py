@@ -42,7 +42,7 @@ async def _give_up_after(bus: Bus, seconds: float) -> None:
 
     It is more than the ten seconds in which a working process reports: else what takes longer comes again and again.
     """
-    for stream, config in provision.consumers(dict.fromkeys(provision.QUEUES, provision.DEFAULT_SLOTS)):
+    for stream, config in provision.consumers(provision.slots(["mcp-proxmox", "specialist"])):
         body: dict[str, Any] = {"stream_name": stream, "config": config | {"ack_wait": int(seconds * 1e9)}}
         await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}", body)
 

@@ -4,7 +4,7 @@ vm_deployment   validate_vm_parameters → create_vm → configure_vm.  The firs
                 more than one outcome, above all the VMID, so that the other tasks can be repeated; if another client
                 has taken the VMID meanwhile (`vmid_taken`), the workflow goes back to it and it picks another VMID.
                 Written in Python, because a file cannot declare a parameter as an int or a string (`template`), nor
-                pass on only the given parameters; and type checking keeps its parameters equal to those of the tool.
+                pass on only the given parameters.
 health_check    three lists at once, then a summary of them: `health_check.yaml`.
 
 Only the types and names of parameters are checked here: what is possible is checked where the cluster is known.
@@ -15,9 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from agentd import ConfigError, Definition, TaskSpec, Tier, plain, result_of
+from agentd import ConfigError, Definition, TaskSpec, Tier, VmParameters, plain, result_of
 from agentd_orchestrator.declared import check
 
 SPECIALIST: Final = "specialist"
@@ -29,31 +27,7 @@ CONFIGURE: Final = "configure_vm"
 FILES: Final = Path(__file__).parent
 
 
-class VmDeployment(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The VM to deploy, as validate_vm_parameters takes it; only `name` is required."""
-
-    name: str
-    vmid: int | None = None
-    node: str | None = None
-    template: int | str | None = None
-    full: bool = True
-    cores: int | None = None
-    memory: int | None = None
-    disk: int | None = None
-    storage: str | None = None
-    bridge: str | None = None
-    iso: str | None = None
-    pool: str | None = None
-    tags: list[str] = []
-    description: str = ""
-    start: bool = True
-    ciuser: str | None = None
-    sshkeys: str | None = None
-    ipconfig0: str | None = None
-    nameserver: str | None = None
-
-
-def vm_deployment(request: VmDeployment) -> list[TaskSpec]:
+def vm_deployment(request: VmParameters) -> list[TaskSpec]:
     """Return the three tasks of a deployment."""
     return [
         TaskSpec(
@@ -89,7 +63,7 @@ def vm_deployment(request: VmDeployment) -> list[TaskSpec]:
 VM_DEPLOYMENT: Final = Definition(
     name="vm_deployment",
     description="Deploy a VM: validate the wish against the cluster, create it, configure and start it.",
-    parameters=VmDeployment,
+    parameters=VmParameters,
     plan=vm_deployment,
 )
 

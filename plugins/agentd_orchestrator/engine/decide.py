@@ -22,8 +22,8 @@ from msgspec.structs import replace
 from agentd import DONE, Outcome, Rejected, Status, TaskError, TaskSpec, TaskState, TaskStatus, Workflow, subjects
 from agentd.wire.messages import TaskCompletion, request_digest
 from agentd.wire.workflow import PREVIEW, UNDER_WAY
+from agentd_orchestrator.engine import failures, progress, signals, timers
 from agentd_orchestrator.engine import plan_check as plans
-from agentd_orchestrator.engine import progress, signals, timers
 from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
 from agentd_orchestrator.engine.signals import MAX_TEXT
 from agentd_orchestrator.engine.state import add_entry, cancelled, continues, set_task
@@ -161,10 +161,10 @@ def _on_report(state: Workflow, given: AgentReport, at: datetime) -> Workflow:
 def _on_failure(state: Workflow, given: AgentReport, task: TaskState, at: datetime) -> Workflow:
     completion = given.completion
     if completion.status is Outcome.FAILED:
-        return progress.fail(state, given.task, task, _error_of(completion), at)
+        return failures.fail(state, given.task, task, _error_of(completion), at)
     if continues(state):
         error = TaskError("cancelled", f"{completion.agent_id or 'an agent'} cancelled it, and that was not requested")
-        return progress.fail(state, given.task, task, error, at)
+        return failures.fail(state, given.task, task, error, at)
     error_ = _error_of(completion) if completion.error else None
     return set_task(state, given.task, cancelled(task, at, error=error_), at, str(TaskStatus.CANCELLED))
 

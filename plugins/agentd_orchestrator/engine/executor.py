@@ -17,9 +17,7 @@ acknowledged.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,32 +34,25 @@ from agentd import (
     StaleWrite,
     Status,
     TemporaryError,
-    Tier,
     Workflow,
-    WorkflowSignal,
     dead_letters,
     encode,
     now,
     subjects,
 )
-from agentd.bus.jetstream import ROLLUP, SCHEDULE, SCHEDULE_TARGET
+from agentd.bus.jetstream import ROLLUP
 from agentd.client.requests import newest_state
 from agentd.crash_points import crash_point
-from agentd.safety import freeze
-from agentd.tools.effects import write_tombstone
-from agentd.wire.announcements import CriticalError
-from agentd.wire.messages import TaskAssignment, TimerDue
 from agentd.wire.records import DeadLetter
-from agentd.wire.workflow import UNDER_WAY, VERSION, OutboxMessage
+from agentd.wire.workflow import UNDER_WAY, VERSION
 from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import inputs, outgoing
+from agentd_orchestrator.engine import inputs
 from agentd_orchestrator.engine.open_workflows import OpenWorkflows
+from agentd_orchestrator.engine.outbox import Outbox
 from agentd_orchestrator.engine.state import continues
-from agentd_orchestrator.expressions.metering import TooExpensive, evaluate_async, in_thread, limit_loop_time
+from agentd_orchestrator.expressions.metering import evaluate_async
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from agentd import Bus, Logger, Metrics
 
 KEPT = 30 * 86_400.0
@@ -98,15 +89,26 @@ class _QueuedInput:
 class Engine:
     """Executes the transitions of the workflows whose inputs this process receives."""
 
-    def __init__(self, bus: Bus, agent_id: str, metrics: Metrics, log: Logger, *, kept: float = KEPT) -> None:
-        """Start with no states in memory; keep ended workflows for `kept` seconds."""
+    def __init__(  # noqa: PLR0913 - what an engine is built of
+        self,
+        bus: Bus,
+        agent_id: str,
+        metrics: Metrics,
+        log: Logger,
+        *,
+        kept: float = KEPT,
+        external: frozenset[str] = frozenset(),
+    ) -> None:
+        """Start with no states in memory; keep ended workflows for `kept` seconds.
+
+        external  names of external agents, which do not know about a freeze
+        """
+        self._outbox = Outbox(bus, agent_id, log, external)
         self._kept = kept
         self._bus = bus
         self._agent = agent_id
         self._metrics = metrics
         self._log = log
-        self.plain: frozenset[str] = frozenset()
-        """Names of external agents, which do not know about a freeze."""
         self.writes = VERSION
         """Version that new states are written in: the highest that every orchestrator supports."""
         self._queues: dict[str, list[_QueuedInput]] = {}
@@ -195,7 +197,7 @@ class Engine:
         if new:
             self._metrics.workflow_started(state.workflow_type)
         crash_point("after-commit", state.workflow_id)
-        await self._send_outbox(state)
+        await self._outbox.send(state, self._ttl(state))
         self._states.keep(state, seq)
 
     async def _apply_batch(
@@ -240,13 +242,9 @@ class Engine:
         self._log.error("a workflow has grown too large", workflow=state.workflow_id, reason=state.error)
         return state, encode(state)
 
-    async def _alarm(self, workflow_id: str, text: str) -> None:
-        error = CriticalError("orchestrator", f"{workflow_id}: {text}", now())
-        await self._bus.publish(subjects.critical_error("orchestrator"), error)
-
     async def _store_dead_letter(self, workflow_id: str, text: str, given: _QueuedInput) -> None:
         """Report an input that ended its workflow, and store it as a dead letter."""
-        await self._alarm(workflow_id, text)
+        await self._outbox.alarm(workflow_id, text)
         subject = subjects.event(workflow_id)
         letter = DeadLetter(subjects.WORKFLOWS, 0, subject, text, self._agent, now(), delivered=given.delivered)
         await dead_letters.store_dead_letter(
@@ -269,7 +267,7 @@ class Engine:
         seq, state = await self._read(workflow_id)
         if state is None:
             return seq, None
-        await self._send_outbox(state)
+        await self._outbox.send(state, self._ttl(state))
         self._states.keep(state, seq)
         return seq, state
 
@@ -330,130 +328,6 @@ class Engine:
         """Return the seconds that an ended workflow and its response are kept."""
         brief = state.workflow_id in self._brief and state.status is Status.REJECTED
         return min(BRIEF, self._kept) if brief else self._kept
-
-    async def _send_outbox(self, state: Workflow) -> None:
-        """Send the outbox; a message whose subject is not empty was sent before."""
-        failed: Exception | None = None
-        with limit_loop_time():
-            under_way = [(outbox_message, self._send(state, outbox_message)) for outbox_message in state.outbox]
-        for outbox_message, sent in under_way:
-            try:
-                if sent is not None:
-                    await sent
-            except StaleWrite:
-                await self._send_over_answer(state, outbox_message)
-            except Exception as error:  # noqa: BLE001 - raised after the others have been sent
-                failed = failed or error
-            crash_point("in-outbox")
-        if failed is not None:
-            raise failed
-
-    async def _send_over_answer(self, state: Workflow, outbox_message: OutboxMessage) -> None:
-        """Send an effect again if its subject holds only server replies to other clients.
-
-        Otherwise it was sent before.
-        """
-        newest = await self._bus.newest(subjects.WORKFLOWS, outgoing.subject_of(state, outbox_message), msgspec.Raw)
-        if newest.value is not None or newest.doubt or not newest.seq:
-            self._log.debug(
-                "sent before", workflow=state.workflow_id, kind=outbox_message.kind, task=outbox_message.task
-            )
-        elif (sent := self._send(state, outbox_message, newest.seq)) is not None:
-            await sent
-
-    def _send(self, state: Workflow, outbox_message: OutboxMessage, expect: int = 0) -> Awaitable[object] | None:
-        """Send one effect now; return an awaitable that completes when it is stored."""
-        match outbox_message.kind:
-            case "assign":
-                return self._assign(state, outbox_message, expect)
-            case "respond":
-                return asyncio.ensure_future(self._respond(state, expect))
-            case "report":
-                completion = outgoing.child_report(state, self._agent)
-                return self._bus.storing(
-                    subjects.complete(self._agent, completion.workflow_id, outbox_message.task), completion
-                )
-            case "entomb" | "stop":
-                return self._prevent_start(state, outbox_message)
-            case "alert":
-                return asyncio.ensure_future(self._alarm(state.workflow_id, f"{state.status}: {state.error}"))
-            case _:
-                return self._schedule_timer(state.workflow_id, outbox_message, expect)
-
-    async def _respond(self, state: Workflow, expect: int) -> None:
-        """Store the response; also publish it if the request used the plain subject.
-
-        The plain response follows the stored one and is not stored itself: after a restart it may be sent twice.
-        """
-        answer = outgoing.response(state, self._agent)
-        try:
-            await self._bus.store(subjects.response(state.workflow_id), answer, expect=expect, ttl=self._ttl(state))
-        finally:
-            if state.principal == subjects.PLAIN:
-                await self._bus.publish(subjects.WORKFLOW_RESPONSE, answer)
-
-    def _prevent_start(self, state: Workflow, outbox_message: OutboxMessage) -> Awaitable[object]:
-        """Prevent a task from being started; with `stop` also stop a running attempt."""
-        spec = state.spec(outbox_message.task)
-        if spec.workflow:
-            child = outgoing.child_id(state.workflow_id, outbox_message.task, outbox_message.attempt)
-            signal = WorkflowSignal("cancel", f"{state.workflow_id} has ended", undo=True, workflow_id=child)
-            # Sent as the principal of both workflows: the orchestrator itself may lack the permissions for their tasks.
-            return self._bus.storing(subjects.signal(state.principal, child), signal)
-        service = subjects.service_of(spec.queue)
-        key = subjects.effect_key(state.workflow_id, outbox_message.task)
-        return asyncio.ensure_future(
-            write_tombstone(self._bus, service, key, self._agent, now(), stop=outbox_message.kind == "stop")
-        )
-
-    def _assign(self, state: Workflow, outbox_message: OutboxMessage, expect: int) -> Awaitable[object] | None:
-        try:
-            message = outgoing.assignment(state, outbox_message.task, outbox_message.attempt)
-        except TooExpensive:
-            return asyncio.ensure_future(self._assign_costly(state, outbox_message, expect))
-        return self._assigned(state, outbox_message, message, expect)
-
-    async def _assign_costly(self, state: Workflow, outbox_message: OutboxMessage, expect: int) -> None:
-        """Assign a task whose parameters take too long to evaluate on the event loop."""
-        message = await in_thread(partial(outgoing.assignment, state, outbox_message.task, outbox_message.attempt))
-        sent = self._assigned(state, outbox_message, message, expect)
-        if sent is not None:
-            await sent
-
-    def _assigned(
-        self, state: Workflow, outbox_message: OutboxMessage, message: TaskAssignment | None, expect: int
-    ) -> Awaitable[object] | None:
-        if message is None:  # an older event's outbox, sent again: the state has changed since
-            return None
-        subject = subjects.assign(message.assigned_to, state.workflow_id, outbox_message.task, outbox_message.attempt)
-        ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
-        changes = state.spec(outbox_message.task).tier is not Tier.READ
-        if changes and subjects.service_of(message.assigned_to) in self.plain:
-            return asyncio.ensure_future(self._assign_plain(subject, message, ttl, expect))
-        return self._bus.storing(subject, message, expect=expect, ttl=ttl)
-
-    async def _assign_plain(self, subject: str, message: TaskAssignment, ttl: float, expect: int) -> None:
-        """Assign a task to an external agent, which knows nothing about a freeze.
-
-        During a freeze the task is held back here.
-        """
-        in_force = await freeze.read(self._bus)
-        if in_force is None:
-            await self._bus.store(subject, message, expect=expect, ttl=ttl)
-        else:
-            held = outgoing.held_completion(message, self._agent, freeze.describe(in_force))
-            await self._bus.store(subjects.complete(self._agent, message.workflow_id, subject.split(".")[5]), held)
-
-    def _schedule_timer(self, workflow_id: str, outbox_message: OutboxMessage, expect: int) -> Awaitable[object]:
-        """Schedule a timer message in JetStream: `@at` uses the server's clock."""
-        whole, number = subjects.WHOLE_WORKFLOW, str(outbox_message.attempt)
-        at = outbox_message.at or datetime.fromtimestamp(time.time(), UTC)
-        headers = {
-            SCHEDULE: f"@at {at.astimezone(UTC).isoformat(timespec='microseconds').replace('+00:00', 'Z')}",
-            SCHEDULE_TARGET: subjects.due(workflow_id, whole, number),
-        }
-        timer = TimerDue(outbox_message.kind, whole, outbox_message.attempt, workflow_id)
-        return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=expect, headers=headers)
 
     async def ended(self, workflow_id: str) -> bool:
         """Return whether the workflow has ended.

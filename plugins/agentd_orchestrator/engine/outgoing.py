@@ -16,7 +16,6 @@ from agentd import (
     Rejected,
     Status,
     TaskError,
-    TaskSpec,
     TaskState,
     TaskStatus,
     Tier,
@@ -35,8 +34,6 @@ from agentd_orchestrator.expressions import evaluate
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
 """Longest time-out of a workflow in seconds: as long as effect records, which prevent repetition, are kept."""
-URGENT: Final = 5
-"""Priority above which tasks go to the urgent queue of their service."""
 UNKNOWN: Final = {
     "deadline": "its deadline passed while it ran",
     "lost": "its agent sent nothing more while it ran",
@@ -156,13 +153,6 @@ def _approval_holder(state: Workflow, name: str) -> str:
     return state.tasks[name].parent or name
 
 
-def queue_of(spec: TaskSpec, priority: int) -> str:
-    """Return the queue for a task in a workflow of this priority."""
-    if priority > URGENT and spec.queue in subjects.SERVICES:
-        return subjects.urgent(spec.queue)
-    return spec.queue
-
-
 def child_id(workflow: str, task: str, attempt: int) -> str:
     """Return the id of an attempt's child workflow: deterministic, of limited length."""
     name = f"{workflow}--{task}" + (f"-{attempt}" if attempt > 1 else "")
@@ -179,7 +169,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         task_id=f"{state.workflow_id}.{name}",
         workflow_id=state.workflow_id,
         task_type=spec.workflow or spec.tool,
-        assigned_to=queue_of(spec, state.priority),
+        assigned_to=spec.queue,
         parameters=parameters(state, name),
         deadline=task.deadline or task.assigned_at + timedelta(seconds=MAX_TIMEOUT),
         attempt=attempt,
@@ -216,8 +206,9 @@ def held_completion(message: TaskAssignment, agent_id: str, why: str) -> TaskCom
 def subject_of(state: Workflow, outbox_message: OutboxMessage) -> str:
     """Return the subject of an effect in AI_WORKFLOWS: assignment, response or timer."""
     if outbox_message.kind == "assign":
-        queue = queue_of(state.spec(outbox_message.task), state.priority)
-        return subjects.assign(queue, state.workflow_id, outbox_message.task, outbox_message.attempt)
+        return subjects.assign(
+            state.spec(outbox_message.task).queue, state.workflow_id, outbox_message.task, outbox_message.attempt
+        )
     if outbox_message.kind == "respond":
         return subjects.response(state.workflow_id)
     return subjects.timer(state.workflow_id, subjects.WHOLE_WORKFLOW, str(outbox_message.attempt))

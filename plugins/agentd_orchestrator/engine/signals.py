@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agentd import ANONYMOUS, Denied, Rejected, Status, TaskError, TaskState, TaskStatus, Tier, Workflow
 from agentd.safety.policy import unproven_reason
-from agentd_orchestrator.engine import progress
+from agentd_orchestrator.engine import failures
 from agentd_orchestrator.engine.state import add_entry, continues, set_task
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _cancel(state: Workflow, given: Signal, at: datetime) -> Workflow:
     state = replace(
         add_entry(state, at, text), status=Status.CANCELLING, error=state.error or text, undo=state.undo or undo
     )
-    return progress.wind_down(state, at, stop=True)
+    return failures.wind_down(state, at, stop=True)
 
 
 def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
@@ -128,7 +128,7 @@ def _apply_decision(state: Workflow, given: Signal, at: datetime) -> Workflow:
     task = replace(task, approval=approval)
     if given.signal.action == "approve":
         return set_task(state, name, replace(task, status=TaskStatus.WAITING), at, f"approved {_reason(given)}")
-    return progress.fail(state, name, task, TaskError("refused", f"refused {_reason(given)}"), at)
+    return failures.fail(state, name, task, TaskError("refused", f"refused {_reason(given)}"), at)
 
 
 def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from agentd import Rejected, TaskError, TaskState, TaskStatus, Workflow
 from agentd.wire.workflow import UNDER_WAY, OutboxMessage
-from agentd_orchestrator.engine import progress
+from agentd_orchestrator.engine import failures, progress
 from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, set_task
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def due(state: Workflow, given: TimerFired, at: datetime) -> Workflow:
         state = replace(state, next_timer_at=None)
     if _is_deadline_active(state) and state.deadline is not None and state.deadline <= at:
         text = f"not done within {round((state.deadline - state.created).total_seconds())} s"
-        return progress.failed(add_entry(state, at, text), text, at)
+        return failures.failed(add_entry(state, at, text), text, at)
     for name in state.tasks:
         task = state.tasks[name]
         error = _attempt_fault(state, name, task, at) if task.status in UNDER_WAY else None
@@ -50,7 +50,7 @@ def due(state: Workflow, given: TimerFired, at: datetime) -> Workflow:
             state = _try_again(state, name, task, at)
         elif (until := _approved_by(task)) is not None and until <= at and continues(state):
             error = TaskError("not_approved", f"it was not approved within {state.spec(name).approve_within:g} s")
-            state = progress.fail(state, name, task, error, at)
+            state = failures.fail(state, name, task, error, at)
     return state
 
 
@@ -108,7 +108,7 @@ def _attempt_fault(state: Workflow, name: str, task: TaskState, at: datetime) ->
 
 def _attempt_over(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
     if may_begin(state) or continues(state):
-        return progress.fail(state, name, task, error, at)
+        return failures.fail(state, name, task, error, at)
     task = cancelled(task, at, error=replace(error, retry=False))
     return set_task(state, name, task, at, f"{error.message}; what it did is not known")
 
@@ -117,4 +117,4 @@ def _try_again(state: Workflow, name: str, task: TaskState, at: datetime) -> Wor
     try:
         return progress.assign(state, name, at)
     except Rejected as error:
-        return progress.fail(state, name, task, TaskError("expression", str(error)), at)
+        return failures.fail(state, name, task, TaskError("expression", str(error)), at)
