@@ -44,7 +44,7 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
 
     assert state is not None
     assert state.status is Status.FAILED
-    assert state.error.startswith("deciding over Ended failed 3 times: ")
+    assert state.error.startswith("deciding over AgentReport failed 3 times: ")
     assert answer is not None
     assert answer.error == state.error
     assert [message["error"] for message in reported] == [f"w1: {state.error}"]
@@ -63,7 +63,7 @@ async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
     assert state is not None
     assert answer is not None
     assert (answer.status, answer.error) == ("failed", state.error)
-    assert answer.error.startswith("deciding over Begin failed 3 times: ")
+    assert answer.error.startswith("deciding over PlannedRequest failed 3 times: ")
 
 
 async def test_a_plan_with_a_bug_is_answered(quiet_net: Net, bus: Bus) -> None:
