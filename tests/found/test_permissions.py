@@ -6,6 +6,7 @@ hand: a table that gives too much fails, even if NATS enforces it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -98,7 +99,8 @@ def login(server: NatsServer, tmp_path: Path) -> settings.Bus:
 async def _provisioned(login: settings.Bus, config: load.Config) -> Bus:
     bus = Bus(login, subjects.ADMIN, logs.get_logger())
     await bus.connect(wait=10, login=login.admin_login())
-    await provision.provision(bus, every_plugin(config).services(), config.bus.queues)
+    services = (await asyncio.to_thread(every_plugin, config)).services()
+    await provision.provision(bus, services, config.bus.queues)
     return bus
 
 
