@@ -155,9 +155,11 @@ def principal(name: str) -> User:
 def external(name: str, queues: Collection[str], *, pushed: bool) -> User:
     """Return the user of an external agent.
 
-    With `pushed` it needs only core NATS, and may complete on the plain subject.
+    It may also complete on the plain subject, where its tasks are known by their queue.  With `pushed` it needs only
+    core NATS.
     """
     publish = [
+        subjects.TASK_COMPLETE,
         subjects.complete(name, "*", "*"),
         subjects.heartbeat(name),
         subjects.metrics(name),
@@ -166,7 +168,6 @@ def external(name: str, queues: Collection[str], *, pushed: bool) -> User:
     ]
     subscribe = [inbox(name), subjects.AGENT_DISCOVERY, subjects.SERVICE_DISCOVERY]
     if pushed:
-        publish.append(subjects.TASK_COMPLETE)
         subscribe.append(subjects.assign_plain(name))
     else:
         publish.append(f"{API}.INFO")

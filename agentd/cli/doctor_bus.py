@@ -119,7 +119,7 @@ def _some(names: list[str]) -> str:
 
 async def _jetstream(bus: Bus, config: Config, log: Logger) -> list[Finding]:
     findings = await _provisioned(bus, config, log)
-    if not all(finding.good for finding in findings):
+    if any(finding.text.startswith("stream ") and finding.text.endswith(" is missing") for finding in findings):
         return findings
     offset = await bus.measure_clock(subjects.WORKFLOWS)
     findings.append(
@@ -138,9 +138,7 @@ async def _provisioned(bus: Bus, config: Config, log: Logger) -> list[Finding]:
     """
     streams = await provision.provision_streams(bus, change=False)
     findings = [Finding("streams", good=False, text=line, advice="agentd provision") for line in streams]
-    if findings:
-        return findings
-    findings = [Finding("streams", good=True, text="all as they should be")]
+    findings = findings or [Finding("streams", good=True, text="all as they should be")]
     login = config.bus.admin_login()
     if login is config.bus and (config.bus.nkey_file or config.bus.creds_file or config.bus.user):
         return [*findings, Finding("consumers", good=True, text="not compared: needs the login of [bus.admin]")]

@@ -141,7 +141,7 @@ OWNERS: tuple[tuple[str, str], ...] = (
     (r"ai\.control\.[^.]+", "admin"),
     (r"ai\.tools\.call\.(?P<who>[^.]+)\..*", "{who}"),
     (r"ai\.tools\.step\.(?P<who>[^.]+)\..*", "{who}"),
-    (r"ai\.tasks\.complete", "pusher|admin"),
+    (r"ai\.tasks\.complete", "puller|pusher|admin"),
     (r"ai\.tasks\.complete\.(?P<who>[^.]+)\..*", "{who}|admin"),
     (r"ai\.tasks\.(assign|stop)\..*", "orchestrator-.*"),
     (r"ai\.workflows\.(event|response)\..*|ai\.workflows\.response", "orchestrator-.*"),

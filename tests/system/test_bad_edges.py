@@ -129,7 +129,9 @@ async def test_a_large_wish_is_handed_on(net: Net) -> None:
         found = await queries.follow(bus, "keys", lambda _: None, wait=45)
 
     assert found.status.startswith("completed"), found
-    assert found.result["tasks"]["validate_vm_parameters"]["result"]["$stored"] == "keys.validate_vm_parameters"
+    assert (
+        found.result["tasks"]["validate_vm_parameters"]["result"]["$stored"] == "all-pve1.keys.validate_vm_parameters"
+    )
     vm = net.pve.found(found.result["tasks"]["create_vm"]["result"]["vmid"])
     assert vm is not None
     assert "person" in vm["config"]["sshkeys"]

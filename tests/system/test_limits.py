@@ -67,6 +67,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "EVERY", 0.2)
 
 
+DRIFT = ("streams", "consumers")
+"""What doctor calls the streams and consumers that a test has changed."""
+
+
 async def shrink(bus: Bus, stream: str, size: int) -> None:
     """Let a stream hold no more than this."""
     config = (await bus.api(f"STREAM.INFO.{stream}"))["config"]
@@ -270,14 +274,14 @@ async def test_from_70_percent_on_nothing_is_begun(tmp_path: Path) -> None:
             late = await queries.follow(bus, "late", lambda _: None, wait=45)
             better = await doctor.run_checks(await asyncio.to_thread(net.config), logs.get_logger())
 
-    (reported,) = [item for item in found if not item.good]
+    (reported,) = [item for item in found if not item.good and item.what not in DRIFT]
     assert before.status == "completed"
     assert begun is None
     assert late.status == "completed"
     assert reasons.startswith("orchestrator: no new requests are taken: the NATS account is 71% full (28.4 of 40 MiB)")
     assert (reported.what, reported.text) == ("storage", "the NATS account is 71% full (28.4 of 40 MiB)")
     assert reported.advice.startswith("most is in AI_EFFECTS 28.4 MiB")
-    assert all(item.good for item in better)
+    assert all(item.good for item in better if item.what not in DRIFT)
     assert [item.text for item in better if item.what == "storage"] == ["the NATS account is 47% full (28.4 of 60 MiB)"]
 
 
