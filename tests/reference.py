@@ -64,7 +64,7 @@ def known() -> dict[str, Tool]:
 def tested() -> dict[str, set[str]]:
     """Return for each text in a test function the arguments of the functions that contain it."""
     found: dict[str, set[str]] = defaultdict(set)
-    for file in sorted((HERE / "plugins").glob("test_*.py")):
+    for file in sorted((HERE / "plugins").rglob("test_*.py")):
         if file.name != WALK:
             for function in _tests(ast.parse(file.read_text(encoding="utf-8"))):
                 arguments = {arg.arg for arg in function.args.args}

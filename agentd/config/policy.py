@@ -13,6 +13,7 @@ PROTECTABLE: Final = (
     *("guest", "tag", "pool", "node", "storage", "volume", "backups", "backup_job", "replication", "task", "disk"),
     *("user", "group", "role", "realm", "token", "acl", "firewall", "sdn", "interface", "network"),
     *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics"),
+    "file",
 )
 """The kinds that [policy] protected may name: tools announce the objects that they change by these kinds."""
 

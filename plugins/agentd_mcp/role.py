@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from agentd_mcp.server import McpServer, Principal, Progress
 
 SERVICE: Final = "mcp-proxmox"
+SERVED: Final = "mcp-"
+"""How the names of the services begin whose tools of this daemon are served: mcp-proxmox, mcp-filesystem, ..."""
 PRINCIPAL: Final = "mcp"
 PATH: Final = "/mcp"
 HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -242,7 +244,7 @@ class Bridge:
         self.gate.admit = partial(
             server.user_of, tokens=context.config.web.tokens, anonymous=settings.anonymous and not remote
         )
-        tools = {name: tool for name, tool in context.tools.items() if tool.service == SERVICE}
+        tools = {name: tool for name, tool in context.tools.items() if tool.service.startswith(SERVED)}
         network = stopping.tools()
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
