@@ -25,6 +25,7 @@ from agentd.bus.jetstream import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.client.requests import state_of
 from agentd.errors import AgentdError, BusError, ConfigError, Denied, StaleWrite, UsageError
 from agentd.safety.policy import Policy
+from agentd.similar import suggestion
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
 from agentd.wire.codec import fault
@@ -78,8 +79,8 @@ def check(config: Config, definitions: Mapping[str, Definition]) -> None:
     for name, schedule in config.schedules.items():
         definition = definitions.get(schedule.workflow)
         if definition is None:
-            known = ", ".join(sorted(definitions))
-            message = f"schedules.{name}.workflow: unknown {schedule.workflow!r}; there are {known}"
+            hint = suggestion(schedule.workflow, sorted(definitions))
+            message = f"schedules.{name}.workflow: unknown {schedule.workflow!r}{hint}"
             raise ConfigError(message)
         _check_one(f"schedules.{name}", schedule, definition, policy)
 
@@ -88,7 +89,7 @@ def _check_one(where: str, schedule: settings.Schedule, definition: Definition, 
     kind = definition.parameters
     unknown = sorted(set(schedule.parameters) - set(kind.__struct_encode_fields__))
     if unknown:
-        message = f"{where}.parameters.{unknown[0]}: unknown; there are {', '.join(kind.__struct_encode_fields__)}"
+        message = f"{where}.parameters.{unknown[0]}: unknown{suggestion(unknown[0], kind.__struct_encode_fields__)}"
         raise ConfigError(message)
     if secret := wire_secrets.refusal(schedule.parameters):
         raise ConfigError(f"{where}.parameters: {secret}")
@@ -260,8 +261,9 @@ async def extra_run(bus: Bus, name: str) -> WorkflowRequest:
     subject = subjects.cron_timer(check_id(name, "schedule"))
     schedule = (await bus.newest(subjects.WORKFLOWS, subject, ScheduleDue)).value
     if schedule is None:
-        message = f"no schedule {name!r} is in force; `agentd schedules` lists them"
-        raise UsageError(message)
+        known = map(_name_of, await bus.subjects_of(subjects.WORKFLOWS, subjects.ALL_CRON))
+        hint = suggestion(name, sorted(known), listed="`agentd schedules` lists them")
+        raise UsageError(f"no schedule {name!r} is in force{hint}")
     return request(schedule, subjects.cron_workflow(name, f"m{secrets.token_hex(4)}"))
 
 

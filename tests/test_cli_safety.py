@@ -62,7 +62,8 @@ async def test_from_a_call_to_its_undoing(net: Net) -> None:
     ]
     assert taken_back[0] == 0, taken_back
     assert net.pve.tasks("qmshutdown")
-    assert nothing == (2, "agentd: c2.start_guest: there is no such effect\n")
+    text = "c2.start_guest: no change is recorded under this key; `agentd audit list` has the keys"
+    assert nothing == (2, f"agentd: {text}\n")
     assert plan[0] == 75
     assert "for a second principal to approve call0:" in plan[1]
     assert "delete_snapshot: VM 101 'db-01' on pve1, stopped (its snapshot s1, " in plan[1]

@@ -226,7 +226,7 @@ class Bus(Connection):
 
         They are read page by page.
         """
-        names = await self._subjects(stream, subject_filter)
+        names = await self.subjects_of(stream, subject_filter)
         for start in range(0, len(names), AT_ONCE):
             page = (self.last(stream, name) for name in names[start : start + AT_ONCE])
             for stored in await asyncio.gather(*page, return_exceptions=True):  # an error leaves no call running
@@ -278,7 +278,7 @@ class Bus(Connection):
             yield stored
             seq = stored.seq + 1
 
-    async def _subjects(self, stream: str, subject_filter: str) -> list[str]:
+    async def subjects_of(self, stream: str, subject_filter: str) -> list[str]:
         """Return the matching subjects of a stream that hold a message."""
         found: list[str] = []
         total = 1

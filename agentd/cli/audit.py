@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final, Protocol, Self
 import click
 import msgspec
 
-from agentd.cli.context import App, passes, run_async
+from agentd.cli.context import App, Group, passes, run_async
 from agentd.errors import Denied, InvalidMessage, UsageError
 from agentd.printable import escaped_bytes
 from agentd.safety import audit_chain as chains
@@ -69,7 +69,7 @@ class Source(Protocol):
         ...
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """List, verify and export the audit of each agent.
 

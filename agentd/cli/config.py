@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from agentd import schedules
-from agentd.cli.context import App, passes
+from agentd.cli.context import App, Group, passes
+from agentd.config.show import as_data
 from agentd.config.show import show as as_toml
 from agentd.plugins import manager
-from agentd.printable import printable
+from agentd.printable import as_json, printable
 
 if TYPE_CHECKING:
     from agentd.config.load import Config
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Check or show the configuration."""
 
@@ -42,7 +43,8 @@ def show(app: App) -> None:
 
     Prints TOML; a comment names the file or variable that each value comes from. Secrets are hidden.
     """
-    click.echo(printable(as_toml(_checked(app)[0]), lines=True))
+    found = _checked(app)[0]
+    click.echo(as_json(as_data(found), indent=2) if app.as_json else printable(as_toml(found), lines=True))
 
 
 def _checked(app: App) -> tuple[Config, manager.Plugins]:

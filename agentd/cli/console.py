@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape as _escape
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from agentd.printable import as_json, printable
 from agentd.web import status as looks
@@ -39,6 +40,12 @@ SIGNS: Final = {
 }
 
 
+GAP: Final = 2
+"""Spaces between columns, and of one level of indentation."""
+WHOLE: Final = 20
+"""Cells up to this width are never wrapped; a longer one may be wrapped between words."""
+
+
 class SafeConsole(Console):
     """A console that prints no control characters, even where the caller has not escaped the text."""
 
@@ -64,13 +71,13 @@ def safe_lines(value: object) -> str:
 
 
 def colored_sign(status: str) -> str:
-    """Return the coloured colored_sign of a status, "" for an unknown status."""
+    """Return the coloured sign of a status, "" for an unknown status."""
     known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
     return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
 
 
 def symbol(status: str) -> str:
-    """Return the colored_sign and the name of a status."""
+    """Return the sign and the name of a status."""
     return f"{colored_sign(status) or '·'} {safe(status)}"
 
 
@@ -85,15 +92,56 @@ def age(when: datetime | None) -> str:
     return f"{seconds} s ago"
 
 
-def print_rows(columns: list[str], rows: list[list[str]], empty: str) -> None:
-    """Print a table; the text `empty` if it has no rows."""
-    if not rows:
-        console.print(empty)
+def print_rows(columns: list[str], cells: list[list[str]], empty: str) -> None:
+    """Print a table of cells with markup, or the text `empty` if there are no rows.
+
+    Words are never cut, so that ids can be copied: if they do not fit beside each other, each row becomes a block.
+    """
+    if not cells:
+        console.print(safe(empty))
         return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
+    texts = [[Text.from_markup(cell, emoji=False) for cell in row] for row in cells]
+    widths = _widths([[Text(name), *(row[at] for row in texts)] for at, name in enumerate(columns)])
+    if not widths:
+        _blocks(columns, texts)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0), collapse_padding=True)
+    for name, width in zip(columns, widths, strict=True):
+        table.add_column(name, width=width)
+    for row in texts:
         table.add_row(*row)
     console.print(table)
+
+
+def _widths(columns: list[list[Text]]) -> list[int]:
+    """Return the width of each column; none if they do not fit in the console without a word being cut.
+
+    rich would also narrow the columns that cannot be narrower.
+    """
+    wanted = [max(line.cell_len for text in column for line in text.split(allow_blank=True)) for column in columns]
+    least = [
+        width
+        if width <= WHOLE
+        else max((Text(word).cell_len for text in column for word in text.plain.split()), default=0)
+        for width, column in zip(wanted, columns, strict=True)
+    ]
+    room = console.width - GAP * (len(columns) - 1) - sum(least)
+    if room < 0:
+        return []
+    missing = max(1, sum(wanted) - sum(least))
+    shares = [(most - width) * min(room, missing) // missing for most, width in zip(wanted, least, strict=True)]
+    return [width + share for width, share in zip(least, shares, strict=True)]
+
+
+def _blocks(columns: list[str], texts: list[list[Text]]) -> None:
+    """Print each row as lines of `column  value`, without the empty values."""
+    width = max(map(len, columns))
+    for number, row in enumerate(texts):
+        if number:
+            console.print()
+        for name, text in zip(columns, row, strict=True):
+            if text.plain:
+                console.print(Text.assemble((name.lower().ljust(width + GAP), "bold"), text), soft_wrap=True)
 
 
 def json_text(value: object) -> str:

@@ -1,4 +1,7 @@
-"""What all commands share: configuration, connection to NATS, output, and the exit code of a result."""
+"""What all commands share: configuration, connection to NATS, output, and the exit code of a result.
+
+Modules that need long to import are imported where they are used: completion and `--help` do not need them.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-import uvloop
 
-from agentd.bus.jetstream import Bus
-from agentd.config import load as configuration
 from agentd.errors import BusError, TemporaryError, UsageError
-from agentd.plugins import manager
 from agentd.printable import as_json, printable
-from agentd.safety import freeze
-from agentd.telemetry import logs
-from agentd.wire.codec import plain
+from agentd.similar import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+    from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
     from agentd.plugins.workflow_files import Reader
     from agentd.wire.workflow import Workflow
@@ -51,6 +49,20 @@ def default_state(name: str) -> Path:
     return Path(base) / "agentd" / name
 
 
+class Group(click.Group):
+    """A group of commands that offers the nearest names for an unknown one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names; raises click.UsageError."""
+        name = args[0]
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            hint = suggestion(name, self.list_commands(ctx), listed=f"`{ctx.command_path} --help` lists them", shown=6)
+            ctx.fail(f"there is no command {name!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
 @dataclass(frozen=True)
 class App:
     """The object that click passes to every command: the path of the configuration, and the output format."""
@@ -60,21 +72,29 @@ class App:
 
     def config(self) -> Config:
         """Read and check the configuration; raises ConfigError."""
+        from agentd.config import load as configuration
+        from agentd.plugins import manager
+
         return configuration.load(self.path, os.environ, manager.installed())
 
     def reader(self) -> Reader:
         """Return the reader of workflow files; raises ConfigError if no plugin offers one."""
+        from agentd.plugins import manager
+
         return manager.every_plugin(self.config()).reader()
 
     @contextlib.asynccontextmanager
-    async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:
-        """Connect to NATS as the configured principal; raises BusUnavailable after CONNECT seconds.
+    async def bus(self, *, admin: bool = False, wait: float = CONNECT) -> AsyncIterator[tuple[Bus, Config]]:
+        """Connect to NATS as the configured principal; raises BusUnavailable after `wait` seconds.
 
         admin  use the credentials of [bus.admin]
         """
+        from agentd.bus.jetstream import Bus
+        from agentd.telemetry import logs
+
         config = with_login(self.config())
         bus = Bus(config.bus, config.principal, logs.get_logger())
-        await bus.connect(wait=CONNECT, login=config.bus.admin_login() if admin else None)
+        await bus.connect(wait=wait, login=config.bus.admin_login() if admin else None)
         try:
             yield bus, config
         finally:
@@ -83,6 +103,8 @@ class App:
     def show(self, value: object, table: str) -> None:
         """Print `value` as JSON, or as the table called `table`."""
         if self.as_json:
+            from agentd.wire.codec import plain
+
             click.echo(as_json(plain(value), indent=2))
         else:
             from agentd.cli import tables
@@ -101,6 +123,8 @@ def with_login(config: Config) -> Config:
 
 async def warn_if_frozen(app: App, bus: Bus) -> None:
     """Print a note on standard error if the network is frozen; a failed read is reported, the command continues."""
+    from agentd.safety import freeze
+
     try:
         found = await freeze.read(bus)
     except BusError as error:
@@ -121,6 +145,8 @@ passes = click.make_pass_decorator(App)
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on uvloop."""
+    import uvloop
+
     return uvloop.run(work)
 
 

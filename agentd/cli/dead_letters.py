@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentd.cli.context import App, passes, run_async
+from agentd.cli.context import App, Group, passes, run_async
 from agentd.errors import AgentdError, NotFound, UsageError
 from agentd.printable import printable
 from agentd.wire.codec import plain
@@ -20,7 +20,7 @@ SHOWN = 10_000
 """Characters of a message that are printed at most; --json prints all of it."""
 
 
-@click.group(name="dead-letters", invoke_without_command=True)
+@click.group(cls=Group, name="dead-letters", invoke_without_command=True)
 @click.pass_context
 def dead_letters(context: click.Context) -> None:
     """List, show, replay or close dead letters.

@@ -20,7 +20,7 @@ from agentd import schedules
 from agentd.bus import provision
 from agentd.bus.jetstream import Bus
 from agentd.cli import nats_server, tables
-from agentd.cli.console import console
+from agentd.cli.console import console as out
 from agentd.cli.context import KEYS, default_state
 from agentd.client import queries, requests
 from agentd.config import load, settings
@@ -158,7 +158,6 @@ async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: boo
 
 async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> WorkflowResponse:
     """Deploy one VM and show each step; then, unless `once`, keep running until Ctrl-C."""
-    out = console
     await supervisor.ready.wait()
     out.print(f"[bold]agentd[/] is up after {time.monotonic() - started:.1f} s: {', '.join(supervisor.roles)}")
     out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
+from agentd.cli import completion
 from agentd.cli.context import App, passes, run_async
 from agentd.errors import AgentdError, BusUnavailable, InvalidMessage, UsageError
 from agentd.printable import escaped_bytes
@@ -138,7 +139,7 @@ async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
 @click.option("--since", help="Only workflows changed since this time: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
 @click.option("--until", help="Only workflows not changed since this time.")
 @click.option("--type", "kind", help="Only workflows of this type.")
-@click.option("--status", help="Only workflows with this status, such as failed.")
+@completion.STATUS
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Output file; default: standard output."
 )
@@ -155,7 +156,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
         None if since is None else parse_time(since, "--since"),
         None if until is None else parse_time(until, "--until"),
         kind,
-        None if status is None else _status(status),
+        status,
     )
     part = None if output is None else output.with_name(f"{output.name}.part")
     with open_output(part) as lines:
@@ -226,12 +227,3 @@ def parse_time(text: str, option: str) -> datetime:
         message = f"{option}: {text!r} is no time; write 2026-08-01, 2026-08-01T12:00Z, 7d, 12h or 30min"
         raise UsageError(message) from error
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def _status(text: str) -> str:
-    from agentd.wire.workflow import Status
-
-    if text not in set(Status):
-        message = f"--status: unknown {text!r}; there are {', '.join(Status)}"
-        raise UsageError(message)
-    return text

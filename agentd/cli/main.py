@@ -9,24 +9,34 @@ from __future__ import annotations
 import dataclasses
 import gc
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from agentd.cli.context import App, exit_with_state, parse_parameters, passes, run_async, warn_if_frozen, with_login
-from agentd.client import requests, tool_calls
-from agentd.errors import AgentdError, NeedsPlan
-from agentd.plugins import manager
+from agentd.cli import completion
+from agentd.cli.context import (
+    App,
+    Group,
+    exit_with_state,
+    parse_parameters,
+    passes,
+    run_async,
+    warn_if_frozen,
+    with_login,
+)
+from agentd.errors import AgentdError, NeedsPlan, NoResponder, UsageError
 from agentd.printable import printable
-from agentd.telemetry import logs
+from agentd.similar import suggestion
 from agentd.version import __version__
-from agentd.wire.messages import ToolReply
 
 if TYPE_CHECKING:
+    from agentd.wire.messages import ToolReply
     from agentd.wire.workflow import Workflow
 
+CONFIG = "Default: $AGENTD_CONFIG, else ~/.config/agentd/agentd.toml, else /etc/agentd/agentd.toml."
 COLLECTIONS = (20_000, 50, 50)
 """Arguments of gc.set_threshold in daemons; Python's default of 700 is meant for short scripts."""
 WORKFLOWS = [
@@ -52,6 +62,8 @@ LAZY_COMMANDS = {
     "nkey": "agentd.cli.permissions",
     "freeze": "agentd.cli.freeze",
     "thaw": "agentd.cli.freeze",
+    "tools": "agentd.cli.tools",
+    "explain": "agentd.cli.explain",
     **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
 }
 """Commands that have their own file; the file is imported when one of its commands is used."""
@@ -75,7 +87,7 @@ def _with_json(command: click.Command) -> click.Command:
     return command
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The commands of this file and those of ELSEWHERE, which are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -93,21 +105,25 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agentd")
-@click.option(
-    "--config", "path", type=click.Path(path_type=Path), help="Configuration file; default: /etc/agentd/agentd.toml."
-)
+@click.option("--config", "path", type=click.Path(path_type=Path), help=CONFIG)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.pass_context
 def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
     """Run durable workflows on a Proxmox VE cluster."""
+    from agentd.telemetry import logs
+
+    logs.configure("error", "console")
     context.obj = App(path, as_json)
+
+
+cli.add_command(completion.completion)
 
 
 # -- daemons -------------------------------------------------------------------------------------------------------
 
 
 @cli.command()
-@click.argument("instance")
+@click.argument("instance", shell_complete=completion.instances)
 @passes
 def run(app: App, instance: str) -> None:
     """Run the daemon INSTANCE in the foreground.
@@ -116,6 +132,7 @@ def run(app: App, instance: str) -> None:
     configuration.
     """
     from agentd.daemon.supervisor import Supervisor
+    from agentd.telemetry import logs
 
     config = app.config()
     logs.configure(config.log.level, config.log.format)
@@ -129,7 +146,13 @@ def run(app: App, instance: str) -> None:
 
 @cli.command()
 @click.option("--state", type=click.Path(path_type=Path), help="Directory for the data of NATS and agentd.")
-@click.option("--port", default=4222, show_default=True, help="Port of the nats-server that is started.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=4222,
+    show_default=True,
+    help="Port of the nats-server that is started.",
+)
 @click.option(
     "--nats-server", type=click.Path(path_type=Path), help="nats-server binary to use instead of the bundled one."
 )
@@ -167,6 +190,7 @@ def provision(app: App) -> None:
     """
     from agentd import schedules
     from agentd.bus import provision as provisioning
+    from agentd.plugins import manager
 
     async def work() -> list[str]:
         async with app.bus(admin=True) as (bus, config):
@@ -197,6 +221,7 @@ def doctor(app: App, *, instance: str | None, roles: bool, grants: bool) -> None
     Each finding says what to do. Exit code 1 if a check fails.
     """
     from agentd.cli import doctor as examination
+    from agentd.telemetry import logs
 
     if roles:
         app.show(run_async(examination.roles(app.config(), grants=grants)), "lines")
@@ -246,36 +271,29 @@ def agents(app: App) -> None:
 
 
 @cli.command()
-@click.argument("agent_id", metavar="AGENT")
+@click.argument("agent_id", metavar="AGENT", shell_complete=completion.agents)
 @passes
 def drain(app: App, agent_id: str) -> None:
     """Drain an agent: finish the running work, then stop.
 
     The agent takes no new work. systemd may start it again after it has stopped. Uses the credentials of [bus.admin].
     """
+    from agentd.client import queries, requests
 
     async def work() -> object:
         async with app.bus(admin=True) as (bus, _):
-            return await requests.control_agent(bus, agent_id, "drain")
+            try:
+                return await requests.control_agent(bus, agent_id, "drain")
+            except NoResponder:
+                running = [agent.agent_id for agent in await queries.agents(bus)]
+                hint = suggestion(agent_id, running, listed="`agentd agents` lists them")
+                raise UsageError(f"there is no running agent {agent_id!r}{hint}") from None
 
     app.show(run_async(work()), "control")
 
 
 @cli.command()
-@passes
-def tools(app: App) -> None:
-    """List the tools that the running agents offer."""
-    from agentd.client import queries
-
-    async def work() -> object:
-        async with app.bus() as (bus, _):
-            return await queries.services(bus)
-
-    app.show(run_async(work()), "tools")
-
-
-@cli.command()
-@click.argument("tool")
+@click.argument("tool", shell_complete=completion.tools)
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(
     "--key", default="", help="Key of the call, <word>.<word>[.<word>]; repeating it returns the first result."
@@ -288,11 +306,14 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
 
     A call of tier destroy or exec becomes a plan that a second principal has to approve.
     """
+    from agentd.client import requests, tool_calls
+    from agentd.wire.messages import ToolReply
+
+    parameters = parse_parameters(pairs)
 
     async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
             note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {printable(text)}", err=True))
-            parameters = parse_parameters(pairs)
             try:
                 return await tool_calls.call(
                     bus, config.principal, tool, parameters, seconds=timeout, key=key, dry_run=dry_run, progress=note
@@ -307,20 +328,50 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     exit_with_state(app, found)
 
 
+def _wrong_usage(error: click.UsageError) -> NoReturn:
+    """Print the error first, then the usage of the command; exit with code 2."""
+    click.echo(printable(f"agentd: {error.format_message()}", lines=True), err=True)
+    if error.ctx is not None and not isinstance(error.ctx.command, click.Group):
+        click.echo(f"{error.ctx.get_usage()}\n`{error.ctx.command_path} --help` explains it", err=True)
+    sys.exit(error.exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null for each closed standard stream: a socket with one of their numbers would be written to."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+            assert null == number  # noqa: S101
+
+
 def main() -> NoReturn:
     """Run a command; print each expected error as one line and exit with its exit code."""
-    logs.configure("error", "console")
+    _open_closed_streams()
     try:
-        cli(standalone_mode=False)
+        try:
+            cli(standalone_mode=False)
+        finally:
+            sys.stdout.flush()
     except AgentdError as error:
         click.echo(printable(f"agentd: {error}", lines=True), err=True)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        _wrong_usage(error)
+    except click.ClickException as error:
+        click.echo(printable(f"agentd: {error.format_message()}", lines=True), err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("agentd: interrupted", err=True)
         sys.exit(130)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        click.echo(printable(f"agentd: {error.strerror or error}{where}"), err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would flush it once more, and report that error too
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-import msgspec
-from rich.markup import escape as _escape
-
-from agentd.cli import audit_tables
+from agentd.cli import audit_tables, tool_tables
 from agentd.cli.console import age, colored_sign, console, json_text, print_rows, safe, safe_lines, symbol
-from agentd.printable import as_json
-from agentd.wire.codec import plain
-from agentd.wire.messages import Preview
 from agentd.wire.workflow import TaskStatus
 
 if TYPE_CHECKING:
@@ -131,11 +125,6 @@ def _agents(found: list[Any]) -> None:
     print_rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
 
 
-def _tools(found: list[Any]) -> None:
-    rows = [[safe(tool), safe(service.service_id)] for service in found for tool in service.tools]
-    print_rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
-
-
 def _schedules(found: list[Any]) -> None:
     rows = [
         [safe(schedule.name), safe(schedule.workflow), safe(schedule.cron), safe(schedule.timezone),
@@ -189,32 +178,6 @@ def _guests(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _reply(reply: Any) -> None:  # noqa: ANN401
-    console.print(_escape(as_json(plain(reply.result), indent=2)))
-    for warning in reply.warnings:
-        console.print(f"[yellow]{safe(warning)}[/]")
-    if reply.undo:
-        console.print(f"[dim]undo with: agentd undo {safe(reply.undo)}[/]")
-
-
-def _preview(reply: Any) -> None:  # noqa: ANN401
-    preview = msgspec.convert(reply.result, Preview)
-    if preview.already:
-        console.print(f"{safe(preview.tool)} would change nothing: already done")
-    for target in preview.targets:
-        console.print(f"{safe(preview.tool)} would change {safe(target.title)}")
-        for line in target.loses:
-            console.print(f"  and with it {safe(line)}")
-    if preview.undo is not None:
-        console.print(f"[dim]agentd undo would call {safe(preview.undo.tool)}[/]")
-    elif not preview.already:
-        console.print("cannot be undone")
-    if not preview.targets and not preview.already:
-        console.print(f"{safe(preview.tool)} would run; it does not report what it changes")
-    for warning in reply.warnings:
-        console.print(f"[yellow]{safe(warning)}[/]")
-
-
 def _waiting_approvals(state: Workflow) -> None:
     for name, task in state.tasks.items():
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
@@ -255,7 +218,9 @@ def _lines(lines: list[str]) -> None:
 
 
 def _submitted(receipt: dict[str, str]) -> None:
-    console.print(f"{safe(receipt['workflow_id'])}: requested; watch it with [bold]{safe(receipt['watch'])}[/]")
+    texts = {"stored": "stored, not yet accepted: no orchestrator has answered", "accepted": "accepted"}
+    status = texts.get(receipt.get("status", ""), "requested")
+    console.print(f"{safe(receipt['workflow_id'])}: {status}; watch it with [bold]{safe(receipt['watch'])}[/]")
 
 
 def _control(reply: Any) -> None:  # noqa: ANN401
@@ -289,11 +254,14 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "definitions": _definitions,
     "plan": _plan,
     "agents": _agents,
-    "tools": _tools,
+    "tools": tool_tables.tools,
+    "tool": tool_tables.tool,
+    "explanation": tool_tables.explanation,
+    "explanations": tool_tables.explanations,
     "schedules": _schedules,
     "answer": _answer,
-    "reply": _reply,
-    "looked": _preview,
+    "reply": tool_tables.reply,
+    "looked": tool_tables.preview,
     "asked": _waiting_approvals,
     "undoable": audit_tables.undoable,
     "verdicts": audit_tables.verdicts,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agentd.cli import completion
 from agentd.cli.context import App, exit_with_state, passes, run_async
 from agentd.errors import UsageError
 from agentd.wire import subjects
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("key", metavar="WORKFLOW[.TASK]")
+@click.argument("key", metavar="WORKFLOW[.TASK]", shell_complete=completion.workflow_ids)
 @click.option("--dry-run", is_flag=True, help="Only show the calls that would undo it.")
 @passes
 def undo(app: App, key: str, *, dry_run: bool) -> None:
@@ -76,5 +77,6 @@ async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
     if found:
         return found
     done = ", ".join(sorted(f"{effect.key} ({effect.tool})" for effect in records))
-    message = f"{key}: nothing of it can be undone; it did {done}" if done else f"{key}: there is no such effect"
-    raise UsageError(message)
+    if done:
+        raise UsageError(f"{key}: nothing of it can be undone; it did {done}")
+    raise UsageError(f"{key}: no change is recorded under this key; `agentd audit list` has the keys")

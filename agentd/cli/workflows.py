@@ -9,27 +9,35 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 import msgspec
 
-from agentd.cli.context import EXIT_CODES, App, parse_parameters, passes, run_async, warn_if_frozen
+from agentd.cli import completion
+from agentd.cli.context import EXIT_CODES, App, Group, parse_parameters, passes, run_async, warn_if_frozen
 from agentd.client import queries, requests
-from agentd.errors import InvalidMessage, Rejected, UsageError
+from agentd.errors import InvalidMessage, Rejected
 from agentd.printable import as_json, printable
 from agentd.wire import subjects
 from agentd.wire.codec import plain
-from agentd.wire.messages import WorkflowRequest, WorkflowSignal
+from agentd.wire.messages import WorkflowRequest, WorkflowResponse, WorkflowSignal
 from agentd.wire.names import check_id
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
-    from agentd.wire.messages import SignalReply, WorkflowResponse
+    from agentd.wire.messages import SignalReply
+    from agentd.wire.workflow import Workflow
 
 SHORTEST: Final = 12
 """Smallest number of digits by which a digest may be abbreviated."""
+ACCEPTED: Final = 2.0
+"""Seconds that `submit` waits for an orchestrator to accept or reject the request."""
+REFUSED: Final = frozenset({"rejected", "conflict", "expired"})
+"""Statuses of an answer to a request that was not accepted."""
 PLANNED = 30.0
 """Seconds to wait for the plan of a dry run; an orchestrator needs almost none of them."""
+ID: Final = click.argument("workflow_id", metavar="ID", shell_complete=completion.workflow_ids)
+REASON: Final = click.option("--reason", default="", help="Reason; recorded in the timeline of the workflow.")
 
 
 @click.command()
-@click.argument("workflow_type", metavar="TYPE")
+@click.argument("workflow_type", metavar="TYPE", shell_complete=completion.workflow_types)
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--id", "workflow_id", help="Id of the workflow; a repeated request with the same id runs only once.")
 @click.option("--wait", is_flag=True, help="Show the steps until the workflow ends; the exit code is its result.")
@@ -53,6 +61,9 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """Submit a request for a workflow.
 
     Example: agentd submit vm_deployment name=web1 memory=2048 --wait
+
+    Without --wait it ends once an orchestrator has accepted the request (exit code 0) or rejected it (65). If none
+    answers within 2 s, the request stays stored, and the first orchestrator that starts handles it.
     """
     request = WorkflowRequest(
         workflow_type=workflow_type,
@@ -67,22 +78,22 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
 
-    async def work() -> WorkflowResponse | None:
+    async def work() -> Workflow | WorkflowResponse | None:
         async with app.bus() as (bus, config):
             own_request = msgspec.structs.replace(request, requester_id=config.principal)
             await requests.submit(bus, config.principal, own_request)
             if request.dry_run:
                 return await _planned(app, bus, config.principal, request)
             if not wait:
-                return None
+                return await queries.accepted(bus, config.principal, request, wait=ACCEPTED)
             return await _follow(app, bus, request.workflow_id, (config.principal, request))
 
     answer = run_async(work())
-    if answer is None:
-        receipt = {"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}
-        app.show(receipt, "submitted")
-    else:
+    if isinstance(answer, WorkflowResponse) and (wait or request.dry_run or answer.status in REFUSED):
         _finish(app, answer)
+    status = "stored" if answer is None else "accepted"
+    receipt = {"workflow_id": request.workflow_id, "status": status, "watch": f"agentd watch {request.workflow_id}"}
+    app.show(receipt, "submitted")
 
 
 async def _planned(app: App, bus: Bus, principal: str, request: WorkflowRequest) -> WorkflowResponse:
@@ -122,7 +133,7 @@ def _finish(app: App, answer: WorkflowResponse) -> NoReturn:
 
 
 @click.command()
-@click.argument("workflow_id", metavar="ID")
+@ID
 @click.option("--timeout", type=float, help="Seconds after which to stop watching; the workflow continues.")
 @passes
 def watch(app: App, workflow_id: str, timeout: float | None) -> None:
@@ -135,19 +146,24 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
     async def work() -> WorkflowResponse:
         async with app.bus() as (bus, _):
             if await queries.state(bus, workflow_id) is None:
-                message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
-                raise UsageError(message)
+                raise await requests.unknown(bus, workflow_id)
             await warn_if_frozen(app, bus)
             return await _follow(app, bus, workflow_id, wait=timeout)
 
     _finish(app, run_async(work()))
 
 
-@click.group(invoke_without_command=True)
-@click.option("--limit", default=20, show_default=True, help="Maximum number of workflows to list.")
-@click.option("--status", default="", help="Only list workflows with this status, such as failed.")
+@click.group(cls=Group, invoke_without_command=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Maximum number of workflows to list.",
+)
+@completion.STATUS
 @click.pass_context
-def workflows(context: click.Context, limit: int, status: str) -> None:
+def workflows(context: click.Context, limit: int, status: str | None) -> None:
     """List workflows, unfinished ones first.
 
     Finished workflows follow, the latest first. The subcommands are about workflow files and the available definitions.
@@ -158,7 +174,7 @@ def workflows(context: click.Context, limit: int, status: str) -> None:
 
     async def work() -> object:
         async with app.bus() as (bus, _):
-            return await queries.workflows(bus, limit, status)
+            return await queries.workflows(bus, limit, status or "")
 
     if context.invoked_subcommand is None:
         app.show(run_async(work()), "workflows")
@@ -199,7 +215,7 @@ def definitions(app: App) -> None:
 
 
 @click.command()
-@click.argument("workflow_id", metavar="ID")
+@ID
 @passes
 def show(app: App, workflow_id: str) -> None:
     """Show a workflow with its tasks, errors and timeline.
@@ -211,17 +227,12 @@ def show(app: App, workflow_id: str) -> None:
     async def work() -> object:
         async with app.bus() as (bus, _):
             await warn_if_frozen(app, bus)
-            return await (queries.state if app.as_json else queries.workflow)(bus, workflow_id)
+            found = await (queries.state if app.as_json else queries.workflow)(bus, workflow_id)
+            if found is None:
+                raise await requests.unknown(bus, workflow_id)
+            return found
 
-    found = run_async(work())
-    if found is None:
-        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
-        raise UsageError(message)
-    app.show(found, "workflow")
-
-
-REASON: Final = click.option("--reason", default="", help="Reason; recorded in the timeline of the workflow.")
-ID: Final = click.argument("workflow_id", metavar="ID")
+    app.show(run_async(work()), "workflow")
 
 
 def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = False) -> None:
@@ -340,7 +351,7 @@ def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None
     _submit(app, WorkflowRequest("", new_id or requests.new_id(workflow_id), retry_of=workflow_id), wait=wait)
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.pass_context
 def schedules(context: click.Context) -> None:
     """List schedules with their next and last run."""
@@ -359,7 +370,7 @@ def schedules(context: click.Context) -> None:
 
 
 @schedules.command(name="run")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.schedules)
 @click.option("--wait", is_flag=True, help="Show the steps until the workflow ends; the exit code is its result.")
 @passes
 def run_schedule(app: App, name: str, *, wait: bool) -> None:

@@ -292,26 +292,53 @@ async def follow(
 
     Raises TemporaryError after `wait` seconds; the workflow continues.
     """
-    principal, request = requested or ("", None)
-    # A refused request is stored without its secrets, so the digest of that form identifies it too.
-    digests = () if request is None else tuple(request_digest(form) for form in (request, withheld_of(request)))
     until = None if wait is None else time.monotonic() + wait
     async with watch_subjects(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
-            workflow = await _or_none(state(bus, workflow_id))
-            same_request = (
-                workflow is None or not digests or (workflow.digest in digests and workflow.principal == principal)
-            )
-            if workflow is not None and same_request:
+            workflow, found = await _present(bus, workflow_id, requested)
+            if workflow is not None:
                 show(workflow)
-            for name in ("",) if same_request else (subjects.conflict(workflow_id, digest) for digest in digests):
-                found = await _or_none(answer_of(bus, workflow_id, name))
-                if found is not None:
-                    return found
+            if found is not None:
+                return found
             left = POLL if until is None else min(POLL, until - time.monotonic())
             if left <= 0:
                 raise still_running_error(workflow_id, wait or 0)
             await changed(left)
+
+
+async def accepted(
+    bus: Bus, principal: str, request: WorkflowRequest, *, wait: float
+) -> Workflow | WorkflowResponse | None:
+    """Return the workflow of a request once an orchestrator has accepted it, or the answer if it has one.
+
+    None if no orchestrator has done either within `wait` seconds; the request stays stored.
+    """
+    workflow_id, until = request.workflow_id, time.monotonic() + wait
+    async with watch_subjects(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
+        while True:
+            workflow, found = await _present(bus, workflow_id, (principal, request))
+            if found is not None or (workflow is not None and not workflow.over):
+                return found or workflow
+            left = min(POLL, until - time.monotonic())
+            if left <= 0:
+                return None
+            await changed(left)
+
+
+async def _present(
+    bus: Bus, workflow_id: str, requested: tuple[str, WorkflowRequest] | None
+) -> tuple[Workflow | None, WorkflowResponse | None]:
+    """Return the workflow and the answer, as far as they exist; of another request with this id only the refusal."""
+    principal, request = requested or ("", None)
+    # A refused request is stored without its secrets, so the digest of that form identifies it too.
+    digests = () if request is None else tuple(request_digest(form) for form in (request, withheld_of(request)))
+    workflow = await _or_none(state(bus, workflow_id))
+    same_request = workflow is None or not digests or (workflow.digest in digests and workflow.principal == principal)
+    for name in ("",) if same_request else (subjects.conflict(workflow_id, digest) for digest in digests):
+        found = await _or_none(answer_of(bus, workflow_id, name))
+        if found is not None:
+            return workflow if same_request else None, found
+    return workflow if same_request else None, None
 
 
 async def _or_none(asking: Awaitable[T]) -> T | None:

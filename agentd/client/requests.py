@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentd.errors import TemporaryError, UsageError
+from agentd.similar import suggestion
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
 from agentd.wire.announcements import ControlReply, ControlRequest
@@ -63,6 +64,11 @@ async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
     return (await newest_state(bus, workflow_id)).value
 
 
+async def workflow_ids(bus: Bus) -> list[str]:
+    """Return the ids of all stored workflows, in no order."""
+    return [subject.rpartition(".")[2] for subject in await bus.subjects_of(subjects.WORKFLOWS, subjects.ALL_EVENTS)]
+
+
 async def newest_state(bus: Bus, workflow_id: str) -> Newest[Workflow]:
     """Return the newest readable state of a workflow, and the sequence that the next state replaces."""
     subject = subjects.event(check_id(workflow_id))
@@ -94,7 +100,7 @@ async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workfl
     """Return the state of a workflow when it is finished, or after `wait` seconds; raises UsageError if unknown."""
     state = await _wait_for_state(bus, workflow_id, lambda _: False, wait)
     if state is None:
-        raise _unknown(workflow_id)
+        raise await unknown(bus, workflow_id)
     return state
 
 
@@ -174,7 +180,7 @@ async def waiting_approval(bus: Bus, workflow_id: str, task: str) -> tuple[str, 
 async def _running(bus: Bus, workflow_id: str) -> Workflow:
     state = await state_of(bus, workflow_id)
     if state is None:
-        raise _unknown(workflow_id)
+        raise await unknown(bus, workflow_id)
     if state.over:
         message = f"workflow {workflow_id!r} has ended: {state.status}"
         raise UsageError(message)
@@ -208,8 +214,10 @@ def still_running_error(workflow_id: str, waited: float) -> TemporaryError:
     return TemporaryError(f"{workflow_id} has not ended after {waited:g} s; it continues: agentd watch {workflow_id}")
 
 
-def _unknown(workflow_id: str) -> UsageError:
-    return UsageError(f"there is no workflow {workflow_id!r}; `agentd workflows` lists them")
+async def unknown(bus: Bus, workflow_id: str) -> UsageError:
+    """Return the error for an id that no workflow has; it names the most similar ids."""
+    hint = suggestion(workflow_id, await workflow_ids(bus), listed="`agentd workflows` lists them", shown=0)
+    return UsageError(f"there is no workflow {workflow_id!r}{hint}")
 
 
 async def control_agent(bus: Bus, agent_id: str, action: str) -> ControlReply:

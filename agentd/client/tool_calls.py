@@ -12,6 +12,7 @@ import msgspec
 
 from agentd.client import queries
 from agentd.errors import BusUnavailable, TemporaryError, UsageError, from_code
+from agentd.similar import suggestion
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects, tool_names
 from agentd.wire.messages import ToolCall, ToolReply
@@ -99,7 +100,9 @@ async def offered_by(bus: Bus, tool: str) -> tuple[str, str]:
     offered = {name: service.service_id for service in await queries.services(bus) for name in service.tools}
     tool = tool_names.current(tool, offered)
     if tool not in offered:
-        names = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"
-        message = f"no agent offers a tool {tool!r}; there are {names}"
+        hint = suggestion(tool, sorted(offered), listed="`agentd tools` lists them")
+        if not offered:
+            hint = "; there are none: is an agent with tools running? see `agentd agents`"
+        message = f"no agent offers a tool {tool!r}{hint}"
         raise UsageError(message)
     return offered[tool], tool

@@ -5,7 +5,6 @@ The error names the setting, the origin of its value, and what is accepted.
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
@@ -13,11 +12,10 @@ from pydantic import BaseModel
 
 from agentd.config.secret_files import is_secret
 from agentd.config.show import _hidden, _toml
+from agentd.similar import suggestion
 from agentd.wire import secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pydantic_core import ErrorDetails
 
 
@@ -135,13 +133,3 @@ def origin_of(origins: Origins, where: str) -> str:
     while dotted and dotted not in origins:
         dotted = dotted.rpartition(".")[0]
     return origins.get(dotted, "configuration")
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of an error's line: the most similar known name.
-
-    If no name is similar, all known names.
-    """
-    names = list(dict.fromkeys(known))
-    nearest = difflib.get_close_matches(wrong, names, n=1)
-    return f'; did you mean "{nearest[0]}"?' if nearest else f"; there are {', '.join(names) or 'none'}"

@@ -1,16 +1,16 @@
 """Load the configuration from its sources, merge and validate it.
 
-An error is one line.  The sources in this order; a later one overrides an earlier one: /etc/agentd/agentd.toml (or the
-file given instead), `conf.d/*.toml` beside it in the order of their names, `AGENTD_<SECTION>__<KEY>` from the
-environment.  Secrets are files, by default systemd credentials.  Tables are merged, all other values are replaced.  An
-unknown key prevents the start: a misspelt limit that is silently ignored is worse than no daemon.
+An error is one line.  The file is the first of: the one given by --config, $AGENTD_CONFIG, the user's own file
+($XDG_CONFIG_HOME/agentd/agentd.toml, by default ~/.config/agentd/agentd.toml), /etc/agentd/agentd.toml.  A later source
+overrides an earlier one: the file, `conf.d/*.toml` beside it in the order of their names, `AGENTD_<SECTION>__<KEY>`
+from the environment.  Secrets are files, by default systemd credentials.  Tables are merged, all other values are
+replaced.  An unknown key prevents the start: a misspelt limit that is silently ignored is worse than no daemon.
 
 pydantic-settings could do half of this, but costs 9 MiB and 56 ms, and does not know which file set a value.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from dataclasses import dataclass
@@ -21,12 +21,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agentd import files
 from agentd.config import settings
-from agentd.config.explain import Origins, Raw, fault_line, inner_type, is_list_type, origin_of, suggestion
+from agentd.config.explain import Origins, Raw, fault_line, inner_type, is_list_type, origin_of
 from agentd.config.policy import Policy
 from agentd.config.proxmox import Proxmox
 from agentd.config.secret_files import CREDENTIAL
 from agentd.config.section import Id, Section
 from agentd.errors import ConfigError
+from agentd.similar import either, nearest, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -106,8 +107,8 @@ def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[st
 
     A ConfigError says in one line what is wrong and where.
 
-    With `path` None, the file is $AGENTD_CONFIG or the default file, which need not exist.  A top-level table that is
-    not one of the core's must have the name of one of `known_plugins`.
+    With `path` None, the file is $AGENTD_CONFIG, the user's own file or the default file; the last two need not exist.
+    A top-level table that is not one of the core's must have the name of one of `known_plugins`.
     """
     raw: Raw = {}
     origins: Origins = {}
@@ -144,18 +145,26 @@ def plugin_settings(config: Config, name: str, kind: type[B]) -> B:
 
 def _files(path: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Raw]]:
     named = path or (Path(env["AGENTD_CONFIG"]) if env.get("AGENTD_CONFIG") else None)
-    main = named or DEFAULT_PATH
+    main = named or user_file(env) or DEFAULT_PATH
     if named or os.path.lexists(main):
-        yield main.name, _read(main)
+        yield main.name, _read(main, " (AGENTD_CONFIG names it)" if named and not path else "")
     for part in sorted((main.parent / "conf.d").glob("*.toml")):
         yield f"conf.d/{part.name}", _read(part)
 
 
-def _read(path: Path) -> Raw:
+def user_file(env: Mapping[str, str]) -> Path | None:
+    """Return the user's own configuration file; None if there is none, or `env` names no home."""
+    home = env.get("HOME", "")
+    base = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    path = Path(base, "agentd", "agentd.toml")
+    return path if path.is_absolute() and os.path.lexists(path) else None
+
+
+def _read(path: Path, reason: str = "") -> Raw:
     try:
         return tomllib.loads(files.read(path).decode("utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}{reason}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
 
@@ -179,8 +188,8 @@ def _environment(raw: Raw, env: Mapping[str, str], plugins: Collection[str], ori
             continue
         parts = variable.removeprefix("AGENTD_").lower().split("__")
         if len(parts) < 2 or not all(parts):  # noqa: PLR2004 - a section and a key
-            meant = difflib.get_close_matches(variable, [*RESERVED, *_variables()], n=1, cutoff=0.75)
-            hint = f"; did you mean {meant[0]}?" if meant else "; settings are AGENTD_<SECTION>__<KEY>"
+            meant = nearest(variable, [*RESERVED, *_variables()], cutoff=0.75)
+            hint = f"; did you mean {either(meant)}?" if meant else "; settings are AGENTD_<SECTION>__<KEY>"
             raise ConfigError(f"{variable}: unknown variable{hint}")
         layer: Any = env[variable]
         for name in reversed(_names(raw, parts, plugins)):

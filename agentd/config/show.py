@@ -26,15 +26,23 @@ def show(config: Config) -> str:
 
     Each value has its origin as a comment, and secrets are hidden.
     """
-    values = config.model_dump(mode="json")
-    values |= values.pop("plugins")
     lines: list[str] = []
-    for table, items in _tables(values, ""):
+    for table, items in _tables(_values(config), ""):
         lines += ["", f"[{table}]"]
         for key, value in items.items():
             origin = config.origins.get(f"{table}.{key}", "default")
             lines.append(f"{_key(key)} = {_toml(_hidden(key, value))}  # {origin}")
     return "\n".join(lines[1:]) + "\n"
+
+
+def as_data(config: Config) -> Raw:
+    """Return the active configuration as JSON values, and the origin of each value that is not a default."""
+    return {"settings": _hidden("", _values(config)), "origins": config.origins}
+
+
+def _values(config: Config) -> Raw:
+    values = config.model_dump(mode="json")
+    return {**values, **values.pop("plugins")}
 
 
 def _hidden(key: str, value: object) -> object:

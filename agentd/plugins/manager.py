@@ -17,6 +17,7 @@ from agentd.config import load as configuration
 from agentd.errors import ConfigError
 from agentd.plugins import hookspecs
 from agentd.plugins.role import Role, Settings
+from agentd.similar import suggestion
 from agentd.tools.definition import BrokenTool, Tool, Toolbox
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Plugins:
         while missing:
             for name in sorted(missing):
                 if name not in available:
-                    raise ConfigError(f"no plugin brings {name!r}; installed are {', '.join(sorted(available))}")
+                    raise ConfigError(f"no plugin brings {name!r}{suggestion(name, sorted(available))}")
                 self._load(name, available[name])
             missing = {other for name in missing for other in self._call_hook(name, "agentd_requires") or ()}
             missing -= set(self.status)

@@ -6,12 +6,12 @@ neither temporary nor permanent by itself, its text decides, and there is practi
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from agentd import similar
 from agentd.errors import (
     AgentdError,
     ConfigChanged,
@@ -101,8 +101,8 @@ def one_line(text: object) -> str:
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """Return a sentence with the names that exist, those similar to `wrong` first."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(wrong.lower(), {name.lower() for name in names}, n=2, cutoff=0.6)
-    names.sort(key=lambda name: (name.lower() != wrong.lower(), name.lower() not in close, name))
+    close = similar.nearest(wrong, names)
+    names.sort(key=lambda name: (close.index(name) if name in close else len(close), name))
     shown = [*names[:NAMED], *([f"and {len(names) - NAMED} more"] if len(names) > NAMED else [])]
     return f"there are {', '.join(shown)}" if names else "there are none"
 

@@ -29,6 +29,7 @@ import msgspec
 
 from agentd.errors import InvalidMessage
 from agentd.safety import marks
+from agentd.similar import suggestion
 from agentd.tools.schemas import as_texts, normalized, object_schema, schema_of
 from agentd.wire import secrets
 from agentd.wire.codec import fault
@@ -208,7 +209,8 @@ class Tool:
             raise InvalidMessage(message)
         unknown = set(parameters) - set(_field_names(self.parameters)) if isinstance(parameters, dict) else set()
         if unknown:
-            message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
+            hint = suggestion(min(unknown), _field_names(self.parameters))
+            message = f"{self.name}: unknown parameter {min(unknown)!r}{hint}"
             raise InvalidMessage(message)
         marks.refuse_marks(self.name, parameters)
         parameters = normalized(parameters, schema_of(self.parameters), self.name)
@@ -285,7 +287,3 @@ class BrokenTool:
 
 def _field_names(kind: type[msgspec.Struct]) -> list[str]:
     return list(kind.__struct_encode_fields__)  # `structs.fields` resolves all annotations: 100 µs
-
-
-def _listed(kind: type[msgspec.Struct]) -> str:
-    return ", ".join(_field_names(kind)) or "none"

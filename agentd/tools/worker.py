@@ -14,6 +14,7 @@ from agentd.bus import dead_letters
 from agentd.bus.consumer import BEGINS, Consumer
 from agentd.crash_points import crash_point
 from agentd.errors import AgentdError, BusUnavailable, InvalidMessage
+from agentd.similar import suggestion
 from agentd.tools import large_results
 from agentd.tools.calls import Calls
 from agentd.tools.invocation import Invocation
@@ -244,7 +245,7 @@ class Worker:
     async def _run_assignment(self, task: TaskAssignment, name: str, seconds: float) -> ToolReply:
         tool = self._tool(task.task_type)
         if tool is None:
-            text = f"{self.agent_id} has no tool {task.task_type!r}; it has {', '.join(sorted(self.tools))}"
+            text = f"{self.agent_id} has no tool {task.task_type!r}{suggestion(task.task_type, sorted(self.tools))}"
             return ToolReply(status=Outcome.FAILED, error=TaskError(code="unknown_tool", message=text))
         invocation = Invocation(
             bus=self.bus,

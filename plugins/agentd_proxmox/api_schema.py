@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
 from agentd import NotFound, Rejected, one_line
+from agentd.similar import either, nearest
 
 Read = Callable[[int, int], bytes]
 Method = dict[str, Any]
@@ -181,8 +181,8 @@ class Catalogue:
         raise NotFound(f"{matches[0][1]} has no {verb}; it has {there}")
 
     def _nearest(self, path: str) -> str:
-        near = get_close_matches(path[:200], sorted(self.paths()), n=3, cutoff=0.5)
-        return f"; near are {', '.join(near)}" if near else "; api_find searches them"
+        near = nearest(path, sorted(self.paths()), cutoff=0.5)
+        return f"; did you mean {either(near)}?" if near else "; api_find searches them"
 
 
 def match(known: str, path: str) -> tuple[int, str, tuple[tuple[str, str], ...]] | None:

@@ -66,7 +66,8 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as by_variable:
         load(None, {"AGENTD_CONFIG": str(path)}, PLUGINS)
 
-    assert str(by_argument.value) == str(by_variable.value) == f"{path}: cannot be read: No such file or directory"
+    assert str(by_argument.value) == f"{path}: cannot be read: No such file or directory"
+    assert str(by_variable.value) == f"{by_argument.value} (AGENTD_CONFIG names it)"
     assert by_argument.value.exit_code == 78
 
 
@@ -118,8 +119,8 @@ def test_merge_keeps_what_is_not_replaced(below: dict[str, Any], above: dict[str
 
 
 ERRORS = {
-    "[bus]\nserver = 1": 'bus.server: unknown key; did you mean "servers"?',
-    "[bsu]\nx = 1": 'bsu: unknown section; did you mean "bus"?',
+    "[bus]\nserver = 1": "bus.server: unknown key; did you mean servers?",
+    "[bsu]\nx = 1": "bsu: unknown section; did you mean bus?",
     "[web]\nqqq = 1": "web.qqq: unknown key; there are allow_remote, host, port, enabled, allowed_hosts, connections, "
     "connections_per_address, tokens",
     "[bus]\ntimeout = 'soon'": 'bus.timeout: should be a number, not "soon"',
@@ -134,12 +135,12 @@ ERRORS = {
     "[bus]\nnkey_file = 'a'\ncreds_file = 'b'": "bus: nkey_file and creds_file exclude each other",
     "[bus]\npassword_file = 'a'": "bus: password_file needs user",
     "[bus]\ntls_key_file = 'a'": "bus: tls_cert_file and tls_key_file go together",
-    "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_dir"?',
+    "[bus.admin]\nnkey = 'SU'": "bus.admin.nkey: unknown key; did you mean nkey_dir or nkey_file?",
     "[[bus.queues]]\nname = 'a b'\nin_flight = 2": "bus.queues[0].name: 'a b' is not <service>[@<node>][+<class>]",
     "[[bus.queues]]\nname = 'a+b'\nin_flight = 2\nexternal = 'push'": (
         'bus.queues[0]: a+b: external = "push" needs the name of the agent, without @ and +'
     ),
-    "[[bus.queues]]\nname = 'ab'\nin_flght = 2": 'bus.queues[0].in_flght: unknown key; did you mean "in_flight"?',
+    "[[bus.queues]]\nname = 'ab'\nin_flght = 2": "bus.queues[0].in_flght: unknown key; did you mean in_flight?",
     "[proxmox]\ntoken_id = 'a@pve!b'": "proxmox.url: is missing: address of the API, of one node or of a name that "
     "covers all nodes: https://pve1:8006",
     "[proxmox]\nurl = 'http://pve1:8006'": "proxmox.url: should be https://host:8006; http would show the token to "
@@ -155,8 +156,7 @@ ERRORS = {
     "A-Z a-z 0-9 _ and -",
     "[web]\nhost = '0.0.0.0'": "web.host: 0.0.0.0 can be reached by other machines; set web.allow_remote = true if "
     "that is meant",
-    "[instances.a]\nroles = ['moniter']": "instances.a.roles: no role 'moniter' is installed; "
-    'did you mean "monitor"?',
+    "[instances.a]\nroles = ['moniter']": "instances.a.roles: no role 'moniter' is installed; did you mean monitor?",
 }
 
 
@@ -233,8 +233,8 @@ def test_environment_finds_names_with_dashes_and_capitals(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("variable", "line"),
     [
-        ("AGENTD_BUS__SERVER", 'AGENTD_BUS__SERVER: bus.server: unknown key; did you mean "servers"?'),
-        ("AGENTD_BUZ__SERVERS", 'AGENTD_BUZ__SERVERS: buz: unknown section; did you mean "bus"?'),
+        ("AGENTD_BUS__SERVER", "AGENTD_BUS__SERVER: bus.server: unknown key; did you mean servers?"),
+        ("AGENTD_BUZ__SERVERS", "AGENTD_BUZ__SERVERS: buz: unknown section; did you mean bus?"),
         ("AGENTD_BUS_SERVERS", "AGENTD_BUS_SERVERS: unknown variable; did you mean AGENTD_BUS__SERVERS?"),
         ("AGENTD_QQQ", "AGENTD_QQQ: unknown variable; settings are AGENTD_<SECTION>__<KEY>"),
         ("AGENTD_BUS__TIMEOUT", 'AGENTD_BUS__TIMEOUT: bus.timeout: should be a number, not "x"'),
@@ -258,7 +258,7 @@ def test_plugin_settings_are_checked_as_the_core(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as small:
         plugin_settings(written(tmp_path, "[monitor]\ninterval = 0"), "monitor", Settings)
 
-    assert str(unknown.value) == 'agentd.toml: monitor.intervals: unknown key; did you mean "interval"?'
+    assert str(unknown.value) == "agentd.toml: monitor.intervals: unknown key; did you mean interval?"
     assert str(small.value) == (
         "agentd.toml: monitor.interval: should be greater than 0, not 0: seconds between two looks"
     )
@@ -282,7 +282,7 @@ def test_unknown_instance_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as far:
         config.instance("x")
 
-    assert str(near.value) == "instance 'orchestartor' is not known; did you mean \"orchestrator\"?"
+    assert str(near.value) == "instance 'orchestartor' is not known; did you mean orchestrator?"
     assert str(far.value) == "instance 'x' is not known; there are all, mcp-bridge, monitor, orchestrator"
 
 
@@ -443,3 +443,29 @@ def test_user_without_a_name_has_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert user_name() == "uid999999"
     assert as_id("a b@c") == "a_b_c"
+
+
+def test_user_file(tmp_path: Path) -> None:
+    """Without --config: $AGENTD_CONFIG, then the user's own file, which is checked as every other one."""
+
+    def placed(where: str, principal: str) -> Path:
+        path = tmp_path / where
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'[client]\nprincipal = "{principal}"\n')
+        return path
+
+    named = placed("named.toml", "named")
+    variable = placed("variable.toml", "variable")
+    home = placed(".config/agentd/agentd.toml", "home")
+    placed("xdg/agentd/agentd.toml", "xdg")
+    env = {"HOME": str(tmp_path)}
+    xdg = env | {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+
+    assert load(None, env).principal == "home"
+    assert load(None, xdg).principal == "xdg"
+    assert load(None, xdg | {"AGENTD_CONFIG": str(variable)}).principal == "variable"
+    assert load(named, xdg | {"AGENTD_CONFIG": str(variable)}).principal == "named"
+    assert load(None, {"XDG_CONFIG_HOME": "relative"}).principal == load(None, {}).principal
+    home.chmod(0o666)
+    with pytest.raises(ConfigError, match=r"other users can write it .*chmod go-w"):
+        load(None, env)

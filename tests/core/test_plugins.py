@@ -187,7 +187,7 @@ def test_a_hook_with_a_typo(config: Config, install: Callable[..., None]) -> Non
 
 def test_not_installed(config: Config) -> None:
     """A plugin that is not installed is an error that names those that are."""
-    with pytest.raises(ConfigError, match=r"no plugin brings 'backup'; installed are .*monitor"):
+    with pytest.raises(ConfigError, match=r"no plugin brings 'backup'; there are .*monitor"):
         Plugins(config, {"backup"})
 
 
@@ -236,7 +236,7 @@ def test_a_required_plugin_that_is_not_installed(config: Config, install: Callab
     """The instance does not start without it; the error names it."""
     install(first=lambda: _module(agentd_requires=lambda: ["second"]))
 
-    with pytest.raises(ConfigError, match="no plugin brings 'second'; installed are first"):
+    with pytest.raises(ConfigError, match="no plugin brings 'second'; there are first"):
         Plugins(config, {"first"})
 
 

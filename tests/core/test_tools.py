@@ -169,7 +169,7 @@ def test_parameters_are_checked() -> None:
     make = _tools(Guests())["make"]
 
     assert make.parse({"name": "a", "disks": [{"size": 8}]}) == Make("a", [Disk(8)])
-    with pytest.raises(InvalidMessage, match=r"make.*unknown parameter 'nmae'; there are name, disks, node"):
+    with pytest.raises(InvalidMessage, match=r"make.*unknown parameter 'nmae'; did you mean name\?"):
         make.parse({"name": "a", "nmae": "b"})
     with pytest.raises(InvalidMessage, match=r"make.*disks.*size|make.*size.*disks"):
         make.parse({"name": "a", "disks": [{"size": "8"}]})

@@ -12,7 +12,7 @@ import pytest
 
 from agentd import printable, schedules
 from agentd.bus.dead_letters import Letter
-from agentd.cli import audit, doctor_bus, tables
+from agentd.cli import audit, doctor_bus, explain, tables, tools
 from agentd.cli.console import SafeConsole, console
 from agentd.client.plan_view import PlannedTask
 from agentd.client.views import Identity, WorkflowDetail, WorkflowSummary
@@ -73,7 +73,10 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "definitions": lambda: [made(ListedWorkflow), ListedWorkflow(T, T, T)],
     "plan": lambda: [made(PlannedTask)],
     "agents": lambda: [_agent()],
-    "tools": lambda: [_agent()],
+    "tools": lambda: [tools.Entry(T, T, T, T, [T])],
+    "tool": lambda: made(tools.Description),
+    "explanation": lambda: made(explain.Explanation),
+    "explanations": lambda: [made(explain.Explanation)],
     "schedules": lambda: [_schedule()],
     "answer": _answer,
     "reply": _reply,

@@ -221,7 +221,7 @@ class TestCall:
 
     async def test_unknown(self, bench: Bench) -> None:
         """An unknown path names near ones, an unknown method those that there are."""
-        with pytest.raises(errors.NotFound, match=r"near are .*status/start"):
+        with pytest.raises(errors.NotFound, match=r"did you mean .*status/start"):
             await bench("api_call", path="/nodes/pve1/qemu/101/status/startt")
         with pytest.raises(errors.NotFound, match="has no PUT; it has GET"):
             await bench("api_call", path="/version", method="PUT")

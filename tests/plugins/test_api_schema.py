@@ -136,7 +136,7 @@ class TestPaths:
         """An unknown path is distinguished from an unknown method, each with what there is."""
         known = catalogue(SMALL)
 
-        with pytest.raises(errors.NotFound, match=r"is no path of Proxmox VE 9\.9; near are .*/config"):
+        with pytest.raises(errors.NotFound, match=r"is no path of Proxmox VE 9\.9; did you mean .*/config"):
             known.resolve("GET", "/nodes/pve1/qemu/100/configg")
         with pytest.raises(errors.NotFound, match="has no PUT; it has GET, POST"):
             known.resolve("PUT", AT)

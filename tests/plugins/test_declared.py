@@ -87,7 +87,7 @@ def test_a_task_on_a_node(known: dict[str, Tool]) -> None:
         ({"tag": "WEB"}, "parameters.tag: expected str matching regex '^[a-z]+$'"),
         ({"tag": "a", "at_once": 21}, "parameters.at_once: expected int <= 20"),
         ({"tag": "a", "wait": "no"}, "parameters.wait: expected bool, got str"),
-        ({"tag": "a", "tagg": 1}, "parameters: unknown 'tagg'; there are tag, at_once, node, more, wait"),
+        ({"tag": "a", "tagg": 1}, "parameters: unknown 'tagg'; did you mean tag?"),
         (
             {"tag": "a", "more": {"x": [{"$template": "{{ 1 }}"}]}},
             "parameters.more: the key '$template' is not accepted",

@@ -91,7 +91,7 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
          [("2:25: tasks.a.tool: no installed plugin defines a tool 'list_guest'; did you mean list_guests? (if an "
           "external agent offers it, give service and tier)")]),
         (HEAD + "tasks: [{name: a, tool: qqq, service: mcp-proxmox, tier: read}]",
-         ["2:25: tasks.a.tool: no installed plugin defines a tool 'qqq'; there are "]),
+         ["2:25: tasks.a.tool: no installed plugin defines a tool 'qqq'; `agentd tools` lists them"]),
         (A + "service: specialist, tier: operate}]",
          ["2:47: tasks.a.service: list_guests is a tool of mcp-proxmox, not of specialist; leave service out",
           "2:65: tasks.a.tier: list_guests is of tier read, not operate; leave tier out"]),

@@ -153,9 +153,9 @@ def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the 
         # What is wrong.
         ("{{ parameters.nothere }}", "there is no 'nothere'; there are count, evil, ", None),
         ("{{ parameters.numbers[7] }}", "there is no item 7: there are 4", None),
-        ("{{ parameterz.name }}", "there is no 'parameterz'; did you mean 'parameters'?", "parameterz"),
-        ("{{ parameters.name | uppeer }}", "there is no filter 'uppeer'; did you mean 'upper'?", "uppeer"),
-        ("{{ 1 is equal }}", "there is no test 'equal'; did you mean 'equalto'?", "equal"),
+        ("{{ parameterz.name }}", "there is no 'parameterz'; did you mean parameters?", "parameterz"),
+        ("{{ parameters.name | uppeer }}", "there is no filter 'uppeer'; did you mean upper?", "uppeer"),
+        ("{{ 1 is equal }}", "there is no test 'equal'; did you mean equalto?", "equal"),
         ("{{ tasks }}", "tasks are named: tasks.<name>.result, or tasks['<name>'].result", "tasks"),
         ("{{ tasks[parameters.name].result }}", "tasks are named: ", "tasks"),
         ("{{ tasks.find.results }}", "a task has result, status, error, warnings, and no 'results'", "results"),

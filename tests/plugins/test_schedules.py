@@ -339,7 +339,7 @@ def checked(net: Net) -> None:
         NIGHTLY + 'timezone = "../etc/passwd"': "schedules.nightly.timezone: there is no time zone '../etc/passwd'",
         NIGHTLY.replace("health_check", "nothing"): "schedules.nightly.workflow: unknown 'nothing'; there are backup_",
         NIGHTLY + "parameters = { node = 1 }": "schedules.nightly.parameters.node: expected str or nothing, got int",
-        NIGHTLY + "parameters = { nod = 1 }": "schedules.nightly.parameters.nod: unknown; there are node",
+        NIGHTLY + "parameters = { nod = 1 }": "schedules.nightly.parameters.nod: unknown; did you mean node?",
         NIGHTLY + 'overlap = "maybe"': "schedules.nightly.overlap: should be 'skip' or 'allow'",
         NIGHTLY + "start_by = 0": "schedules.nightly.start_by: should be greater than 0",
         NIGHTLY + 'parameters = { node = "https://u:hunter2@a" }': "schedules.nightly.parameters: 'node': is a secret",

@@ -76,7 +76,7 @@ async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_R
         ),
         (
             b'{"workflow_type": "health_check", "parameters": {"nod": "pve1"}}',
-            "parameters: unknown 'nod'; there are node",
+            "parameters: unknown 'nod'; did you mean node?",
         ),
         (
             b'{"workflow_type": "vm_deployment", "parameters": {"name": "x", "cores": "two"}}',

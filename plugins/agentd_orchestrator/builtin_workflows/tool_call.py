@@ -12,6 +12,7 @@ import msgspec
 
 from agentd import Definition, Rejected, TaskSpec
 from agentd.client.requests import CALL, UNDO
+from agentd.similar import suggestion
 from agentd.wire import tool_names
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
         tools = known_tools()
         tool = tools.get(tool_names.current(request.tool, tools))
         if tool is None:
-            message = f"tool: there is no tool {request.tool!r}; `agentd tools` lists those there are"
+            hint = suggestion(request.tool, sorted(tools), listed="`agentd tools` lists them")
+            message = f"tool: there is no tool {request.tool!r}{hint}"
             raise Rejected(message)
         if tool.undoes:
             message = f"tool: {request.tool} runs only where a workflow undoes one of its tasks, never as a call"

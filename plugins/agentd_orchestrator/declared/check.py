@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from agentd import BadExpression
+from agentd.similar import suggestion
 from agentd.wire import tool_names
 from agentd.wire.workflow import UNDO
 from agentd_orchestrator.declared import file_format, parameters, typed_yaml, workflow
-from agentd_orchestrator.declared.typed_yaml import locate_error, suggestion
+from agentd_orchestrator.declared.typed_yaml import locate_error
 from agentd_orchestrator.declared.yaml_source import Position, Report, Value
 from agentd_orchestrator.declared.yaml_source import read as read_yaml
 from agentd_orchestrator.expressions import evaluate
@@ -124,7 +125,7 @@ class _Check:
         for name in sorted(uses.names - allowed):
             self.add(self._report.find(value, 1, name), where, _out_of_scope(name, allowed))
         for name in sorted(uses.parameters - {"*", *self.declared}):
-            hint = suggestion(name, self.declared)
+            hint = suggestion(name, sorted(self.declared))
             self.add(self._report.find(value, 1, name), where, f"there is no parameter {name!r}{hint}")
         return set(uses.tasks) if "tasks" in allowed else set()
 
@@ -132,7 +133,9 @@ class _Check:
         """Return whether the task `name` exists; report it if not."""
         if name in self.names:
             return True
-        self.add(self._report.find(value, 1, name), where, f"there is no task {name!r}{suggestion(name, self.names)}")
+        self.add(
+            self._report.find(value, 1, name), where, f"there is no task {name!r}{suggestion(name, sorted(self.names))}"
+        )
         return False
 
     def _order(self) -> None:
@@ -327,7 +330,7 @@ class _TaskCheck:
         is_installed = call.service in {tool.service for tool in tools.values()}
         if call.service and call.tier is not None and not is_installed:
             return
-        hint = suggestion(call.tool, tools) if tools else ""
+        hint = suggestion(call.tool, sorted(tools), listed="`agentd tools` lists them") if tools else ""
         advice = (
             f"{call.service} has none of that name"
             if is_installed
@@ -338,7 +341,7 @@ class _TaskCheck:
     def _workflow(self, where: str) -> None:
         name, known = self._task.workflow, self._of.known.workflows
         if name and name not in known:
-            text = f"there is no workflow {name!r}{suggestion(name, known)}"
+            text = f"there is no workflow {name!r}{suggestion(name, sorted(known))}"
             self._of.add(self.place("workflow"), f"{where}.workflow", text)
         kind = known.get(name)
         if kind is not None and isinstance(self._task.with_, dict):
@@ -355,7 +358,7 @@ class _TaskCheck:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key, at in given.keys.items():
             if key not in fields:
-                self._of.add(at, f"{where}.{key}", f"{owner} takes no {key!r}{suggestion(key, fields)}")
+                self._of.add(at, f"{where}.{key}", f"{owner} takes no {key!r}{suggestion(key, sorted(fields))}")
         missing = [key for key, field in fields.items() if field.required and key not in given.keys]
         if missing:
             self._of.add(given.at, where, f"{owner} needs {', '.join(missing)}")

@@ -6,18 +6,18 @@ still be checked; a file with faults is never used.
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
+from agentd.similar import suggestion
 from agentd.wire.codec import fault
 from agentd_orchestrator.declared.file_format import FileSection, Template
 from agentd_orchestrator.declared.yaml_source import Position, Report, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 F = TypeVar("F", bound=FileSection)
 
@@ -49,17 +49,7 @@ _HINTS: Final = {
 }
 TEXTS: Final = {"for_each": Template}
 """The type of a string where the type of the field cannot express it (file_format.py)."""
-SHOWN: Final = 20
-"""Maximum of names that are listed when no name is similar."""
 _INDEX: Final = re.compile(r"\[(\d+)\]")
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of a fault's message: the most similar name, or all names."""
-    names = sorted(known)
-    nearest = difflib.get_close_matches(wrong, names, n=1)
-    listed = [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
-    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(listed) or 'none'}"
 
 
 def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
@@ -71,7 +61,7 @@ def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
     for key, at in value.keys.items():
         if key not in fields:
             expected = MEANT.get(key)
-            hint = f"; here it is called {expected}" if expected in fields else suggestion(key, fields)
+            hint = f"; here it is called {expected}" if expected in fields else suggestion(key, sorted(fields))
             report.add(at, _inner(where, key), f"unknown key{hint}")
     missing = [key for key, field in fields.items() if field.required and key not in value.keys]
     if missing:

@@ -21,6 +21,7 @@ from agentd import (
     secrets,
 )
 from agentd.safety.policy import unproven_reason
+from agentd.similar import suggestion
 from agentd.wire.codec import fault
 from agentd.wire.workflow import PREVIEW
 from agentd_orchestrator.declared.parameters import refuse_markers
@@ -78,8 +79,8 @@ class Planner:
         request = begin.request
         definition = self._definitions.get(request.workflow_type)
         if definition is None:
-            known = ", ".join(sorted(self._definitions))
-            message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
+            hint = suggestion(request.workflow_type, sorted(self._definitions))
+            message = f"workflow_type: unknown {request.workflow_type!r}{hint}"
             raise Rejected(message)
         values = _parameters(request, definition.parameters)
         plan = with_previews(definition.plan(values), self._policy.approval_timeout)
@@ -174,7 +175,7 @@ def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> Any:  #
     known = kind.__struct_encode_fields__
     unknown = sorted(set(request.parameters) - set(known))
     if unknown:
-        message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
+        message = f"parameters: unknown {unknown[0]!r}{suggestion(unknown[0], known)}"
         raise InvalidMessage(message)
     refuse_markers(request.parameters)
     try:

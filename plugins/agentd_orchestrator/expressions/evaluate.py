@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from agentd import BadExpression
+from agentd.similar import suggestion
 from agentd_orchestrator.expressions.metering import ExpressionRefused, meter
 
 if TYPE_CHECKING:
@@ -266,14 +267,14 @@ def _check_named(text: str, node: nodes.Filter | nodes.Test) -> None:
 
     noun, known = ("filter", FILTERS) if isinstance(node, nodes.Filter) else ("test", TESTS)
     if node.name not in known:
-        _fail(text, f"there is no {noun} {node.name!r}{_instead(node.name, known)}", node.name, node.lineno)
+        _fail(text, f"there is no {noun} {node.name!r}{suggestion(node.name, sorted(known))}", node.name, node.lineno)
     if node.dyn_args is not None or node.dyn_kwargs is not None:
         _fail(text, "arguments with * and ** are not accepted", "*", node.lineno)
 
 
 def _note_name(text: str, node: nodes.Name, found: _Found) -> None:
     if node.name not in NAMES:
-        _fail(text, f"there is no {node.name!r}{_instead(node.name, NAMES)}", node.name, node.lineno)
+        _fail(text, f"there is no {node.name!r}{suggestion(node.name, sorted(NAMES))}", node.name, node.lineno)
     if node.name == "tasks":
         _fail(text, "tasks are named: tasks.<name>.result, or tasks['<name>'].result", "tasks", node.lineno)
     found.names.add(node.name)
@@ -299,13 +300,6 @@ def _key(node: nodes.Node) -> object:
     if hasattr(node, "attr"):
         return node.attr
     return getattr(getattr(node, "arg", None), "value", None)
-
-
-def _instead(wrong: str, known: Any) -> str:  # noqa: ANN401 - names
-    import difflib
-
-    nearest = difflib.get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(sorted(known))}"
 
 
 def _fail(text: str, problem: str, word: str, line: int = 1) -> NoReturn:

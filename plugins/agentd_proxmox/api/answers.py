@@ -10,10 +10,10 @@ digest is that of a secret.
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Any, Final
 
 from agentd import digest, one_line, secrets
+from agentd.similar import either, nearest
 from agentd_proxmox.api_schema import VARIABLE, match
 from agentd_proxmox.api_tiers import TABLE, class_of, reviewed_parameters
 
@@ -102,10 +102,8 @@ def unreviewed(call: dict[str, Any]) -> str:
     unknown = [name for name in texts if name not in known and not any(class_of(key, name) for key in keys)]
     if not unknown:
         return ""
-    similar = get_close_matches(
-        unknown[0], [name for key in keys for name in reviewed_parameters(key)], n=2, cutoff=0.6
-    )
-    hint = f"; did you mean {' or '.join(similar)}?" if similar else "; api_describe lists those there are"
+    similar = nearest(unknown[0], {name for key in keys for name in reviewed_parameters(key)})
+    hint = f"; did you mean {either(similar)}?" if similar else "; api_describe lists the known ones"
     return f"{unknown[0][:60]!r} is no parameter that was reviewed for {keys[0]}, so it may be a secret{hint}"
 
 

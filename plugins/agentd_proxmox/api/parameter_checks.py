@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from agentd import one_line
+from agentd.similar import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -121,10 +121,7 @@ def _variable(endpoint: Endpoint, name: str) -> list[str]:
 def _unknown(endpoint: Endpoint, name: str) -> str:
     if name in endpoint.variables:
         return f"{name}: is in the path already"
-    similar = get_close_matches(name, list(endpoint.parameters), n=2, cutoff=0.6)
-    listed = ", ".join(list(endpoint.parameters)[:12]) or "none"
-    hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {listed}"
-    return f"{one_line(name)[:60]}: unknown; {hint}"
+    return f"{one_line(name)[:60]}: unknown{suggestion(name, endpoint.parameters)}"
 
 
 def _missing(endpoint: Endpoint, parameters: dict[str, Any]) -> list[str]:
@@ -289,10 +286,7 @@ def _property_string(known: dict[str, Any], text: str) -> list[str]:
             name, value = default, part
         name = _alias(known, name)
         if name not in known:
-            similar = get_close_matches(name, list(known), n=1)
-            faults.append(
-                f"{_shown(name or part)} is no property" + (f"; did you mean {similar[0]}?" if similar else "")
-            )
+            faults.append(f"{_shown(name or part)} is no property{suggestion(name, known)}")
         elif name in seen:
             faults.append(f"{name} is given twice")
         else:

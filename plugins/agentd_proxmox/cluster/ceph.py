@@ -8,9 +8,12 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, NotFound, Raise, Rejected, Repeat, Target, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, fields
+from agentd_proxmox import fields, methods
 
 if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
     Entry = dict[str, Any]
 
 STATUS: Final = "/cluster/ceph/status"
@@ -134,11 +137,24 @@ class Flags(msgspec.Struct, frozen=True):
     flags: list[str]
 
 
-class Ceph(area.Area):
+class Ceph:
     """The tools for Ceph."""
 
-    shown_to: ClassVar[area.ShownTo] = {"list_osds": blind_token.NODES, "list_ceph_pools": blind_token.NODES}
-    needs: ClassVar[area.Needs] = {area.EVERY: area.with_path("/", "Sys.Audit")}
+    calls: ClassVar[Calls] = {
+        "get_ceph_status": (f"GET {STATUS}", f"GET {FLAGS}"),
+        "list_osds": ("GET /nodes/{node}/ceph/osd",),
+        "list_ceph_pools": ("GET /nodes/{node}/ceph/pool", "GET /nodes/{node}/ceph/mon"),
+        "move_osd_data": (
+            *("GET /nodes/{node}/ceph/osd", f"GET {STATUS}"),
+            *(f"POST /nodes/{{node}}/ceph/osd/{{osdid}}/{way}" for way in ("in", "out")),
+        ),
+        "set_ceph_flag": (f"GET {FLAGS}", f"PUT {FLAGS}/{{flag}}"),
+    }
+    needs: ClassVar[Needs] = {name: methods.with_path("/", "Sys.Audit") for name in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Use the Proxmox client of `inventory`."""
+        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_ceph_status(self, call: Call, p: fields.NoParameters) -> CephStatus:  # noqa: ARG002 - every tool has a call

@@ -12,13 +12,14 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, option_strings
+from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
 from agentd_proxmox.fields import GuestSelector
 from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.guests.suspend import SECRET
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
 _LONGEST: Final = 2000
 
@@ -91,13 +92,23 @@ class Configuration(msgspec.Struct, frozen=True):
     options: dict[str, str]
 
 
-class NicTools(area.Area):
+class NicTools:
     """Tools for network cards, and for the complete configuration."""
 
-    needs: ClassVar[area.Needs] = {
-        "set_guest_network": area.config_privileges("Network") | {area.BRIDGE},
-        "delete_guest_network": area.config_privileges("Network"),
+    calls: ClassVar[Calls] = {
+        "get_guest_config": methods.READ,
+        "set_guest_network": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
+        "delete_guest_network": (*methods.WRITE, *guest_writing.SEND),
     }
+    needs: ClassVar[Needs] = {
+        "set_guest_network": methods.config_privileges("Network") | {methods.BRIDGE},
+        "delete_guest_network": methods.config_privileges("Network"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Use `inventory` and its Proxmox client."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def get_guest_config(self, call: Call, p: GuestSelector) -> Configuration:  # noqa: ARG002 - every tool has a call

@@ -13,10 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
-from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, option_strings
+from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation
+    from agentd_proxmox.inventory import GuestLocation, Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
 Key = Annotated[str, formats.full_match("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
 
@@ -33,13 +34,20 @@ class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class RawOptions(area.Area):
+class RawOptions:
     """The tool that writes complete options of a guest, in the form of Proxmox."""
 
-    needs: ClassVar[area.Needs] = {
-        "update_guest_options": area.config_privileges("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
-        | {area.BRIDGE, area.SPACE},
+    calls: ClassVar[Calls] = {
+        "update_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
     }
+    needs: ClassVar[Needs] = {
+        "update_guest_options": methods.config_privileges("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
+        | {methods.BRIDGE, methods.SPACE},
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Use `inventory`."""
+        self.inventory = inventory
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.OPTIONS)
     async def update_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, Repeat, Tier, one_line, tool
-from agentd_proxmox import area, fields
+from agentd_proxmox import fields
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
 
 SEARCHED: Final = 2000
 """Number of lines that are searched for `match` if no period is given."""
@@ -47,8 +51,14 @@ class LogLines(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
-class NodeLogs(area.Area):
+class NodeLogs:
     """The tool for a node's log."""
+
+    calls: ClassVar[Calls] = {"get_node_log": ("GET /nodes/{node}/journal",)}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Use the client of `inventory`."""
+        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def get_node_log(self, call: Call, p: NodeLog) -> LogLines:

@@ -1,0 +1,118 @@
+"""The tables of `agentd tools`, `agentd explain` and `agentd call`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agentd.cli.console import console, print_rows, safe, safe_lines
+from agentd.printable import as_json
+from agentd.wire.codec import plain
+from agentd.wire.messages import Preview
+
+
+def tools(found: list[Any]) -> None:
+    """Print the tools by area."""
+    width = max((len(entry.name) for entry in found), default=0)
+    for number, area in enumerate(dict.fromkeys(entry.area for entry in found)):
+        if number:
+            console.print()
+        console.print(f"[bold]{safe(area)}[/]")
+        for entry in found:
+            if entry.area == area:
+                note = "  [dim](no running agent offers it)[/]" if entry.agents == [] else ""
+                line = f"  {safe(entry.name):<{width}}  {safe(entry.tier):<7}  {safe(entry.description)}{note}"
+                console.print(line, soft_wrap=True)
+    console.print("\n[dim]agentd tools NAME describes one; agentd call NAME KEY=VALUE calls it[/]")
+
+
+def tool(found: Any) -> None:  # noqa: ANN401
+    """Print the description of one tool."""
+    from agentd.cli.tools import needs_approval
+
+    console.print(
+        f"[bold]{safe(found.name)}[/]  {safe(found.area)}\n\n{safe_lines(found.description)}\n", soft_wrap=True
+    )
+    rows = [
+        [safe(field.name), safe(field.type), "required" if field.required else safe(_default(field.default)),
+         safe(field.meaning)]
+        for field in found.parameters
+    ]  # fmt: skip
+    print_rows(["PARAMETER", "TYPE", "DEFAULT", "MEANING"], rows, "no parameters")
+    if found.parameters and found.notes:
+        console.print(f"\n{safe(found.notes)}")
+    console.print()
+    print_rows(
+        ["RESULT", "TYPE", "MEANING"],
+        [[safe(f.name), safe(f.type), safe(f.meaning)] for f in found.result],
+        "no result",
+    )
+    console.print()
+    approval = ": a second principal has to approve the call" if needs_approval(found.tier) else ""
+    console.print(f"[bold]tier[/]        {safe(found.tier)}{approval}", soft_wrap=True)
+    for says, tier in found.raises.items():
+        console.print(f"            {safe(tier)} with {safe(says)}", soft_wrap=True)
+    console.print(f"[bold]repeat[/]      {safe(found.repeat)}", soft_wrap=True)
+    agents = "not known" if found.agents is None else safe(", ".join(found.agents) or "no running agent")
+    console.print(f"[bold]offered by[/]  {agents}", soft_wrap=True)
+    console.print(f"[bold]example[/]     {safe(found.example)}", soft_wrap=True)
+
+
+def _default(value: object) -> str:
+    return "-" if value is None or value == "" else value if isinstance(value, str) else as_json(plain(value))
+
+
+def explanation(found: Any) -> None:  # noqa: ANN401
+    """Print the explanation of one code."""
+    facts = {
+        "code": found.code,
+        "meaning": " ".join(found.meaning.split()),
+        "causes": found.causes,
+        "do": found.advice,
+        "exit code": str(found.exit_code),
+        "kind of": found.kind_of,
+        "retried": "yes, tasks are retried by themselves" if found.retried else "",
+    }
+    for name, text in facts.items():
+        if text:
+            console.print(f"[bold]{safe(f'{name:<9}')}[/]  {safe(text)}", soft_wrap=True)
+
+
+def explanations(found: list[Any]) -> None:
+    """Print all codes."""
+    rows = [
+        [safe(entry.code), str(entry.exit_code), safe(entry.meaning.partition("\n\n")[0].replace("\n", " "))]
+        for entry in found
+    ]
+    print_rows(["CODE", "EXIT", "MEANING"], rows, "no codes")
+
+
+def reply(reply: Any) -> None:  # noqa: ANN401
+    """Print the result of a call."""
+    from agentd.cli import values
+
+    values.show(plain(reply.result))
+    for warning in reply.warnings:
+        console.print(f"[yellow]{safe(warning)}[/]")
+    if reply.undo:
+        console.print(f"[dim]undo with: agentd undo {safe(reply.undo)}[/]")
+
+
+def preview(reply: Any) -> None:  # noqa: ANN401
+    """Print what a call would change."""
+    found = msgspec.convert(reply.result, Preview)
+    if found.already:
+        console.print(f"{safe(found.tool)} would change nothing: already done")
+    for target in found.targets:
+        console.print(f"{safe(found.tool)} would change {safe(target.title)}")
+        for line in target.loses:
+            console.print(f"  and with it {safe(line)}")
+    if found.undo is not None:
+        console.print(f"[dim]agentd undo would call {safe(found.undo.tool)}[/]")
+    elif not found.already:
+        console.print("cannot be undone")
+    if not found.targets and not found.already:
+        console.print(f"{safe(found.tool)} would run; it does not report what it changes")
+    for warning in reply.warnings:
+        console.print(f"[yellow]{safe(warning)}[/]")
