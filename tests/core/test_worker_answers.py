@@ -134,12 +134,12 @@ async def test_a_large_result(bus: Bus, probe: Probe) -> None:
         second = await completion(bus, task="u")
         await assign(bus, "marked", {"text": text})
         again = await completion(bus, number=2)
-    whole = await bus.kv_get(subjects.RESULTS, "w.u")
+    whole = await bus.kv_get(subjects.RESULTS, "tester.w.u")
 
     assert first.result.keys() == {"$stored", "bytes"}
-    assert first.result["$stored"] == "w.t"
+    assert first.result["$stored"] == "tester.w.t"
     assert again.result == first.result
-    assert second.result["$stored"] == "w.u"
+    assert second.result["$stored"] == "tester.w.u"
     assert whole is not None
     assert msgspec.json.decode(whole.data)["text"] == text
 
