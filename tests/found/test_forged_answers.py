@@ -221,7 +221,13 @@ async def test_agents_alerts_and_runs_stay_listed(bus: Bus, forger: Forger) -> N
     await bus.kv_put(subjects.LIVE, "a", WE, ttl=60)
     await bus.kv_put(subjects.ALERTS, "a", alert)
     await bus.kv_put(subjects.CONF, "schedule.x", run)
-    for bucket, key in (("live", "a"), ("alerts", "a"), ("conf", "schedule.x"), ("results", reference["$stored"]), ("live", "b")):
+    for bucket, key in (
+        ("live", "a"),
+        ("alerts", "a"),
+        ("conf", "schedule.x"),
+        ("results", reference["$stored"]),
+        ("live", "b"),
+    ):
         await forger.acknowledge(_key(bucket, key), FLOOD)
 
     assert [presence.agent.agent_id for presence in await queries.presences(bus)] == [WE.agent.agent_id]
