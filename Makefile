@@ -31,7 +31,7 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plug
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test lint rollout bench mutants attack chaos docs lock clean
+.PHONY: help demo check test lint rollout bench mutants attack chaos calls docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -82,6 +82,9 @@ attack: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## try every kno
 
 chaos: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## let everything go wrong (SEED=, MINUTES=, ARGS: run.py's)
 	$(BIN)/python tests/system/chaos/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+calls: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## store which API methods each tool calls (calls.json)
+	cd tests && ../$(BIN)/python -m plugins.walk
 
 docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## regenerate the generated pages: tools, policy, settings, commands, metrics
 	cd tests && ../$(BIN)/python reference.py

@@ -38,9 +38,11 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    owners = [*(area(inventory) for area in AREAS), api]
-    found = [tool for owner in owners for tool in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
-    return [check_empty_lists(tool, toolbox.proxmox) if isinstance(tool, Tool) else tool for tool in found]
+    found = collect(api, service=SERVICE, halt=toolbox.proxmox.halt)
+    for area in AREAS:
+        for tool in collect(area(inventory), service=SERVICE, halt=toolbox.proxmox.halt):
+            found.append(check_empty_lists(tool, toolbox.proxmox, area.shown_to) if isinstance(tool, Tool) else tool)
+    return found
 
 
 @hookimpl

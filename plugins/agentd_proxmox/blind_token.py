@@ -16,6 +16,7 @@ from agentd import Denied, grant
 
 if TYPE_CHECKING:
     from agentd import Call, Proxmox, Tool
+    from agentd_proxmox.area import ShownTo
 
 VMS: Final = ("/vms", ("VM.Audit",))
 STORES: Final = ("/storage", ("Datastore.Audit", "Datastore.AllocateSpace", "Datastore.Allocate"))
@@ -24,41 +25,30 @@ USERS: Final = ("/access/groups", ("Sys.Audit", "User.Modify", "Group.Allocate")
 CLUSTER: Final = ("/", ("Sys.Audit",))
 NETS: Final = ("/sdn", ("SDN.Audit", "SDN.Allocate", "SDN.Use"))
 
-SHOWN_TO: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    **dict.fromkeys(("list_guests", "list_templates", "list_replications", "list_snapshots"), VMS),
-    **dict.fromkeys(("list_old_snapshots", "list_guests_without_backup"), VMS),
-    **dict.fromkeys(("list_storages", "list_storage_definitions", "list_volumes", "list_backups"), STORES),
-    **dict.fromkeys(("list_nodes", "list_tasks", "list_node_disks", "list_local_storage", "list_services"), NODES),
-    **dict.fromkeys(("list_certificates", "list_interfaces", "list_osds", "list_ceph_pools", "list_updates"), NODES),
-    **dict.fromkeys(("list_users", "list_groups", "list_tokens"), USERS),
-    **dict.fromkeys(("list_backup_jobs", "list_ha", "list_firewall", "list_firewall_sets", "get_usage"), CLUSTER),
-    "list_notifications": ("/mapping/notifications", ("Mapping.Audit", "Mapping.Modify", "Mapping.Use")),
-    "list_bridges": NETS,
-    "list_sdn": NETS,
-    "list_pools": ("/pool", ("Pool.Audit", "Pool.Allocate")),
-    "list_grants": ("/access", ("Sys.Audit", "Permissions.Modify")),
-}
-"""For each tool that lists: the path of the listed objects, and the privileges of which one is enough to see them."""
-ALL_ARE_SHOWN: Final = frozenset({"list_roles", "list_realms"})
-"""Tools that list objects that Proxmox shows to every token."""
+POOLS: Final = ("/pool", ("Pool.Audit", "Pool.Allocate"))
+GRANTS: Final = ("/access", ("Sys.Audit", "Permissions.Modify"))
+NOTIFICATIONS: Final = ("/mapping/notifications", ("Mapping.Audit", "Mapping.Modify", "Mapping.Use"))
+EVERY_TOKEN: Final[tuple[str, tuple[str, ...]]] = ("", ())
+"""Of a tool that lists objects that Proxmox shows to every token."""
 
 
-def check_empty_lists(tool: Tool, proxmox: Proxmox) -> Tool:
+def check_empty_lists(tool: Tool, proxmox: Proxmox, shown_to: ShownTo) -> Tool:
     """Return `tool`, wrapped if it lists objects that a token may not see.
 
     The wrapped tool raises Denied if the list is empty because the token lacks a right.
     """
-    if tool.name not in SHOWN_TO:
+    root, privileges = shown_to.get(tool.name, EVERY_TOKEN)
+    if not root:
         return tool
 
     async def run(call: Call, parameters: Any) -> Any:  # noqa: ANN401 - the tool's own Structs
         try:
             result = await tool.run(call, parameters)
         except Denied as error:  # Proxmox does not always say which privilege is missing
-            if "pveum" in str(error) or not (reason := await hidden_reason(proxmox, tool.name)):
+            if "pveum" in str(error) or not (reason := await hidden_reason(proxmox, tool.name, root, privileges)):
                 raise
             raise Denied(f"{error}; {reason}") from error
-        if is_empty(result) and (reason := await hidden_reason(proxmox, tool.name)):
+        if is_empty(result) and (reason := await hidden_reason(proxmox, tool.name, root, privileges)):
             raise Denied(reason)
         return result
 
@@ -75,12 +65,14 @@ def is_empty(result: Any) -> bool:  # noqa: ANN401
     return bool(collections) and not any(collections) and not values.get("total") and not values.get("unread")
 
 
-async def hidden_reason(proxmox: Proxmox, tool: str) -> str:
-    """Return why an empty list proves nothing, "" if the token would see entries."""
+async def hidden_reason(proxmox: Proxmox, tool: str, root: str, privileges: tuple[str, ...]) -> str:
+    """Return why an empty list proves nothing, "" if the token would see entries.
+
+    They are below `root`, and one of the privileges is enough.
+    """
     held = await proxmox.permissions()
     if reason := no_rights_error(proxmox.user, held):
         return reason
-    root, privileges = SHOWN_TO[tool]
     if any(_applies_below(path, root) and set(privileges) & set(found) for path, found in held.items()):
         return ""
     return (

@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 TRIES = 3
 """Attempts to change a configuration that another client changes at the same time."""
 RESTORES = "update_guest_options"
-BRIDGES = "GET /nodes/{node}/network"
-SEND = (
-    "POST /nodes/{node}/qemu/{vmid}/config",
-    "PUT /nodes/{node}/lxc/{vmid}/config",
-    "GET /nodes/{node}/qemu/{vmid}/pending",
-    "GET /nodes/{node}/lxc/{vmid}/pending",
-)
-"""API methods that a change of a guest's configuration needs, in addition to methods.WRITE."""
 _HOTPLUG = "hotplug problem"
 
 

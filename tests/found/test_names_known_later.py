@@ -9,7 +9,7 @@ import pytest
 
 from agentd import errors
 from agentd.safety.policy import NEEDS_APPROVAL
-from plugins.test_rights import bench_of, keyed, walk
+from plugins.walk import bench_of, keyed, walk
 from proxmox_access import Steer, connect
 from tool_bench import NEW, Bench, Doubt, MemoryCall
 

@@ -18,7 +18,7 @@ from agentd.proxmox import client as proxmox_client
 from agentd.wire.messages import Tier
 from agentd_proxmox import api_tiers
 from agentd_proxmox.api.schema_cache import Schemas
-from plugins.test_rights import bench_of, keyed, walk
+from plugins.walk import bench_of, keyed, walk
 from proxmox_access import Steer, connect
 from tool_bench import Doubt
 

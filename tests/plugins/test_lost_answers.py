@@ -8,7 +8,7 @@ import pytest
 
 from agentd.tools.definition import Repeat
 from agentd_proxmox.api.schema_cache import Schemas
-from plugins.test_rights import bench_of, keyed, walk
+from plugins.walk import bench_of, keyed, walk
 from proxmox_access import Steer, connect
 from tool_bench import Doubt, MemoryCall
 

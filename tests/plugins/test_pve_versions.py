@@ -10,7 +10,7 @@ from agentd import errors
 from agentd_proxmox.api import rights
 from agentd_proxmox.api.schema_cache import Schemas
 from agentd_proxmox.areas import declared
-from plugins.test_rights import WALK, bench_of, keyed
+from plugins.walk import WALK, bench_of, keyed
 from plugins.walk_guests import EIGHT
 from plugins.walk_local import CEPH
 from proxmox_access import Steer, connect

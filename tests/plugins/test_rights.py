@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,86 +17,28 @@ from agentd.tools.definition import Right
 from agentd.wire.messages import Tier
 from agentd_proxmox.api import rights
 from agentd_proxmox.api.schema_cache import Schemas
-from agentd_proxmox.areas import AREAS, declared
-from agentd_proxmox.settings import ToolSettings
-from plugins.walk_guests import EIGHT
-from plugins.walk_local import CEPH
+from agentd_proxmox.areas import CALLS, declared
+from plugins.walk import bench_of, calls, keyed, walk
 from proxmox_access import Steer, connect
-from tool_bench import Bench, Doubt, MemoryCall
+from tool_bench import MemoryCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from agentd.config.load import Config
-    from agentd.proxmox.client import Proxmox
     from agentd.tools.definition import Found
     from pve.client import FakePve
 
-C = TypeVar("C", bound=MemoryCall)
 TOKEN = "agentd@pve!full"  # noqa: S105 - a name
 
-WALK = [
-    call
-    for file in sorted(Path(__file__).parent.glob("walk_*.py"))
-    for call in importlib.import_module(f"plugins.{file.stem}").WALK
-]
 
+async def test_calls_are_up_to_date(lab: FakePve, tmp_path: Path, download_server: str) -> None:
+    """The stored methods of every tool are those that it calls; only those of the whole API have none."""
+    called = await calls(lab, tmp_path, download_server)
 
-def keyed(call: C, tool: str) -> C:
-    """Return the call as the tool wants it: discard_guest undoes what this walk made."""
-    if tool == "discard_guest":
-        call.undoes, call.makes = "wf.api", {"guest/303"}
-    return call
-
-
-async def walk(
-    benches: Callable[[str], Bench],
-    steer: Steer,
-    download_server: str,
-    before: Callable[[str, Any], Awaitable[None]] | None = None,
-    call: Callable[[str, Any], Awaitable[Any]] | None = None,
-) -> dict[str, set[str]]:
-    """Call every tool, each at the bench that is given for it or by `call`; return the methods that came for each."""
-    proxmox = benches("get_guest").tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined]
-    catalogue = await Schemas(proxmox, None).catalogue()
-    called: dict[str, set[str]] = {}
-    results: dict[str, Any] = {"shelf": download_server}
-    for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *CEPH, *EIGHT]:
-        if (tool, given) == CEPH[0]:
-            await steer.platters(ceph={}, directories={"corp": "ldap"})
-        if (tool, given) == EIGHT[0]:
-            await steer.settings(ha_has_groups=1)
-            await steer.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
-        parameters = given(results) if callable(given) else given
-        if before is not None:
-            await before(tool, parameters)
-        seen = max((entry["n"] for entry in await steer.log()), default=0)
-        if call is not None:
-            results[tool] = await call(tool, parameters)
-        else:
-            results[tool] = await benches(tool)(tool, keyed(Doubt(), tool), **parameters)
-        for entry in await steer.log(since=seen):
-            called.setdefault(tool, set()).add(catalogue.resolve(entry["method"], entry["path"]).key)
-            results["upid"] = entry.get("upid") or results.get("upid")
-    return called
-
-
-def bench_of(proxmox: Proxmox, folder: Path) -> Bench:
-    """Return the tools, which may keep secrets in a folder, and send the files of this one."""
-    return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets", upload_dirs=[Path(__file__).parent]))
-
-
-async def test_declared_is_called(lab: FakePve, tmp_path: Path, download_server: str) -> None:
-    """Every method that a tool calls is declared, and every tool but those of the whole API is."""
-    proxmox = connect(lab)
-    bench = bench_of(proxmox, tmp_path)
-    called = await walk(lambda _: bench, Steer(lab), download_server)
-
-    calls = {name: set(keys) for area in AREAS for name, keys in getattr(area, "calls", {}).items()}
-    for tool, keys in called.items():
-        assert keys - {"GET /access/permissions"} <= calls[tool], tool  # what a token may read of itself
-    assert set(called) == set(calls) == {item for item in bench.tools if not item.startswith("api_")}
-    await proxmox.close()
+    assert called == CALLS, "calls.json is old: make calls"
+    assert set(called) == {tool.tool for tool in declared()}
 
 
 class Dry(MemoryCall):

@@ -22,7 +22,7 @@ WALK: list[tuple[str, Any]] = [
     ("delete_snapshot", {**SNAP, "guest": "web-01"}),
     ("list_volumes", PLACE),
     ("get_storage_status", PLACE),
-    ("download_url", lambda results: {**PLACE, "url": f"{results['shelf']}/image.iso", "filename": "walked.iso"}),
+    ("download_url", lambda results: {**PLACE, "url": f"{results['shelf']}/image.iso", "filename": "fetched.iso"}),
     ("create_volume", {"storage": "local-lvm", "node": "pve1", "vmid": 100, "size": 1, "name": "walked"}),
     ("delete_volume", {"volid": "local-lvm:vm-100-walked", "node": "pve1"}),
     ("create_backup", {"vmid": 100, "storage": "local"}),

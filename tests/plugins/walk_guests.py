@@ -1,4 +1,4 @@
-"""One call of each named tool at least, in an order that works; test_rights.py runs them all.
+"""One call of each named tool at least, in an order that works; walk.py runs them all.
 
 Other areas have files of their own, walk_*.py, each with a WALK.  Parameters may be drawn from the results of the tools
 before, by their names; `upid` is that of the last task.

@@ -13,12 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import escalation, targets
+from agentd_proxmox import area, escalation, targets
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 RealmId = formats.Realm
@@ -115,27 +112,13 @@ class DeletedRealm(msgspec.Struct, frozen=True):
     id: str
 
 
-ONE: Final = "/access/domains/{realm}"
-LOOK: Final = ("GET /access/domains", f"GET {ONE}", "GET /access/users")
-
-
-class Realms:
+class Realms(area.Area):
     """The tools for single realms.
 
     list_realms is in roles.py, sync_realm in cluster/notifications.py.
     """
 
-    calls: ClassVar[Calls] = {
-        "get_realm": LOOK,
-        "create_realm": (*LOOK, *escalation.READS, "POST /access/domains"),
-        "update_realm": (*LOOK, *escalation.READS, f"PUT {ONE}"),
-        "delete_realm": (*LOOK, f"DELETE {ONE}"),
-    }
-    needs: ClassVar[Needs] = {name: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for name in calls}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.proxmox = inventory.proxmox
+    needs: ClassVar[area.Needs] = {area.EVERY: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")}}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def get_realm(self, call: Call, p: RealmSelector) -> RealmInfo:  # noqa: ARG002 - every tool has a call

@@ -12,14 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import escalation, fields, filter_values, methods
+from agentd_proxmox import area, blind_token, escalation, fields, filter_values
 from agentd_proxmox.access.users import DeletedAccount
-from agentd_proxmox.escalation import READS, AccessEntry, TokenRights
+from agentd_proxmox.escalation import AccessEntry, TokenRights
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 RoleId = formats.Role
@@ -122,29 +119,19 @@ class PermissionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: AclPath | None = None
 
 
-class Access:
+class Access(area.Area):
     """The tools for roles, permissions and realms."""
 
-    calls: ClassVar[Calls] = {
-        "list_roles": ("GET /access/roles",),
-        "create_role": (*READS, "POST /access/roles"),
-        "update_role": (*READS, "PUT /access/roles/{roleid}"),
-        "delete_role": (*READS, "DELETE /access/roles/{roleid}"),
-        "list_grants": ("GET /access/acl",),
-        "grant_role": (*READS, "PUT /access/acl"),
-        "revoke_role": (*READS, "PUT /access/acl"),
-        "list_realms": ("GET /access/domains",),
-        "get_permissions": ("GET /access/permissions",),
+    shown_to: ClassVar[area.ShownTo] = {
+        "list_roles": blind_token.EVERY_TOKEN,
+        "list_grants": blind_token.GRANTS,
+        "list_realms": blind_token.EVERY_TOKEN,
     }
-    needs: ClassVar[Needs] = {
-        "get_permissions": methods.with_path("/access", "Sys.Audit"),
-        "grant_role": methods.with_path("{path}", "Permissions.Modify"),
-        "revoke_role": methods.with_path("{path}", "Permissions.Modify"),
+    needs: ClassVar[area.Needs] = {
+        "get_permissions": area.with_path("/access", "Sys.Audit"),
+        "grant_role": area.with_path("{path}", "Permissions.Modify"),
+        "revoke_role": area.with_path("{path}", "Permissions.Modify"),
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_roles(self, call: Call, p: fields.NoParameters) -> Roles:  # noqa: ARG002 - every tool has a call

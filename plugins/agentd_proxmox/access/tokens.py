@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, one_line, tool
-from agentd_proxmox import escalation, methods
+from agentd_proxmox import area, blind_token, escalation
 from agentd_proxmox.access.users import DeletedAccount, Epoch, Text, UserId, UserSelector, grants_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
-OWNER = "GET /access/users/{userid}"
 
 TokenName = formats.TokenName
 
@@ -68,27 +64,15 @@ class TokenSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: TokenName
 
 
-class ApiTokens:
+class ApiTokens(area.Area):
     """The tools for API tokens."""
 
-    calls: ClassVar[Calls] = {
-        "list_tokens": (OWNER,),
-        "create_token": (
-            *(*escalation.READS, "POST /access/users/{userid}/token/{tokenid}"),
-            "DELETE /access/users/{userid}/token/{tokenid}",
-        ),
-        "delete_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
+    shown_to: ClassVar[area.ShownTo] = {"list_tokens": blind_token.USERS}
+    needs: ClassVar[area.Needs] = {
+        "list_tokens": area.with_path("/access/groups", "Sys.Audit"),
+        "create_token": area.with_path("/access/groups", "User.Modify") | area.with_path("/access", "Sys.Audit"),
+        "delete_token": area.with_path("/access/groups", "User.Modify"),
     }
-    needs: ClassVar[Needs] = {
-        "list_tokens": methods.with_path("/access/groups", "Sys.Audit"),
-        "create_token": methods.with_path("/access/groups", "User.Modify") | methods.with_path("/access", "Sys.Audit"),
-        "delete_token": methods.with_path("/access/groups", "User.Modify"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_tokens(self, call: Call, p: UserSelector) -> Tokens:  # noqa: ARG002

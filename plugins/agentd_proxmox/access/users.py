@@ -13,16 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import escalation, fields, filter_values, methods, pages
+from agentd_proxmox import area, blind_token, escalation, fields, filter_values, pages
 
 if TYPE_CHECKING:
     from agentd import Proxmox
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
-LISTS = ("GET /access/users", "GET /access/acl")
 GROUPS = "/access/groups"
 
 ROOT = "root@pam"
@@ -139,35 +136,18 @@ class DeletedAccount(msgspec.Struct, frozen=True):
     id: str
 
 
-class Users:
+class Users(area.Area):
     """The tools for users and groups."""
 
-    calls: ClassVar[Calls] = {
-        "list_users": (
-            "GET /access/groups",
-            "GET /access/users",
-        ),
-        "get_user": ("GET /access/users/{userid}",),
-        "create_user": ("GET /access/users", "GET /access/users/{userid}", "POST /access/users"),
-        "update_user": (*escalation.READS, "PUT /access/users/{userid}"),
-        "delete_user": (*LISTS, "GET /access/users/{userid}", "DELETE /access/users/{userid}"),
-        "list_groups": ("GET /access/groups",),
-        "create_group": ("GET /access/groups", "POST /access/groups"),
-        "delete_group": (*LISTS, "GET /access/groups", "DELETE /access/groups/{groupid}"),
-    }
-    needs: ClassVar[Needs] = {
-        **{name: methods.with_path(GROUPS, "Sys.Audit") for name in ("list_users", "get_user", "list_groups")},
+    shown_to: ClassVar[area.ShownTo] = {"list_users": blind_token.USERS, "list_groups": blind_token.USERS}
+    needs: ClassVar[area.Needs] = {
+        **{name: area.with_path(GROUPS, "Sys.Audit") for name in ("list_users", "get_user", "list_groups")},
         "create_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
-        "update_user": methods.with_path(GROUPS, "User.Modify"),
+        "update_user": area.with_path(GROUPS, "User.Modify"),
         "delete_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
-        "create_group": methods.with_path(GROUPS, "Sys.Audit"),
-        "delete_group": methods.with_path(GROUPS, "Sys.Audit"),
+        "create_group": area.with_path(GROUPS, "Sys.Audit"),
+        "delete_group": area.with_path(GROUPS, "Sys.Audit"),
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     # -- users --------------------------------------------------------------------------------------------------------
 

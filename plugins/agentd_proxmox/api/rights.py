@@ -1,6 +1,6 @@
 """Determine the privileges that tools need, by their calls and the schema; pure.
 
-The areas declare which methods a tool calls (methods.py), and the requirements that the schema states only in words.
+Which methods a tool calls is in calls.json; the areas declare the requirements that the schema states only in words.
 The permission checks of the node's schema turn the methods into privileges.
 """
 

@@ -14,19 +14,17 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.availability.ha_model import Rule, rules, service
 from agentd_proxmox.fields import GuestName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
-LISTS = (*methods.PLACES, *methods.HA_LISTS[:2])
 PAGE = 25
 RESOURCES = "/cluster/ha/resources"
 State = Literal["started", "stopped", "disabled", "ignored"]
@@ -132,20 +130,10 @@ class RemovedHa(msgspec.Struct, frozen=True):
     resource: Resource | None
 
 
-class Ha:
+class Ha(area.Area):
     """The tools for HA resources."""
 
-    calls: ClassVar[Calls] = {
-        "list_ha": (*methods.PLACES, *methods.HA_LISTS),
-        "create_ha_resource": (*LISTS, "POST /cluster/ha/resources"),
-        "update_ha_resource": (*LISTS, "PUT /cluster/ha/resources/{sid}"),
-        "delete_ha_resource": (*LISTS, *methods.READ, "DELETE /cluster/ha/resources/{sid}"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_ha": blind_token.CLUSTER}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_ha(self, call: Call, p: ListHa) -> HaOverview:  # noqa: ARG002 - every tool has a call

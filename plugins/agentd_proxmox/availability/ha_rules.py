@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, tool
-from agentd_proxmox import dropped_values, fields, methods
+from agentd_proxmox import area, dropped_values, fields
 from agentd_proxmox.availability.ha_model import (
     GROUPS,
     OF_GROUP,
@@ -25,12 +25,8 @@ from agentd_proxmox.availability.ha_model import (
 )
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
-
     Entry = dict[str, Any]
 
-LISTS = (*methods.PLACES, *methods.HA_LISTS[1:])
 RuleName = Annotated[formats.ConfigId, Meta(description="name of the rule or group")]
 Priority = Annotated[int, Meta(ge=0, le=1000)]
 Nodes = Annotated[dict[fields.Node, Priority], Meta(description="node: priority, the highest is preferred")]
@@ -105,21 +101,8 @@ class DeletedRule(msgspec.Struct, frozen=True):
     rule: Rule | None
 
 
-class HaRules:
+class HaRules(area.Area):
     """The tools for HA rules and groups."""
-
-    calls: ClassVar[Calls] = {
-        "create_ha_rule": (*LISTS, "POST /cluster/ha/rules"),
-        "update_ha_rule": (*LISTS, "PUT /cluster/ha/rules/{rule}"),
-        "delete_ha_rule": (*LISTS, "DELETE /cluster/ha/rules/{rule}"),
-        "set_ha_group": (*LISTS, "POST /cluster/ha/groups", "PUT /cluster/ha/groups/{group}"),
-        "delete_ha_group": (*LISTS, "DELETE /cluster/ha/groups/{group}"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_ha_rule(self, call: Call, p: CreateRule) -> Rule:

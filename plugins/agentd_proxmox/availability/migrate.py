@@ -30,7 +30,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import fields, guest_model, methods, targets
+from agentd_proxmox import area, fields, guest_model, targets
 from agentd_proxmox.availability import ha_model, preflight
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.targets import upid_of
@@ -38,20 +38,11 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs, Optional
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
     T = TypeVar("T")
 
-CHECKS = (
-    *methods.guest_methods("GET /migrate"),
-    "GET /nodes/{node}/network",
-    "GET /nodes/{node}/status",
-    "GET /cluster/replication",
-    *methods.guest_methods("GET /snapshot", "GET /snapshot/{snapname}/config"),
-    *methods.HA_LISTS,
-)
 MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
 TELL = 2.0
 """Seconds between two reads of the log of a migration."""
@@ -82,23 +73,16 @@ class Migrated(msgspec.Struct, frozen=True):
     moved: bool
 
 
-class Migration:
+class Migration(area.Area):
     """The tools that migrate guests."""
 
-    calls: ClassVar[Calls] = {
-        "check_migration": (*methods.READ, *CHECKS),
-        "migrate_guest": (*methods.WRITE, *CHECKS, *methods.guest_methods("POST /migrate")),
+    optional: ClassVar[area.Optional] = {
+        "check_migration": {f"GET /nodes/{{node}}/{kind}/{{vmid}}/migrate" for kind in ("qemu", "lxc")}
     }
-    optional: ClassVar[Optional] = {"check_migration": frozenset(methods.guest_methods("GET /migrate"))}
-    needs: ClassVar[Needs] = {
-        "check_migration": methods.with_path(methods.VM, "VM.Audit"),
-        "migrate_guest": {methods.SPACE},
+    needs: ClassVar[area.Needs] = {
+        "check_migration": area.with_path(area.VM, "VM.Audit") | {("Sys.Audit", "/"), ("Sys.Audit", "/nodes/{node}")},
+        "migrate_guest": {area.SPACE} | area.with_path("/nodes/{node}", "Sys.Audit"),
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def check_migration(self, call: Call, p: preflight.MigrationRequest) -> Report:  # noqa: ARG002 - every tool has a call

@@ -30,22 +30,13 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import dropped_values, fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, dropped_values, fields, pages, targets
 from agentd_proxmox.fields import GuestName, Schedule
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
-LISTS = (
-    *methods.PLACES,
-    "GET /cluster/replication",
-    "GET /cluster/replication/{id}",
-    "GET /nodes/{node}/replication",
-)
 PAGE, LOG_LINES = 25, 10
 JOBS = "/cluster/replication"
 JobId = formats.Replication
@@ -163,30 +154,18 @@ class DeletedReplication(msgspec.Struct, frozen=True):
     gone: bool
 
 
-class Replication:
+class Replication(area.Area):
     """The tools for replication."""
 
-    calls: ClassVar[Calls] = {
-        "list_replications": LISTS,
-        "get_replication": (*LISTS, "GET /nodes/{node}/replication/{id}/log"),
-        "run_replication": (*LISTS, "POST /nodes/{node}/replication/{id}/schedule_now"),
-        "create_replication": (*LISTS, "POST /cluster/replication"),
-        "update_replication": (*LISTS, "PUT /cluster/replication/{id}"),
-        "delete_replication": (*LISTS, "DELETE /cluster/replication/{id}"),
+    shown_to: ClassVar[area.ShownTo] = {"list_replications": blind_token.VMS}
+    needs: ClassVar[area.Needs] = {
+        "list_replications": area.with_path(area.VM, "VM.Audit"),
+        "get_replication": area.with_path(area.VM, "VM.Audit"),
+        "run_replication": area.with_path(area.VM, "VM.Replicate"),
+        "create_replication": area.with_path(area.VM, "VM.Audit", "VM.Replicate"),
+        "update_replication": area.with_path(area.VM, "VM.Replicate"),
+        "delete_replication": area.with_path(area.VM, "VM.Audit", "VM.Replicate"),
     }
-    needs: ClassVar[Needs] = {
-        "list_replications": methods.with_path(methods.VM, "VM.Audit"),
-        "get_replication": methods.with_path(methods.VM, "VM.Audit"),
-        "run_replication": methods.with_path(methods.VM, "VM.Replicate"),
-        "create_replication": methods.with_path(methods.VM, "VM.Audit", "VM.Replicate"),
-        "update_replication": methods.with_path(methods.VM, "VM.Replicate"),
-        "delete_replication": methods.with_path(methods.VM, "VM.Audit", "VM.Replicate"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_replications(self, call: Call, p: ListReplications) -> ReplicaPage:  # noqa: ARG002

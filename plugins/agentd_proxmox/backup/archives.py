@@ -31,13 +31,12 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.guest_model import mark_of, notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
@@ -186,24 +185,13 @@ async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
     return found
 
 
-class Backups:
+class Backups(area.Area):
     """Tools that create, list and change backups."""
 
-    calls: ClassVar[Calls] = {
-        "create_backup": (*methods.WRITE, methods.CONTENT, "POST /nodes/{node}/vzdump"),
-        "list_backups": (*methods.PLACES, methods.CONTENT),
-        "set_backup_notes": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
-        "set_backup_protection": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
+    shown_to: ClassVar[area.ShownTo] = {"list_backups": blind_token.STORES}
+    needs: ClassVar[area.Needs] = {
+        area.EVERY: area.with_path(area.STORAGE, "Datastore.Audit") | {area.SPACE, ("VM.Backup", area.VM)}
     }
-    needs: ClassVar[Needs] = {
-        tool_name: methods.with_path(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
-        for tool_name in calls
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="backup_management")
     async def create_backup(self, call: Call, p: CreateBackup) -> BackupLine:

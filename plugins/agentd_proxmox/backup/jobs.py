@@ -15,17 +15,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.backup.archives import template
 from agentd_proxmox.fields import Schedule
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
-UNCOVERED = "GET /cluster/backup-info/not-backed-up"
 
 PAGE = 20
 SHOWN_BY_PROXMOX = frozenset(
@@ -162,25 +158,17 @@ class UncoveredPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class Jobs:
+class Jobs(area.Area):
     """Tools for backup jobs."""
 
-    calls: ClassVar[Calls] = {
-        "list_backup_jobs": ("GET /cluster/backup",),
-        "create_backup_job": (*methods.PLACES, "GET /cluster/backup", "POST /cluster/backup"),
-        "update_backup_job": (*methods.PLACES, "GET /cluster/backup", "PUT /cluster/backup/{id}"),
-        "delete_backup_job": ("GET /cluster/backup", UNCOVERED, "DELETE /cluster/backup/{id}"),
-        "list_guests_without_backup": (UNCOVERED,),
+    shown_to: ClassVar[area.ShownTo] = {
+        "list_backup_jobs": blind_token.CLUSTER,
+        "list_guests_without_backup": blind_token.VMS,
     }
-    needs: ClassVar[Needs] = {
-        tool_name: methods.with_path(methods.STORAGE, "Datastore.Audit")
+    needs: ClassVar[area.Needs] = {
+        tool_name: area.with_path(area.STORAGE, "Datastore.Audit")
         for tool_name in ("create_backup_job", "update_backup_job")
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def list_backup_jobs(self, call: Call, p: ListJobs) -> JobPage:  # noqa: ARG002 - every tool has a call

@@ -9,18 +9,14 @@ and what is left.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, fields, pages, targets
 from agentd_proxmox.targets import upid_of
-
-if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
 Keep = Annotated[int, Meta(ge=0, le=10_000)]
 SHOWN = 20
@@ -73,26 +69,13 @@ class Outcome(msgspec.Struct, frozen=True):
     left: list[str]
 
 
-class Pruning:
+class Pruning(area.Area):
     """Tools that delete old backups."""
 
-    calls: ClassVar[Calls] = {
-        "preview_prune": (*methods.PLACES, "GET /nodes/{node}/storage/{storage}/prunebackups"),
-        "prune_backups": (
-            *(*methods.PLACES, *methods.TASK, methods.TASKS),
-            "GET /nodes/{node}/storage/{storage}/prunebackups",
-            "DELETE /nodes/{node}/storage/{storage}/prunebackups",
-        ),
+    needs: ClassVar[area.Needs] = {
+        "preview_prune": area.with_path(area.STORAGE, "Datastore.Audit"),
+        "prune_backups": area.with_path(area.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
     }
-    needs: ClassVar[Needs] = {
-        "preview_prune": methods.with_path(methods.STORAGE, "Datastore.Audit"),
-        "prune_backups": methods.with_path(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def preview_prune(self, call: Call, p: PruneRule) -> Preview:  # noqa: ARG002 - every tool has a call

@@ -8,7 +8,7 @@ restore over a guest has destroyed the disks of the old guest: the error says so
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 
 import msgspec
@@ -27,17 +27,11 @@ from agentd import (
     VmidTaken,
     tool,
 )
-from agentd_proxmox import fields, guest_model, methods, targets
+from agentd_proxmox import area, fields, guest_model, targets
 from agentd_proxmox.backup.archives import Archive, BackupLine, archive
 from agentd_proxmox.guest_model import VmidOwner
 from agentd_proxmox.inventory import GuestLocation
 from agentd_proxmox.targets import upid_of
-
-if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
-ARCHIVE = "GET /nodes/{node}/vzdump/extractconfig"
 
 RESTORERS = frozenset({"qmrestore", "vzrestore"})
 IDLE_CHECKS = 3
@@ -106,27 +100,16 @@ def parse_config(text: str) -> guest_model.Config:
     return config | ({"description": "\n".join(described)} if described else {})
 
 
-class Restore:
+class Restore(area.Area):
     """Tools that restore guests."""
 
-    calls: ClassVar[Calls] = {
-        "inspect_backup": (*methods.PLACES, methods.CONTENT, ARCHIVE),
-        "restore_backup": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
-        "restore_over_guest": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
-    }
-    needs: ClassVar[Needs] = {
-        "inspect_backup": methods.with_path(methods.STORAGE, "Datastore.Audit")
-        | {methods.SPACE, ("VM.Backup", methods.VM)},
+    needs: ClassVar[area.Needs] = {
+        "inspect_backup": area.with_path(area.STORAGE, "Datastore.Audit") | {area.SPACE, ("VM.Backup", area.VM)},
         **{
-            tool_name: methods.with_path(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
+            tool_name: area.with_path(area.VM, "VM.Allocate", "VM.Backup") | {area.SPACE, area.BRIDGE}
             for tool_name in ("restore_backup", "restore_over_guest")
         },
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management", reads=True)
     async def inspect_backup(self, call: Call, p: BackupSelector) -> Inspection:  # noqa: ARG002 - every tool has a call

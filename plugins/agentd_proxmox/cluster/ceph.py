@@ -8,12 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, NotFound, Raise, Rejected, Repeat, Target, Tier, one_line, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import area, blind_token, fields
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 STATUS: Final = "/cluster/ceph/status"
@@ -137,24 +134,11 @@ class Flags(msgspec.Struct, frozen=True):
     flags: list[str]
 
 
-class Ceph:
+class Ceph(area.Area):
     """The tools for Ceph."""
 
-    calls: ClassVar[Calls] = {
-        "get_ceph_status": (f"GET {STATUS}", f"GET {FLAGS}"),
-        "list_osds": ("GET /nodes/{node}/ceph/osd",),
-        "list_ceph_pools": ("GET /nodes/{node}/ceph/pool", "GET /nodes/{node}/ceph/mon"),
-        "move_osd_data": (
-            *("GET /nodes/{node}/ceph/osd", f"GET {STATUS}"),
-            *(f"POST /nodes/{{node}}/ceph/osd/{{osdid}}/{way}" for way in ("in", "out")),
-        ),
-        "set_ceph_flag": (f"GET {FLAGS}", f"PUT {FLAGS}/{{flag}}"),
-    }
-    needs: ClassVar[Needs] = {name: methods.with_path("/", "Sys.Audit") for name in calls}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_osds": blind_token.NODES, "list_ceph_pools": blind_token.NODES}
+    needs: ClassVar[area.Needs] = {area.EVERY: area.with_path("/", "Sys.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_ceph_status(self, call: Call, p: fields.NoParameters) -> CephStatus:  # noqa: ARG002 - every tool has a call

@@ -12,12 +12,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Denied, NotFound, Repeat, TaskFailed, TemporaryError, Tier, Upid, one_line, tool
-from agentd_proxmox import fields, filter_values, methods, pages
+from agentd_proxmox import area, blind_token, fields, filter_values, pages
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 
@@ -220,27 +217,20 @@ class TaskDetails(msgspec.Struct, frozen=True):
     log: list[str]
 
 
-class Cluster:
+class Cluster(area.Area):
     """The tools that read the cluster; none of them changes anything."""
 
-    calls: ClassVar[Calls] = {
-        "list_nodes": ("GET /nodes", "GET /cluster/status"),
-        "get_node": ("GET /nodes", "GET /nodes/{node}/status"),
-        "list_storages": methods.PLACES,
-        "list_bridges": ("GET /nodes/{node}/network",),
-        "list_tasks": (methods.TASKS, "GET /cluster/tasks"),
-        "get_task": methods.TASK,
+    shown_to: ClassVar[area.ShownTo] = {
+        "list_nodes": blind_token.NODES,
+        "list_storages": blind_token.STORES,
+        "list_bridges": blind_token.NETS,
+        "list_tasks": blind_token.NODES,
     }
-    needs: ClassVar[Needs] = {
-        "list_nodes": methods.with_path("/nodes/{node}", "Sys.Audit"),
-        "list_storages": methods.with_path("/storage/{storage}", "Datastore.Audit"),
-        "list_tasks": methods.with_path("/nodes/{node}", "Sys.Audit"),
+    needs: ClassVar[area.Needs] = {
+        "list_nodes": area.with_path("/nodes/{node}", "Sys.Audit"),
+        "list_storages": area.with_path("/storage/{storage}", "Datastore.Audit"),
+        "list_tasks": area.with_path("/nodes/{node}", "Sys.Audit"),
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_nodes(self, call: Call, p: ListNodes) -> NodePage:  # noqa: ARG002 - every tool has a call

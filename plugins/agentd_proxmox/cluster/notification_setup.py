@@ -6,18 +6,15 @@ agentd (README).  What comes with Proxmox is switched off, not deleted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import targets
+from agentd_proxmox import area, targets
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
-
     Entry = dict[str, Any]
 
 PATH: Final = "/cluster/notifications"
@@ -106,32 +103,8 @@ class DeletedName(msgspec.Struct, frozen=True):
     name: str
 
 
-class NotificationSetup:
+class NotificationSetup(area.Area):
     """The tools that set up notifications and metric servers."""
-
-    calls: ClassVar[Calls] = {
-        "set_notification_matcher": (
-            *(f"GET {PATH}/{kind}" for kind in ("matchers", "targets")),
-            *(f"POST {PATH}/matchers", f"PUT {PATH}/matchers/{{name}}"),
-        ),
-        "delete_notification_matcher": (f"GET {PATH}/matchers", f"DELETE {PATH}/matchers/{{name}}"),
-        "create_mail_target": (
-            f"GET {PATH}/targets",
-            *(f"POST {PATH}/endpoints/{kind}" for kind in ("sendmail", "smtp")),
-            *(f"GET {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp")),
-        ),
-        "delete_notification_target": (
-            *(f"GET {PATH}/{kind}" for kind in ("matchers", "targets")),
-            *(f"DELETE {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp", "gotify", "webhook")),
-            *(f"GET {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp")),
-        ),
-        "create_metric_server": (f"GET {SERVERS}", f"POST {SERVERS}/{{id}}"),
-        "delete_metric_server": (f"GET {SERVERS}", f"DELETE {SERVERS}/{{id}}"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.proxmox = inventory.proxmox
 
     # -- matchers -----------------------------------------------------------------------------------------------------
 

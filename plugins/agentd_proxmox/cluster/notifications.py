@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import escalation, fields, methods, targets
+from agentd_proxmox import area, blind_token, escalation, fields, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 PATH = "/cluster/notifications"
@@ -83,25 +80,13 @@ class Synced(msgspec.Struct, frozen=True):
     log: list[str]
 
 
-class NotificationTools:
+class NotificationTools(area.Area):
     """The tools for notifications and the sync of realms."""
 
-    calls: ClassVar[Calls] = {
-        "list_notifications": (f"GET {PATH}/targets", f"GET {PATH}/matchers", "GET /cluster/metrics/server"),
-        "test_notification": (f"GET {PATH}/targets", f"POST {PATH}/targets/{{name}}/test"),
-        "sync_realm": (
-            *(*methods.TASK, methods.TASKS, "GET /nodes", "GET /access/domains", *escalation.READS),
-            "POST /access/domains/{realm}/sync",
-        ),
+    shown_to: ClassVar[area.ShownTo] = {"list_notifications": blind_token.NOTIFICATIONS}
+    needs: ClassVar[area.Needs] = {
+        "sync_realm": area.with_path("/nodes/{node}", "Sys.Audit") | area.with_path("/access", "Sys.Audit")
     }
-    needs: ClassVar[Needs] = {
-        "sync_realm": methods.with_path("/nodes/{node}", "Sys.Audit") | methods.with_path("/access", "Sys.Audit")
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_notifications(self, call: Call, p: fields.NoParameters) -> Notifications:  # noqa: ARG002

@@ -26,15 +26,11 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import escalation, fields, filter_values, methods, pages
+from agentd_proxmox import area, blind_token, escalation, fields, filter_values, pages
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
-LISTS = (*methods.PLACES, "GET /pools")
 PAGE = 25
 PoolId = formats.Pool
 Comment = Annotated[str, Meta(max_length=1024)]
@@ -125,31 +121,20 @@ class DeletedPool(msgspec.Struct, frozen=True):
     was_there: bool
 
 
-class Pools:
+class Pools(area.Area):
     """The tools for pools."""
 
-    calls: ClassVar[Calls] = {
-        "list_pools": LISTS,
-        "get_pool": LISTS,
-        "create_pool": (*LISTS, "POST /pools"),
-        "update_pool": (*LISTS, *escalation.READS, "PUT /pools"),
-        "delete_pool": (*LISTS, "DELETE /pools"),
+    shown_to: ClassVar[area.ShownTo] = {"list_pools": blind_token.POOLS}
+    needs: ClassVar[area.Needs] = {
+        "list_pools": area.with_path("/pool/{pool}", "Pool.Audit"),
+        "get_pool": area.with_path("/pool/{pool}", "Pool.Audit"),
+        "create_pool": area.with_path("/pool/{pool}", "Pool.Audit"),
+        "update_pool": area.with_path("/storage/{storage}", "Datastore.Allocate")
+        | area.with_path("/pool/{pool}", "Pool.Audit")
+        | area.with_path(area.VM, "VM.Allocate")
+        | area.with_path("/access", "Sys.Audit"),
+        "delete_pool": area.with_path("/pool/{pool}", "Pool.Audit"),
     }
-    needs: ClassVar[Needs] = {
-        "list_pools": methods.with_path("/pool/{pool}", "Pool.Audit"),
-        "get_pool": methods.with_path("/pool/{pool}", "Pool.Audit"),
-        "create_pool": methods.with_path("/pool/{pool}", "Pool.Audit"),
-        "update_pool": methods.with_path("/storage/{storage}", "Datastore.Allocate")
-        | methods.with_path("/pool/{pool}", "Pool.Audit")
-        | methods.with_path(methods.VM, "VM.Allocate")
-        | methods.with_path("/access", "Sys.Audit"),
-        "delete_pool": methods.with_path("/pool/{pool}", "Pool.Audit"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_pools(self, call: Call, p: ListPools) -> PoolPage:  # noqa: ARG002 - every tool has a call

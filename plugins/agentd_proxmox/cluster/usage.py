@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import msgspec
 
 from agentd import Call, Rejected, Repeat, Tier, one_line, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import area, blind_token, fields
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 SHOWN: Final = (
@@ -65,21 +62,11 @@ class Usage(msgspec.Struct, frozen=True):
     points: dict[str, list[tuple[int, float]]] = {}
 
 
-class UsageTools:
+class UsageTools(area.Area):
     """The tool for usage over time."""
 
-    calls: ClassVar[Calls] = {
-        "get_usage": (
-            *(*methods.PLACES, *methods.guest_methods("GET /rrddata")),
-            *("GET /nodes/{node}/rrddata", "GET /nodes/{node}/storage/{storage}/rrddata"),
-        ),
-    }
-    needs: ClassVar[Needs] = {"get_usage": methods.with_path(methods.STORAGE, "Datastore.Audit")}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"get_usage": blind_token.CLUSTER}
+    needs: ClassVar[area.Needs] = {"get_usage": area.with_path(area.STORAGE, "Datastore.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_usage(self, call: Call, p: ShowUsage) -> Usage:  # noqa: ARG002 - every tool has a call

@@ -14,14 +14,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import fields, guest_model, guest_writing, methods
+from agentd_proxmox import area, fields, guest_model, guest_writing
 from agentd_proxmox.fields import RUNNING, GuestSelector
 from agentd_proxmox.guests.guest_agent import Agent
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
 PAUSE: Final = 1.0
 _NETWORK: Final = re.compile(r"net\d+\Z")
@@ -56,22 +55,14 @@ class BootCheckResult(msgspec.Struct, frozen=True):
     checked: list[str]
 
 
-class BootCheckTools:
+class BootCheckTools(area.Area):
     """Tools that test guests."""
 
-    calls: ClassVar[Calls] = {
-        "isolate_guest": (
-            *methods.WRITE,
-            *guest_writing.SEND,
-        ),
-        "check_guest": (*methods.READ, *Agent.calls["ping_guest_agent"]),
-    }
-    needs: ClassVar[Needs] = {"isolate_guest": methods.config_privileges("Network", "Options")}
+    needs: ClassVar[area.Needs] = {"isolate_guest": area.config_privileges("Network", "Options")}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory`, its Proxmox client, and the guest agents."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+        """Use `inventory`."""
+        super().__init__(inventory)
         self.agent = Agent(inventory)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")

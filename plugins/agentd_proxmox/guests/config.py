@@ -11,11 +11,12 @@ from msgspec import Meta
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, nearest, tool
 from agentd_proxmox import (
     api_tiers,
+    area,
+    blind_token,
     fields,
     filter_values,
     guest_model,
     guest_writing,
-    methods,
     option_strings,
     pages,
     targets,
@@ -25,8 +26,7 @@ from agentd_proxmox.fields import GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
 GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
 
@@ -131,27 +131,16 @@ class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk: fields.Disk | None = None
 
 
-class Guests:
+class Guests(area.Area):
     """Tools that list, read and change existing guests."""
 
-    calls: ClassVar[Calls] = {
-        "list_guests": methods.PLACES,
-        "list_templates": methods.PLACES,
-        "get_guest": methods.READ,
-        "update_vm": (*methods.WRITE, *guest_writing.SEND),
-        "resize_disk": (*methods.WRITE, *methods.guest_methods("PUT /resize")),
+    shown_to: ClassVar[area.ShownTo] = {"list_guests": blind_token.VMS, "list_templates": blind_token.VMS}
+    needs: ClassVar[area.Needs] = {
+        "list_guests": area.with_path(area.VM, "VM.Audit"),
+        "list_templates": area.with_path(area.VM, "VM.Audit"),
+        "update_vm": area.config_privileges("CPU", "Cloudinit", "Memory", "Network", "Options"),
+        "resize_disk": {area.SPACE},
     }
-    needs: ClassVar[Needs] = {
-        "list_guests": methods.with_path(methods.VM, "VM.Audit"),
-        "list_templates": methods.with_path(methods.VM, "VM.Audit"),
-        "update_vm": methods.config_privileges("CPU", "Cloudinit", "Memory", "Network", "Options"),
-        "resize_disk": {methods.SPACE},
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def list_guests(self, call: Call, p: ListVms) -> GuestPage:

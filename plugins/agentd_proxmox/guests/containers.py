@@ -12,14 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
-from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, targets
+from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, targets
 from agentd_proxmox.guests.create import Creation, GuestOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
 NOT_OPTIONS = frozenset({"vmid", "digest"})
 
@@ -108,30 +107,20 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fields.check_protection("protection", on=self.protection)
 
 
-class Containers:
+class Containers(area.Area):
     """Tools that are only for containers, not for all guests."""
 
-    calls: ClassVar[Calls] = {
-        "create_container": (*methods.WRITE, "POST /nodes/{node}/lxc", guest_writing.BRIDGES),
-        "clone_container": (*methods.WRITE, "POST /nodes/{node}/lxc/{vmid}/clone"),
-        "update_container": (
-            *methods.WRITE,
-            "PUT /nodes/{node}/lxc/{vmid}/config",
-            "GET /nodes/{node}/lxc/{vmid}/pending",
-        ),
-    }
-    needs: ClassVar[Needs] = {
-        "create_container": methods.config_privileges("CPU", "Disk", "Memory", "Network", "Options")
-        | methods.with_path(methods.VM, "VM.Allocate")
-        | {methods.SPACE, methods.BRIDGE},
-        "clone_container": {methods.SPACE, methods.BRIDGE},
-        "update_container": methods.config_privileges("CPU", "Memory", "Network", "Options"),
+    needs: ClassVar[area.Needs] = {
+        "create_container": area.config_privileges("CPU", "Disk", "Memory", "Network", "Options")
+        | area.with_path(area.VM, "VM.Allocate")
+        | {area.SPACE, area.BRIDGE},
+        "clone_container": {area.SPACE, area.BRIDGE},
+        "update_container": area.config_privileges("CPU", "Memory", "Network", "Options"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory`, its Proxmox client, and the creation of guests."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+        """Use `inventory`."""
+        super().__init__(inventory)
         self.creation = Creation(inventory)
 
     @tool(

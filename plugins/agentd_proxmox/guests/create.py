@@ -36,15 +36,14 @@ from agentd import (
     grant,
     tool,
 )
-from agentd_proxmox import api_tiers, drives, fields, guest_model, guest_writing, methods, targets
+from agentd_proxmox import api_tiers, area, drives, fields, guest_model, guest_writing, targets
 from agentd_proxmox.guest_model import VmidOwner
-from agentd_proxmox.inventory import MARGIN, GuestLocation, Inventory
+from agentd_proxmox.inventory import MARGIN, GuestLocation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd import Upid
-    from agentd_proxmox.methods import Calls, Needs
 
 MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
 """Task types whose id is the new guest's VMID; the id of a `qmclone` or `vzclone` is the VMID of its source."""
@@ -194,29 +193,17 @@ def clone_of(source: GuestLocation, p: CreateVm, key: str) -> guest_model.Config
     }
 
 
-class Creation:
+class Creation(area.Area):
     """Tools that create guests."""
 
-    calls: ClassVar[Calls] = {
-        "create_vm": (
-            *(*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
-            *("GET /nodes/{node}/storage/{storage}/content", guest_writing.BRIDGES),
-        ),
-        "get_free_vmids": methods.PLACES,
-    }
-    needs: ClassVar[Needs] = {
-        "create_vm": methods.config_privileges(
+    needs: ClassVar[area.Needs] = {
+        "create_vm": area.config_privileges(
             "CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options"
         )
-        | methods.with_path(methods.VM, "VM.Allocate")
-        | {methods.SPACE, methods.BRIDGE},
-        "get_free_vmids": methods.with_path(methods.VM, "VM.Audit"),
+        | area.with_path(area.VM, "VM.Allocate")
+        | {area.SPACE, area.BRIDGE},
+        "get_free_vmids": area.with_path(area.VM, "VM.Audit"),
     }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management", raises=(api_tiers.MEDIUM,))
     async def create_vm(self, call: Call, p: CreateVm) -> fields.Guest:

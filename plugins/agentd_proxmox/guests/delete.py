@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, Upid, mark, one_line, tool
-from agentd_proxmox import fields, guest_model, methods, targets, units
+from agentd_proxmox import area, fields, guest_model, targets, units
 from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls
+    from agentd_proxmox.inventory import GuestLocation
 
 DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
 MAKERS = frozenset({"create_vm", "create_container", "clone_container", "restore_backup"})
@@ -64,23 +63,8 @@ class DeletedGuest(msgspec.Struct, frozen=True):
     guest: fields.Guest | None
 
 
-class DeletionTools:
+class DeletionTools(area.Area):
     """Tools that delete guests."""
-
-    calls: ClassVar[Calls] = {
-        "delete_guest": (
-            *methods.WRITE,
-            "GET /nodes",
-            "GET /nodes/{node}/storage/{storage}/content",
-            *methods.guest_methods("DELETE ", "GET /snapshot"),
-        ),
-        "discard_guest": (*methods.WRITE, *methods.guest_methods("DELETE ", "POST /status/stop")),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def delete_guest(self, call: Call, p: DeleteGuest) -> DeletedGuest:

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import fields, guest_model, guest_writing, methods, targets
+from agentd_proxmox import area, fields, guest_model, guest_writing, targets
 from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
 MOVERS = frozenset({"qmmove", "move_volume"})
 _UNUSED = re.compile(r"unused\d+\Z")
@@ -87,29 +86,15 @@ class DiskChange(msgspec.Struct, frozen=True):
     unused: dict[str, str]
 
 
-class Disks:
+class Disks(area.Area):
     """Tools for the disks of VMs and the mount points of containers."""
 
-    calls: ClassVar[Calls] = {
-        "create_disk": (*methods.WRITE, *guest_writing.SEND),
-        "move_disk": (
-            *(*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
-            "POST /nodes/{node}/lxc/{vmid}/move_volume",
-        ),
-        "detach_disk": (*methods.WRITE, *guest_writing.SEND),
-        "attach_disk": (*methods.WRITE, *guest_writing.SEND),
+    needs: ClassVar[area.Needs] = {
+        "create_disk": area.with_path(area.VM, "VM.Config.Disk") | {area.SPACE},
+        "move_disk": {area.SPACE},
+        "detach_disk": area.with_path(area.VM, "VM.Config.Disk"),
+        "attach_disk": area.with_path(area.VM, "VM.Config.Disk") | {area.SPACE},
     }
-    needs: ClassVar[Needs] = {
-        "create_disk": methods.with_path(methods.VM, "VM.Config.Disk") | {methods.SPACE},
-        "move_disk": {methods.SPACE},
-        "detach_disk": methods.with_path(methods.VM, "VM.Config.Disk"),
-        "attach_disk": methods.with_path(methods.VM, "VM.Config.Disk") | {methods.SPACE},
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def create_disk(self, call: Call, p: AddDisk) -> DiskChange:

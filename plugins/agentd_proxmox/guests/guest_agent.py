@@ -33,20 +33,16 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import area, fields, targets
 from agentd_proxmox.fields import GuestName, GuestSelector
 from agentd_proxmox.guests import guest_output
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
-AGENT = "/nodes/{node}/qemu/{vmid}/agent"
-ASKS = (*methods.PLACES, f"GET {AGENT}/info")
-SAYS = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
 WRITABLE = 46_080
 """Maximum size of a file in bytes: Proxmox takes 61,440 characters of base64."""
 LOOK = "info"
@@ -186,22 +182,10 @@ class WrittenFile(msgspec.Struct, frozen=True):
     changed: bool
 
 
-class Agent:
+class Agent(area.Area):
     """Tools for the guest agent of VMs."""
 
-    calls: ClassVar[Calls] = {
-        "ping_guest_agent": ASKS,
-        "get_guest_agent_info": (*ASKS, *(f"GET {AGENT}/{command}" for command in SAYS)),
-        "exec_in_guest": (*ASKS, *methods.READ, f"POST {AGENT}/exec", f"GET {AGENT}/exec-status"),
-        "read_guest_file": (*methods.READ, f"GET {AGENT}/file-read"),
-        "write_guest_file": (*methods.READ, f"GET {AGENT}/file-read", f"POST {AGENT}/file-write"),
-    }
-    needs: ClassVar[Needs] = {tool_name: {("VM.Audit", "/vms/{vmid}")} for tool_name in calls}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    needs: ClassVar[area.Needs] = {area.EVERY: {("VM.Audit", "/vms/{vmid}")}}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def ping_guest_agent(self, call: Call, p: GuestSelector) -> AgentPing:  # noqa: ARG002 - every tool has a call

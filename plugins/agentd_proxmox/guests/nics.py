@@ -12,14 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
+from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, option_strings
 from agentd_proxmox.fields import GuestSelector
 from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.guests.suspend import SECRET
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
 _LONGEST: Final = 2000
 
@@ -92,23 +91,13 @@ class Configuration(msgspec.Struct, frozen=True):
     options: dict[str, str]
 
 
-class NicTools:
+class NicTools(area.Area):
     """Tools for network cards, and for the complete configuration."""
 
-    calls: ClassVar[Calls] = {
-        "get_guest_config": methods.READ,
-        "set_guest_network": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
-        "delete_guest_network": (*methods.WRITE, *guest_writing.SEND),
+    needs: ClassVar[area.Needs] = {
+        "set_guest_network": area.config_privileges("Network") | {area.BRIDGE},
+        "delete_guest_network": area.config_privileges("Network"),
     }
-    needs: ClassVar[Needs] = {
-        "set_guest_network": methods.config_privileges("Network") | {methods.BRIDGE},
-        "delete_guest_network": methods.config_privileges("Network"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def get_guest_config(self, call: Call, p: GuestSelector) -> Configuration:  # noqa: ARG002 - every tool has a call

@@ -13,11 +13,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
-from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
+from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, option_strings
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
 Key = Annotated[str, formats.full_match("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
 
@@ -34,20 +33,13 @@ class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class RawOptions:
+class RawOptions(area.Area):
     """The tool that writes complete options of a guest, in the form of Proxmox."""
 
-    calls: ClassVar[Calls] = {
-        "update_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
+    needs: ClassVar[area.Needs] = {
+        "update_guest_options": area.config_privileges("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
+        | {area.BRIDGE, area.SPACE},
     }
-    needs: ClassVar[Needs] = {
-        "update_guest_options": methods.config_privileges("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
-        | {methods.BRIDGE, methods.SPACE},
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory`."""
-        self.inventory = inventory
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.OPTIONS)
     async def update_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:

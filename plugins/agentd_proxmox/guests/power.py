@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import fields, guest_model, methods
+from agentd_proxmox import area, fields, guest_model
 from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls
+    from agentd_proxmox.inventory import GuestLocation
 
 
 class Shutdown(GuestSelector, frozen=True, forbid_unknown_fields=True):
@@ -37,20 +36,8 @@ class Reboot(GuestSelector, frozen=True, forbid_unknown_fields=True):
     patience: fields.Seconds = 60
 
 
-class Power:
+class Power(area.Area):
     """Tools that start, stop and restart guests."""
-
-    calls: ClassVar[Calls] = {
-        "start_guest": (*methods.WRITE, *methods.guest_methods("POST /status/start")),
-        "stop_guest": (*methods.WRITE, *methods.guest_methods("POST /status/stop")),
-        "shutdown_guest": (*methods.WRITE, *methods.guest_methods("POST /status/shutdown")),
-        "reboot_guest": (*methods.WRITE, *methods.guest_methods("POST /status/reboot")),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def start_guest(self, call: Call, p: GuestSelector) -> fields.Guest:

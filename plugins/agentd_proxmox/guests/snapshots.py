@@ -17,13 +17,12 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
-from agentd_proxmox import fields, filter_values, guest_model, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, filter_values, guest_model, pages, targets
 from agentd_proxmox.fields import GuestName, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
@@ -180,29 +179,15 @@ def _line(entry: Entry, now: datetime) -> SnapshotLine:
     )
 
 
-class Snapshots:
+class Snapshots(area.Area):
     """Tools for snapshots."""
 
-    calls: ClassVar[Calls] = {
-        "list_snapshots": (*methods.PLACES, *methods.guest_methods("GET /snapshot")),
-        "create_snapshot": (*methods.WRITE, *methods.guest_methods("GET /snapshot", "POST /snapshot")),
-        "rollback_snapshot": (
-            *methods.WRITE,
-            *methods.guest_methods("GET /snapshot", "POST /snapshot/{snapname}/rollback"),
-        ),
-        "delete_snapshot": (*methods.WRITE, *methods.guest_methods("GET /snapshot", "DELETE /snapshot/{snapname}")),
-        "list_old_snapshots": (*methods.PLACES, *methods.guest_methods("GET /snapshot")),
+    shown_to: ClassVar[area.ShownTo] = {"list_snapshots": blind_token.VMS, "list_old_snapshots": blind_token.VMS}
+    needs: ClassVar[area.Needs] = {
+        "list_snapshots": area.with_path(area.VM, "VM.Audit"),
+        "list_old_snapshots": area.with_path(area.VM, "VM.Audit"),
+        "rollback_snapshot": area.with_path(area.VM, "VM.Snapshot.Rollback"),
     }
-    needs: ClassVar[Needs] = {
-        "list_snapshots": methods.with_path(methods.VM, "VM.Audit"),
-        "list_old_snapshots": methods.with_path(methods.VM, "VM.Audit"),
-        "rollback_snapshot": methods.with_path(methods.VM, "VM.Snapshot.Rollback"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def list_snapshots(self, call: Call, p: GuestSelector) -> SnapshotTree:  # noqa: ARG002 - every tool has a call

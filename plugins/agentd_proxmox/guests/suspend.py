@@ -10,15 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import fields, guest_model, guest_writing, methods, option_strings, targets
+from agentd_proxmox import area, fields, guest_model, guest_writing, option_strings, targets
 from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
     Look = Callable[[], Awaitable[Found | None]]
     Entry = dict[str, Any]
@@ -91,32 +90,13 @@ class Console(msgspec.Struct, frozen=True):
     command: str
 
 
-class SuspendTools:
+class SuspendTools(area.Area):
     """Tools for the states of a guest other than running or stopped."""
 
-    calls: ClassVar[Calls] = {
-        "suspend_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/suspend"),
-        "resume_vm": (
-            *methods.WRITE,
-            "POST /nodes/{node}/qemu/{vmid}/status/resume",
-            "POST /nodes/{node}/qemu/{vmid}/status/start",
-        ),
-        "reset_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/reset"),
-        "convert_to_template": (*methods.WRITE, *methods.guest_methods("GET /snapshot", "POST /template")),
-        "update_tags": (*methods.WRITE, *guest_writing.SEND),
-        "get_pending_changes": (*methods.PLACES, *methods.guest_methods("GET /pending")),
-        "get_console": methods.PLACES,
-        "regenerate_cloudinit": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/cloudinit"),
+    needs: ClassVar[area.Needs] = {
+        "suspend_vm": area.with_path(area.VM, "VM.Config.Disk") | {area.SPACE},
+        "update_tags": area.with_path(area.VM, "VM.Config.Options"),
     }
-    needs: ClassVar[Needs] = {
-        "suspend_vm": methods.with_path(methods.VM, "VM.Config.Disk") | {methods.SPACE},
-        "update_tags": methods.with_path(methods.VM, "VM.Config.Options"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def suspend_vm(self, call: Call, p: Suspend) -> fields.Guest:

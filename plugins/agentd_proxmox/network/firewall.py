@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import msgspec
 
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
-from agentd_proxmox import methods, pages, targets
+from agentd_proxmox import area, blind_token, pages, targets
 from agentd_proxmox.network import firewall_rules
 from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, is_switched_on
 from agentd_proxmox.network.firewall_rules import (
@@ -31,7 +31,6 @@ from agentd_proxmox.network.firewall_rules import (
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
@@ -41,10 +40,6 @@ LEVELS: Final = (
     *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")),
 )
 RULES: Final = (*(f"{level}/rules" for level in LEVELS), f"{CLUSTER}/groups/{{group}}")
-SEEN: Final = (
-    *(*methods.PLACES, *methods.guest_methods("GET /config")),
-    *(*(f"GET {level}/options" for level in LEVELS), *(f"GET {rules}" for rules in RULES), f"GET {CLUSTER}/groups"),
-)
 RESTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
 """The default policies of a firewall, for traffic that no rule matches."""
 GUEST: Final = ("enable", *RESTS, "log_level_in", "log_level_out", "macfilter", "ipfilter", "dhcp")
@@ -112,25 +107,15 @@ class SetOptions(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_o
     locked_out: bool = False
 
 
-class Firewalls:
+class Firewalls(area.Area):
     """The tools for firewalls."""
 
-    calls: ClassVar[Calls] = {
-        "list_firewall": SEEN,
-        "create_firewall_rule": (
-            *SEEN,
-            *(call for rules in RULES for call in (f"POST {rules}", f"PUT {rules}/{{pos}}")),
-        ),
-        "update_firewall_rule": (*SEEN, *(f"PUT {rules}/{{pos}}" for rules in RULES)),
-        "delete_firewall_rule": (*SEEN, *(f"DELETE {rules}/{{pos}}" for rules in RULES)),
-        "update_firewall_options": (*SEEN, *(f"PUT {level}/options" for level in LEVELS)),
-    }
-    needs: ClassVar[Needs] = {name: methods.with_path(methods.VM, "VM.Audit") for name in calls}
+    shown_to: ClassVar[area.ShownTo] = {"list_firewall": blind_token.CLUSTER}
+    needs: ClassVar[area.Needs] = {area.EVERY: area.with_path(area.VM, "VM.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+        """Use `inventory`."""
+        super().__init__(inventory)
         self.lockout = LockoutCheck(inventory.proxmox)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")

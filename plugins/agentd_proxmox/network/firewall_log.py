@@ -7,19 +7,14 @@ only the right to logs, so the lines are filtered from there.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, Rejected, Repeat, Tier, one_line, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import area, fields
 
-if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
-PATH: Final = "/nodes/{node}/firewall/log"
 LOOKED_AT: Final = 5000
 """Number of lines at the end of a node's log that are searched."""
 
@@ -47,16 +42,10 @@ class FirewallLog(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
-class FirewallLogs:
+class FirewallLogs(area.Area):
     """The tool for the logs of firewalls."""
 
-    calls: ClassVar[Calls] = {"get_firewall_log": (*methods.PLACES, f"GET {PATH}")}
-    needs: ClassVar[Needs] = {"get_firewall_log": methods.with_path(methods.VM, "VM.Audit")}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    needs: ClassVar[area.Needs] = {"get_firewall_log": area.with_path(area.VM, "VM.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def get_firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:

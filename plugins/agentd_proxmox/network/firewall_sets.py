@@ -13,16 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.network import firewall_uses
 from agentd_proxmox.network.firewall_lockout import CLUSTER
 from agentd_proxmox.network.firewall_rules import Comment, Group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
@@ -32,23 +29,6 @@ Member = Annotated[
     str,
     formats.full_match("!?(?:dc/|guest/)?[0-9A-Za-z:./_-]{2,64}", "address, network or alias; !… is left out"),
 ]
-LEVELS: Final = (CLUSTER, *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")))
-KINDS: Final = ("aliases", "ipset", "ipset/{name}")
-LISTS: Final = (
-    *(*methods.PLACES, f"GET {CLUSTER}/groups"),
-    *(f"GET {level}/{kind}" for level in LEVELS for kind in KINDS),
-)
-
-USERS: Final = (
-    *(f"GET {CLUSTER}/groups/{{group}}", "GET /nodes/{node}/firewall/rules"),
-    *(f"GET {level}/rules" for level in LEVELS),
-)
-"""The calls that find the rules that use an alias or an IP set."""
-
-
-def _on_each_firewall(*calls: str) -> tuple[str, ...]:
-    pairs = (call.split(" ") for call in calls)
-    return (*LISTS, *(f"{verb} {level}/{rest}" for verb, rest in pairs for level in LEVELS))
 
 
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -133,28 +113,11 @@ class DeletedName(msgspec.Struct, frozen=True):
     name: str
 
 
-class FirewallSets:
+class FirewallSets(area.Area):
     """The tools for aliases, IP sets and security groups."""
 
-    calls: ClassVar[Calls] = {
-        "list_firewall_sets": LISTS,
-        "set_firewall_alias": (*_on_each_firewall("POST aliases", "PUT aliases/{name}"), *USERS),
-        "set_firewall_ipset": (
-            *_on_each_firewall("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"),
-            *USERS,
-        ),
-        "create_firewall_group": (*LISTS, f"POST {CLUSTER}/groups"),
-        "delete_firewall_set": (
-            *_on_each_firewall("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
-            *(f"DELETE {CLUSTER}/groups/{{group}}", *USERS),
-        ),
-    }
-    needs: ClassVar[Needs] = {name: methods.with_path(methods.VM, "VM.Audit") for name in calls}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_firewall_sets": blind_token.CLUSTER}
+    needs: ClassVar[area.Needs] = {area.EVERY: area.with_path(area.VM, "VM.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_firewall_sets(self, call: Call, p: FirewallSetsSelector) -> Sets:  # noqa: ARG002 - every tool has a call

@@ -12,13 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 SDN: Final = "/cluster/sdn"
@@ -26,7 +23,6 @@ Id = formats.SdnId
 Network = formats.Cidr
 Address = formats.Ip
 Tag = Annotated[int, Meta(ge=1, le=16_777_215, description="VLAN or VXLAN number")]
-LISTS: Final = (f"GET {SDN}/zones", f"GET {SDN}/vnets", f"GET {SDN}/vnets/{{vnet}}/subnets")
 
 
 class Zone(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -126,32 +122,14 @@ class ApplySdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-class SdnTools:
+class SdnTools(area.Area):
     """The tools for software-defined networks."""
 
-    calls: ClassVar[Calls] = {
-        "list_sdn": LISTS,
-        "set_sdn_zone": (*LISTS, f"POST {SDN}/zones", f"PUT {SDN}/zones/{{zone}}"),
-        "set_sdn_vnet": (*LISTS, f"POST {SDN}/vnets", f"PUT {SDN}/vnets/{{vnet}}"),
-        "set_sdn_subnet": (
-            *(*LISTS, f"POST {SDN}/vnets/{{vnet}}/subnets"),
-            f"PUT {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
-        ),
-        "delete_sdn": (
-            *(*LISTS, f"DELETE {SDN}/zones/{{zone}}", f"DELETE {SDN}/vnets/{{vnet}}"),
-            f"DELETE {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
-        ),
-        "apply_sdn": (*LISTS, *methods.PLACES, *methods.TASK, methods.TASKS, f"PUT {SDN}"),
+    shown_to: ClassVar[area.ShownTo] = {"list_sdn": blind_token.NETS}
+    needs: ClassVar[area.Needs] = {
+        area.EVERY: area.with_path("/sdn/zones/{zone}", "SDN.Audit", "SDN.Allocate"),
+        "list_sdn": area.with_path("/sdn/zones/{zone}", "SDN.Audit"),
     }
-    needs: ClassVar[Needs] = {
-        name: methods.with_path("/sdn/zones/{zone}", "SDN.Audit", *(() if name == "list_sdn" else ("SDN.Allocate",)))
-        for name in calls
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the Proxmox client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_sdn(self, call: Call, p: fields.NoParameters) -> Sdn:  # noqa: ARG002 - every tool has a call

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import area, blind_token, fields, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
-
     Entry = dict[str, Any]
 
 SOON: Final = 14
@@ -25,7 +22,6 @@ FRESH: Final = timedelta(hours=3)
 """A certificate younger than this is the one that was ordered: providers date theirs back by an hour."""
 OURS: Final = "pveproxy-ssl.pem"
 """The certificate that Proxmox obtained for the node, besides that of the cluster's own CA."""
-PATH: Final = "/nodes/{node}/certificates"
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -48,21 +44,10 @@ class Certificates(msgspec.Struct, frozen=True):
     certificates: list[Certificate]
 
 
-class CertificateTools:
+class CertificateTools(area.Area):
     """The tools for certificates."""
 
-    calls: ClassVar[Calls] = {
-        "list_certificates": (f"GET {PATH}/info",),
-        "renew_certificate": (
-            *(*methods.TASK, methods.TASKS, f"GET {PATH}/info", "GET /nodes/{node}/config"),
-            *(f"{verb} {PATH}/acme/certificate" for verb in ("POST", "PUT")),
-        ),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_certificates": blind_token.NODES}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_certificates(self, call: Call, p: fields.NodeSelector) -> Certificates:

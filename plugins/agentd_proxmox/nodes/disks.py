@@ -14,16 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import area, blind_token, fields
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
-PATH: Final = "/nodes/{node}/disks"
 KINDS: Final = ("zfs", "lvm", "lvmthin", "directory")
 UNNAMED: Final = (None, "", "unknown")
 WORN: Final = 90
@@ -179,28 +175,13 @@ class CreateLocalStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     storage: bool = True
 
 
-class NodeDiskTools:
+class NodeDiskTools(area.Area):
     """The tools for disks and the storage on them."""
 
-    calls: ClassVar[Calls] = {
-        "list_node_disks": (f"GET {PATH}/list",),
-        "get_disk_health": (f"GET {PATH}/list", f"GET {PATH}/smart"),
-        "list_local_storage": tuple(f"GET {PATH}/{kind}" for kind in KINDS),
-        "get_zfs_status": (f"GET {PATH}/zfs", f"GET {PATH}/zfs/{{name}}"),
-        "create_local_storage": (
-            *(*methods.TASK, f"GET {PATH}/list"),
-            *(f"{verb} {PATH}/{kind}" for kind in KINDS for verb in ("GET", "POST")),
-        ),
-        "initialize_disk": (*methods.TASK, f"GET {PATH}/list", f"POST {PATH}/initgpt"),
+    shown_to: ClassVar[area.ShownTo] = {"list_node_disks": blind_token.NODES, "list_local_storage": blind_token.NODES}
+    needs: ClassVar[area.Needs] = {
+        "create_local_storage": area.with_path("/storage", "Datastore.Allocate"),
     }
-    needs: ClassVar[Needs] = {
-        "create_local_storage": methods.with_path("/storage", "Datastore.Allocate"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_node_disks(self, call: Call, p: fields.NodeSelector) -> Disks:

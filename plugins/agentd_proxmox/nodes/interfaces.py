@@ -14,16 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
-
     Entry = dict[str, Any]
 
-PATH: Final = "/nodes/{node}/network"
 Interface = formats.Interface
 Cidr = formats.Cidr4
 Cidr6 = formats.Cidr6
@@ -102,21 +98,10 @@ class Apply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
 
 
-class NodeNetwork:
+class NodeNetwork(area.Area):
     """The tools for the network interfaces of a node."""
 
-    calls: ClassVar[Calls] = {
-        "list_interfaces": (f"GET {PATH}",),
-        "set_interface": (f"GET {PATH}", f"POST {PATH}", f"PUT {PATH}/{{iface}}", f"DELETE {PATH}"),
-        "delete_interface": (f"GET {PATH}", f"DELETE {PATH}/{{iface}}", f"DELETE {PATH}"),
-        "apply_network": (*methods.TASK, methods.TASKS, f"GET {PATH}", f"PUT {PATH}"),
-        "revert_network": (f"GET {PATH}", f"DELETE {PATH}"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_interfaces": blind_token.NODES}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_interfaces(self, call: Call, p: fields.NodeSelector) -> Interfaces:  # noqa: ARG002 - every tool has a call

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, ProxmoxUnavailable, Rejected, Repeat, Target, Tier, Upid, one_line, tool
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import area, fields, targets
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
@@ -57,23 +56,13 @@ class StoppedTask(msgspec.Struct, frozen=True):
     status: str
 
 
-class NodePower:
+class NodePower(area.Area):
     """The tools that stop and wake nodes, and stop tasks."""
 
-    calls: ClassVar[Calls] = {
-        "stop_node": (*methods.PLACES, "GET /cluster/status", "POST /nodes/{node}/status"),
-        "wake_node": ("GET /cluster/status", "POST /nodes/{node}/wakeonlan"),
-        "stop_task": (*methods.TASK, "DELETE /nodes/{node}/tasks/{upid}"),
+    needs: ClassVar[area.Needs] = {
+        "stop_node": area.with_path(area.VM, "VM.Audit"),
+        "stop_task": area.with_path("/nodes/{node}", "Sys.Audit", "Sys.Modify"),
     }
-    needs: ClassVar[Needs] = {
-        "stop_node": methods.with_path(methods.VM, "VM.Audit"),
-        "stop_task": methods.with_path("/nodes/{node}", "Sys.Audit", "Sys.Modify"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
     async def stop_node(self, call: Call, p: StopNode) -> NodeState:

@@ -28,14 +28,11 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import area, blind_token, fields, pages, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
 
     Entry = dict[str, Any]
 
@@ -45,7 +42,6 @@ API: Final = frozenset({"pveproxy", "pvedaemon", "pve-cluster"})
 """Services that a node's API needs to answer; without pve-cluster it returns 500 to all (proxmox.md, Cluster)."""
 CUT: Final = re.compile(r"received interrupt|unexpected status")
 """The exit status of a task whose own worker process was ended."""
-SERVICES: Final = "/nodes/{node}/services"
 Service = Annotated[str, formats.full_match("[a-z][a-z0-9-]{0,63}", "as list_services names it")]
 Address = formats.Ip
 Domain = Annotated[formats.Domain, Meta(description="search domain")]
@@ -156,35 +152,10 @@ class Updates(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class NodeTools:
+class NodeTools(area.Area):
     """The tools for services, settings and updates of a node."""
 
-    calls: ClassVar[Calls] = {
-        "list_services": (f"GET {SERVICES}",),
-        **{
-            f"{verb}_service": (f"GET {SERVICES}", *methods.TASK, methods.TASKS, f"POST {SERVICES}/{{service}}/{verb}")
-            for verb in ("start", "stop")
-        },
-        "restart_service": (
-            *(f"GET {SERVICES}", *methods.TASK, methods.TASKS),
-            *(f"POST {SERVICES}/{{service}}/{verb}" for verb in ("restart", "reload")),
-        ),
-        "get_node_settings": ("GET /nodes/{node}/dns", "GET /nodes/{node}/time"),
-        "set_dns": ("GET /nodes/{node}/dns", "GET /nodes/{node}/time", "PUT /nodes/{node}/dns"),
-        "set_timezone": ("GET /nodes/{node}/dns", "GET /nodes/{node}/time", "PUT /nodes/{node}/time"),
-        "list_updates": ("GET /nodes/{node}/apt/update",),
-        "refresh_updates": (
-            *methods.TASK,
-            methods.TASKS,
-            "GET /nodes/{node}/apt/update",
-            "POST /nodes/{node}/apt/update",
-        ),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_services": blind_token.NODES, "list_updates": blind_token.NODES}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_services(self, call: Call, p: fields.NodeSelector) -> Services:  # noqa: ARG002 - every tool has a call

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, Repeat, Tier, one_line, tool
-from agentd_proxmox import fields
-
-if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
+from agentd_proxmox import area, fields
 
 SEARCHED: Final = 2000
 """Number of lines that are searched for `match` if no period is given."""
@@ -51,14 +47,8 @@ class LogLines(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
-class NodeLogs:
+class NodeLogs(area.Area):
     """The tool for a node's log."""
-
-    calls: ClassVar[Calls] = {"get_node_log": ("GET /nodes/{node}/journal",)}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use the client of `inventory`."""
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def get_node_log(self, call: Call, p: NodeLog) -> LogLines:

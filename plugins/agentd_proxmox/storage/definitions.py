@@ -26,12 +26,9 @@ from agentd import (
     raises,
     tool,
 )
-from agentd_proxmox import dropped_values, fields, methods, targets
+from agentd_proxmox import area, blind_token, dropped_values, fields, targets
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls, Needs
-
     Entry = dict[str, Any]
 
 Content = Literal["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"]
@@ -123,26 +120,11 @@ CREATABLE: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nod
 """The settings that create_storage can give."""
 
 
-class StorageDefinitions:
+class StorageDefinitions(area.Area):
     """Tools for the definitions of storages."""
 
-    calls: ClassVar[Calls] = {
-        "list_storage_definitions": ("GET /storage",),
-        "create_storage": ("GET /storage", "POST /storage"),
-        "update_storage": ("GET /storage", "PUT /storage/{storage}"),
-        "delete_storage": (
-            *methods.PLACES,
-            *methods.guest_methods("GET /config"),
-            "GET /storage",
-            "DELETE /storage/{storage}",
-        ),
-    }
-    needs: ClassVar[Needs] = {tool_name: methods.with_path(methods.STORAGE, "Datastore.Audit") for tool_name in calls}
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
+    shown_to: ClassVar[area.ShownTo] = {"list_storage_definitions": blind_token.STORES}
+    needs: ClassVar[area.Needs] = {area.EVERY: area.with_path(area.STORAGE, "Datastore.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def list_storage_definitions(self, call: Call, p: fields.NoParameters) -> Definitions:  # noqa: ARG002

@@ -13,12 +13,12 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, Upload, formats, tool
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import area, fields, targets
 from agentd_proxmox.storage.volumes import LENGTHS, VolumeLine, _line
 from agentd_proxmox.targets import upid_of
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
-    from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
 
 ENDINGS: Final = {
     "iso": (".iso", ".img"),
@@ -57,21 +55,8 @@ class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
 
 
-class Uploads:
+class Uploads(area.Area):
     """The tool that uploads files."""
-
-    calls: ClassVar[Calls] = {
-        "upload_file": (
-            *(*methods.PLACES, *methods.TASK, methods.TASKS, "GET /nodes"),
-            "GET /nodes/{node}/storage/{storage}/content",
-            "POST /nodes/{node}/storage/{storage}/upload",
-        ),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def upload_file(self, call: Call, p: UploadFile) -> VolumeLine:

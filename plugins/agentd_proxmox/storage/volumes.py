@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, fields, methods, pages, targets, units
+from agentd_proxmox import api_tiers, area, blind_token, fields, pages, targets, units
 from agentd_proxmox.guest_model import notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import GuestLocation, Inventory
-    from agentd_proxmox.methods import Calls, Needs
+    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
@@ -151,39 +150,17 @@ class Deleted(msgspec.Struct, frozen=True):
     volume: VolumeLine | None
 
 
-class Storage:
+class Storage(area.Area):
     """Tools for storages and volumes."""
 
-    calls: ClassVar[Calls] = {
-        "list_volumes": (*methods.PLACES, methods.CONTENT),
-        "get_storage_status": ("GET /nodes/{node}/storage/{storage}/status",),
-        "download_url": (
-            *(*methods.PLACES, *methods.TASK, methods.TASKS, methods.CONTENT),
-            "POST /nodes/{node}/storage/{storage}/download-url",
-        ),
-        "create_volume": (*methods.PLACES, methods.CONTENT, "POST /nodes/{node}/storage/{storage}/content"),
-        "delete_volume": (
-            *(
-                *methods.WRITE,
-                methods.CONTENT,
-                *methods.guest_methods("GET /snapshot", "GET /snapshot/{snapname}/config"),
-            ),
-            "DELETE /nodes/{node}/storage/{storage}/content/{volume}",
-        ),
+    shown_to: ClassVar[area.ShownTo] = {"list_volumes": blind_token.STORES}
+    needs: ClassVar[area.Needs] = {
+        "list_volumes": area.with_path(area.STORAGE, "Datastore.Audit"),
+        "get_storage_status": area.with_path(area.STORAGE, "Datastore.Audit"),
+        "download_url": area.with_path(area.STORAGE, "Datastore.Audit"),
+        "create_volume": area.with_path(area.STORAGE, "Datastore.Audit") | area.with_path(area.VM, "VM.Audit"),
+        "delete_volume": area.with_path(area.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
     }
-    needs: ClassVar[Needs] = {
-        "list_volumes": methods.with_path(methods.STORAGE, "Datastore.Audit"),
-        "get_storage_status": methods.with_path(methods.STORAGE, "Datastore.Audit"),
-        "download_url": methods.with_path(methods.STORAGE, "Datastore.Audit"),
-        "create_volume": methods.with_path(methods.STORAGE, "Datastore.Audit")
-        | methods.with_path(methods.VM, "VM.Audit"),
-        "delete_volume": methods.with_path(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
-    }
-
-    def __init__(self, inventory: Inventory) -> None:
-        """Use `inventory` and its Proxmox client."""
-        self.inventory = inventory
-        self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def list_volumes(self, call: Call, p: ListContent) -> ContentPage:
