@@ -42,7 +42,7 @@ demo: $(VENV)/wheel.stamp $(PVE)/pve.stamp ## deploy one VM on a simulated clust
 # Tests that start no server and no other process, by their text: a new file is among them by itself.  Not among them are
 # those that try many random cases, and those of the page.
 QUICK = $(shell grep -LE '[Nn]ats_?[Ss]erver|FakePve|quiet_net|\b(bus|lab|net|tools|steered|benches): |subprocess|SCRIPTS' \
-	$(filter-out %_chance.py tests/core/test_web%,$(wildcard tests/core/test_*.py tests/plugins/test_*.py)))
+	$(shell find tests/core tests/plugins -name 'test_*.py' -not -name '*_chance.py' -not -path '*/web/*'))
 check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in less than a minute: style, layers, tests without servers
 	$(LINT)/bin/ruff format --check .
 	$(LINT)/bin/ruff check .
@@ -59,7 +59,7 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 	$(LINT)/bin/mypy
 	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
 	$(LINT)/bin/deptry agentd plugins
-	$(LINT)/bin/codespell  # with tests/words.txt: plain English
+	$(LINT)/bin/codespell  # with tests/project/words.txt: plain English
 	! grep -rnE '\b(for each in|lambda each)\b' --include='*.py' agentd plugins tests  # a variable is named after what it holds
 	$(LINT)/bin/vulture
 
@@ -84,10 +84,10 @@ chaos: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## let everything
 	$(BIN)/python tests/system/chaos/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 calls: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## store which API methods each tool calls (calls.json)
-	cd tests && ../$(BIN)/python -m plugins.walk
+	cd tests && ../$(BIN)/python -m plugins.proxmox.walk
 
 docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## regenerate the generated pages: tools, policy, settings, commands, metrics
-	cd tests && ../$(BIN)/python reference.py
+	cd tests && ../$(BIN)/python -m project.reference
 
 lock: $(LOCK)/lock.stamp ## resolve the locks again (ARGS=--upgrade takes newer versions)
 	$(COMPILE) --group build -o requirements/build.txt

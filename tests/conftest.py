@@ -25,7 +25,7 @@ OURS = ["agentd", *(entry.value for entry in manager.installed().values())]
 EARLIER = 10.0
 """Seconds before pytest-timeout's bound at which a test that waits is cancelled."""
 
-pytest_plugins = ["ci_skips"]
+pytest_plugins = ["project.ci_skips"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """What an attack runs on: a daemon, a simulated Proxmox, principals at the command line, and a raw NATS client.
 
 NATS has no users here: an attack shows what the code holds without permissions.  What these hold is in
-tests/found/test_permissions.py.
+tests/hardening/bus/test_permissions.py.
 """
 
 from __future__ import annotations

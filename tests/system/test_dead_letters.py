@@ -8,8 +8,8 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from agentd.wire import subjects
+from core.cli.test_cli import agentd
 from harness import eventually
-from test_cli import agentd
 
 if TYPE_CHECKING:
     import subprocess

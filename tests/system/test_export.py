@@ -18,8 +18,8 @@ from agentd.wire import subjects
 from agentd.wire.codec import encode
 from agentd.wire.messages import Tier, WorkflowRequest
 from agentd.wire.workflow import Entry, Status, Workflow
+from core.cli.test_cli import agentd
 from harness import SCRIPTS, Net
-from test_cli import agentd
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,10 +25,10 @@ from agentd.wire.announcements import Alert
 from agentd.wire.messages import WorkflowRequest
 from agentd_monitor import checks
 from agentd_orchestrator import admission
+from core.cli.test_cli import agentd
 from fake_agent import Agent, Nothing, ask, completion, orchestrators, task
 from harness import NatsServer, Net, eventually
 from pve.client import FakePve
-from test_cli import agentd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
