@@ -100,7 +100,7 @@ async def page(bridge: Bridge) -> AsyncIterator[str]:
     """Serve the bridge's routes as the instance's web server does; yield the address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = Starlette(routes=bridge.routes)
-        server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None))
         answering = asyncio.create_task(server.serve(sockets=[listening]))
         async with asyncio.timeout(5):
             while not server.started:  # noqa: ASYNC110 - uvicorn offers no event

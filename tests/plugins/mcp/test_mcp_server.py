@@ -125,7 +125,7 @@ async def serving(tier: Tier = Tier.DESTROY) -> AsyncIterator[Served]:
             hosts=[f"127.0.0.1:{port}"],
             origins=[f"http://127.0.0.1:{port}"],
         )
-        server = uvicorn.Server(uvicorn.Config(face.app, http="h11", ws="none", lifespan="off", log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(face.app, http="h11", ws="none", lifespan="off", log_config=None))
         async with face.lifespan():
             answering = asyncio.create_task(server.serve(sockets=[listening]))
             async with asyncio.timeout(5):

@@ -76,7 +76,7 @@ def test_what_is_carried(tools: dict[str, Tool]) -> None:
         ("use_tool", {"tool": "nope"}, "there is no tool 'nope'; find_tools finds them"),
         ("use_tool", {"tool": "use_tool"}, "there is no tool 'use_tool'"),
         ("use_tool", {}, "use_tool: object missing required field tool"),
-        ("use_tool", {"tool": "get_guest", "args": {}}, "unknown parameter 'args'; there are tool, arguments"),
+        ("use_tool", {"tool": "get_guest", "args": {}}, "unknown parameter 'args'; did you mean arguments"),
     ],
 )
 def test_what_cannot_be_carried(tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str) -> None:

@@ -115,7 +115,9 @@ class TestSettings:
         """A change that Proxmox says it made and did not is a failure that says how things are."""
         await steered.rule("PUT", "/(dns|time)$", {"status": 200, "body": {"data": None}})
 
-        with pytest.raises(errors.TaskFailed, match=r"pve1 asks 192\.0\.2\.53 and searches 'example\.com'"):
+        with pytest.raises(
+            errors.TaskFailed, match=r"pve1 uses the DNS servers 192\.0\.2\.53 and searches 'example\.com'"
+        ):
             await tools.call("set_dns", **PVE1, dns=["192.0.2.1"], search="lab.example")
         with pytest.raises(errors.TaskFailed, match="the time zone of pve1 is Etc/UTC"):
             await tools.call("set_timezone", **PVE1, timezone="Europe/Berlin")
