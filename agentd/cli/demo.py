@@ -101,7 +101,8 @@ async def _provision(config: Config) -> None:
     bus = Bus(config.bus, "provision", logs.get_logger())
     await bus.connect(wait=10, login=config.bus.admin_login())
     try:
-        await provision.provision(bus, manager.every_plugin(config).services(), config.bus.queues)
+        services = await asyncio.to_thread(lambda: manager.every_plugin(config).services())
+        await provision.provision(bus, services, config.bus.queues)
         await schedules.provision(bus, config.schedules)
     finally:
         await bus.close()

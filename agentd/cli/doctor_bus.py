@@ -145,7 +145,7 @@ async def _provisioned(bus: Bus, config: Config, log: Logger) -> list[Finding]:
     admin = Bus(config.bus, bus.agent, log)
     try:
         await admin.connect(wait=5, login=login)
-        services = every_plugin(config).services()
+        services = await asyncio.to_thread(lambda: every_plugin(config).services())
         consumers = await provision.provision_consumers(admin, services, config.bus.queues, change=False)
     except AgentdError as error:
         return [*findings, Finding("consumers", good=True, text=f"not compared: {error}")]

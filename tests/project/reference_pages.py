@@ -226,7 +226,8 @@ def command_line() -> str:
     """Return the page of the commands."""
     parts = [CLI_HEAD]
     for path, command in commands().items():
-        context = click.Context(command, info_name=path, terminal_width=WIDTH, **command.context_settings)
+        settings = {"help_option_names": ["-h", "--help"], **command.context_settings}  # as those of `agentd` itself
+        context = click.Context(command, info_name=path, terminal_width=WIDTH, **settings)
         text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
         parts.append(f"## `{path}`\n\n```text\n{text}\n```\n")
     return "\n".join(parts)

@@ -195,7 +195,7 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
     assert done.structured_content["snapshots"] == []
     assert len(net.pve.log("DELETE")) == 1
     assert len(person.read) == 1
-    assert "eve asks for delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
+    assert "eve requests delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
     assert "You approve as bob" in person.read[0]
     assert {(record.principal, record.approved_by) for record in chain if record.tool == "delete_snapshot"} == {
         ("eve", "bob")

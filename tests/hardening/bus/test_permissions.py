@@ -287,7 +287,7 @@ def test_one_file_for_nats(config: load.Config, tmp_path: Path) -> None:
         ({"admin": "SUABC"}, "admin: 'SUABC' is not the public NKey of a user"),
         ({"principals": {"monitor-pve1": "{key}"}}, "'monitor-pve1' is the name of two NATS users (agent, principal)"),
         ({"external": {"stranger": "{key}"}}, "'stranger' is no external agent"),
-        ({"agents": [{"instance": "monitr", "node": "pve1", "nkey": "{key}"}]}, 'did you mean "monitor"?'),
+        ({"agents": [{"instance": "monitr", "node": "pve1", "nkey": "{key}"}]}, "did you mean monitor?"),
         ({"agents": [{"instance": "monitor", "nkey": "{key}"}]}, "node"),
         ({"principals": {"a b": "{key}"}}, "'a b' is not an id"),
         ({"admin": "{same}"}, "have the same NKey"),

@@ -14,6 +14,7 @@ from agentd.bus.permissions import User
 from agentd.cli import doctor, doctor_bus
 from agentd.config import load
 from agentd.plugins import bus_users, manager
+from agentd.plugins.manager import every_plugin
 from agentd.safety.signing import Signer
 from agentd.telemetry import logs
 from agentd.wire import subjects
@@ -89,7 +90,8 @@ def _place(folder: Path, change: Callable[[User], User]) -> Place:
 async def _provisioned(config: load.Config) -> Bus:
     bus = Bus(config.bus, subjects.ADMIN, logs.get_logger())
     await bus.connect(wait=10, login=config.bus.admin_login())
-    await provision.provision(bus)
+    services = await asyncio.to_thread(lambda: every_plugin(config).services())
+    await provision.provision(bus, services, config.bus.queues)
     return bus
 
 
@@ -128,11 +130,11 @@ async def test_what_is_as_it_should_be_and_drift(tmp_path: Path) -> None:
         body = {"stream_name": "AI_INPUT", "config": consumer | {"max_ack_pending": 7}}
         await admin.api("CONSUMER.DURABLE.CREATE.AI_INPUT.orch", body)
         drifted = await _faults(config)
-        repaired = await provision.provision(admin)
+        repaired = await provision.provision(admin, await asyncio.to_thread(lambda: every_plugin(config).services()))
         stream = (await admin.api("STREAM.INFO.AI_DEAD"))["config"]
         await admin.api("STREAM.UPDATE.AI_DEAD", stream | {"max_bytes": 1 << 20})
         changed = await _faults(config)
-        repaired += await provision.provision(admin)
+        repaired += await provision.provision(admin, await asyncio.to_thread(lambda: every_plugin(config).services()))
         after = await _faults(config)
         await admin.close()
 
