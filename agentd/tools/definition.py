@@ -36,6 +36,7 @@ from agentd.wire.codec import fault
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from datetime import datetime
     from pathlib import Path
 
     from agentd.proxmox.client import Proxmox
@@ -80,6 +81,11 @@ class Call(Protocol):
     principal: str
     undoes: str
     tier: Tier
+
+    @property
+    def begun(self) -> datetime | None:
+        """Time since which an earlier run of this call may have made the change; None if none had begun to."""
+        ...
 
     def left(self) -> float:
         """Return the seconds until the deadline."""

@@ -61,8 +61,8 @@ class Archives:
         call.target(target(archive))
 
         async def check() -> Found | None:
-            if await asyncio.to_thread(_exists, archive):
-                if getattr(call, "begun", None) is not None:  # it gets its name only when it is complete
+            if await asyncio.to_thread(archive.state) is not None:
+                if call.begun is not None:  # it gets its name only when it is complete
                     return Found()
                 raise Rejected(f"archive: {p.archive} exists; it is not replaced")
             call.inverse("delete_file", {"path": p.archive})
@@ -84,8 +84,8 @@ class Archives:
         call.target(target(place))
 
         async def check() -> Found | None:
-            if await asyncio.to_thread(_exists, place):
-                if getattr(call, "begun", None) is not None:
+            if await asyncio.to_thread(place.state) is not None:
+                if call.begun is not None:
                     return Found()
                 raise Rejected(f"path: {p.path} exists; restore to a new directory, then move what is needed")
             call.inverse("delete_file", {"path": p.path, "recursive": True})
@@ -98,15 +98,6 @@ class Archives:
 
         await call.ensure(check, apply)
         return Changed(f"restored {p.archive} to {p.path}")
-
-
-def _exists(place: Place) -> bool:
-    with place.parent() as parent:
-        try:
-            os.stat(place.name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
 
 
 def _check_time(call: Call) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -14,7 +13,7 @@ import msgspec
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, formats, tool
 from agentd_filesystem import beneath, fields, replace, trash
 from agentd_filesystem.fields import Changed, Etag, target
-from agentd_filesystem.reading import etag_of
+from agentd_filesystem.reading import checksum, etag_of
 
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots
@@ -63,8 +62,8 @@ class Moving:
         call.target(target(destination))
 
         async def check() -> Found | None:
-            here, there = await asyncio.to_thread(lambda: (_state(source), _state(destination)))
-            if here is None and there is not None and getattr(call, "begun", None) is not None:
+            here, there = await asyncio.to_thread(lambda: (source.state(), destination.state()))
+            if here is None and there is not None and call.begun is not None:
                 return Found()
             if here is None:
                 raise NotFound(f"source: {p.source} does not exist")
@@ -110,9 +109,9 @@ class Moving:
         entry = trash.id_of(call.key, place)
 
         async def check() -> Found | None:
-            state = await asyncio.to_thread(_state, place)
+            state = await asyncio.to_thread(place.state)
             if state is None:
-                if getattr(call, "begun", None) is not None:
+                if call.begun is not None:
                     return Found()
                 raise NotFound(f"path: {p.path} does not exist")
             await asyncio.to_thread(self._may_delete, place, p, state)
@@ -132,7 +131,7 @@ class Moving:
         call.target(target(place))
 
         async def check() -> Found | None:
-            state = await asyncio.to_thread(_state, place)
+            state = await asyncio.to_thread(place.state)
             if state is None:
                 raise NotFound(f"path: {p.path} does not exist")
             if beneath.kind(state.st_mode) not in {"file", "directory"}:
@@ -157,17 +156,8 @@ class Moving:
             raise Rejected(f"etag: {p.path} has changed since; nothing was deleted")
 
 
-def _state(place: Place) -> os.stat_result | None:
-    """Return the state of a path, not following a link at its end; None if it does not exist."""
-    with place.parent() as parent:
-        try:
-            return os.stat(place.name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-
-
 def _etag(place: Place, most: int) -> str:
-    state = _state(place)
+    state = place.state()
     return etag_of(place, most) if state is not None and stat.S_ISREG(state.st_mode) else ""
 
 
@@ -190,8 +180,7 @@ def _discard(call: Call, place: Place) -> None:
 
 def _checksum(place: Place) -> str | None:
     try:
-        with place.file() as (descriptor, _), os.fdopen(os.dup(descriptor), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return checksum(place, "sha256")[0]
     except NotFound:
         return None
 

@@ -141,7 +141,8 @@ class Reading:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
     async def get_checksum(self, call: Call, p: Checksum) -> Digest:  # noqa: ARG002
         """Compute the checksum of a file of any size."""
-        return await asyncio.to_thread(self._checksum, p)
+        found, size = await asyncio.to_thread(checksum, self.roots.find(p.path), p.algorithm)
+        return Digest(found, p.algorithm, size)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
     async def list_allowed_directories(self, call: Call, p: NoParameters) -> Allowed:  # noqa: ARG002
@@ -205,11 +206,6 @@ class Reading:
             {"content": "\n".join(f"{key}: {value}" for key, value in values.items()), **values}, Info
         )
 
-    def _checksum(self, p: Checksum) -> Digest:
-        with self.roots.find(p.path).file() as (descriptor, _), os.fdopen(os.dup(descriptor), "rb") as file:
-            counted = hashlib.file_digest(file, lambda: hashlib.new(p.algorithm, usedforsecurity=False))
-            return Digest(counted.hexdigest(), p.algorithm, file.tell())
-
 
 def whole(place: Place, most: int) -> bytes:
     """Return the content of a file; raises Rejected if it has more than `most` bytes."""
@@ -220,6 +216,13 @@ def whole(place: Place, most: int) -> bytes:
             f"path: {place.path} has {found.st_size} bytes, more than max_file = {most}; read_text_file reads parts"
         )
     return data
+
+
+def checksum(place: Place, algorithm: str) -> tuple[str, int]:
+    """Return the checksum of a file of any size, in hexadecimal, and the size in bytes."""
+    with place.file() as (descriptor, _), os.fdopen(os.dup(descriptor), "rb") as file:
+        counted = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+        return counted.hexdigest(), file.tell()
 
 
 def etag_of(place: Place, most: int) -> str:

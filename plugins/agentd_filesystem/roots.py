@@ -85,6 +85,14 @@ class Place:
         with self.above().folder() as descriptor:
             yield descriptor
 
+    def state(self) -> os.stat_result | None:
+        """Return the state of what has this path, not following a link at its end; None if nothing has it."""
+        with self.parent() as parent:
+            try:
+                return os.stat(self.name, dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+
     def above(self) -> Place:
         """Return the directory that holds this path."""
         above = str(PurePosixPath(self.relative).parent)

@@ -164,7 +164,7 @@ class TrashTools:
         async def check() -> Found | None:
             exists, current = await asyncio.to_thread(self._compare, place, p.id)
             if not exists:
-                if current is not None and getattr(call, "begun", None) is not None:
+                if current is not None and call.begun is not None:
                     return Found()
                 raise NotFound(f"id: the trash of {place.root} has no entry {p.id}")
             if current is None:
@@ -219,8 +219,7 @@ class TrashTools:
 
     def _compare(self, place: Place, entry: str) -> tuple[bool, str | None]:
         """Return whether the entry exists, and the etag of what has the path; None if nothing has it."""
-        with place.parent() as parent:
-            current = None if not _exists(parent, place.name) else etag_of(place, self.roots.settings.max_file)
+        current = None if place.state() is None else etag_of(place, self.roots.settings.max_file)
         try:
             with _directory(place, create=False) as directory:
                 return Kept(directory, entry).exists(), current
@@ -229,7 +228,7 @@ class TrashTools:
 
     def _restore(self, call: Call, place: Place, entry: str) -> None:
         with place.parent() as parent, opened(place, call.key, call.principal) as kept:
-            if _exists(parent, place.name):
+            if place.state() is not None:
                 beneath.rename_new(parent, place.name, kept.directory, kept.id)
             beneath.rename_new(kept.directory, entry, parent, place.name)
             os.fsync(parent)
@@ -245,13 +244,6 @@ class TrashTools:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{entry}.json", dir_fd=directory)
             os.fsync(directory)
-
-
-def _exists(parent: int, name: str) -> bool:
-    with suppress(FileNotFoundError):
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-        return True
-    return False
 
 
 def _note(directory: int, name: str) -> Entry | None:

@@ -96,7 +96,7 @@ class Writing:
         try:
             after = text.edited(before, [text.Edit(edit.old, edit.new) for edit in p.edits], every=p.all)
         except Rejected:
-            if getattr(call, "begun", None) is None:
+            if call.begun is None:
                 raise
             raise Rejected(
                 f"{p.path}: this edit was begun before, and the file does not contain the old text any more: it was "
@@ -147,19 +147,17 @@ class Writing:
 
     async def _put(self, call: Call, place: Place, data: bytes, expected: str) -> Changed:
         """Write a file once; `expected` is the etag that its old content must have, "" for any."""
-        most = self.roots.settings.max_file
-        before = await asyncio.to_thread(_current, place, most)
-        call.target(target(place, etag="" if before is None else text.etag(before)))
+        before = await asyncio.to_thread(_current, place, self.roots.settings.max_file)
+        was = "" if before is None else text.etag(before)
+        call.target(target(place, etag=was))
         entry = trash.id_of(call.key, place)
 
         async def check() -> Found | None:
-            current = await asyncio.to_thread(_current, place, most)
-            if current == data:
+            if before == data:
                 return Found()
-            was = "" if current is None else text.etag(current)
             if expected and was != expected:
                 raise Rejected(f"etag: {place.path} has changed (it has {was or 'no content'}); nothing was written")
-            if current is None:
+            if before is None:
                 call.inverse("delete_file", {"path": place.path, "etag": text.etag(data)})
             else:
                 call.inverse("restore_from_trash", {"id": entry, "path": place.path, "etag": text.etag(data)})

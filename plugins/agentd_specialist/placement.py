@@ -62,11 +62,11 @@ class Placement:
         problems += self._known_storage()
         if problems:
             return problems
-        judged = {node.node: self._offer_of(node) for node in nodes}
-        offers = [found for found in judged.values() if isinstance(found, Candidate)]
+        results = {node.node: self._offer_of(node) for node in nodes}
+        offers = [found for found in results.values() if isinstance(found, Candidate)]
         if offers:
             return min(offers, key=_rank)
-        against = {name: found for name, found in judged.items() if isinstance(found, list)}
+        against = {name: found for name, found in results.items() if isinstance(found, list)}
         if len(against) == 1:
             return [line for lines in against.values() for line in lines]
         reasons = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in against.items())
@@ -80,9 +80,9 @@ class Placement:
         """
         if self.request.node is not None:
             return [node.node for node in self._nodes()[0] if node.status == "online"]
-        judged = [self._offer_of(node, ask_bridges=False) for node in self._nodes()[0]]
+        results = [self._offer_of(node, ask_bridges=False) for node in self._nodes()[0]]
         return [
-            offer.node.node for offer in sorted((found for found in judged if isinstance(found, Candidate)), key=_rank)
+            offer.node.node for offer in sorted((found for found in results if isinstance(found, Candidate)), key=_rank)
         ]
 
     def _nodes(self) -> tuple[list[NodeView], list[str]]:

@@ -100,7 +100,7 @@ class ApiTokens(area.Area):
         async def check() -> Found | None:
             tokens = {token.id for token in (await self.list_tokens(call, UserSelector(p.user))).tokens}
             old[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
-            if old and getattr(call, "begun", None) is not None:  # set in a run by the worker: Invocation
+            if old and call.begun is not None:
                 call.warn(
                     f"the answer to an earlier try of this call was lost, and with it the secret of {old[0]}: that "
                     "token was revoked and recreated"

@@ -258,7 +258,7 @@ class Api:
         answers: list[Any] = []
 
         async def check() -> Found | None:
-            since: datetime | None = getattr(call, "begun", None)  # set in a run by the worker: Invocation
+            since = call.begun
             found = None if since is None else await self._started_task(endpoint, sent, since)
             if found is None:
                 await access_guard.check(self.proxmox, endpoint, sent)

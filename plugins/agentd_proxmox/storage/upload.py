@@ -124,7 +124,7 @@ class Uploads(area.Area):
                 f"{volid} is there with {existing.size} bytes, and {p.path} has {size}: nothing was sent; "
                 "choose another filename, or delete_volume first"
             )
-        if getattr(call, "begun", None) is None:  # else an earlier run of ours sent it, and the answer was lost
+        if call.begun is None:  # else an earlier run of ours sent it, and the answer was lost
             call.warn(f"{volid} was there already with as many bytes, and is left as it is; it was not compared")
         return Found()
 

@@ -27,6 +27,7 @@ from pve.client import FakePve, available
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+    from datetime import datetime
 
 R = TypeVar("R")
 GIB = 2**30
@@ -49,6 +50,7 @@ class Direct:
         self.undo: tuple[str, dict[str, Any]] | None = None
         self.undoes = ""
         self.tier = Tier.OPERATE
+        self.begun: datetime | None = None
         self.steps: list[str] = []
         self.warnings: list[str] = []
 

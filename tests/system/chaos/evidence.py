@@ -1,6 +1,6 @@
 """Read what happened: streams and consumers of NATS, the simulator's log of requests, Proxmox's own tasks and guests.
 
-Nothing of agentd is imported here and in checker.py: the judge must not share its mistakes.  The names of
+Nothing of agentd is imported here and in checker.py: the checker must not share its mistakes.  The names of
 streams and subjects are those that a client sees on the server.
 """
 

@@ -130,7 +130,7 @@ async def test_a_write_under_way_is_not_a_write_done(stage: Callable[..., Any]) 
 
 
 async def test_a_late_end_of_an_older_attempt_is_no_end(stage: Callable[..., Any]) -> None:
-    """A bridge that sleeps over its deadline and wakes when another one is at it changes nothing by its report."""
+    """A bridge that sleeps over its deadline and wakes while another runs the task changes nothing by its report."""
     names = ("orchestrator", "mcp-bridge", "mcp-bridge2")
     async with stage("", names) as on:
         await on.ask(Request(0, "late", "chaos_sleep", {"seconds": 4.0, "deadline": 6.0}))
