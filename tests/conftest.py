@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from agentd.plugins import manager
+from agentd.telemetry import logs
 from harness import NatsServer, Net
 from pve.client import FakePve
 
@@ -72,6 +74,17 @@ def blockbuster() -> Iterator[BlockBuster]:
         # The modules with tools are listed when they are imported, and the import system reads files, too.
         active.functions["os.listdir"].can_block_in("agentd_proxmox/areas.py", "_areas")
         yield active
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a test has configured of the log: a command that runs in this process would silence later tests."""
+    yield
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if type(handler).__module__ == logs.__name__]
+    if ours:
+        logs.configure("info", "json", env={})
+        root.handlers[:] = [handler for handler in root.handlers if type(handler).__module__ != logs.__name__]
 
 
 @pytest.fixture(scope="session")

@@ -222,11 +222,15 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
             yield from _below(f"{path} {name}", found)
 
 
+HELP: Final = {"help_option_names": ["-h", "--help"]}
+"""The settings that commands inherit from `agentd`; click keeps the help option that it builds from the first context."""
+
+
 def command_line() -> str:
     """Return the page of the commands."""
     parts = [CLI_HEAD]
     for path, command in commands().items():
-        settings = {"help_option_names": ["-h", "--help"], **command.context_settings}  # as those of `agentd` itself
+        settings = {**HELP, **command.context_settings}
         context = click.Context(command, info_name=path, terminal_width=WIDTH, **settings)
         text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
         parts.append(f"## `{path}`\n\n```text\n{text}\n```\n")

@@ -101,7 +101,7 @@ def test_a_command_line_of_the_documents_is_accepted(words: list[str]) -> None:
     """Command, options and arguments exist; a tool or workflow that is named takes these parameters."""
     assert len(LINES) >= 8
     command, rest = _command(words)
-    with command.make_context(command.name, [*rest]) as context:
+    with command.make_context(command.name, [*rest], **reference_pages.HELP) as context:
         given = context.params
     if command.name == "call" and given["tool"] != "greet":
         _tools()[given["tool"]].parse(parse_parameters(given["pairs"]))

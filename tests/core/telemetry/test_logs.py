@@ -15,7 +15,6 @@ import pytest
 from agentd.telemetry import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SECRET = "hunter2"  # noqa: S105 - what must not be seen
@@ -27,16 +26,6 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         """Say so."""
         return True
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    yield
-    logs.configure("info", "json", env={})
-    root.setLevel(level)
-    root.handlers[:] = handlers
 
 
 @pytest.fixture
