@@ -105,10 +105,12 @@ clean: ## remove every environment, cache and build
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find agentd plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
-# Environments.  A stamp is newer than what it was made from; an environment is never repaired, but recreated.
+# Environments.  A stamp is newer than what it was made from; an environment is never repaired, but recreated (a
+# link to one is replaced: what it points to stays as it is).
 
 $(VENV)/agentd.stamp: requirements/build.txt requirements/agentd.txt
-	$(PYTHON) -m venv --clear $(VENV)
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(LOCKED) -r requirements/build.txt
 	$(BIN)/python $(LOCKED) $(BUILT) -r requirements/agentd.txt
 	$(BIN)/python $(CHECK)
@@ -127,26 +129,30 @@ $(VENV)/test.stamp: $(VENV)/agentd.stamp requirements/test.txt
 	touch $@
 
 $(PVE)/pve.stamp: tests/pve/requirements.txt
-	$(PVE_PYTHON) -m venv --clear $(PVE)
+	rm -rf $(PVE)
+	$(PVE_PYTHON) -m venv $(PVE)
 	$(PVE)/bin/python $(LOCKED) -r $<
 	$(PVE)/bin/python $(CHECK)
 	touch $@
 
 $(LINT)/lint.stamp: requirements/build.txt requirements/lint.txt
-	$(PYTHON) -m venv --clear $(LINT)
+	rm -rf $(LINT)
+	$(PYTHON) -m venv $(LINT)
 	$(LINT)/bin/python $(LOCKED) -r requirements/build.txt
 	$(LINT)/bin/python $(LOCKED) $(BUILT) -r requirements/lint.txt
 	$(LINT)/bin/python $(CHECK)
 	touch $@
 
 $(LOCK)/lock.stamp: requirements/lock.txt
-	$(PYTHON) -m venv --clear $(LOCK)
+	rm -rf $(LOCK)
+	$(PYTHON) -m venv $(LOCK)
 	$(LOCK)/bin/python $(LOCKED) -r $<
 	$(LOCK)/bin/python $(CHECK)
 	touch $@
 
 $(ANSIBLE)/ansible.stamp: requirements/ansible.txt
-	$(PYTHON) -m venv --clear $(ANSIBLE)
+	rm -rf $(ANSIBLE)
+	$(PYTHON) -m venv $(ANSIBLE)
 	$(ANSIBLE)/bin/python $(LOCKED) -r $<
 	$(ANSIBLE)/bin/python $(CHECK)
 	touch $@
