@@ -223,7 +223,7 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 
 HELP: Final = {"help_option_names": ["-h", "--help"]}
-"""The settings that commands inherit from `agentd`; click keeps the help option that it builds from the first context."""
+"""Settings that commands inherit from `agentd`; click keeps the help option that it builds from the first context."""
 
 
 def command_line() -> str:
