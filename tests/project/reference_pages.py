@@ -222,7 +222,7 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
             yield from _below(f"{path} {name}", found)
 
 
-HELP: Final = {"help_option_names": ["-h", "--help"]}
+HELP: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
 """Settings that commands inherit from `agentd`; click keeps the help option that it builds from the first context."""
 
 
