@@ -26,7 +26,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, escalation, fields, filter_values, pages
+from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -114,13 +114,6 @@ class DeletePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pool: PoolId
 
 
-class DeletedPool(msgspec.Struct, frozen=True):
-    """The deleted pool; `was_there` is false if it did not exist before the call."""
-
-    pool: str
-    was_there: bool
-
-
 class Pools(area.Area):
     """The tools for pools."""
 
@@ -153,21 +146,18 @@ class Pools(area.Area):
         """Create an empty pool; an existing one with the same comment is not changed."""
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}"))
 
-        async def check() -> Found | None:
-            pools = await self._list()
-            if p.pool not in pools:
-                call.inverse("delete_pool", {"pool": p.pool})
-                return None
-            if pools[p.pool] != one_line(p.comment):
-                raise Rejected(
-                    f"there is a pool {p.pool} with another comment ({pools[p.pool]!r}): update_pool sets it"
-                )
-            return Found()
+        async def find() -> str | None:
+            return (await self._list()).get(p.pool)
 
-        async def apply() -> None:
+        def same(comment: str) -> None:
+            if comment != one_line(p.comment):
+                raise Rejected(f"there is a pool {p.pool} with another comment ({comment!r}): update_pool sets it")
+
+        async def send() -> None:
             await self.proxmox.post("/pools", poolid=p.pool, comment=p.comment or None)
 
-        await call.ensure(check, apply)
+        pool = changes.Item(f"pool {p.pool}", find)
+        await changes.create(call, pool, send, ("delete_pool", {"pool": p.pool}), same)
         return await self._read(p.pool)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="cluster_management")
@@ -215,16 +205,16 @@ class Pools(area.Area):
         return await self._read(p.pool)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_pool(self, call: Call, p: DeletePool) -> DeletedPool:
+    async def delete_pool(self, call: Call, p: DeletePool) -> changes.Deleted:
         """Delete an empty pool, and the permissions that were granted on it."""
-        was: list[bool] = []
 
-        async def check() -> Found | None:
-            pools = await self._list()
-            if p.pool not in pools:
-                return await self._find_deleted(p.pool)
-            was.append(True)
-            pool = await self._read(p.pool, limit=5)
+        async def find() -> Pool | None:
+            if p.pool in await self._list():
+                return await self._read(p.pool, limit=5)
+            await self._check_hidden(p.pool)
+            return None
+
+        async def declare(pool: Pool) -> None:
             inside = [f"guest {guest.vmid}" for guest in pool.guests] + [f"storage {name}" for name in pool.storages]
             inside += [f"pool {name}" for name in pool.pools]
             if inside:
@@ -234,15 +224,12 @@ class Pools(area.Area):
             lost = f"the rights that were given on /pool/{p.pool}"
             call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", {"members": pool.digest}, loses=[lost]))
             call.inverse("create_pool", {"pool": p.pool, "comment": pool.comment})
-            return None
 
-        async def apply() -> None:
+        async def send(_: Pool) -> None:
             await self.proxmox.delete("/pools", poolid=p.pool)
 
-        await call.ensure(check, apply)
-        if p.pool in await self._list():
-            raise TaskFailed(f"Proxmox reports success, but there is still a pool {p.pool}")
-        return DeletedPool(p.pool, bool(was))
+        was = await changes.delete(call, changes.Item(f"pool {p.pool}", find), declare, send)
+        return changes.Deleted(p.pool, was is not None)
 
     async def _excess_permissions(self, p: UpdatePool, sent: Entry) -> list[str]:
         """Return which permissions of the membership exceed those of agentd's own token.
@@ -269,15 +256,15 @@ class Pools(area.Area):
             raise Denied(f"the token {self.proxmox.user} has no rights, so Proxmox shows it no pools (Pool.Audit)")
         return {one_line(entry["poolid"]): one_line(entry.get("comment") or "") for entry in entries}
 
-    async def _find_deleted(self, name: str) -> Found:
-        """Return Found if a pool does not exist; raise Denied if it is only hidden.
+    async def _check_hidden(self, name: str) -> None:
+        """Raise Denied if a pool exists that the token may not see.
 
         The list of pools omits those that the token may not see.
         """
         try:
             await self._entry(name)
         except NotFound:
-            return Found()
+            return
         raise Denied(
             f"there is a pool {name}, and {self.proxmox.user} may not see it: it lacks Pool.Audit on /pool/{name}"
         )
@@ -366,10 +353,5 @@ def _undo_parameters(entry: Entry, p: UpdatePool, sent: Entry) -> Entry:
 
 
 def _line(entry: Entry) -> fields.GuestLine:
-    return fields.GuestLine(
-        vmid=int(entry["vmid"]),
-        name=one_line(entry.get("name") or ""),
-        node=one_line(entry.get("node") or ""),
-        status=one_line(entry.get("status") or "unknown"),
-        type=one_line(entry.get("type") or "qemu"),
-    )
+    status = convert.text(entry.get("status"), "unknown")
+    return convert.entry(fields.GuestLine, entry, vmid=int(entry["vmid"]), status=status, lock="")

@@ -33,7 +33,7 @@ class TestPools:
         assert [(guest.vmid, guest.type) for guest in filled.guests] == [(100, "qemu"), (101, "qemu"), (200, "lxc")]
         assert (filled.storages, again.total, same.adopted) == (["shared"], 3, True)
         assert [(pool.pool, pool.comment) for pool in listed.pools] == [("prod", "a=1; ü")]
-        assert (gone.was_there, twice.was_there) == (True, False)
+        assert (gone.existed, twice.existed) == (True, False)
         assert last.targets[0].loses == ["the rights that were given on /pool/prod"]
         assert last.undo == ("create_pool", {"pool": "prod", "comment": "a=1; ü"})
         assert tools.tools["delete_pool"].tier is Tier.DESTROY
