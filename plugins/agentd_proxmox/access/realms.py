@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, escalation, targets
+from agentd_proxmox import area, changes, convert, escalation, targets
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -106,12 +106,6 @@ class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class DeletedRealm(msgspec.Struct, frozen=True):
-    """The deleted realm."""
-
-    id: str
-
-
 class Realms(area.Area):
     """The tools for single realms.
 
@@ -194,7 +188,7 @@ class Realms(area.Area):
         return await self._realm(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_realm(self, call: Call, p: RealmSelector) -> DeletedRealm:
+    async def delete_realm(self, call: Call, p: RealmSelector) -> changes.Deleted:
         """Delete a realm; its users can no longer log in.
 
         What was granted to its users stays until they are deleted.
@@ -202,21 +196,17 @@ class Realms(area.Area):
         if p.id == formats.user_of(self.proxmox.user).rpartition("@")[2]:
             raise Rejected(f"id: {p.id} is the realm of agentd itself: it is not deleted")
 
-        async def check() -> Found | None:
-            now = await self._find(p.id)
-            if now is None:
-                return Found()
+        async def declare(now: RealmInfo) -> None:
             self._not_built_in(now, "deleted")
             users = await self._users(p.id)
             affected = f"{len(users)} users can no longer log in: {', '.join(users)}" if users else "no users"
             call.target(_target(now, [affected, "its settings, and its password or client key"]))
-            return None
 
-        async def apply() -> None:
+        async def send(_: RealmInfo) -> None:
             await self.proxmox.delete(f"/access/domains/{p.id}")
 
-        await call.ensure(check, apply)
-        return DeletedRealm(p.id)
+        was = await changes.delete(call, changes.Item(f"realm {p.id}", lambda: self._find(p.id)), declare, send)
+        return changes.Deleted(p.id, was is not None)
 
     async def _may_decide(self, tool: str, realm: str) -> None:
         """Refuse a new directory for users that have more rights than agentd.
@@ -256,13 +246,8 @@ class Realms(area.Area):
         if all(entry["realm"] != name for entry in entries):
             return None
         entry: Entry = await self.proxmox.get(f"/access/domains/{name}") or {}
-        return RealmInfo(
-            id=name,
-            type=one_line(entry.get("type") or ""),
-            settings=_settings(entry),
-            users=len(await self._users(name)),
-            digest=one_line(entry.get("digest") or ""),
-        )
+        settings, users = _settings(entry), len(await self._users(name))
+        return convert.entry(RealmInfo, entry, id=name, settings=settings, users=users)
 
     async def _users(self, realm: str) -> list[str]:
         entries: list[Entry] = await self.proxmox.get("/access/users") or []

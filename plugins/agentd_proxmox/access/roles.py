@@ -12,8 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, escalation, fields, filter_values
-from agentd_proxmox.access.users import DeletedAccount
+from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values
 from agentd_proxmox.escalation import AccessEntry, TokenRights
 
 if TYPE_CHECKING:
@@ -195,16 +194,14 @@ class Access(area.Area):
         return await self._changeable(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_role(self, call: Call, p: RoleSelector) -> DeletedAccount:
+    async def delete_role(self, call: Call, p: RoleSelector) -> changes.Deleted:
         """Delete a role; all its holders lose it.
 
         A role that agentd itself has is not deleted.
         """
 
-        async def check() -> Found | None:
-            if await self._role(p.id) is None:
-                return Found()
-            now = await self._changeable(p.id)
+        async def declare(now: Role) -> None:
+            _refuse_special(now)
             held = await self._held(p.id)
             ours = await escalation.token_rights(self.proxmox)
             entries = ours.entries_of(p.id)
@@ -216,13 +213,12 @@ class Access(area.Area):
             if not held and anywhere >= set(now.privileges):  # the undo does not restore grants
                 call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
             call.target(_role_target(now, held))
-            return None
 
-        async def apply() -> None:
+        async def send(_: Role) -> None:
             await self.proxmox.delete(f"/access/roles/{p.id}")
 
-        await call.ensure(check, apply)
-        return DeletedAccount(p.id)
+        was = await changes.delete(call, changes.Item(f"role {p.id}", lambda: self._role(p.id)), declare, send)
+        return changes.Deleted(p.id, was is not None)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_grants(self, call: Call, p: GrantFilter) -> Grants:  # noqa: ARG002
@@ -298,14 +294,7 @@ class Access(area.Area):
         """List the realms that users come from."""
         entries: list[Entry] = await self.proxmox.get("/access/domains") or []
         realms = [
-            Realm(
-                one_line(entry["realm"]),
-                one_line(entry.get("type") or ""),
-                one_line(entry.get("comment") or ""),
-                bool(int(entry.get("default") or 0)),
-                one_line(entry.get("tfa") or ""),
-            )
-            for entry in entries
+            convert.entry(Realm, entry, {"second_factor": "tfa"}, id=one_line(entry["realm"])) for entry in entries
         ]
         return Realms(sorted(realms, key=lambda realm: realm.id))
 
@@ -334,8 +323,7 @@ class Access(area.Area):
         role = await self._role(name)
         if role is None:
             raise NotFound(f"there is no role {name!r}")
-        if role.special:
-            raise Rejected(f"the role {name} comes with Proxmox and stays as it is: create_role makes one of your own")
+        _refuse_special(role)
         return role
 
     async def _grants(self) -> list[Grant]:
@@ -366,15 +354,20 @@ async def _newly_exceeding(ours: TokenRights, role: str, gained: list[str]) -> l
     return found
 
 
+def _refuse_special(role: Role) -> None:
+    if role.special:
+        raise Rejected(f"the role {role.id} comes with Proxmox and stays as it is: create_role makes one of your own")
+
+
 def _role(entry: Entry) -> Role:
     privileges = [name for name in str(entry.get("privs") or "").split(",") if name]
-    return Role(one_line(entry["roleid"]), sorted(privileges), bool(int(entry.get("special") or 0)))
+    return Role(one_line(entry["roleid"]), sorted(privileges), convert.flag(entry.get("special")))
 
 
 def _grant(entry: Entry) -> Grant:
     who = one_line(entry["ugid"])
     who = f"@{who}" if entry.get("type") == "group" else who
-    return Grant(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
+    return convert.entry(Grant, entry, path=one_line(entry["path"]), who=who, role=one_line(entry["roleid"]))
 
 
 def _kind(who: str) -> tuple[str, str]:

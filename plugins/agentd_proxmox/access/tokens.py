@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, one_line, tool
-from agentd_proxmox import area, blind_token, escalation
-from agentd_proxmox.access.users import DeletedAccount, Epoch, Text, UserId, UserSelector, grants_of
+from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, tool
+from agentd_proxmox import area, blind_token, changes, convert, escalation
+from agentd_proxmox.access.users import Epoch, Text, UserId, UserSelector, grants_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,26 +133,26 @@ class ApiTokens(area.Area):
         return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_token(self, call: Call, p: TokenSelector) -> DeletedAccount:
+    async def delete_token(self, call: Call, p: TokenSelector) -> changes.Deleted:
         """Delete an API token; its clients lose access at once."""
         if f"{p.user}!{p.name}" == self.proxmox.user:
             raise Rejected(f"{self.proxmox.user} is the token that agentd itself uses: nothing was done")
 
-        async def check() -> Found | None:
+        async def find() -> Token | None:
             found = (await self.list_tokens(call, UserSelector(p.user))).tokens
-            now = next((token for token in found if token.id == f"{p.user}!{p.name}"), None)
-            if now is None:
-                return Found()
+            return next((token for token in found if token.id == f"{p.user}!{p.name}"), None)
+
+        async def declare(now: Token) -> None:
             lost = await grants_of(self.proxmox, "token", now.id)
             state = {"expire": now.expire, "separated": now.separated}
             call.target(Target(f"token/{now.id}", f"token {now.id}", state, [f"user/{p.user}"], lost))
-            return None
 
-        async def apply() -> None:
+        async def send(_: Token) -> None:
             await self.proxmox.delete(f"/access/users/{formats.path_part(p.user)}/token/{p.name}")
 
-        await call.ensure(check, apply)
-        return DeletedAccount(f"{p.user}!{p.name}")
+        item = changes.Item(f"token {p.user}!{p.name}", find)
+        was = await changes.delete(call, item, declare, send)
+        return changes.Deleted(f"{p.user}!{p.name}", was is not None)
 
 
 def _writable(file: Path) -> None:
@@ -167,5 +167,4 @@ def _writable(file: Path) -> None:
 
 
 def _token(user: str, name: str, entry: Entry) -> Token:
-    separated = bool(int(entry.get("privsep", 1)))
-    return Token(f"{user}!{name}", separated, int(entry.get("expire") or 0), one_line(entry.get("comment") or ""))
+    return convert.entry(Token, entry, {"separated": "privsep"}, id=f"{user}!{name}", secret_file="")

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, escalation, fields, filter_values, pages
+from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values, pages
 
 if TYPE_CHECKING:
     from agentd import Proxmox
@@ -130,12 +130,6 @@ class GroupSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: GroupId
 
 
-class DeletedAccount(msgspec.Struct, frozen=True):
-    """What was deleted."""
-
-    id: str
-
-
 class Users(area.Area):
     """The tools for users and groups."""
 
@@ -184,21 +178,15 @@ class Users(area.Area):
         }
         call.target(Target(f"user/{p.id}", f"user {p.id}"))
 
-        async def check() -> Found | None:
-            existing = await self._find(p.id)
-            if existing is None:
-                call.inverse("delete_user", {"id": p.id})
-                return None
-            if (existing.email, existing.comment, existing.enabled) != (p.email, p.comment, p.enabled):
+        def same(now: User) -> None:
+            if (now.email, now.comment, now.enabled) != (p.email, p.comment, p.enabled):
                 raise Rejected(f"there is a user {p.id} already, with other settings: update_user changes it")
-            return Found()
 
-        async def apply() -> None:
+        async def send() -> None:
             sent = {key: value for key, value in wanted.items() if value != ""}
             await self.proxmox.post("/access/users", userid=p.id, **sent)
 
-        await call.ensure(check, apply)
-        return await self._user(p.id)
+        return await changes.create(call, self._item(p.id), send, ("delete_user", {"id": p.id}), same)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def update_user(self, call: Call, p: ChangeUser) -> User:
@@ -240,23 +228,19 @@ class Users(area.Area):
         return await self._user(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_user(self, call: Call, p: UserSelector) -> DeletedAccount:
+    async def delete_user(self, call: Call, p: UserSelector) -> changes.Deleted:
         """Delete a user with its tokens and all that was granted to it."""
         self._refuse_own(p.id, "deleted")
 
-        async def check() -> Found | None:
-            now = await self._find(p.id)
-            if now is None:
-                return Found()
+        async def declare(now: User) -> None:
             tokens = f"its tokens {', '.join(now.tokens)}" if now.tokens else "no tokens"
             call.target(_target(now, tokens, *await grants_of(self.proxmox, "user", p.id)))
-            return None
 
-        async def apply() -> None:
+        async def send(_: User) -> None:
             await self.proxmox.delete(f"/access/users/{formats.path_part(p.id)}")
 
-        await call.ensure(check, apply)
-        return DeletedAccount(p.id)
+        was = await changes.delete(call, self._item(p.id), declare, send)
+        return changes.Deleted(p.id, was is not None)
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -274,41 +258,32 @@ class Users(area.Area):
         """
         call.target(Target(f"group/{p.id}", f"group {p.id}"))
 
-        async def check() -> Found | None:
-            if await self._group(p.id) is not None:
-                return Found()
-            call.inverse("delete_group", {"id": p.id})
-            return None
-
-        async def apply() -> None:
+        async def send() -> None:
             await self.proxmox.post("/access/groups", groupid=p.id, comment=p.comment or None)
 
-        await call.ensure(check, apply)
-        return await self._group(p.id) or Group(p.id)
+        group = changes.Item(f"group {p.id}", lambda: self._group(p.id))
+        return await changes.create(call, group, send, ("delete_group", {"id": p.id}))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def delete_group(self, call: Call, p: GroupSelector) -> DeletedAccount:
+    async def delete_group(self, call: Call, p: GroupSelector) -> changes.Deleted:
         """Delete a group; its members lose what was granted to it.
 
         A group that agentd is a member of is not deleted.
         """
 
-        async def check() -> Found | None:
-            now = await self._group(p.id)
-            if now is None:
-                return Found()
+        async def declare(now: Group) -> None:
             if formats.user_of(self.proxmox.user) in now.members:
                 raise Rejected(f"id: agentd itself is in the group {p.id}: it is not deleted")
             members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
             loses = [members, *await grants_of(self.proxmox, "group", p.id)]
             call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
-            return None
 
-        async def apply() -> None:
+        async def send(_: Group) -> None:
             await self.proxmox.delete(f"/access/groups/{p.id}")
 
-        await call.ensure(check, apply)
-        return DeletedAccount(p.id)
+        group = changes.Item(f"group {p.id}", lambda: self._group(p.id))
+        was = await changes.delete(call, group, declare, send)
+        return changes.Deleted(p.id, was is not None)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
@@ -340,6 +315,9 @@ class Users(area.Area):
         if user == ROOT:
             raise Rejected(f"{ROOT} is the user that can repair everything: it is not {what}")
 
+    def _item(self, user: str) -> changes.Item[User]:
+        return changes.Item(f"user {user}", lambda: self._find(user))
+
     async def _user(self, user: str) -> User:
         return _user(user, await self.proxmox.get(f"/access/users/{formats.path_part(user)}"))
 
@@ -368,15 +346,14 @@ async def grants_of(proxmox: Proxmox, kind: str, name: str) -> list[str]:
 def _user(user: str, entry: Entry) -> User:
     groups, tokens = entry.get("groups") or [], entry.get("tokens") or {}
     names = [str(token["tokenid"]) for token in tokens] if isinstance(tokens, list) else list(tokens)
-    return User(
+    return convert.entry(
+        User,
+        entry,
         id=one_line(user),
-        enabled=bool(int(entry.get("enable", 1))),
-        expire=int(entry.get("expire") or 0),
+        enabled=convert.flag(entry.get("enable"), default=True),
         groups=sorted(groups.split(",") if isinstance(groups, str) else groups),
         tokens=sorted(names),
         name=one_line(f"{entry.get('firstname') or ''} {entry.get('lastname') or ''}".strip()),
-        email=one_line(entry.get("email") or ""),
-        comment=one_line(entry.get("comment") or ""),
     )
 
 

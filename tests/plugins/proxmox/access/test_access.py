@@ -41,7 +41,7 @@ class TestUsers:
         assert changing.undo == ("update_user", {"id": "eve@pve", "enabled": True, "groups": []})
         assert changing.targets[0].loses == ["enable: True → False", "groups: '' → 'ops'"]
         assert [item.members for item in group if item.id == "ops"] == [["eve@pve"]]
-        assert gone.id == "eve@pve"
+        assert (gone.name, gone.existed) == ("eve@pve", True)
         with pytest.raises(errors.AgentdError):
             await tools.call("get_user", id="eve@pve")
         assert len(await steered.log("DELETE")) == 1
