@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Deleted(msgspec.Struct, frozen=True):
     """What was deleted.
 
     existed  false: it did not exist before the call
-    before   its last state, if the tool reports one
+    before   its last state, null if it did not exist
     """
 
     name: str
@@ -35,12 +36,18 @@ class Deleted(msgspec.Struct, frozen=True):
 class Item(Generic[T]):
     """The object that a tool creates or deletes.
 
-    title  as messages call it
-    find   returns the object, None if it does not exist
+    kind  as messages call it
+    find  returns the object, None if it does not exist
     """
 
-    title: str
+    kind: str
+    name: str
     find: Callable[[], Awaitable[T | None]]
+
+    @property
+    def title(self) -> str:
+        """Return kind and name."""
+        return f"{self.kind} {self.name}"
 
 
 async def change(
@@ -99,14 +106,14 @@ async def create(
 
 
 async def delete(
-    call: Call, item: Item[T], declare: Callable[[T], Awaitable[None]], send: Callable[[T], Awaitable[object]]
-) -> T | None:
-    """Delete an object exactly once and read back that it is gone; return what it was, None if it did not exist.
+    call: Call, item: Item[S], declare: Callable[[S], Awaitable[None]], send: Callable[[S], Awaitable[object]]
+) -> Deleted:
+    """Delete an object exactly once, and read back that it is gone.
 
     declare  refuses the deletion of the object, or declares its target and undo
     """
 
-    async def plan() -> T | None:
+    async def plan() -> S | None:
         found = await item.find()
         if found is not None:
             await declare(found)
@@ -117,4 +124,12 @@ async def delete(
         raise TaskFailed(
             f"Proxmox reports success, but {item.title} is still there: it was not deleted, or created again"
         )
-    return was
+    return deleted(item.name, was)
+
+
+def deleted(name: str, was: msgspec.Struct | None) -> Deleted:
+    """Return the result of a deletion.
+
+    was  the last state of the object, None if it did not exist
+    """
+    return Deleted(name, was is not None, None if was is None else msgspec.to_builtins(was))

@@ -205,8 +205,7 @@ class Realms(area.Area):
         async def send(_: RealmInfo) -> None:
             await self.proxmox.delete(f"/access/domains/{p.id}")
 
-        was = await changes.delete(call, changes.Item(f"realm {p.id}", lambda: self._find(p.id)), declare, send)
-        return changes.Deleted(p.id, was is not None)
+        return await changes.delete(call, changes.Item("realm", p.id, lambda: self._find(p.id)), declare, send)
 
     async def _may_decide(self, tool: str, realm: str) -> None:
         """Refuse a new directory for users that have more rights than agentd.

@@ -217,8 +217,7 @@ class Access(area.Area):
         async def send(_: Role) -> None:
             await self.proxmox.delete(f"/access/roles/{p.id}")
 
-        was = await changes.delete(call, changes.Item(f"role {p.id}", lambda: self._role(p.id)), declare, send)
-        return changes.Deleted(p.id, was is not None)
+        return await changes.delete(call, changes.Item("role", p.id, lambda: self._role(p.id)), declare, send)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_grants(self, call: Call, p: GrantFilter) -> Grants:  # noqa: ARG002

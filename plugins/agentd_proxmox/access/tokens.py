@@ -150,9 +150,7 @@ class ApiTokens(area.Area):
         async def send(_: Token) -> None:
             await self.proxmox.delete(f"/access/users/{formats.path_part(p.user)}/token/{p.name}")
 
-        item = changes.Item(f"token {p.user}!{p.name}", find)
-        was = await changes.delete(call, item, declare, send)
-        return changes.Deleted(f"{p.user}!{p.name}", was is not None)
+        return await changes.delete(call, changes.Item("token", f"{p.user}!{p.name}", find), declare, send)
 
 
 def _writable(file: Path) -> None:

@@ -239,8 +239,7 @@ class Users(area.Area):
         async def send(_: User) -> None:
             await self.proxmox.delete(f"/access/users/{formats.path_part(p.id)}")
 
-        was = await changes.delete(call, self._item(p.id), declare, send)
-        return changes.Deleted(p.id, was is not None)
+        return await changes.delete(call, self._item(p.id), declare, send)
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -261,7 +260,7 @@ class Users(area.Area):
         async def send() -> None:
             await self.proxmox.post("/access/groups", groupid=p.id, comment=p.comment or None)
 
-        group = changes.Item(f"group {p.id}", lambda: self._group(p.id))
+        group = changes.Item("group", p.id, lambda: self._group(p.id))
         return await changes.create(call, group, send, ("delete_group", {"id": p.id}))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -281,9 +280,8 @@ class Users(area.Area):
         async def send(_: Group) -> None:
             await self.proxmox.delete(f"/access/groups/{p.id}")
 
-        group = changes.Item(f"group {p.id}", lambda: self._group(p.id))
-        was = await changes.delete(call, group, declare, send)
-        return changes.Deleted(p.id, was is not None)
+        group = changes.Item("group", p.id, lambda: self._group(p.id))
+        return await changes.delete(call, group, declare, send)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
@@ -316,7 +314,7 @@ class Users(area.Area):
             raise Rejected(f"{ROOT} is the user that can repair everything: it is not {what}")
 
     def _item(self, user: str) -> changes.Item[User]:
-        return changes.Item(f"user {user}", lambda: self._find(user))
+        return changes.Item("user", user, lambda: self._find(user))
 
     async def _user(self, user: str) -> User:
         return _user(user, await self.proxmox.get(f"/access/users/{formats.path_part(user)}"))

@@ -156,7 +156,7 @@ class Pools(area.Area):
         async def send() -> None:
             await self.proxmox.post("/pools", poolid=p.pool, comment=p.comment or None)
 
-        pool = changes.Item(f"pool {p.pool}", find)
+        pool = changes.Item("pool", p.pool, find)
         await changes.create(call, pool, send, ("delete_pool", {"pool": p.pool}), same)
         return await self._read(p.pool)
 
@@ -228,8 +228,7 @@ class Pools(area.Area):
         async def send(_: Pool) -> None:
             await self.proxmox.delete("/pools", poolid=p.pool)
 
-        was = await changes.delete(call, changes.Item(f"pool {p.pool}", find), declare, send)
-        return changes.Deleted(p.pool, was is not None)
+        return await changes.delete(call, changes.Item("pool", p.pool, find), declare, send)
 
     async def _excess_permissions(self, p: UpdatePool, sent: Entry) -> list[str]:
         """Return which permissions of the membership exceed those of agentd's own token.
