@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from agentd import PermanentError, Target, one_line
+from agentd_proxmox import convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,29 +95,29 @@ def describe(rule: Rule) -> str:
 
 
 def _rule(entry: Entry) -> Rule:
-    return Rule(
+    return convert.entry(
+        Rule,
+        entry,
         name=one_line(entry["rule"]),
-        type=one_line(entry.get("type") or ""),
         resources=sorted(members(entry.get("resources"))),
         nodes=_priorities(entry.get("nodes")),
-        strict=bool(int(entry.get("strict") or 0)),
-        affinity=one_line(entry.get("affinity") or ""),
-        enabled=not int(entry.get("disable") or 0),
-        comment=one_line(entry.get("comment") or ""),
-        digest=one_line(entry.get("digest") or ""),
+        enabled=not convert.flag(entry.get("disable")),
+        failback=True,
     )
 
 
 def _group(entry: Entry, resources: list[str]) -> Rule:
-    return Rule(
+    return convert.entry(
+        Rule,
+        entry,
+        {"strict": "restricted"},
         name=one_line(entry["group"]),
         type="node-affinity",
         resources=sorted(resources),
         nodes=_priorities(entry.get("nodes")),
-        strict=bool(int(entry.get("restricted") or 0)),
-        failback=not int(entry.get("nofailback") or 0),
-        comment=one_line(entry.get("comment") or ""),
-        digest=one_line(entry.get("digest") or ""),
+        failback=not convert.flag(entry.get("nofailback")),
+        affinity="",
+        enabled=True,
     )
 
 

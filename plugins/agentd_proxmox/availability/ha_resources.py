@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, convert, fields, pages, targets
 from agentd_proxmox.availability.ha_model import Rule, rules, service
 from agentd_proxmox.fields import GuestName
 
@@ -123,13 +123,6 @@ class RemoveHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class RemovedHa(msgspec.Struct, frozen=True):
-    """The resource before its removal; null if the guest was not under HA."""
-
-    sid: str
-    resource: Resource | None
-
-
 class Ha(area.Area):
     """The tools for HA resources."""
 
@@ -216,7 +209,7 @@ class Ha(area.Area):
                 raise NotFound(f"{at.title} is not under HA: create_ha_resource puts it there")
             if not (other := _differs(entry, wanted)):
                 return Found()
-            digest[:] = [_unchanged(at, entry, p.digest)]
+            digest[:] = [_unchanged(at, one_line(entry.get("digest") or ""), p.digest)]
             call.inverse("update_ha_resource", {"vmid": at.vmid} | _before(_resource(entry, at, ""), other))
             return None
 
@@ -229,33 +222,28 @@ class Ha(area.Area):
         return await self._there(at, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_ha_resource(self, call: Call, p: RemoveHa) -> RemovedHa:
+    async def delete_ha_resource(self, call: Call, p: RemoveHa) -> changes.Deleted:
         """Remove a guest from HA; its current state is kept.
 
         It is no longer started on another node when its node fails.
         """
         at = await self.inventory.find(p.vmid, away=True)
         targets.check_name(at, p.guest)
-        was: list[Resource] = []
 
-        async def check() -> Found | None:
+        async def find() -> Resource | None:
             entry = await self._entry(at)
-            if entry is None:
-                return Found()
-            _unchanged(at, entry, p.digest)
-            was.append(_resource(entry, at, ""))
+            return None if entry is None else _resource(entry, at, "")
+
+        async def declare(was: Resource) -> None:
+            _unchanged(at, was.digest, p.digest)
             lost = "its place under HA: it is not started elsewhere when its node fails"
             call.target(await targets.guest_target(self.inventory, at, lost))
-            call.inverse("create_ha_resource", {"vmid": at.vmid} | _before(was[0], ["state", *_KEPT]))
-            return None
+            call.inverse("create_ha_resource", {"vmid": at.vmid} | _before(was, ["state", *_KEPT]))
 
-        async def apply() -> None:
+        async def send(_: Resource) -> None:
             await self.proxmox.delete(f"{RESOURCES}/{service(at)}", purge=None if p.purge else False)
 
-        await call.ensure(check, apply)
-        if await self._entry(at) is not None:
-            raise TaskFailed(f"Proxmox reports success, but {at.title} is under HA: another client put it back")
-        return RemovedHa(service(at), was[0] if was else None)
+        return await changes.delete(call, changes.Item("HA resource", service(at), find), declare, send)
 
     async def _states(self) -> list[Entry]:
         return await self.proxmox.get("/cluster/ha/status/current") or []
@@ -284,9 +272,8 @@ class Ha(area.Area):
         return _resource(entry, at, one_line(one.get("crm_state") or one.get("state") or ""))
 
 
-def _unchanged(at: GuestLocation, entry: Entry, digest: str) -> str:
+def _unchanged(at: GuestLocation, now: str, digest: str) -> str:
     """Return the current digest of a resource; raise ConfigChanged if it differs."""
-    now = one_line(entry.get("digest") or "")
     if digest and digest != now:
         raise ConfigChanged(f"HA of {at.title} was changed since it was read: read it again, then decide again")
     return now
@@ -316,19 +303,15 @@ def _differs(entry: Entry, wanted: Entry) -> list[str]:
 
 def _resource(entry: Entry, at: GuestLocation | None, state: str) -> Resource:
     sid = one_line(entry["sid"])
-    return Resource(
+    return convert.entry(
+        Resource,
+        entry,
         sid=sid,
         vmid=int(sid.partition(":")[2]),
         name=at.name if at is not None else "",
         node=at.node if at is not None else "",
-        requested=one_line(entry.get("state") or "started"),
+        requested=convert.text(entry.get("state"), "started"),
         state=state or "not known",
-        max_restart=int(entry.get("max_restart", 1)),
-        max_relocate=int(entry.get("max_relocate", 1)),
-        failback=bool(int(entry.get("failback", 1))),
-        group=one_line(entry.get("group") or ""),
-        comment=one_line(entry.get("comment") or ""),
-        digest=one_line(entry.get("digest") or ""),
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, tool
-from agentd_proxmox import area, dropped_values, fields
+from agentd_proxmox import area, changes, dropped_values, fields
 from agentd_proxmox.availability.ha_model import (
     GROUPS,
     OF_GROUP,
@@ -94,13 +94,6 @@ class DeleteRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class DeletedRule(msgspec.Struct, frozen=True):
-    """The rule or group before its deletion; null if it did not exist."""
-
-    name: str
-    rule: Rule | None
-
-
 class HaRules(area.Area):
     """The tools for HA rules and groups."""
 
@@ -121,21 +114,20 @@ class HaRules(area.Area):
             "disable": None if p.enabled else True,
         }
 
-        async def check() -> Found | None:
-            rule = _one(await self._all("rules"), p.name)
-            if rule is None:
-                call.inverse("delete_ha_rule", {"name": p.name})
-                return None
+        async def find() -> Rule | None:
+            return _one(await self._all("rules"), p.name)
+
+        def same(rule: Rule) -> None:
             if other := differences(rule, wanted):
                 raise Rejected(
                     f"there is an HA rule {p.name} with another {', '.join(other)}: update_ha_rule changes it"
                 )
-            return Found()
 
-        async def apply() -> None:
+        async def send() -> None:
             await self.proxmox.post(RULES, rule=p.name, **wanted)
 
-        await call.ensure(check, apply)
+        rule = changes.Item("HA rule", p.name, find)
+        await changes.create(call, rule, send, ("delete_ha_rule", {"name": p.name}), same)
         return await self._there("rules", p.name, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
@@ -173,7 +165,7 @@ class HaRules(area.Area):
         return await self._there("rules", p.name, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_ha_rule(self, call: Call, p: DeleteRule) -> DeletedRule:
+    async def delete_ha_rule(self, call: Call, p: DeleteRule) -> changes.Deleted:
         """Delete an HA rule (Proxmox VE 9); it no longer restricts its guests."""
         return await self._delete(call, "rules", p)
 
@@ -216,33 +208,29 @@ class HaRules(area.Area):
         return await self._there("groups", p.name, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_ha_group(self, call: Call, p: DeleteRule) -> DeletedRule:
+    async def delete_ha_group(self, call: Call, p: DeleteRule) -> changes.Deleted:
         """Delete an HA group that has no resources (Proxmox VE 8)."""
         return await self._delete(call, "groups", p)
 
-    async def _delete(self, call: Call, source: str, p: DeleteRule) -> DeletedRule:
-        was: list[Rule] = []
+    async def _delete(self, call: Call, source: str, p: DeleteRule) -> changes.Deleted:
+        kind = source.removesuffix("s")
 
-        async def check() -> Found | None:
-            rule = _one(await self._all(source), p.name)
-            if rule is None:
-                return Found()
-            was[:] = [_unchanged(rule, p.digest)]
+        async def find() -> Rule | None:
+            return _one(await self._all(source), p.name)
+
+        async def declare(rule: Rule) -> None:
+            _unchanged(rule, p.digest)
             if source == "groups" and rule.resources:
                 named = ", ".join(rule.resources)
                 raise Rejected(f"the HA group {p.name} is that of {named}: update_ha_resource gives them another one")
-            call.target(target(source.removesuffix("s"), rule, describe(rule)))
+            call.target(target(kind, rule, describe(rule)))
             again = ("set_ha_group", OF_GROUP) if source == "groups" else ("create_ha_rule", ("type", *OF_RULE))
             call.inverse(again[0], {"name": p.name} | old_values(rule, again[1]))
-            return None
 
-        async def apply() -> None:
+        async def send(_: Rule) -> None:
             await self.proxmox.delete(f"/cluster/ha/{source}/{p.name}")
 
-        await call.ensure(check, apply)
-        if _one(await self._all(source), p.name) is not None:
-            raise TaskFailed(f"Proxmox reports success, but {p.name} is still there: another client created it again")
-        return DeletedRule(p.name, was[0] if was else None)
+        return await changes.delete(call, changes.Item(f"HA {kind}", p.name, find), declare, send)
 
     async def _services(self, vmids: list[int]) -> str:
         """Return the HA service IDs of guests, joined by commas.

@@ -30,7 +30,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, dropped_values, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, convert, dropped_values, fields, pages, targets
 from agentd_proxmox.fields import GuestName, Schedule
 from agentd_proxmox.inventory import MARGIN
 
@@ -144,14 +144,13 @@ class DeleteReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     digest: str = ""
 
 
-class DeletedReplication(msgspec.Struct, frozen=True):
-    """Whether the job is deleted already.
+class DeletedReplication(changes.Deleted, frozen=True):
+    """The deleted job; Proxmox deletes it with its next run.
 
     gone  if false, the next run deletes the job and its copies
     """
 
-    id: str
-    gone: bool
+    gone: bool = True
 
 
 class Replication(area.Area):
@@ -314,10 +313,10 @@ class Replication(area.Area):
         at = await self.inventory.find(vmid, away=True)
         targets.check_name(at, p.guest)
 
-        async def check() -> Found | None:
+        async def plan() -> Replica | None:
             entry = await self._one(p.id)
             if entry is None or (entry.get("remove_job") and not p.force):
-                return Found()
+                return None
             digest = _unchanged(await self._known(p.id), p.digest)
             job = _replica(entry, {vmid: at.node}, None)
             lost = f"the copies of {at.title} on {job.target}" if not p.keep else f"newer copies on {job.target}"
@@ -326,16 +325,17 @@ class Replication(area.Area):
             call.target(Target(f"replication/{p.id}", f"replication job {p.id}", {"digest": digest}, labels, [lost]))
             again = ["schedule", "rate", "comment", "disable"]
             call.inverse("create_replication", {"vmid": vmid, "target": job.target} | _before(job, again))
-            return None
+            return job
 
-        async def apply() -> None:
+        async def send(_: Replica) -> None:
             await self.proxmox.delete(f"{JOBS}/{p.id}", keep=p.keep or None, force=p.force or None)
 
-        await call.ensure(check, apply)
+        was = await changes.change(call, plan, send)
         entry = await self._one(p.id)
         if entry is not None and not entry.get("remove_job"):
             raise TaskFailed(f"Proxmox reports success, but the job {p.id} stays: another client created it again")
-        return DeletedReplication(p.id, gone=entry is None)
+        before = None if was is None else msgspec.to_builtins(was)
+        return DeletedReplication(p.id, was is not None, before, gone=entry is None)
 
     async def _where(self) -> dict[int, str]:
         return {place.vmid: place.node for place in await self.inventory.places()}
@@ -406,15 +406,15 @@ def _before(was: Replica, options: list[str]) -> Entry:
 
 def _replica(entry: Entry, where: dict[int, str], state: Entry | None) -> Replica:
     state, vmid = state or {}, int(entry["guest"])
-    return Replica(
+    return convert.entry(
+        Replica,
+        entry,
         id=one_line(entry["id"]),
         vmid=vmid,
-        source=where.get(vmid, one_line(entry.get("source") or "")),
-        target=one_line(entry.get("target") or ""),
-        schedule=one_line(entry.get("schedule") or "*/15"),
-        enabled=not int(entry.get("disable") or 0),
-        rate=float(entry["rate"]) if entry.get("rate") else None,
-        comment=one_line(entry.get("comment") or ""),
+        source=where.get(vmid, convert.text(entry.get("source"))),
+        schedule=convert.text(entry.get("schedule"), "*/15"),
+        enabled=not convert.flag(entry.get("disable")),
+        rate=convert.share(entry.get("rate")) or None,
         removing=bool(entry.get("remove_job")),
         last_sync=_time(state.get("last_sync")),
         next_sync=_time(state.get("next_sync")),

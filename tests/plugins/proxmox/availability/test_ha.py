@@ -40,8 +40,8 @@ class TestResources:
         assert (shown.quorate, shown.states, shown.rules_from) == (True, {"stopped": 1}, "rules")
         assert shown.nodes == {"pve1": "active", "pve2": "active", "pve3": "active"}
         assert (shown.resources[0].name, shown.resources[0].node) == ("db-01", "pve1")
-        assert removed.resource is not None
-        assert again.resource is None
+        assert removed.existed
+        assert not again.existed
         assert (await tools.call("list_ha")).resources == []
         assert "under HA" in last.targets[0].loses[0]
         assert tools.tools["delete_ha_resource"].tier is Tier.DESTROY
@@ -135,10 +135,10 @@ class TestRules:
         assert (made.resources, made.affinity, call.adopted) == (["vm:100", "vm:102"], "negative", True)
         assert (changed.enabled, changed.comment) == (False, "why")
         assert (back.enabled, back.comment) == (True, "")
-        assert gone.rule is not None
+        assert gone.existed
         assert last.targets[0].loses == ["that vm:100, vm:102 are kept apart"]
         assert again.resources == made.resources
-        assert (await tools.call("delete_ha_rule", name="apart")).rule is None
+        assert not (await tools.call("delete_ha_rule", name="apart")).existed
 
     async def test_nodes(self, tools: Bench) -> None:
         """A rule of nodes keeps their priorities."""
@@ -184,7 +184,7 @@ class TestRules:
         with pytest.raises(errors.Rejected, match="this cluster has HA groups, not rules"):
             await tools.call("delete_ha_rule", name="left")
         await tools.call("delete_ha_resource", vmid=100, guest="web-01")
-        assert (await tools.call("delete_ha_group", name="left")).rule is not None
+        assert (await tools.call("delete_ha_group", name="left")).existed
         assert (await tools.call("list_ha")).rules == []
 
     async def test_refused(self, tools: Bench) -> None:
