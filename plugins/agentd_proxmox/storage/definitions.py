@@ -26,7 +26,7 @@ from agentd import (
     raises,
     tool,
 )
-from agentd_proxmox import area, blind_token, dropped_values, fields, targets
+from agentd_proxmox import area, blind_token, changes, convert, dropped_values, fields, targets
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -100,12 +100,6 @@ class ChangeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     digest: str = ""
 
 
-class RemovedStorage(msgspec.Struct, frozen=True):
-    """The storage that Proxmox does not use any more."""
-
-    storage: str
-
-
 USED: Final = (
     Raise(Tier.DESTROY, "content or nodes", raises.is_given("content", "nodes")),
     Raise(Tier.DESTROY, "enabled=false", raises.is_not_true("enabled")),
@@ -142,17 +136,12 @@ class StorageDefinitions(area.Area):
             raise Rejected(f"type: {p.type} takes {' and '.join(NEEDED[p.type])}, and no other of {', '.join(ALL)}")
         call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
 
-        async def check() -> Found | None:
-            now = (await self._all()).get(p.storage)
-            if now is None:
-                call.inverse("delete_storage", {"storage": p.storage})
-                return None
+        def same(now: Definition) -> None:
             source = _source(p.type, {key: getattr(p, key) for key in ALL})
             if (now.type, now.content, now.source) != (p.type, sorted(p.content), source):
                 raise Rejected(f"storage: there is a {now.type} storage {p.storage} on {now.source} already")
-            return Found()
 
-        async def apply() -> None:
+        async def send() -> None:
             settings = {key: getattr(p, key) for key in NEEDED[p.type]}
             if p.type == "zfspool":
                 settings = {"pool": p.pool}
@@ -168,8 +157,7 @@ class StorageDefinitions(area.Area):
                 **shared,
             )
 
-        await call.ensure(check, apply)
-        return await self._one(p.storage)
+        return await changes.create(call, self._item(p.storage), send, ("delete_storage", {"storage": p.storage}), same)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
     async def update_storage(self, call: Call, p: ChangeStorage) -> Definition:
@@ -205,18 +193,13 @@ class StorageDefinitions(area.Area):
         return await self._one(p.storage)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
-    async def delete_storage(self, call: Call, p: StorageSelector) -> RemovedStorage:
+    async def delete_storage(self, call: Call, p: StorageSelector) -> changes.Deleted:
         """Remove a storage from Proxmox; the data on it stays.
 
         A storage with disks of guests is refused.
         """
 
-        async def check() -> Found | None:
-            entries = await self.proxmox.get("/storage") or []
-            raw = next((entry for entry in entries if entry["storage"] == p.storage), None)
-            if raw is None:
-                return Found()
-            now = _definition(raw)
+        async def declare(now: Definition) -> None:
             users = await self._users(p.storage)
             if users:
                 more = f" and {len(users) - USERS} more" if len(users) > USERS else ""
@@ -225,19 +208,28 @@ class StorageDefinitions(area.Area):
             loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
+            raw = await self._raw(p.storage)
             if set(raw) <= CREATABLE and now.enabled:  # otherwise it has settings that create_storage does not know
                 settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
                 targets.set_undo(
                     call, "create_storage", AddStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
                 )
-            return None
 
-        async def apply() -> None:
+        async def send(_: Definition) -> None:
             await self.proxmox.delete(f"/storage/{p.storage}")
 
-        await call.ensure(check, apply)
-        return RemovedStorage(p.storage)
+        return await changes.delete(call, self._item(p.storage), declare, send)
+
+    def _item(self, name: str) -> changes.Item[Definition]:
+        async def find() -> Definition | None:
+            return (await self._all()).get(name)
+
+        return changes.Item("storage", name, find)
+
+    async def _raw(self, name: str) -> Entry:
+        """Return the entry of a storage; empty if it does not exist."""
+        return next((entry for entry in await self.proxmox.get("/storage") or [] if entry["storage"] == name), {})
 
     async def _all(self) -> dict[str, Definition]:
         return {shown.storage: shown for shown in map(_definition, await self.proxmox.get("/storage") or [])}
@@ -265,13 +257,12 @@ def _source(kind: str, entry: Entry) -> str:
 
 def _definition(entry: Entry) -> Definition:
     kind = one_line(entry.get("type") or "")
-    return Definition(
+    return convert.entry(
+        Definition,
+        entry,
         storage=one_line(entry["storage"]),
-        type=kind,
-        content=sorted(filter(None, one_line(entry.get("content") or "").split(","))),
-        enabled=not int(entry.get("disable") or 0),
-        shared=bool(int(entry.get("shared") or 0)),
-        nodes=sorted(filter(None, one_line(entry.get("nodes") or "").split(","))),
+        content=convert.names(entry.get("content")),
+        enabled=not convert.flag(entry.get("disable")),
+        nodes=convert.names(entry.get("nodes")),
         source=_source(kind, entry),
-        digest=one_line(entry.get("digest") or ""),
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, area, blind_token, fields, pages, targets, units
+from agentd_proxmox import api_tiers, area, blind_token, changes, convert, fields, pages, targets, units
 from agentd_proxmox.guest_model import notes_text
 from agentd_proxmox.targets import upid_of
 
@@ -140,16 +140,6 @@ class DeleteVolume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: fields.Node
 
 
-class Deleted(msgspec.Struct, frozen=True):
-    """The deleted volume.
-
-    `volume` is its last state, null if it did not exist any more.
-    """
-
-    volid: str
-    volume: VolumeLine | None
-
-
 class Storage(area.Area):
     """Tools for storages and volumes."""
 
@@ -193,17 +183,13 @@ class Storage(area.Area):
         """
         data = await self.proxmox.get(f"/nodes/{p.node}/storage/{p.storage}/status")
         total, used = int(data.get("total") or 0), int(data.get("used") or 0)
-        return StorageStatus(
+        return convert.entry(
+            StorageStatus,
+            data,
+            {"free": "avail"},
             storage=p.storage,
             node=p.node,
-            type=one_line(data.get("type") or ""),
-            enabled=bool(int(data.get("enabled") or 0)),
-            active=bool(int(data.get("active") or 0)),
-            shared=bool(int(data.get("shared") or 0)),
-            content=sorted(filter(None, one_line(data.get("content") or "").split(","))),
-            total=total,
-            used=used,
-            free=int(data.get("avail") or 0),
+            content=convert.names(data.get("content")),
             full=round(100 * used / total, 1) if total else 0.0,
         )
 
@@ -291,7 +277,7 @@ class Storage(area.Area):
         return await self._made(p.node, volid)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
-    async def delete_volume(self, call: Call, p: DeleteVolume) -> Deleted:
+    async def delete_volume(self, call: Call, p: DeleteVolume) -> changes.Deleted:
         """Delete a volume that no guest uses; otherwise name its users and do nothing.
 
         For an ISO image or a snippet this reads each guest that could run on the node, with one request a guest.
@@ -318,7 +304,7 @@ class Storage(area.Area):
         await self.inventory.finish(call, await call.ensure(check, apply))
         if await self._one(p.node, p.volid) is not None:
             raise TaskFailed(f"the task succeeded, but {p.volid} is still there")
-        return Deleted(p.volid, before[0] if before else None)
+        return changes.deleted(p.volid, before[0] if before else None)
 
     async def _idle(self, call: Call, p: DeleteVolume) -> VolumeLine | None:
         """Return the volume, None if it is gone.
@@ -398,16 +384,11 @@ def _names(value: object, volid: str) -> bool:
 
 def _line(entry: Entry) -> VolumeLine:
     made = int(entry.get("ctime") or 0)
-    return VolumeLine(
+    return convert.entry(
+        VolumeLine,
+        entry,
         volid=one_line(entry["volid"]),
-        content=one_line(entry.get("content") or ""),
-        size=int(entry.get("size") or 0),
-        used=int(entry.get("used") or 0),
-        format=one_line(entry.get("format") or ""),
-        vmid=int(entry.get("vmid") or 0),
         time=datetime.fromtimestamp(made, UTC) if made else None,
-        parent=one_line(entry.get("parent") or ""),
-        protected=bool(int(entry.get("protected") or 0)),
         notes=notes_text(str(entry.get("notes") or "")),
     )
 

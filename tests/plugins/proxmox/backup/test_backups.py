@@ -260,7 +260,7 @@ class TestList:
         gone = await tools.call("delete_volume", volid=made.volid, node="pve1")
 
         assert (kept.protected, freed.protected) == (True, False)
-        assert gone.volume.size == made.size
+        assert gone.before["size"] == made.size
         assert await stored(steered) == []
 
 

@@ -205,7 +205,7 @@ class TestDelete:
         gone = await tools.call("delete_volume", volid=made.volid, node="pve1")
         again = await tools.call("delete_volume", call := MemoryCall(), volid=made.volid, node="pve1")
 
-        assert (gone.volume.volid, again.volume, call.adopted) == (made.volid, None, True)
+        assert (gone.before["volid"], again.before, call.adopted) == (made.volid, None, True)
         assert "vm-101-old" not in (await steered.world())["volumes"]["local-lvm"]
 
     async def test_used(self, tools: Bench, steered: Steer) -> None:
@@ -248,7 +248,7 @@ class TestDelete:
             await tools.call("delete_volume", volid=volid, node="pve1")
         gone = await tools.call("delete_volume", volid="local:iso/../../etc", node="pve1")
 
-        assert gone.volume is None
+        assert not gone.existed
         assert await steered.log("DELETE") == []
 
 
