@@ -31,7 +31,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, convert, fields, pages, targets
 from agentd_proxmox.guest_model import mark_of, notes_text
 from agentd_proxmox.targets import upid_of
 
@@ -154,14 +154,13 @@ def backup_line(entry: Entry, node: str) -> BackupLine:
     """Return an entry of a content list as a backup."""
     notes = str(entry.get("notes") or "")
     state = (entry.get("verification") or {}).get("state")
-    return BackupLine(
+    return convert.entry(
+        BackupLine,
+        entry,
+        {"type": "subtype"},
         volid=one_line(entry["volid"]),
-        vmid=int(entry.get("vmid") or 0),
         time=datetime.fromtimestamp(int(entry.get("ctime") or 0), UTC),
-        size=int(entry.get("size") or 0),
-        type=one_line(entry.get("subtype") or ""),
         node=node,
-        protected=bool(int(entry.get("protected") or 0)),
         verified=one_line(state or ""),
         encrypted=bool(entry.get("encrypted")),
         notes=notes_text(notes),

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, convert, fields, pages, targets
 from agentd_proxmox.backup.archives import template
 from agentd_proxmox.fields import Schedule
 
@@ -124,15 +124,10 @@ class DeleteJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class DeletedJob(msgspec.Struct, frozen=True):
-    """The deleted job; `job` is its last state, null if it did not exist any more.
+class DeletedJob(changes.Deleted, frozen=True):
+    """The deleted job; `uncovered` has the guests that no job backs up now."""
 
-    `uncovered` has the guests that no job backs up now.
-    """
-
-    id: str
-    job: BackupJob | None
-    uncovered: list[int]
+    uncovered: list[int] = msgspec.field(default_factory=list)
 
 
 class NotBackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -266,13 +261,8 @@ class Jobs(area.Area):
 
         The result names the guests that no job backs up any more.
         """
-        before: list[BackupJob] = []
 
-        async def check() -> Found | None:
-            job = await self._one(p.id)
-            if job is None:
-                return Found()
-            before.append(job)
+        async def declare(job: BackupJob) -> None:
             raw = await self._raw(p.id)
             self._unchanged(raw, p.digest)
             call.target(
@@ -280,13 +270,13 @@ class Jobs(area.Area):
             )
             if set(raw) <= SHOWN_BY_PROXMOX:  # otherwise it has settings that create_backup_job does not know
                 targets.set_undo(call, "create_backup_job", CreateJob, _recreate_parameters(job))
-            return None
 
-        async def apply() -> None:
+        async def send(_: BackupJob) -> None:
             await self.proxmox.delete(f"/cluster/backup/{p.id}")
 
-        await call.ensure(check, apply)
-        return DeletedJob(p.id, before[0] if before else None, [guest.vmid for guest in await self._uncovered()])
+        job = changes.Item("backup job", p.id, lambda: self._one(p.id))
+        done = await changes.delete(call, job, declare, send)
+        return DeletedJob(p.id, done.existed, done.before, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def list_guests_without_backup(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
@@ -360,19 +350,17 @@ def _job(entry: Entry) -> BackupJob:
     if isinstance(keep, str):  # older versions of Proxmox show a text
         keep = dict(pair.split("=", 1) for pair in keep.split(",") if "=" in pair)
     next_run = entry.get("next-run")
-    text = {key: one_line(entry.get(key) or "") for key in ("schedule", "storage", "pool", "node", "mode", "comment")}
-    return BackupJob(
+    return convert.entry(
+        BackupJob,
+        entry,
+        {"notes": "notes-template"},
         id=one_line(entry["id"]),
-        enabled=bool(int(entry.get("enabled", 1))),
-        all=bool(int(entry.get("all") or 0)),
+        enabled=convert.flag(entry.get("enabled"), default=True),
         vmids=_numbers(entry.get("vmid")),
         exclude=_numbers(entry.get("exclude")),
-        compress=one_line(entry.get("compress") or ""),
         keep={key.removeprefix("keep-"): int(value) for key, value in sorted(keep.items())},
-        notes=one_line(entry.get("notes-template") or ""),
         next_run=datetime.fromtimestamp(int(next_run), UTC) if next_run else None,
         digest=digest_of(entry),
-        **text,
     )
 
 

@@ -144,8 +144,8 @@ class TestJobs:
         gone = await tools.call("delete_backup_job", id="all", digest=made.digest)
 
         assert [(guest.vmid, guest.name) for guest in before.guests] == [(105, "old-test")]
-        assert (gone.job.id, len(gone.uncovered)) == ("all", 9)
-        assert (await tools.call("delete_backup_job", id="all")).job is None
+        assert (gone.before["id"], len(gone.uncovered)) == ("all", 9)
+        assert not (await tools.call("delete_backup_job", id="all")).existed
         page = await tools.call("list_guests_without_backup", limit=2)
         assert (page.total, [guest.vmid for guest in page.guests]) == (9, [100, 101])
         rest = await tools.call("list_guests_without_backup", limit=2, cursor=page.next)
