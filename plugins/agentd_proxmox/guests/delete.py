@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, Upid, mark, one_line, tool
-from agentd_proxmox import area, fields, guest_model, targets, units
+from agentd_proxmox import area, changes, fields, guest_model, targets, units
 from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
@@ -55,19 +55,11 @@ class DiscardGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid
 
 
-class DeletedGuest(msgspec.Struct, frozen=True):
-    """The deleted guest; `guest` is its last state, null if it did not exist any more."""
-
-    vmid: int
-    name: str
-    guest: fields.Guest | None
-
-
 class DeletionTools(area.Area):
     """Tools that delete guests."""
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
-    async def delete_guest(self, call: Call, p: DeleteGuest) -> DeletedGuest:
+    async def delete_guest(self, call: Call, p: DeleteGuest) -> changes.Deleted:
         """Delete a VM or container with its disks and snapshots; its backups stay.
 
         This cannot be undone.  It is refused with the reason, and nothing is done, if the guest has another name, runs,
@@ -110,10 +102,10 @@ class DeletionTools(area.Area):
             raise TaskFailed(
                 f"the task succeeded, but {left.title} is there: another client created it again, or it was not deleted"
             )
-        return DeletedGuest(p.vmid, p.name, before[-1] if before else None)
+        return changes.deleted(str(p.vmid), before[-1] if before else None)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", undoes=True)
-    async def discard_guest(self, call: Call, p: DiscardGuest) -> DeletedGuest:
+    async def discard_guest(self, call: Call, p: DiscardGuest) -> changes.Deleted:
         """Undo a workflow task: stop and delete the guest that it created.
 
         Any other guest is refused.  It undoes create_vm, create_container, clone_container and restore_backup: name it
@@ -143,7 +135,7 @@ class DeletionTools(area.Area):
         await self.inventory.finish(call, found)
         if await self._find_guest(p.vmid) is not None:
             raise TaskFailed(f"the task succeeded, but guest {p.vmid} is still there")
-        return DeletedGuest(p.vmid, before[-1].name if before else "", before[-1] if before else None)
+        return changes.deleted(str(p.vmid), before[-1] if before else None)
 
     async def _find_guest(self, vmid: int) -> GuestLocation | None:
         """Return the place of the guest, None if it is gone.
