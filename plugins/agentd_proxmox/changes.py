@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Deleted(msgspec.Struct, frozen=True):
     """What was deleted.
 
     existed  false: it did not exist before the call
-    before   its last state, null if it did not exist
+    before   its last state; null if it did not exist, or if the tool does not report it
     """
 
     name: str
@@ -106,14 +105,14 @@ async def create(
 
 
 async def delete(
-    call: Call, item: Item[S], declare: Callable[[S], Awaitable[None]], send: Callable[[S], Awaitable[object]]
+    call: Call, item: Item[T], declare: Callable[[T], Awaitable[None]], send: Callable[[T], Awaitable[object]]
 ) -> Deleted:
     """Delete an object exactly once, and read back that it is gone.
 
     declare  refuses the deletion of the object, or declares its target and undo
     """
 
-    async def plan() -> S | None:
+    async def plan() -> T | None:
         found = await item.find()
         if found is not None:
             await declare(found)
@@ -127,9 +126,10 @@ async def delete(
     return deleted(item.name, was)
 
 
-def deleted(name: str, was: msgspec.Struct | None) -> Deleted:
+def deleted(name: str, was: object | None) -> Deleted:
     """Return the result of a deletion.
 
-    was  the last state of the object, None if it did not exist
+    was  the object as it was, None if it did not exist.  Only a Struct is reported: an entry of the API may have what
+         is not to be shown
     """
-    return Deleted(name, was is not None, None if was is None else msgspec.to_builtins(was))
+    return Deleted(name, was is not None, msgspec.to_builtins(was) if isinstance(was, msgspec.Struct) else None)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, NotFound, Raise, Rejected, Repeat, Target, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, fields
+from agentd_proxmox import area, blind_token, convert, fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -272,14 +272,12 @@ def _status(data: Entry, flags: list[str]) -> CephStatus:
 
 
 def _pool(entry: Entry) -> CephPool:
-    size, least, groups = (int(entry.get(key) or 0) for key in ("size", "min_size", "pg_num"))
     used = round(100 * float(entry.get("percent_used") or 0), 1)  # a fraction of 1; that of an OSD is percent
-    return CephPool(one_line(entry["pool_name"]), one_line(entry.get("type") or ""), size, least, groups, used)
+    return convert.entry(CephPool, entry, {"groups": "pg_num"}, name=one_line(entry["pool_name"]), used=used)
 
 
 def _monitor(entry: Entry) -> Monitor:
-    name, host, address = (one_line(entry.get(key) or "") for key in ("name", "host", "addr"))
-    return Monitor(name, host, address, bool(int(entry.get("quorum") or 0)))
+    return convert.entry(Monitor, entry, {"address": "addr"})
 
 
 def _osds(entry: Entry, node: str) -> list[Osd]:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Denied, NotFound, Repeat, TaskFailed, TemporaryError, Tier, Upid, one_line, tool
-from agentd_proxmox import area, blind_token, fields, filter_values, pages
+from agentd_proxmox import area, blind_token, convert, fields, filter_values, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -324,14 +324,13 @@ class Cluster(area.Area):
 
 
 def _node_line(entry: Entry) -> NodeLine:
-    return NodeLine(
+    return convert.entry(
+        NodeLine,
+        entry,
+        {"cpus": "maxcpu", "memory": "maxmem", "memory_used": "mem"},
         node=one_line(entry["node"]),
-        status=one_line(entry.get("status") or "unknown"),
-        cpus=int(entry.get("maxcpu") or 0),
+        status=convert.text(entry.get("status"), "unknown"),
         cpu=_percent(entry.get("cpu")),
-        memory=int(entry.get("maxmem") or 0),
-        memory_used=int(entry.get("mem") or 0),
-        uptime=int(entry.get("uptime") or 0),
     )
 
 
@@ -358,13 +357,14 @@ def _details(node: str, state: str, data: Entry) -> NodeDetails:
 
 def _storage_line(entry: Entry) -> StorageLine:
     total, used = int(entry.get("maxdisk") or 0), int(entry.get("disk") or 0)
-    return StorageLine(
+    return convert.entry(
+        StorageLine,
+        entry,
+        {"type": "plugintype"},
         storage=one_line(entry["storage"]),
         node=one_line(entry["node"]),
-        type=one_line(entry.get("plugintype") or ""),
-        status=one_line(entry.get("status") or "unknown"),
-        shared=bool(int(entry.get("shared") or 0)),
-        content=sorted(filter(None, one_line(entry.get("content") or "").split(","))),
+        status=convert.text(entry.get("status"), "unknown"),
+        content=convert.names(entry.get("content")),
         total=total,
         used=used,
         free=max(0, total - used),
@@ -372,15 +372,8 @@ def _storage_line(entry: Entry) -> StorageLine:
 
 
 def _bridge_line(entry: Entry) -> BridgeLine:
-    return BridgeLine(
-        bridge=one_line(entry.get("iface") or ""),
-        active=bool(int(entry.get("active") or 0)),
-        type=one_line(entry.get("type") or "bridge"),
-        cidr=one_line(entry.get("cidr") or ""),
-        ports=one_line(entry.get("bridge_ports") or ""),
-        vlan_aware=bool(int(entry.get("bridge_vlan_aware") or 0)),
-        comment=one_line(entry.get("comments") or ""),
-    )
+    renamed = {"bridge": "iface", "ports": "bridge_ports", "vlan_aware": "bridge_vlan_aware", "comment": "comments"}
+    return convert.entry(BridgeLine, entry, renamed, active=convert.flag(entry.get("active")))
 
 
 def _task_line(entry: Entry) -> TaskLine:
@@ -390,7 +383,7 @@ def _task_line(entry: Entry) -> TaskLine:
         upid=one_line(entry["upid"]),
         node=one_line(entry["node"]),
         type=one_line(entry["type"]),
-        id=one_line(entry.get("id") or ""),
+        id=convert.text(entry.get("id")),
         user=f"{user}!{token}" if token else user,  # a finished task has two fields, a running task has one
         status=one_line(entry.get("status") or "unknown") if ended else "running",
         start=datetime.fromtimestamp(int(entry["starttime"]), UTC),

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, targets
+from agentd_proxmox import area, changes, convert, targets
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -97,12 +97,6 @@ class StoredSettings(msgspec.Struct, frozen=True):
     settings: dict[str, str]
 
 
-class DeletedName(msgspec.Struct, frozen=True):
-    """The name of what was deleted."""
-
-    name: str
-
-
 class NotificationSetup(area.Area):
     """The tools that set up notifications and metric servers."""
 
@@ -143,13 +137,10 @@ class NotificationSetup(area.Area):
         return _shown(p.name, (await self._named("matchers")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_notification_matcher(self, call: Call, p: NameSelector) -> DeletedName:
+    async def delete_notification_matcher(self, call: Call, p: NameSelector) -> changes.Deleted:
         """Delete a matcher; what only it forwarded is no longer sent to anyone."""
 
-        async def check() -> Found | None:
-            now = (await self._named("matchers")).get(p.name)
-            if now is None:
-                return Found()
+        async def declare(now: Entry) -> None:
             if now.get("origin") == "builtin":
                 raise Rejected(
                     f"name: {p.name} comes with Proxmox: switch it off with set_notification_matcher enabled=false"
@@ -158,13 +149,11 @@ class NotificationSetup(area.Area):
             goes = ", ".join(map(one_line, now.get("target") or [])) or "no target"
             loses = [f"what was sent to {goes}"]
             call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications", _kept(now), [], loses))
-            return None
 
-        async def apply() -> None:
+        async def send(_: Entry) -> None:
             await self.proxmox.delete(f"{PATH}/matchers/{p.name}")
 
-        await call.ensure(check, apply)
-        return DeletedName(p.name)
+        return await changes.delete(call, self._item("matchers", p.name), declare, send)
 
     @staticmethod
     def _invertible(call: Call, now: Entry) -> None:
@@ -215,17 +204,13 @@ class NotificationSetup(area.Area):
         return _shown(p.name, (await self._named("targets")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_notification_target(self, call: Call, p: NameSelector) -> DeletedName:
+    async def delete_notification_target(self, call: Call, p: NameSelector) -> changes.Deleted:
         """Delete a notification target with its password or token.
 
         It is refused while a matcher sends to the target.
         """
-        kind: list[str] = []
 
-        async def check() -> Found | None:
-            now = (await self._named("targets")).get(p.name)
-            if now is None:
-                return Found()
+        async def declare(now: Entry) -> None:
             if now.get("origin") == "builtin":
                 raise Rejected(
                     f"name: {p.name} comes with Proxmox: take it out of the matchers with set_notification_matcher"
@@ -235,25 +220,20 @@ class NotificationSetup(area.Area):
             ]
             if users:
                 raise Rejected(f"name: the matchers {', '.join(users)} send to {p.name}: nothing was done")
-            kind[:] = [one_line(now["type"])]
-            title, loses = (
-                f"target {p.name} ({kind[0]}) of notifications",
-                ["its settings, and its secret if it has one"],
-            )
-            call.target(Target(f"notification/{p.name}", title, {"type": kind[0]}, [], loses))
-            if kind[0] not in {"sendmail", "smtp"}:
-                return None
-            now = await self.proxmox.get(f"{PATH}/endpoints/{kind[0]}/{p.name}") or {}
+            kind = one_line(now["type"])
+            title, loses = f"target {p.name} ({kind}) of notifications", ["its settings, and its secret if it has one"]
+            call.target(Target(f"notification/{p.name}", title, {"type": kind}, [], loses))
+            if kind not in {"sendmail", "smtp"}:
+                return
+            now = await self.proxmox.get(f"{PATH}/endpoints/{kind}/{p.name}") or {}
             if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
                 values = {new: now[key] for key, new in MAILS.items() if now.get(key)}
-                targets.set_undo(call, "create_mail_target", AddMail, {"name": p.name, "type": kind[0], **values})
-            return None
+                targets.set_undo(call, "create_mail_target", AddMail, {"name": p.name, "type": kind, **values})
 
-        async def apply() -> None:
-            await self.proxmox.delete(f"{PATH}/endpoints/{kind[0]}/{p.name}")
+        async def send(now: Entry) -> None:
+            await self.proxmox.delete(f"{PATH}/endpoints/{one_line(now['type'])}/{p.name}")
 
-        await call.ensure(check, apply)
-        return DeletedName(p.name)
+        return await changes.delete(call, self._item("targets", p.name), declare, send)
 
     # -- metric servers -----------------------------------------------------------------------------------------------
 
@@ -268,32 +248,24 @@ class NotificationSetup(area.Area):
         call.target(Target(f"metrics/{p.name}", f"metric server {p.name}"))
         wanted: Entry = {"type": p.type, "server": p.server, "port": p.port}
 
-        async def check() -> Found | None:
-            now = (await self._servers()).get(p.name)
-            if now is None:
-                call.inverse("delete_metric_server", {"name": p.name})
-                return None
+        def same(now: Entry) -> None:
             if {key: now.get(key) for key in wanted} != wanted:
                 raise Rejected(
                     f"name: there is a metric server {p.name} already: {now.get('server')}:{now.get('port')}"
                 )
-            return Found()
 
-        async def apply() -> None:
+        async def send() -> None:
             extra = {"proto": p.protocol, "path": p.path} if p.type == "graphite" else {"influxdbproto": "udp"}
             await self.proxmox.post(f"{SERVERS}/{p.name}", **wanted, **extra)
 
-        await call.ensure(check, apply)
-        return _shown(p.name, (await self._servers()).get(p.name) or {})
+        undo = ("delete_metric_server", {"name": p.name})
+        return _shown(p.name, await changes.create(call, self._item("servers", p.name), send, undo, same))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_metric_server(self, call: Call, p: NameSelector) -> DeletedName:
+    async def delete_metric_server(self, call: Call, p: NameSelector) -> changes.Deleted:
         """Delete a metric server; nodes send it nothing more, and its token is lost."""
 
-        async def check() -> Found | None:
-            now = (await self._servers()).get(p.name)
-            if now is None:
-                return Found()
+        async def declare(now: Entry) -> None:
             state = _shown(p.name, now).settings
             title = f"metric server {p.name} ({state.get('type')} {state.get('server')})"
             call.target(Target(f"metrics/{p.name}", title, dict(state), [], ["figures from now on, and its token"]))
@@ -303,15 +275,20 @@ class NotificationSetup(area.Area):
                 targets.set_undo(
                     call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values}
                 )
-            return None
 
-        async def apply() -> None:
+        async def send(_: Entry) -> None:
             await self.proxmox.delete(f"{SERVERS}/{p.name}")
 
-        await call.ensure(check, apply)
-        return DeletedName(p.name)
+        return await changes.delete(call, self._item("servers", p.name), declare, send)
 
     # -- reads --------------------------------------------------------------------------------------------------------
+
+    def _item(self, what: str, name: str) -> changes.Item[Entry]:
+        async def find() -> Entry | None:
+            return (await (self._servers() if what == "servers" else self._named(what))).get(name)
+
+        kind = {"matchers": "matcher", "targets": "notification target", "servers": "metric server"}[what]
+        return changes.Item(kind, name, find)
 
     async def _named(self, what: str) -> dict[str, Entry]:
         return {one_line(entry["name"]): entry for entry in await self.proxmox.get(f"{PATH}/{what}") or []}
@@ -340,7 +317,7 @@ def _kept(entry: Entry) -> Entry:
     return {
         **{key: sorted(one_line(item) for item in entry.get(key) or []) for key in lists},
         "mode": one_line(entry.get("mode") or "all"),
-        "disable": bool(int(entry.get("disable") or 0)),
+        "disable": convert.flag(entry.get("disable")),
         "comment": one_line(entry.get("comment") or ""),
     }
 

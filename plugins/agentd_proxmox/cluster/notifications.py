@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, escalation, fields, targets
+from agentd_proxmox import area, blind_token, convert, escalation, fields, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -152,12 +152,8 @@ class NotificationTools(area.Area):
 
 
 def _receiver(entry: Entry) -> Receiver:
-    return Receiver(
-        name=one_line(entry["name"]),
-        type=one_line(entry.get("type") or ""),
-        enabled=not int(entry.get("disable") or 0),
-        comment=one_line(entry.get("comment") or ""),
-    )
+    enabled = not convert.flag(entry.get("disable"))
+    return convert.entry(Receiver, entry, name=one_line(entry["name"]), enabled=enabled)
 
 
 def _matcher(entry: Entry) -> Matcher:
