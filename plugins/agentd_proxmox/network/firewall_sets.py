@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, fields, pages, targets
 from agentd_proxmox.network import firewall_uses
 from agentd_proxmox.network.firewall_lockout import CLUSTER
 from agentd_proxmox.network.firewall_rules import Comment, Group
@@ -106,13 +106,6 @@ class DeleteName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid | None = None
 
 
-class DeletedName(msgspec.Struct, frozen=True):
-    """The deleted name."""
-
-    kind: str
-    name: str
-
-
 class FirewallSets(area.Area):
     """The tools for aliases, IP sets and security groups."""
 
@@ -201,7 +194,7 @@ class FirewallSets(area.Area):
         return await self._read(CLUSTER)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def delete_firewall_set(self, call: Call, p: DeleteName) -> DeletedName:
+    async def delete_firewall_set(self, call: Call, p: DeleteName) -> changes.Deleted:
         """Delete an alias, an IP set or a security group.
 
         Proxmox refuses a group that has rules, but deletes a name that is in use: rules that use it do nothing from
@@ -210,32 +203,29 @@ class FirewallSets(area.Area):
         if p.kind == "group" and p.vmid is not None:
             raise Rejected("vmid: a guest has no security groups, they are the cluster's; leave it out")
         path = await self._path(p.vmid)
-        entries: list[str] = []
 
-        async def check() -> Found | None:
+        async def find() -> dict[str, Any] | None:
             sets = await self._read(path)
             kept: dict[str, dict[str, dict[str, Any]]] = {
                 "alias": {alias.name: {"cidr": alias.cidr, "comment": alias.comment} for alias in sets.aliases},
                 "ipset": {ipset.name: {"entries": ipset.entries, "comment": ipset.comment} for ipset in sets.ipsets},
                 "group": {name: {"comment": comment} for name, comment in sets.groups.items()},
             }
-            if p.name not in kept[p.kind]:
-                return Found()
-            was = kept[p.kind][p.name]
-            entries[:] = was.get("entries", [])
+            return kept[p.kind].get(p.name)
+
+        async def declare(was: dict[str, Any]) -> None:
+            entries = was.get("entries", [])
             targets.set_undo(call, *_MAKES[p.kind], {"name": p.name, **was, **_selector_fields(p)})
             used = await firewall_uses.uses_of(self.inventory, p.kind, p.name, p.vmid)
             call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], "", used))
-            return None
 
-        async def apply() -> None:
+        async def send(was: dict[str, Any]) -> None:
             if p.kind == "ipset":
-                await self._make(f"{path}/ipset/{p.name}", set(entries), set())
+                await self._make(f"{path}/ipset/{p.name}", set(was["entries"]), set())
             where = {"alias": "aliases", "ipset": "ipset", "group": "groups"}[p.kind]
             await self.proxmox.delete(f"{path}/{where}/{p.name}")
 
-        await call.ensure(check, apply)
-        return DeletedName(p.kind, p.name)
+        return await changes.delete(call, changes.Item(p.kind, p.name, find), declare, send)
 
     async def _path(self, vmid: int | None) -> str:
         """Return the API path of the firewall that has the names."""

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, convert, fields, pages, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def _restore_parameters(kind: str, entry: Entry) -> tuple[str, type[msgspec.Stru
     The answer is a tool, the type of its parameters, and their values.
     """
     name, parameters = _MAKES[kind]
-    switches = {"vlan_aware": bool(int(entry.get("vlanaware") or 0)), "snat": bool(int(entry.get("snat") or 0))}
+    switches = {"vlan_aware": convert.flag(entry.get("vlanaware")), "snat": convert.flag(entry.get("snat"))}
     whole = (entry | switches).items()
     values = {key: value for key, value in whole if key in parameters.__struct_fields__ and value not in (None, "")}
     lists: Entry = {key: str(values[key]).split(",") for key in ("peers", "nodes") if key in values}
@@ -382,25 +382,16 @@ def _cidr(entry: Entry) -> str:
 
 def _zone(entry: Entry) -> Zone:
     data = _effective(entry)
-    return Zone(
-        zone=one_line(data["zone"]),
-        type=one_line(data.get("type") or ""),
-        bridge=one_line(data.get("bridge") or ""),
-        peers=one_line(data.get("peers") or ""),
-        nodes=one_line(data.get("nodes") or ""),
-        mtu=int(data.get("mtu") or 0),
-        pending=one_line(entry.get("state") or ""),
-    )
+    return convert.entry(Zone, data, zone=one_line(data["zone"]), pending=convert.text(entry.get("state")))
 
 
 def _vnet(entry: Entry, subnets: list[str]) -> Vnet:
     data = _effective(entry)
-    return Vnet(
+    return convert.entry(
+        Vnet,
+        data,
+        {"vlan_aware": "vlanaware"},
         vnet=one_line(data["vnet"]),
-        zone=one_line(data.get("zone") or ""),
-        tag=int(data.get("tag") or 0),
-        alias=one_line(data.get("alias") or ""),
-        vlan_aware=bool(int(data.get("vlanaware") or 0)),
         subnets=subnets,
-        pending=one_line(entry.get("state") or ""),
+        pending=convert.text(entry.get("state")),
     )
