@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, fields, targets
+from agentd_proxmox import area, blind_token, convert, fields, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -112,13 +112,12 @@ class CertificateTools(area.Area):
 
 def _certificate(entry: Entry, now: datetime) -> Certificate:
     since, until = (datetime.fromtimestamp(int(entry.get(key) or 0), UTC) for key in ("notbefore", "notafter"))
-    return Certificate(
-        file=one_line(entry.get("filename") or ""),
-        subject=one_line(entry.get("subject") or ""),
-        issuer=one_line(entry.get("issuer") or ""),
+    return convert.entry(
+        Certificate,
+        entry,
+        {"file": "filename"},
         names=[one_line(name) for name in entry.get("san") or []],
         since=since,
         until=until,
         days=(until - now).days,
-        fingerprint=one_line(entry.get("fingerprint") or ""),
     )

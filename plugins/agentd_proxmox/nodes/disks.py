@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, fields
+from agentd_proxmox import area, blind_token, convert, fields
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -330,15 +330,15 @@ class NodeDiskTools(area.Area):
 def _disk(entry: Entry) -> Disk:
     worn = entry.get("wearout")  # Proxmox returns the percent left, and N/A for a disk without wear
     names = (entry.get("serial"), entry.get("wwn"))  # virtual disks often have only one of them
-    return Disk(
+    return convert.entry(
+        Disk,
+        entry,
         device=one_line(entry["devpath"]),
         serial=one_line(next((name for name in names if name not in UNNAMED), "unknown")),
-        model=one_line(entry.get("model") or "unknown"),
-        size=int(entry.get("size") or 0),
-        health=one_line(entry.get("health") or "UNKNOWN"),
+        model=convert.text(entry.get("model"), "unknown"),
+        health=convert.text(entry.get("health"), "UNKNOWN"),
         used=one_line(entry.get("used") or ("mounted" if entry.get("mounted") else "")),
         worn=100 - int(str(worn)) if str(worn).isdigit() else None,
-        gpt=bool(int(entry.get("gpt") or 0)),
     )
 
 
@@ -386,9 +386,8 @@ def _parts(entries: list[Entry]) -> list[Vdev]:
     """Return the parts of a pool, including nested parts."""
     found = []
     for entry in entries:
-        read, write, checksum = (int(entry.get(key) or 0) for key in ("read", "write", "cksum"))
-        name, state, message = (one_line(entry.get(key) or "") for key in ("name", "state", "msg"))
-        found += [Vdev(name, state, read, write, checksum, message), *_parts(entry.get("children") or [])]
+        part = convert.entry(Vdev, entry, {"checksum": "cksum", "message": "msg"})
+        found += [part, *_parts(entry.get("children") or [])]
     return found
 
 

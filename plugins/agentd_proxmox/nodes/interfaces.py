@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, convert, fields, pages, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -320,9 +320,9 @@ def _restore_parameters(node: str, now: Entry) -> Entry:
     kind = str(now.get("type")).removeprefix("OVS")
     text = {name: one_line(now[key]) for name, key in TEXTS.items() if now.get(key)}
     lists = {name: str(now[key]).split() for name, key in LISTS.items() if now.get(key)}
-    switches = {"autostart": bool(int(now.get("autostart") or 0))}
+    switches = {"autostart": convert.flag(now.get("autostart"))}
     if kind == "bridge" and not str(now.get("type")).startswith("OVS"):
-        switches["vlan_aware"] = bool(int(now.get("bridge_vlan_aware") or 0))
+        switches["vlan_aware"] = convert.flag(now.get("bridge_vlan_aware"))
         lists.setdefault("ports", [])
     mtu = {"mtu": int(now["mtu"])} if now.get("mtu") else {}
     without = [name for name in ("cidr", "gateway", "cidr6", "gateway6", "comment") if name not in text]
@@ -362,17 +362,12 @@ def _same(entry: Entry, key: str, value: object) -> bool:
 
 
 def _line(entry: Entry) -> InterfaceLine:
-    return InterfaceLine(
+    return convert.entry(
+        InterfaceLine,
+        entry,
+        {"vlan_aware": "bridge_vlan_aware", "comment": "comments"},
         iface=one_line(entry["iface"]),
-        type=one_line(entry.get("type") or "unknown"),
-        active=bool(int(entry.get("active") or 0)),
-        autostart=bool(int(entry.get("autostart") or 0)),
-        cidr=one_line(entry.get("cidr") or ""),
-        gateway=one_line(entry.get("gateway") or ""),
-        cidr6=one_line(entry.get("cidr6") or ""),
-        gateway6=one_line(entry.get("gateway6") or ""),
-        ports=one_line(entry.get("bridge_ports") or entry.get("ovs_ports") or ""),
-        members=one_line(entry.get("slaves") or entry.get("ovs_bonds") or ""),
-        vlan_aware=bool(int(entry.get("bridge_vlan_aware") or 0)),
-        comment=one_line(entry.get("comments") or ""),
+        type=convert.text(entry.get("type"), "unknown"),
+        ports=convert.text(entry.get("bridge_ports") or entry.get("ovs_ports")),
+        members=convert.text(entry.get("slaves") or entry.get("ovs_bonds")),
     )

@@ -28,7 +28,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, fields, pages, targets
+from agentd_proxmox import area, blind_token, convert, fields, pages, targets
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -336,9 +336,9 @@ class NodeTools(area.Area):
 def _service(entry: Entry) -> ServiceLine:
     return ServiceLine(
         service=one_line(entry["service"]),
-        state=one_line(entry.get("state") or "unknown"),
-        enabled=one_line(entry.get("unit-state") or "unknown"),
-        description=one_line(entry.get("desc") or ""),
+        state=convert.text(entry.get("state"), "unknown"),
+        enabled=convert.text(entry.get("unit-state"), "unknown"),
+        description=convert.text(entry.get("desc")),
     )
 
 
