@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
-from agentd_proxmox import area, blind_token, fields, filter_values, guest_model, pages, targets
+from agentd_proxmox import area, blind_token, convert, fields, filter_values, guest_model, pages, targets
 from agentd_proxmox.fields import GuestName, GuestSelector
 from agentd_proxmox.targets import upid_of
 
@@ -167,14 +167,15 @@ def tree(at: GuestLocation, entries: list[Entry], now: datetime) -> SnapshotTree
 def _line(entry: Entry, now: datetime) -> SnapshotLine:
     made = datetime.fromtimestamp(int(entry.get("snaptime") or 0), UTC)
     description = str(entry.get("description") or "")
-    return SnapshotLine(
+    return convert.entry(
+        SnapshotLine,
+        entry,
+        {"state": "snapstate"},
         name=one_line(entry["name"]),
         time=made,
         age=round(max(0.0, (now - made).total_seconds()) / 3600, 1),
-        parent=one_line(entry.get("parent") or ""),
-        vmstate=bool(int(entry.get("vmstate") or 0)),
+        depth=0,
         description=one_line(guest_model.text_of(description)),
-        state=one_line(entry.get("snapstate") or ""),
         ours=bool(guest_model.marks(description)),
     )
 
