@@ -81,7 +81,7 @@ class RealmSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: RealmId
 
 
-class NewRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The new realm.
 
     ldap needs server1, base_dn and user_attr
@@ -94,7 +94,7 @@ class NewRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: Settings
 
 
-class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UpdateRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings to change, and those to remove (`without`).
 
     digest: of get_realm; the change is refused if the realm was changed since then
@@ -120,7 +120,7 @@ class Realms(area.Area):
         return await self._realm(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def create_realm(self, call: Call, p: NewRealm) -> RealmInfo:
+    async def create_realm(self, call: Call, p: CreateRealm) -> RealmInfo:
         """Create a realm, so that users of a directory or an OpenID provider can log in.
 
         A person sets its password or client key.
@@ -153,7 +153,7 @@ class Realms(area.Area):
         return await self._realm(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def update_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
+    async def update_realm(self, call: Call, p: UpdateRealm) -> RealmInfo:
         """Change a realm; its password or client key stays as it is."""
         read: list[str] = []
         removed: list[str] = []
@@ -173,7 +173,7 @@ class Realms(area.Area):
                 await self._may_decide("update_realm", p.id)
             previous = {key: old[key] for key in (*changes, *removed) if key in old}
             new = [key for key in changes if key not in old]
-            targets.set_undo(call, "update_realm", ChangeRealm, {"id": p.id, "settings": previous, "without": new})
+            targets.set_undo(call, "update_realm", UpdateRealm, {"id": p.id, "settings": previous, "without": new})
             loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
             loses += [f"{key}: {old[key]!r} → nothing" for key in removed]
             call.target(_target(now, loses))
@@ -267,7 +267,7 @@ def _wanted(kind: str, settings: Settings) -> Entry:
     return given
 
 
-def _changed(kind: str, p: ChangeRealm) -> Entry:
+def _changed(kind: str, p: UpdateRealm) -> Entry:
     """Return the settings to change; raise Rejected for an impossible change."""
     needed = next((key for key in p.without if key in NEEDED[kind]), None)
     if needed:

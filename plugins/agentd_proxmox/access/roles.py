@@ -77,7 +77,7 @@ class Permissions(msgspec.Struct, frozen=True):
     paths: dict[str, list[str]]
 
 
-class GrantFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which entries: by start of the path, by user, token or @group, and by role."""
 
     path: str = ""
@@ -111,7 +111,7 @@ class GrantRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     propagate: bool = True
 
 
-class PermissionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GetPermissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user or token (left out: agentd's own token), and the path (left out: all)."""
 
     who: Whom | None = None
@@ -220,7 +220,7 @@ class Access(area.Area):
         return await changes.delete(call, changes.Item("role", p.id, lambda: self._role(p.id)), declare, send)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def list_grants(self, call: Call, p: GrantFilter) -> Grants:  # noqa: ARG002
+    async def list_grants(self, call: Call, p: ListGrants) -> Grants:  # noqa: ARG002
         """List which role is granted to which user, token or group, on which path.
 
         Only paths on which agentd's token may change rights are shown.
@@ -298,7 +298,7 @@ class Access(area.Area):
         return Realms(sorted(realms, key=lambda realm: realm.id))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_permissions(self, call: Call, p: PermissionsQuery) -> Permissions:  # noqa: ARG002
+    async def get_permissions(self, call: Call, p: GetPermissions) -> Permissions:  # noqa: ARG002
         """Show the permissions of a user or token by path, as Proxmox computes them.
 
         They include inherited rights and those of groups.

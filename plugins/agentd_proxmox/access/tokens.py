@@ -44,7 +44,7 @@ class Tokens(msgspec.Struct, frozen=True):
     tokens: list[Token]
 
 
-class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user, and the name and the expiry of the new token.
 
     separated: the token has its own rights, at first none
@@ -84,7 +84,7 @@ class ApiTokens(area.Area):
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def create_token(self, call: Call, p: NewToken) -> Token:
+    async def create_token(self, call: Call, p: CreateToken) -> Token:
         """Create an API token; its secret is written to a file on the agent's host.
 
         The result has the path of that file. A token with all rights of its user (separated=false) is created only

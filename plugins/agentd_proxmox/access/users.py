@@ -87,7 +87,7 @@ class UserSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: UserId
 
 
-class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The new user; password and rights are given separately."""
 
     id: UserId
@@ -99,7 +99,7 @@ class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
 
 
-class ChangeUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UpdateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change of a user; what is left out stays unchanged.
 
     `groups` is the complete list of its groups.
@@ -117,7 +117,7 @@ class ChangeUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return before if self.expire is None else self.expire
 
 
-class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name and the comment of the group."""
 
     id: GroupId
@@ -163,7 +163,7 @@ class Users(area.Area):
         return await self._user(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def create_user(self, call: Call, p: NewUser) -> User:
+    async def create_user(self, call: Call, p: CreateUser) -> User:
         """Create a user without password, groups and rights.
 
         A person sets the password, grant_role grants rights.
@@ -189,7 +189,7 @@ class Users(area.Area):
         return await changes.create(call, self._item(p.id), send, ("delete_user", {"id": p.id}), same)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def update_user(self, call: Call, p: ChangeUser) -> User:
+    async def update_user(self, call: Call, p: UpdateUser) -> User:
         """Change a user: enabled, groups, expiry, address or comment.
 
         The user may gain or lose rights by it.
@@ -250,7 +250,7 @@ class Users(area.Area):
         return Groups(sorted(map(_group, entries), key=lambda group: group.id))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
-    async def create_group(self, call: Call, p: NewGroup) -> Group:
+    async def create_group(self, call: Call, p: CreateGroup) -> Group:
         """Create a group without members and rights.
 
         update_user adds users to it.
@@ -285,7 +285,7 @@ class Users(area.Area):
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
-    async def _may_change(self, now: User, p: ChangeUser, changed: Entry) -> bool:
+    async def _may_change(self, now: User, p: UpdateUser, changed: Entry) -> bool:
         """Refuse a change by which a user gains more rights than agentd has.
 
         Returns whether undoing the change would be such a change. A user gains what is granted to its new groups, and

@@ -55,7 +55,7 @@ Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
 Looking = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
 
 
-class EndpointSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ApiFind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The words to search for, and the HTTP method.
 
     All words must occur in the path, the description or the parameter names.
@@ -179,7 +179,7 @@ class Api:
         self.schemas = schemas
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
-    async def api_find(self, call: Call, p: EndpointSearch) -> EndpointPage:  # noqa: ARG002 - every tool has a call
+    async def api_find(self, call: Call, p: ApiFind) -> EndpointPage:  # noqa: ARG002 - every tool has a call
         """Search the Proxmox API by words, best match first; use it if no tool fits."""
         catalogue = await self.schemas.catalogue()
         words = p.words.lower().split()[:8]

@@ -75,7 +75,7 @@ class HaOverview(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class AddHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateHaResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The guest, and how the HA manager treats it.
 
     state         started keeps it running, stopped keeps it off, ignored leaves it alone
@@ -94,7 +94,7 @@ class AddHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     comment: Comment = ""
 
 
-class UpdateHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpdateHaResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The HA settings to change; an omitted one is kept.
 
     digest  from list_ha: the call is refused if the resource has changed since
@@ -110,7 +110,7 @@ class UpdateHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     digest: str = ""
 
 
-class RemoveHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeleteHaResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The guest, by VMID and name; the guest itself is not changed.
 
     purge   also remove it from the HA rules
@@ -150,7 +150,7 @@ class Ha(area.Area):
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
-    async def create_ha_resource(self, call: Call, p: AddHa) -> Resource:
+    async def create_ha_resource(self, call: Call, p: CreateHaResource) -> Resource:
         """Put a guest under HA, so that it is started elsewhere if its node fails.
 
         The HA manager keeps the guest in the requested state.
@@ -184,7 +184,7 @@ class Ha(area.Area):
         return await self._there(at, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
-    async def update_ha_resource(self, call: Call, p: UpdateHa) -> Resource:
+    async def update_ha_resource(self, call: Call, p: UpdateHaResource) -> Resource:
         """Change the HA settings of a guest.
 
         `state` starts the guest, shuts it down, or leaves it alone.
@@ -222,7 +222,7 @@ class Ha(area.Area):
         return await self._there(at, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_ha_resource(self, call: Call, p: RemoveHa) -> changes.Deleted:
+    async def delete_ha_resource(self, call: Call, p: DeleteHaResource) -> changes.Deleted:
         """Remove a guest from HA; its current state is kept.
 
         It is no longer started on another node when its node fails.

@@ -34,7 +34,7 @@ Comment = Annotated[str, Meta(max_length=1024)]
 Kind = Literal["node-affinity", "resource-affinity"]
 
 
-class CreateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateHaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A new HA rule of Proxmox VE 9.
 
     type      node-affinity: the guests belong on `nodes`, with `strict` on no others
@@ -52,7 +52,7 @@ class CreateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     enabled: bool = True
 
 
-class UpdateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpdateHaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of the rule to change; an omitted one is kept.
 
     digest  from list_ha: the call is refused if the rule has changed since
@@ -68,7 +68,7 @@ class UpdateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     digest: str = ""
 
 
-class SetGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SetHaGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of an HA group of Proxmox VE 8.
 
     restricted  its guests run on no other nodes
@@ -98,7 +98,7 @@ class HaRules(area.Area):
     """The tools for HA rules and groups."""
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
-    async def create_ha_rule(self, call: Call, p: CreateRule) -> Rule:
+    async def create_ha_rule(self, call: Call, p: CreateHaRule) -> Rule:
         """Create an HA rule (Proxmox VE 9): keep guests on nodes, together, or apart."""
         labels = [f"guest/{vmid}" for vmid in p.guests]
         call.target(Target(f"ha-rule/{p.name}", f"HA rule {p.name}", labels=labels))
@@ -131,7 +131,7 @@ class HaRules(area.Area):
         return await self._there("rules", p.name, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
-    async def update_ha_rule(self, call: Call, p: UpdateRule) -> Rule:
+    async def update_ha_rule(self, call: Call, p: UpdateHaRule) -> Rule:
         """Change an HA rule (Proxmox VE 9), or switch it on or off."""
         if p.nodes == {}:
             raise Rejected("nodes: a rule without nodes; delete_ha_rule, or enabled=false")
@@ -170,7 +170,7 @@ class HaRules(area.Area):
         return await self._delete(call, "rules", p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
-    async def set_ha_group(self, call: Call, p: SetGroup) -> Rule:
+    async def set_ha_group(self, call: Call, p: SetHaGroup) -> Rule:
         """Create an HA group, or change it to the given settings (Proxmox VE 8)."""
         call.target(Target(f"ha-group/{p.name}", f"HA group {p.name}"))
         if not p.nodes:
@@ -278,7 +278,7 @@ def _unchanged(rule: Rule, digest: str) -> Rule:
     return rule
 
 
-def _fits(p: CreateRule) -> None:
+def _fits(p: CreateHaRule) -> None:
     """Reject settings that belong to the other type of rule."""
     on_nodes = p.type == "node-affinity"
     if on_nodes and (not p.nodes or p.affinity):

@@ -112,7 +112,7 @@ class BackupPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class SetNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetBackupNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """New notes of a backup; the mark of a backup made by agentd stays."""
 
     volid: Archive
@@ -120,7 +120,7 @@ class SetNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: Annotated[str, Meta(max_length=NOTES_LIMIT)]
 
 
-class SetProtection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetBackupProtection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a backup is protected from deletion and pruning."""
 
     volid: Archive
@@ -257,13 +257,13 @@ class Backups(area.Area):
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
-    async def set_backup_notes(self, call: Call, p: SetNotes) -> BackupLine:
+    async def set_backup_notes(self, call: Call, p: SetBackupNotes) -> BackupLine:
         """Replace the notes of a backup; the mark of a backup made by agentd stays."""
         before = await archive(self.inventory, p.node, p.volid)
         return await self._set(call, p.node, p.volid, "notes", mark_notes(p.notes, before.made_by))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
-    async def set_backup_protection(self, call: Call, p: SetProtection) -> BackupLine:
+    async def set_backup_protection(self, call: Call, p: SetBackupProtection) -> BackupLine:
         """Protect a backup from deletion and pruning, or remove the protection."""
         await archive(self.inventory, p.node, p.volid)
         return await self._set(call, p.node, p.volid, "protected", p.protected)

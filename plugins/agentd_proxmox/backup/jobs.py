@@ -60,7 +60,7 @@ class BackupJob(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
 
 
-class ListJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListBackupJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The page to show."""
 
     limit: pages.Limit = PAGE
@@ -77,7 +77,7 @@ class JobPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class CreateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateBackupJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The schedule, the storage and the guests: exactly one of `all`, `vmids`, `pool`."""
 
     schedule: Schedule
@@ -96,7 +96,7 @@ class CreateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
 
 
-class UpdateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UpdateBackupJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; an omitted setting stays.
 
     digest: from list_backup_jobs; if the job has changed since, nothing is changed
@@ -114,7 +114,7 @@ class UpdateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class DeleteJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeleteBackupJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A job.
 
     digest: from list_backup_jobs; if the job has changed since, nothing is done
@@ -130,7 +130,7 @@ class DeletedJob(changes.Deleted, frozen=True):
     uncovered: list[int] = msgspec.field(default_factory=list)
 
 
-class NotBackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListGuestsWithoutBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The page to show."""
 
     limit: pages.Limit = PAGE
@@ -166,7 +166,7 @@ class Jobs(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_backup_jobs(self, call: Call, p: ListJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
+    async def list_backup_jobs(self, call: Call, p: ListBackupJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
         """List the backup jobs of the cluster: schedule, storage, guests and retention."""
         jobs = await self._jobs()
         page, after = pages.page(jobs, lambda job: job.id, p.limit, p.cursor)
@@ -174,7 +174,7 @@ class Jobs(area.Area):
         return JobPage(len(jobs), sum(job.enabled for job in jobs), shown, after)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
-    async def create_backup_job(self, call: Call, p: CreateJob) -> BackupJob:
+    async def create_backup_job(self, call: Call, p: CreateBackupJob) -> BackupJob:
         """Create a backup job.
 
         Without an id, it is derived from the invocation key, so that a repeat finds the job.
@@ -219,7 +219,7 @@ class Jobs(area.Area):
         return await self._existing(name)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
-    async def update_backup_job(self, call: Call, p: UpdateJob) -> BackupJob:
+    async def update_backup_job(self, call: Call, p: UpdateBackupJob) -> BackupJob:
         """Change a backup job: schedule, storage, guests, retention, enabled or not."""
         call.target(Target(f"backup_job/{p.id}", f"backup job {p.id}"))
         wanted = {
@@ -244,7 +244,7 @@ class Jobs(area.Area):
             if _matches(_job(job), wanted):
                 return Found()
             self._unchanged(job, p.digest)
-            targets.set_undo(call, "update_backup_job", UpdateJob, {"id": p.id, **_before(_job(job), wanted)})
+            targets.set_undo(call, "update_backup_job", UpdateBackupJob, {"id": p.id, **_before(_job(job), wanted)})
             return None
 
         async def apply() -> None:
@@ -256,7 +256,7 @@ class Jobs(area.Area):
         return await self._existing(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
-    async def delete_backup_job(self, call: Call, p: DeleteJob) -> DeletedJob:
+    async def delete_backup_job(self, call: Call, p: DeleteBackupJob) -> DeletedJob:
         """Delete a backup job; the backups that it made stay.
 
         The result names the guests that no job backs up any more.
@@ -269,7 +269,7 @@ class Jobs(area.Area):
                 Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
             )
             if set(raw) <= SHOWN_BY_PROXMOX:  # otherwise it has settings that create_backup_job does not know
-                targets.set_undo(call, "create_backup_job", CreateJob, _recreate_parameters(job))
+                targets.set_undo(call, "create_backup_job", CreateBackupJob, _recreate_parameters(job))
 
         async def send(_: BackupJob) -> None:
             await self.proxmox.delete(f"/cluster/backup/{p.id}")
@@ -279,7 +279,7 @@ class Jobs(area.Area):
         return DeletedJob(p.id, done.existed, done.before, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_guests_without_backup(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
+    async def list_guests_without_backup(self, call: Call, p: ListGuestsWithoutBackup) -> UncoveredPage:  # noqa: ARG002
         """List the guests that no enabled backup job backs up.
 
         list_backups shows whether the backups of the other guests succeed.
@@ -398,7 +398,7 @@ def _recreate_parameters(job: BackupJob) -> Entry:
         "pool": job.pool or None,
         "node": job.node or None,
     }
-    return {key: parameters[key] for key in CreateJob.__struct_fields__}
+    return {key: parameters[key] for key in CreateBackupJob.__struct_fields__}
 
 
 def _numbers(text: object) -> list[int]:

@@ -54,7 +54,7 @@ class RestoreBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: list[fields.Tag] = []
 
 
-class RestoreOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RestoreOverGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The backup, and the stopped guest to overwrite, by VMID and name."""
 
     volid: Archive
@@ -173,7 +173,7 @@ class Restore(area.Area):
         return await self._finished(call, wanted, found)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="backup_management")
-    async def restore_over_guest(self, call: Call, p: RestoreOver) -> fields.Guest:
+    async def restore_over_guest(self, call: Call, p: RestoreOverGuest) -> fields.Guest:
         """Restore a backup over a guest: everything that it holds now is destroyed.
 
         The guest must be stopped, and its name must be given.

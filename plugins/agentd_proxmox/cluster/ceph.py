@@ -79,7 +79,7 @@ class OnNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: fields.Node
 
 
-class MoveOsd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MoveOsdData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The OSD by its number, the node that it is in, and the direction.
 
     through  the node that gets the request; omitted: the node of the OSD
@@ -121,7 +121,7 @@ class CephPools(msgspec.Struct, frozen=True):
     monitors: list[Monitor]
 
 
-class SetFlag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetCephFlag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The flag, and whether to set or to clear it."""
 
     flag: Flag
@@ -177,7 +177,7 @@ class Ceph(area.Area):
         return CephPools(pools, sorted(monitors, key=lambda monitor: (monitor.quorum, monitor.name)))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def move_osd_data(self, call: Call, p: MoveOsd) -> Osd:
+    async def move_osd_data(self, call: Call, p: MoveOsdData) -> Osd:
         """Take an OSD (disk of Ceph) out, so that its data moves to others, or in again.
 
         Taking it out is refused while data lacks copies.
@@ -209,7 +209,7 @@ class Ceph(area.Area):
         return await self._osd(node, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management", raises=(SERIOUS,))
-    async def set_ceph_flag(self, call: Call, p: SetFlag) -> Flags:
+    async def set_ceph_flag(self, call: Call, p: SetCephFlag) -> Flags:
         """Set or clear a flag of Ceph.
 
         With `noout` a node can be down for a while without its data being moved.
@@ -235,7 +235,7 @@ class Ceph(area.Area):
         data = await self.proxmox.get(f"/nodes/{node}/ceph/osd") or {}
         return _osds(data.get("root") or {}, "")
 
-    async def _osd(self, node: str, p: MoveOsd) -> Osd:
+    async def _osd(self, node: str, p: MoveOsdData) -> Osd:
         """Return the OSD; raise NotFound, or Rejected if it is in another node."""
         found = next((osd for osd in await self._tree(node) if osd.id == p.osd), None)
         if found is None:

@@ -38,7 +38,7 @@ MAILS: Final = {
 """The settings of a target that create_mail_target can set, and the names of its parameters."""
 
 
-class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SetNotificationMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of the matcher, whether it exists or not.
 
     rules  conditions on fields
@@ -62,7 +62,7 @@ class NameSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
 
-class AddMail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateMailTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A target: smtp has a server and a sender, sendmail is the one of the node.
 
     Mail goes to addresses (`to`) or to `users`.
@@ -79,7 +79,7 @@ class AddMail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     comment: Comment = ""
 
 
-class AddServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateMetricServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A metric server that needs no token: graphite, or InfluxDB over UDP."""
 
     name: Name
@@ -103,7 +103,7 @@ class NotificationSetup(area.Area):
     # -- matchers -----------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def set_notification_matcher(self, call: Call, p: SetMatcher) -> StoredSettings:
+    async def set_notification_matcher(self, call: Call, p: SetNotificationMatcher) -> StoredSettings:
         """Create or change a matcher: which notifications go to which targets."""
         call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
         wanted = _wanted_changes(p)
@@ -171,7 +171,7 @@ class NotificationSetup(area.Area):
     # -- targets ------------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def create_mail_target(self, call: Call, p: AddMail) -> StoredSettings:
+    async def create_mail_target(self, call: Call, p: CreateMailTarget) -> StoredSettings:
         """Create a notification target that sends mail without a login.
 
         set_notification_matcher sends notifications to it, test_notification tests it.
@@ -228,7 +228,7 @@ class NotificationSetup(area.Area):
             now = await self.proxmox.get(f"{PATH}/endpoints/{kind}/{p.name}") or {}
             if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
                 values = {new: now[key] for key, new in MAILS.items() if now.get(key)}
-                targets.set_undo(call, "create_mail_target", AddMail, {"name": p.name, "type": kind, **values})
+                targets.set_undo(call, "create_mail_target", CreateMailTarget, {"name": p.name, "type": kind, **values})
 
         async def send(now: Entry) -> None:
             await self.proxmox.delete(f"{PATH}/endpoints/{one_line(now['type'])}/{p.name}")
@@ -238,7 +238,7 @@ class NotificationSetup(area.Area):
     # -- metric servers -----------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def create_metric_server(self, call: Call, p: AddServer) -> StoredSettings:
+    async def create_metric_server(self, call: Call, p: CreateMetricServer) -> StoredSettings:
         """Send the metrics of all nodes to a graphite or InfluxDB server as well.
 
         A server that needs a token is added by an administrator.
@@ -273,7 +273,7 @@ class NotificationSetup(area.Area):
                 protocol = now.get("proto") or now.get("influxdbproto") or "udp"
                 values = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
                 targets.set_undo(
-                    call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values}
+                    call, "create_metric_server", CreateMetricServer, {"name": p.name, "protocol": protocol, **values}
                 )
 
         async def send(_: Entry) -> None:
@@ -298,7 +298,7 @@ class NotificationSetup(area.Area):
         return {one_line(entry["id"]): entry | {"port": int(entry.get("port") or 0)} for entry in found}
 
 
-def _wanted_changes(p: SetMatcher) -> Entry:
+def _wanted_changes(p: SetNotificationMatcher) -> Entry:
     """Return a matcher as Proxmox stores it."""
     return {
         "target": sorted(p.targets),

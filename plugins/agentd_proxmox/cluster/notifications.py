@@ -48,7 +48,7 @@ class Notifications(msgspec.Struct, frozen=True):
     metric_servers: dict[str, str]
 
 
-class TestTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TestNotification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The target to test."""
 
     name: formats.ConfigId
@@ -100,7 +100,7 @@ class NotificationTools(area.Area):
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="cluster_management")
-    async def test_notification(self, call: Call, p: TestTarget) -> TestSent:
+    async def test_notification(self, call: Call, p: TestNotification) -> TestSent:
         """Send a test notification through a target; its recipients get a message."""
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
 

@@ -23,7 +23,7 @@ SHOWN: Final = (
 )
 
 
-class ShowUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GetUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A guest, a node, or a storage of a node, and the period.
 
     points  values of which every point is returned too
@@ -69,7 +69,7 @@ class UsageTools(area.Area):
     needs: ClassVar[area.Needs] = {"get_usage": area.with_path(area.STORAGE, "Datastore.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_usage(self, call: Call, p: ShowUsage) -> Usage:  # noqa: ARG002 - every tool has a call
+    async def get_usage(self, call: Call, p: GetUsage) -> Usage:  # noqa: ARG002 - every tool has a call
         """Show how much a guest, a node or a storage has used over time.
 
         The result has the minimum (least), mean, maximum (most) and last of each value.
@@ -78,7 +78,7 @@ class UsageTools(area.Area):
         entries: list[Entry] = await self.proxmox.get(f"{path}/rrddata", timeframe=p.period, cf="AVERAGE") or []
         return _usage(title, entries, p.points)
 
-    async def _path(self, p: ShowUsage) -> tuple[str, str]:
+    async def _path(self, p: GetUsage) -> tuple[str, str]:
         if p.vmid is not None:
             if p.node or p.storage:
                 raise Rejected("vmid: a guest is found by itself; leave node and storage out")

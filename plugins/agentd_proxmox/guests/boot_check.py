@@ -27,7 +27,7 @@ _NETWORK: Final = re.compile(r"net\d+\Z")
 _DOWN: Final = "link_down=1"
 
 
-class Isolate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class IsolateGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A guest.
 
     digest: from get_guest; if the configuration has changed since, nothing is changed
@@ -66,7 +66,7 @@ class BootCheckTools(area.Area):
         self.agent = Agent(inventory)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def isolate_guest(self, call: Call, p: Isolate) -> fields.Guest:
+    async def isolate_guest(self, call: Call, p: IsolateGuest) -> fields.Guest:
         """Unplug all network cables of a VM or container and disable its start at boot."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
 
 
-class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListGuests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filters: `name` matches a part of the name, `tag` a whole tag.
 
     `cursor` is `next` of the previous page.
@@ -143,7 +143,7 @@ class Guests(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_guests(self, call: Call, p: ListVms) -> GuestPage:
+    async def list_guests(self, call: Call, p: ListGuests) -> GuestPage:
         """List VMs and containers: counts of all that match, and one page.
 
         The status may be 10 s old, and a guest that was just created is `unknown` without a name; get_guest shows the
@@ -280,7 +280,7 @@ def _by_vmid(line: fields.GuestLine) -> str:
     return f"{line.vmid:09d}"
 
 
-def _matches(place: GuestLocation, p: ListVms) -> bool:
+def _matches(place: GuestLocation, p: ListGuests) -> bool:
     return (
         place.template == p.templates
         and p.node in {None, place.node}

@@ -93,7 +93,7 @@ class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
 
 
-class NextVmids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GetFreeVmids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Number of free VMIDs to draw, and the range (default: the configured range)."""
 
     count: fields.Count = 1
@@ -290,7 +290,7 @@ class Creation(area.Area):
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_free_vmids(self, call: Call, p: NextVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
+    async def get_free_vmids(self, call: Call, p: GetFreeVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
         """Draw free VMIDs at random.
 
         At random, because several clients that take the next VMID all take the same one.  They are not reserved:

@@ -64,7 +64,7 @@ class AttachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class AddDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The new disk, its size in GiB and its storage.
 
     For a container: `mount` is the path inside it, `backup` is whether backups include the volume.
@@ -97,7 +97,7 @@ class Disks(area.Area):
     }
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
-    async def create_disk(self, call: Call, p: AddDisk) -> DiskChange:
+    async def create_disk(self, call: Call, p: CreateDisk) -> DiskChange:
         """Add an empty disk to a VM, or an empty mount point to a container."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())

@@ -101,7 +101,7 @@ class AgentInfo(msgspec.Struct, frozen=True):
     unread: dict[str, str]
 
 
-class Execute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ExecInGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The command, and the guest by VMID and name.
 
     command   the program and its arguments; no shell interprets them
@@ -134,7 +134,7 @@ class Executed(msgspec.Struct, frozen=True):
     truncated: bool = False
 
 
-class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReadGuestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file to read from byte `offset` on, and the guest by VMID and name.
 
     offset: not supported by Proxmox VE 8
@@ -161,7 +161,7 @@ class FileContent(msgspec.Struct, frozen=True):
     base64: str = ""
 
 
-class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WriteGuestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file, its complete new content, and the guest by VMID and name.
 
     Proxmox does not take empty content.
@@ -225,7 +225,7 @@ class Agent(area.Area):
         )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="vm_management")
-    async def exec_in_guest(self, call: Call, p: Execute) -> Executed:
+    async def exec_in_guest(self, call: Call, p: ExecInGuest) -> Executed:
         """Run a command in a VM through its guest agent and wait for its end.
 
         Its effects cannot be undone.  Unsafe to repeat: if the answer is lost, nothing outside the VM shows whether the
@@ -253,7 +253,7 @@ class Agent(area.Area):
         return await self._ended(call, at, pid[0], p)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def read_guest_file(self, call: Call, p: ReadFile) -> FileContent:
+    async def read_guest_file(self, call: Call, p: ReadGuestFile) -> FileContent:
         """Read a part of a file in a VM through its guest agent."""
         at = await self._named_guest(p.vmid, p.guest)
         read: list[tuple[bytes, bool]] = []
@@ -277,7 +277,7 @@ class Agent(area.Area):
         )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="vm_management")
-    async def write_guest_file(self, call: Call, p: WriteFile) -> WrittenFile:
+    async def write_guest_file(self, call: Call, p: WriteGuestFile) -> WrittenFile:
         """Write a file in a VM through its guest agent, and read it back.
 
         The previous content of the file is overwritten.
@@ -330,7 +330,7 @@ class Agent(area.Area):
             raise Rejected(f"the guest agent of {at.title} does not do {command} ({text})")
         return answer
 
-    async def _ended(self, call: Call, at: GuestLocation, pid: int, p: Execute) -> Executed:
+    async def _ended(self, call: Call, at: GuestLocation, pid: int, p: ExecInGuest) -> Executed:
         """Wait for the end of a command.
 
         While Proxmox cannot be reached the wait continues, because the command must not be started again.

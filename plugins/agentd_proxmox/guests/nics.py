@@ -52,7 +52,7 @@ class NicSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
 
-class SetNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetGuestNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The wanted network card: an omitted part stays.
 
     A new card gets defaults and needs a bridge.
@@ -115,7 +115,7 @@ class NicTools(area.Area):
         return Configuration(at.vmid, at.name, at.node, at.kind, digest, options)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=(api_tiers.NETWORK,))
-    async def set_guest_network(self, call: Call, p: SetNetwork) -> fields.Guest:
+    async def set_guest_network(self, call: Call, p: SetGuestNetwork) -> fields.Guest:
         """Add or change a network card of a VM or container.
 
         It sets bridge, VLAN, firewall, cable, rate limit and addresses; a card keeps its MAC address.  A warning says
@@ -172,13 +172,13 @@ class NicTools(area.Area):
         return guest
 
 
-def _wanted(at: GuestLocation, p: SetNetwork, config: guest_model.Config) -> guest_model.Config:
+def _wanted(at: GuestLocation, p: SetGuestNetwork, config: guest_model.Config) -> guest_model.Config:
     have = option_strings.card(config.get(p.card, ""))
     want = _merged(at, p, have)
     return {p.card: config[p.card] if want == have and p.card in config else _written(at, want)}
 
 
-def _merged(at: GuestLocation, p: SetNetwork, have: option_strings.Parts) -> option_strings.Parts:
+def _merged(at: GuestLocation, p: SetGuestNetwork, have: option_strings.Parts) -> option_strings.Parts:
     """Return the wanted parts.
 
     Raise Rejected for a part that this kind of guest does not have.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Key = Annotated[str, formats.full_match("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
 
 
-class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UpdateGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options to write, complete as get_guest_config shows them, and options to remove.
 
     digest: from get_guest; if the configuration has changed since, nothing is changed
@@ -42,7 +42,7 @@ class RawOptions(area.Area):
     }
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.OPTIONS)
-    async def update_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:
+    async def update_guest_options(self, call: Call, p: UpdateGuestOptions) -> fields.Guest:
         """Write complete options of a VM or container, as get_guest_config shows them.
 
         The undo of a change uses this tool.  A disk must be a volume that the guest already has.  update_vm,
@@ -80,14 +80,14 @@ class RawOptions(area.Area):
         return await self.inventory.read(at)
 
 
-def _consistent(p: SetGuestOptions) -> None:
+def _consistent(p: UpdateGuestOptions) -> None:
     if both := sorted(set(p.options) & set(p.remove)):
         raise Rejected(f"update_guest_options: {', '.join(both)}: name it in `options` or in `remove`, not in both")
     if not p.options and not p.remove:
         raise Rejected("update_guest_options: name options to write in `options`, or to remove in `remove`")
 
 
-def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Config:
+def _changes(p: UpdateGuestOptions, config: guest_model.Config) -> guest_model.Config:
     wanted = dict(p.options)
     deleted = [key for key in p.remove if key in config]
     if "description" in {*wanted, *deleted}:
@@ -101,7 +101,7 @@ def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Conf
     return changed | ({"delete": ",".join(deleted)} if deleted else {})
 
 
-def _allowed(at: GuestLocation, p: SetGuestOptions, config: guest_model.Config) -> None:
+def _allowed(at: GuestLocation, p: UpdateGuestOptions, config: guest_model.Config) -> None:
     """Raise Rejected for options that are not writable and for foreign disks."""
     for key in p.remove:
         if not option_strings.is_known_option(at.kind, key):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
 
 
-class Shutdown(GuestSelector, frozen=True, forbid_unknown_fields=True):
+class ShutdownGuest(GuestSelector, frozen=True, forbid_unknown_fields=True):
     """A guest and its time to shut down (`patience`, s).
 
     force: stop the guest hard after that time
@@ -30,7 +30,7 @@ class Shutdown(GuestSelector, frozen=True, forbid_unknown_fields=True):
     force: bool = False
 
 
-class Reboot(GuestSelector, frozen=True, forbid_unknown_fields=True):
+class RebootGuest(GuestSelector, frozen=True, forbid_unknown_fields=True):
     """A guest and its time to shut down (`patience`, s)."""
 
     patience: fields.Seconds = 60
@@ -57,7 +57,7 @@ class Power(area.Area):
         return await self._switch(call, await self.inventory.find(p.vmid, p.name), "stop", STOPPED)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
-    async def shutdown_guest(self, call: Call, p: Shutdown) -> fields.Guest:
+    async def shutdown_guest(self, call: Call, p: ShutdownGuest) -> fields.Guest:
         """Shut a VM or container down cleanly and wait until it has stopped.
 
         With `force` it is stopped hard when `patience` has passed.
@@ -72,7 +72,7 @@ class Power(area.Area):
             raise TaskFailed(f"{error}{hint}", log=error.log) from error
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
-    async def reboot_guest(self, call: Call, p: Reboot) -> fields.Guest:
+    async def reboot_guest(self, call: Call, p: RebootGuest) -> fields.Guest:
         """Shut a running guest down and start it again; pending changes take effect.
 
         Unsafe to repeat: the state of a guest does not show whether it was rebooted, because its uptime may have been

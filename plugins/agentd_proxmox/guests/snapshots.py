@@ -107,7 +107,7 @@ class DeleteSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     force: bool = False
 
 
-class OldSnapshots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListOldSnapshots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Minimum age, and the node (default: all).
 
     `guests` is the number of guests that a page reads, with one request each; `limit` is the number of lines.
@@ -305,7 +305,7 @@ class Snapshots(area.Area):
         return shown
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_old_snapshots(self, call: Call, p: OldSnapshots) -> OldSnapshotPage:  # noqa: ARG002
+    async def list_old_snapshots(self, call: Call, p: ListOldSnapshots) -> OldSnapshotPage:  # noqa: ARG002
         """Find snapshots in the cluster that are older than a number of days.
 
         This takes one request for the list of guests, and one a guest.  Guests that cannot be read are listed with the

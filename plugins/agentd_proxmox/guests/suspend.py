@@ -31,7 +31,7 @@ FROZEN = (
 )
 
 
-class Suspend(GuestSelector, frozen=True, forbid_unknown_fields=True):
+class SuspendVm(GuestSelector, frozen=True, forbid_unknown_fields=True):
     """A VM.
 
     todisk: write its memory to its storage and stop it, else pause it in memory
@@ -40,14 +40,14 @@ class Suspend(GuestSelector, frozen=True, forbid_unknown_fields=True):
     todisk: bool = False
 
 
-class MakeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConvertToTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The guest, by VMID and name."""
 
     vmid: fields.Vmid
     name: Annotated[str, Meta(max_length=255, description="as the guest is called now")]
 
 
-class SetTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UpdateTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tags to add and to remove, or the complete new list (`tags`, empty for none).
 
     digest: from get_guest; if the configuration has changed since, nothing is changed
@@ -99,7 +99,7 @@ class SuspendTools(area.Area):
     }
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def suspend_vm(self, call: Call, p: Suspend) -> fields.Guest:
+    async def suspend_vm(self, call: Call, p: SuspendVm) -> fields.Guest:
         """Pause a running VM in memory, or hibernate it to disk; resume_vm continues it."""
         at = await self._vm(p, FROZEN)
         wanted = SUSPENDED if p.todisk else PAUSED
@@ -152,7 +152,7 @@ class SuspendTools(area.Area):
         return await self._act(call, at, check, "reset", RUNNING)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
-    async def convert_to_template(self, call: Call, p: MakeTemplate) -> fields.Guest:
+    async def convert_to_template(self, call: Call, p: ConvertToTemplate) -> fields.Guest:
         """Turn a stopped VM or container into a template.
 
         This cannot be undone, and the guest can never be started again.
@@ -185,7 +185,7 @@ class SuspendTools(area.Area):
         return guest
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def update_tags(self, call: Call, p: SetTags) -> fields.Guest:
+    async def update_tags(self, call: Call, p: UpdateTags) -> fields.Guest:
         """Add tags to a VM or container, remove tags, or replace all of them."""
         if p.tags is not None and (p.add or p.remove):
             raise Rejected("update_tags: give `tags` (all that it should have), or `add` and `remove`, not both")
@@ -281,7 +281,7 @@ class SuspendTools(area.Area):
         return await self.inventory.read(at)
 
 
-def _wanted_tags(p: SetTags, config: guest_model.Config) -> guest_model.Config:
+def _wanted_tags(p: UpdateTags, config: guest_model.Config) -> guest_model.Config:
     """Return the wanted tags.
 
     They are compared without regard to case, and their case stays as it is.

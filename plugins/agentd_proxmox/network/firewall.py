@@ -82,7 +82,7 @@ class ListFirewall(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw
     show: pages.Fields = msgspec.field(default_factory=list)
 
 
-class SetOptions(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpdateFirewallOptions(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The options to change; an omitted one is kept.
 
     A node has no policies of its own: those of the cluster apply.
@@ -248,7 +248,7 @@ class Firewalls(area.Area):
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def update_firewall_options(self, call: Call, p: SetOptions) -> Firewall:
+    async def update_firewall_options(self, call: Call, p: UpdateFirewallOptions) -> Firewall:
         """Switch a firewall on or off, or change its default policies and options."""
         path, title = await self._path(p)
         wanted, at = _wanted(p), [""]
@@ -335,7 +335,7 @@ def _current_value(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 
     return str(options.get(key) or RESTS.get(key, "ACCEPT" if key == "policy_forward" else "nolog"))
 
 
-def _wanted(p: SetOptions) -> Entry:
+def _wanted(p: UpdateFirewallOptions) -> Entry:
     """Return the options to change; raise Rejected for those that the level lacks."""
     level = "guest" if p.vmid is not None else "node" if p.node else "cluster"
     known = {option for names in OPTIONS.values() for option in names}

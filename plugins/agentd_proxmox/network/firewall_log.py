@@ -22,7 +22,7 @@ LOOKED_AT: Final = 5000
 _NOTHING: Final = re.compile(r"no content|unable to open file")
 
 
-class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GetFirewallLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The node or the guest.
 
     match  only lines that contain this text, in upper or lower case
@@ -48,7 +48,7 @@ class FirewallLogs(area.Area):
     needs: ClassVar[area.Needs] = {"get_firewall_log": area.with_path(area.VM, "VM.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def get_firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:
+    async def get_firewall_log(self, call: Call, p: GetFirewallLog) -> FirewallLog:
         """Read the end of a firewall's log.
 
         A rule or default policy only logs if its log level is set.

@@ -64,7 +64,7 @@ class FirewallSetsSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     vmid: fields.Vmid | None = None
 
 
-class SetAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetFirewallAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name, and its address or network.
 
     vmid  only for the rules of this guest
@@ -76,7 +76,7 @@ class SetAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid | None = None
 
 
-class SetIpSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetFirewallIpset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name, and all its entries.
 
     vmid  only for the rules of this guest
@@ -88,14 +88,14 @@ class SetIpSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid | None = None
 
 
-class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateFirewallGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A security group without rules; create_firewall_rule adds them."""
 
     name: Group
     comment: Comment = ""
 
 
-class DeleteName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeleteFirewallSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The kind and the name to delete; nothing should use it.
 
     vmid  a name of this guest, which has no groups
@@ -118,7 +118,7 @@ class FirewallSets(area.Area):
         return await self._read(await self._path(p.vmid))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def set_firewall_alias(self, call: Call, p: SetAlias) -> Sets:
+    async def set_firewall_alias(self, call: Call, p: SetFirewallAlias) -> Sets:
         """Create or change an alias; every rule that uses it changes with it."""
         path, cidr = await self._path(p.vmid), _network(p.cidr)
         there: list[Alias] = []
@@ -145,7 +145,7 @@ class FirewallSets(area.Area):
         return await self._read(path)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def set_firewall_ipset(self, call: Call, p: SetIpSet) -> Sets:
+    async def set_firewall_ipset(self, call: Call, p: SetFirewallIpset) -> Sets:
         """Create an IP set, or replace its entries.
 
         Every rule that uses it changes with it.
@@ -177,7 +177,7 @@ class FirewallSets(area.Area):
         return found
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
-    async def create_firewall_group(self, call: Call, p: NewGroup) -> Sets:
+    async def create_firewall_group(self, call: Call, p: CreateFirewallGroup) -> Sets:
         """Create a security group without rules; no firewall uses it yet."""
         call.target(Target(f"firewall/group/{p.name}", f"security group {p.name}"))
 
@@ -194,7 +194,7 @@ class FirewallSets(area.Area):
         return await self._read(CLUSTER)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def delete_firewall_set(self, call: Call, p: DeleteName) -> changes.Deleted:
+    async def delete_firewall_set(self, call: Call, p: DeleteFirewallSet) -> changes.Deleted:
         """Delete an alias, an IP set or a security group.
 
         Proxmox refuses a group that has rules, but deletes a name that is in use: rules that use it do nothing from
@@ -263,9 +263,9 @@ class FirewallSets(area.Area):
 
 
 _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
-    "alias": ("set_firewall_alias", SetAlias),
-    "ipset": ("set_firewall_ipset", SetIpSet),
-    "group": ("create_firewall_group", NewGroup),
+    "alias": ("set_firewall_alias", SetFirewallAlias),
+    "ipset": ("set_firewall_ipset", SetFirewallIpset),
+    "group": ("create_firewall_group", CreateFirewallGroup),
 }
 """The tool that creates each kind of name, and its parameters."""
 
@@ -301,15 +301,17 @@ def _member(entry: str) -> str:
     return entry[: len(entry) - len(plain)] + kept
 
 
-def _selector_fields(p: SetAlias | SetIpSet | DeleteName) -> dict[str, Any]:
+def _selector_fields(p: SetFirewallAlias | SetFirewallIpset | DeleteFirewallSet) -> dict[str, Any]:
     return {} if p.vmid is None else {"vmid": p.vmid}
 
 
-def _delete(kind: str, p: SetAlias | SetIpSet) -> tuple[str, dict[str, Any]]:
+def _delete(kind: str, p: SetFirewallAlias | SetFirewallIpset) -> tuple[str, dict[str, Any]]:
     return "delete_firewall_set", {"kind": kind, "name": p.name, **_selector_fields(p)}
 
 
-def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str, used: Sequence[str] = ()) -> Target:
+def _target(
+    kind: str, p: SetFirewallAlias | SetFirewallIpset | DeleteFirewallSet, old: str, new: str, used: Sequence[str] = ()
+) -> Target:
     what = f"{kind} {p.name}: {old or 'nothing'} → {new or 'nothing'}"
     whose = "the cluster" if p.vmid is None else f"guest {p.vmid}"
     name = f"firewall/{kind}/{p.name}" if p.vmid is None else f"firewall/vmid/{p.vmid}/{kind}/{p.name}"

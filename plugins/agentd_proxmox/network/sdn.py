@@ -61,7 +61,7 @@ class Sdn(msgspec.Struct, frozen=True):
     digest: str
 
 
-class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SetSdnZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of the zone; an omitted one is kept.
 
     bridge   for type vlan
@@ -78,7 +78,7 @@ class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     without: list[Literal["nodes", "mtu"]] = []
 
 
-class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SetSdnVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of the virtual network; an omitted one is kept.
 
     Guests use the network as a bridge of that name.
@@ -94,7 +94,7 @@ class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     without: list[Literal["tag", "alias"]] = []
 
 
-class SetSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SetSdnSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of the subnet; an omitted one is kept.
 
     snat     the nodes translate the source addresses of outgoing traffic
@@ -137,7 +137,7 @@ class SdnTools(area.Area):
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
-    async def set_sdn_zone(self, call: Call, p: SetZone) -> Sdn:
+    async def set_sdn_zone(self, call: Call, p: SetSdnZone) -> Sdn:
         """Create or change a zone; the change is pending until apply_sdn."""
         if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
             raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
@@ -151,7 +151,7 @@ class SdnTools(area.Area):
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
-    async def set_sdn_vnet(self, call: Call, p: SetVnet) -> Sdn:
+    async def set_sdn_vnet(self, call: Call, p: SetSdnVnet) -> Sdn:
         """Create or change a virtual network; the change is pending until apply_sdn."""
         if p.zone not in {zone.zone for zone in (await self._read()).zones if zone.pending != "deleted"}:
             raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
@@ -160,7 +160,7 @@ class SdnTools(area.Area):
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
-    async def set_sdn_subnet(self, call: Call, p: SetSubnet) -> Sdn:
+    async def set_sdn_subnet(self, call: Call, p: SetSdnSubnet) -> Sdn:
         """Create or change a subnet; the change is pending until apply_sdn."""
         call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
         path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
@@ -260,7 +260,7 @@ class SdnTools(area.Area):
             ]
         return there, inside, [f"{p.kind}s/{p.name}"]
 
-    async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
+    async def _set(self, call: Call, key: str, p: SetSdnZone | SetSdnVnet, sent: Entry, first: Entry) -> None:
         """Create or change a zone or a virtual network."""
         path, name = f"{SDN}/{key}s", str(getattr(p, key))
         call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
@@ -335,16 +335,16 @@ def _restore_parameters(kind: str, entry: Entry) -> tuple[str, type[msgspec.Stru
     return name, parameters, {**values, **lists, **numbers, "without": sorted(_MAY_LACK[kind] - set(values))}
 
 
-def _check_not_both(p: SetZone | SetVnet | SetSubnet, settings: Entry) -> None:
+def _check_not_both(p: SetSdnZone | SetSdnVnet | SetSdnSubnet, settings: Entry) -> None:
     """Reject a setting that is both set and removed."""
     if both := sorted(set(settings) & set(p.without)):
         raise Rejected(f"without: {both[0]} is given as well; give one of the two")
 
 
 _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
-    "zone": ("set_sdn_zone", SetZone),
-    "vnet": ("set_sdn_vnet", SetVnet),
-    "subnet": ("set_sdn_subnet", SetSubnet),
+    "zone": ("set_sdn_zone", SetSdnZone),
+    "vnet": ("set_sdn_vnet", SetSdnVnet),
+    "subnet": ("set_sdn_subnet", SetSdnSubnet),
 }
 _MAY_LACK: Final = {"zone": {"nodes", "mtu"}, "vnet": {"tag", "alias"}, "subnet": {"gateway"}}
 

@@ -66,7 +66,7 @@ class StorageSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: fields.Storage
 
 
-class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The storage to add.
 
     dir needs path; nfs needs server and export; cifs needs server and share (a share without login); lvm needs vgname;
@@ -87,7 +87,7 @@ class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     nodes: list[fields.Node] = []
 
 
-class ChangeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpdateStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What to change; an omitted setting stays.
 
     nodes: those that use it, empty for all
@@ -126,7 +126,7 @@ class StorageDefinitions(area.Area):
         return Definitions(sorted((await self._all()).values(), key=lambda definition: definition.storage))
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="storage_management")
-    async def create_storage(self, call: Call, p: AddStorage) -> Definition:
+    async def create_storage(self, call: Call, p: CreateStorage) -> Definition:
         """Add a storage to Proxmox.
 
         It can be a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool.
@@ -160,7 +160,7 @@ class StorageDefinitions(area.Area):
         return await changes.create(call, self._item(p.storage), send, ("delete_storage", {"storage": p.storage}), same)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
-    async def update_storage(self, call: Call, p: ChangeStorage) -> Definition:
+    async def update_storage(self, call: Call, p: UpdateStorage) -> Definition:
         """Enable or disable a storage, or change its content types and nodes.
 
         The data on it stays.
@@ -213,7 +213,7 @@ class StorageDefinitions(area.Area):
                 settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
                 targets.set_undo(
-                    call, "create_storage", AddStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
+                    call, "create_storage", CreateStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
                 )
 
         async def send(_: Definition) -> None:

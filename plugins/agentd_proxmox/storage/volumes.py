@@ -36,7 +36,7 @@ Content = Annotated[str, formats.full_match("[a-z-]*", "images, rootdir, iso, vz
 FileName = Annotated[str, formats.full_match("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - only")]
 
 
-class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListVolumes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A storage and the node that reads it, with filters.
 
     largest: sort by size instead of by name (then there is one page)
@@ -119,7 +119,7 @@ class DownloadUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verify_certificates: bool = True
 
 
-class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateVolume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A disk for a guest, not attached.
 
     Without `name`, it is derived from the invocation key.
@@ -153,7 +153,7 @@ class Storage(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def list_volumes(self, call: Call, p: ListContent) -> ContentPage:
+    async def list_volumes(self, call: Call, p: ListVolumes) -> ContentPage:
         """List the volumes of a storage: counts of all that match, and one page.
 
         The page is sorted by name or by size.
@@ -239,7 +239,7 @@ class Storage(area.Area):
         return await self._made(p.node, volid)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
-    async def create_volume(self, call: Call, p: AllocateDisk) -> VolumeLine:
+    async def create_volume(self, call: Call, p: CreateVolume) -> VolumeLine:
         """Allocate an empty disk for a guest; it is not attached yet."""
         at = await self.inventory.find(p.vmid)
         entry = await targets.storage(self.inventory, p.node, p.storage, "images")
