@@ -89,6 +89,7 @@ def cost(value: object) -> int:
 def page(lines: Sequence[T], order: Callable[[T], str], limit: int, cursor: str) -> tuple[list[T], str]:
     """Return the lines after `cursor`, at most `limit`, and the next cursor.
 
+    It is for a list of what is still to be read, one request a line; everything else uses `fill`.
     The next cursor is "" on the last page.
     """
     rest = sorted((line for line in lines if not cursor or order(line) > cursor), key=order)

@@ -6,13 +6,12 @@ because a new role gives no rights until it is granted. The roles of Proxmox its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values
+from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values, pages
 from agentd_proxmox.escalation import AccessEntry, TokenRights
 
 if TYPE_CHECKING:
@@ -48,10 +47,11 @@ class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Grants(msgspec.Struct, frozen=True):
-    """The number of matching entries, and the first of them."""
+    """The number of matching entries, and one page of them."""
 
     total: int
     grants: list[Grant]
+    next: str = ""
 
 
 class Realm(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,7 +83,9 @@ class ListGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     who: str = ""
     role: str = ""
-    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class NewRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -232,7 +234,9 @@ class Access(area.Area):
             for grant in await self._grants()
             if grant.path.startswith(p.path) and p.who in {"", grant.who} and p.role in {"", grant.role}
         ]
-        return Grants(len(found), found[: p.limit])
+        return pages.fill(
+            Grants(len(found), []), "grants", found, lambda grant: f"{grant.path} {grant.who} {grant.role}", p
+        )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def grant_role(self, call: Call, p: GrantRole) -> Grant:

@@ -77,8 +77,9 @@ class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     group: str = ""
     name: str = ""
-    limit: pages.Limit = 25
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class UserSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,8 +155,8 @@ class Users(area.Area):
             groups = await self.proxmox.get("/access/groups") or []
             filter_values.check_exists("group", p.group, {*named, *(str(group["groupid"]) for group in groups)})
         found = [e for e in users if p.name.lower() in e.id.lower() and (not p.group or p.group in e.groups)]
-        page, after = pages.page(found, lambda user: user.id, p.limit, p.cursor)
-        return UserPage(len(found), sum(user.enabled for user in found), page, after)
+        empty = UserPage(len(found), sum(user.enabled for user in found), [])
+        return pages.fill(empty, "users", found, lambda user: user.id, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def get_user(self, call: Call, p: UserSelector) -> User:  # noqa: ARG002

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-PAGE = 25
 RESOURCES = "/cluster/ha/resources"
 State = Literal["started", "stopped", "disabled", "ignored"]
 Times = Annotated[int, Meta(ge=0, le=1000)]
@@ -36,8 +35,9 @@ Group = Annotated[formats.ConfigId, Meta(description="name of an HA group (Proxm
 class ListHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The page of the resources to return."""
 
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class Resource(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -133,21 +133,20 @@ class Ha(area.Area):
         """Show the HA status: the manager, the guests under HA, and their rules."""
         states, found = await asyncio.gather(self._states(), rules(self.proxmox))
         resources = await self._resources(states)
-        shown, after = pages.page(resources, lambda resource: resource.sid, p.limit, p.cursor)
         tally: dict[str, int] = {}
         for resource in resources:
             tally[resource.state] = tally.get(resource.state, 0) + 1
         by_type = {kind: [e for e in states if e.get("type") == kind] for kind in ("quorum", "master", "lrm")}
-        return HaOverview(
+        empty = HaOverview(
             quorate=any(int(e.get("quorate") or 0) for e in by_type["quorum"]),
             master=one_line(next((e.get("status") or "" for e in by_type["master"]), "")),
             nodes={one_line(e["node"]): _state_of_line(e) for e in by_type["lrm"]},
             states=tally,
-            resources=shown,
+            resources=[],
             rules_from=found.source,
             rules=found.rules,
-            next=after,
         )
+        return pages.fill(empty, "resources", resources, lambda resource: resource.sid, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_ha_resource(self, call: Call, p: CreateHaResource) -> Resource:

@@ -37,7 +37,7 @@ from agentd_proxmox.inventory import MARGIN
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-PAGE, LOG_LINES = 25, 10
+LOG_LINES = 10
 JOBS = "/cluster/replication"
 JobId = formats.Replication
 Rate = Annotated[float, Meta(ge=1, le=1_000_000, description="MB/s at most")]
@@ -74,8 +74,9 @@ class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     vmid: fields.Vmid | None = None
     failing: bool = False
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class ReplicaPage(msgspec.Struct, frozen=True):
@@ -182,8 +183,8 @@ class Replication(area.Area):
         unread = {n: one_line(e) for n, e in zip(nodes, answers, strict=True) if isinstance(e, AgentdError)}
         jobs = [_replica(entry, where, states.get(str(entry["id"]))) for entry in entries]
         wanted = [job for job in jobs if job.fails or not p.failing]
-        shown, after = pages.page(wanted, _order, p.limit, p.cursor)
-        return ReplicaPage(len(jobs), sum(bool(job.fails) for job in jobs), shown, unread, after)
+        empty = ReplicaPage(len(jobs), sum(bool(job.fails) for job in jobs), [], unread)
+        return pages.fill(empty, "jobs", wanted, _order, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_replication(self, call: Call, p: ReplicationSelector) -> ReplicaStatus:  # noqa: ARG002

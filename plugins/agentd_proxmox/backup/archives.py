@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 VOLUME = "GET /nodes/{node}/storage/{storage}/content/{volume}"
 
-PAGE = 10
 NOTES_LIMIT = 1024
 KNOWN_KEYS = frozenset({"cluster", "guestname", "node", "vmid"})
 
@@ -92,7 +91,7 @@ class ListBackups(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid | None = None
     storage: fields.Storage | None = None
     node: fields.Node | None = None
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
     show: pages.Fields = []
 
@@ -245,16 +244,15 @@ class Backups(area.Area):
                     unread[f"{storage} on {node}"] = reason
             except AgentdError as error:
                 unread[f"{storage} on {node}"] = str(error)
-        page, after = pages.page(lines, _newest, p.limit, p.cursor)
-        return BackupPage(
+        empty = BackupPage(
             total=len(lines),
             guests=len({line.vmid for line in lines}),
             size=sum(line.size for line in lines),
             protected=sum(line.protected for line in lines),
-            backups=[pages.select_fields(line, p.show) for line in page],
+            backups=[],
             unread=unread,
-            next=after,
         )
+        return pages.fill(empty, "backups", lines, _newest, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
     async def set_backup_notes(self, call: Call, p: SetBackupNotes) -> BackupLine:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 
-PAGE = 20
 SHOWN_BY_PROXMOX = frozenset(
     {
         *("id", "type", "enabled", "schedule", "storage", "all", "vmid", "exclude", "pool", "node", "mode"),
@@ -63,7 +62,7 @@ class BackupJob(msgspec.Struct, frozen=True, omit_defaults=True):
 class ListBackupJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The page to show."""
 
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
     show: pages.Fields = []
 
@@ -133,8 +132,9 @@ class DeletedJob(changes.Deleted, frozen=True):
 class ListGuestsWithoutBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The page to show."""
 
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class Uncovered(msgspec.Struct, frozen=True):
@@ -169,9 +169,7 @@ class Jobs(area.Area):
     async def list_backup_jobs(self, call: Call, p: ListBackupJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
         """List the backup jobs of the cluster: schedule, storage, guests and retention."""
         jobs = await self._jobs()
-        page, after = pages.page(jobs, lambda job: job.id, p.limit, p.cursor)
-        shown = [pages.select_fields(job, p.show) for job in page]
-        return JobPage(len(jobs), sum(job.enabled for job in jobs), shown, after)
+        return pages.fill(JobPage(len(jobs), sum(job.enabled for job in jobs), []), "jobs", jobs, lambda job: job.id, p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def create_backup_job(self, call: Call, p: CreateBackupJob) -> BackupJob:
@@ -285,8 +283,7 @@ class Jobs(area.Area):
         list_backups shows whether the backups of the other guests succeed.
         """
         found = await self._uncovered()
-        page, after = pages.page(found, lambda guest: f"{guest.vmid:09d}", p.limit, p.cursor)
-        return UncoveredPage(len(found), page, after)
+        return pages.fill(UncoveredPage(len(found), []), "guests", found, lambda guest: f"{guest.vmid:09d}", p)
 
     async def _uncovered(self) -> list[Uncovered]:
         entries = await self.proxmox.get("/cluster/backup-info/not-backed-up") or []

@@ -31,7 +31,6 @@ from agentd_proxmox import area, blind_token, changes, convert, escalation, fiel
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-PAGE = 25
 PoolId = formats.Pool
 Comment = Annotated[str, Meta(max_length=1024)]
 
@@ -46,8 +45,9 @@ class PoolLine(msgspec.Struct, frozen=True, omit_defaults=True):
 class ListPools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The page of the pools to return."""
 
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class PoolPage(msgspec.Struct, frozen=True):
@@ -62,8 +62,9 @@ class PoolSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The pool, and the page of its guests to return."""
 
     pool: PoolId
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -133,13 +134,13 @@ class Pools(area.Area):
     async def list_pools(self, call: Call, p: ListPools) -> PoolPage:  # noqa: ARG002 - every tool has a call
         """List the pools that the token may see."""
         pools = await self._list()
-        shown, after = pages.page(list(pools), lambda name: name, p.limit, p.cursor)
-        return PoolPage(len(pools), [PoolLine(name, pools[name]) for name in shown], after)
+        lines = [PoolLine(name, comment) for name, comment in pools.items()]
+        return pages.fill(PoolPage(len(lines), []), "pools", lines, lambda line: line.pool, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_pool(self, call: Call, p: PoolSelector) -> Pool:  # noqa: ARG002
         """Show a pool: its guests, its storages and the pools within it."""
-        return await self._read(p.pool, p.limit, p.cursor)
+        return await self._read(p.pool, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_pool(self, call: Call, p: CreatePool) -> Pool:
@@ -210,7 +211,7 @@ class Pools(area.Area):
 
         async def find() -> Pool | None:
             if p.pool in await self._list():
-                return await self._read(p.pool, limit=5)
+                return await self._read(p.pool, PoolSelector(p.pool, limit=5))
             await self._check_hidden(p.pool)
             return None
 
@@ -275,23 +276,22 @@ class Pools(area.Area):
             raise NotFound(f"there is no pool {name}; there are {', '.join(await self._list()) or 'none'}") from error
         return dict(found[0])
 
-    async def _read(self, name: str, limit: int = PAGE, cursor: str = "") -> Pool:
+    async def _read(self, name: str, asked: PoolSelector | None = None) -> Pool:
         entry, pools = await self._entry(name), await self._list()
         guests = await self.inventory.completed(
             [member for member in _members(entry) if member.get("vmid") is not None]
         )
-        lines = {f"{int(guest['vmid']):09d}": _line(guest) for guest in guests}
-        shown, after = pages.page(list(lines), lambda key: key, limit, cursor)
-        return Pool(
+        lines = list({int(guest["vmid"]): _line(guest) for guest in guests}.values())
+        empty = Pool(
             pool=name,
             comment=one_line(entry.get("comment") or ""),
             total=len(lines),
-            guests=[lines[key] for key in shown],
+            guests=[],
             storages=_storages(entry),
             pools=[pool for pool in pools if pool.startswith(f"{name}/")],
             digest=_digest(entry),
-            next=after,
         )
+        return pages.fill(empty, "guests", lines, lambda line: f"{line.vmid:09d}", asked or PoolSelector(name))
 
     async def _wanted_changes(self, entry: Entry, p: UpdatePool) -> Entry:
         """Return the changes to send; raises ConfigChanged, and what `_free` raises."""

@@ -125,8 +125,9 @@ class ListUpdates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The node, and the page of the list."""
 
     node: fields.Node
-    limit: pages.Limit = 25
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -269,10 +270,10 @@ class NodeTools(area.Area):
     async def list_updates(self, call: Call, p: ListUpdates) -> Updates:  # noqa: ARG002
         """List the available package updates of a node, as of its last refresh."""
         lines = [_update(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]
-        page, after = pages.page(lines, lambda update: update.package, p.limit, p.cursor)
         origins = dict(Counter(update.origin for update in lines))
         kernel = any("kernel" in update.package for update in lines)
-        return Updates(p.node, len(lines), origins, kernel, page, after)
+        empty = Updates(p.node, len(lines), origins, kernel, [])
+        return pages.fill(empty, "updates", lines, lambda update: update.package, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def refresh_updates(self, call: Call, p: fields.NodeSelector) -> Updates:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-PAGE = 10
 LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 """Number of hexadecimal digits of a checksum, by algorithm."""
 DISKS = frozenset({"images", "rootdir"})
@@ -39,7 +38,7 @@ FileName = Annotated[str, formats.full_match("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}"
 class ListVolumes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A storage and the node that reads it, with filters.
 
-    largest: sort by size instead of by name (then there is one page)
+    largest: sort by size instead of by name
     """
 
     storage: fields.Storage
@@ -47,7 +46,7 @@ class ListVolumes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: Content = ""
     vmid: fields.Vmid | None = None
     largest: bool = False
-    limit: pages.Limit = PAGE
+    limit: pages.Fit = None
     cursor: pages.Cursor = ""
     show: pages.Fields = []
 
@@ -163,17 +162,9 @@ class Storage(area.Area):
         lines = [_line(entry) for entry in entries]
         if not lines and (reason := await targets.hidden_reason(self.inventory, p.storage)):
             call.warn(reason)
-        if p.largest:
-            page, after = sorted(lines, key=lambda line: (-line.size, line.volid))[: p.limit], ""
-        else:
-            page, after = pages.page(lines, lambda line: line.volid, p.limit, p.cursor)
-        return ContentPage(
-            total=len(lines),
-            size=sum(line.size for line in lines),
-            by_content=dict(Counter(line.content for line in lines)),
-            volumes=[pages.select_fields(line, p.show) for line in page],
-            next=after,
-        )
+        by_content = dict(Counter(line.content for line in lines))
+        empty = ContentPage(len(lines), sum(line.size for line in lines), by_content, [])
+        return pages.fill(empty, "volumes", lines, _largest if p.largest else lambda line: line.volid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def get_storage_status(self, call: Call, p: NodeStorageSelector) -> StorageStatus:  # noqa: ARG002 - every tool has a call
@@ -391,6 +382,11 @@ def _line(entry: Entry) -> VolumeLine:
         time=datetime.fromtimestamp(made, UTC) if made else None,
         notes=notes_text(str(entry.get("notes") or "")),
     )
+
+
+def _largest(line: VolumeLine) -> str:
+    """Return a text that sorts by size, largest first, then by name."""
+    return f"{max(0, 10**18 - line.size):019d} {line.volid}"
 
 
 def _target(p: DeleteVolume, line: VolumeLine) -> Target:
