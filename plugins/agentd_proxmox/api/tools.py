@@ -14,7 +14,6 @@ outcome where the type of the task is known and exactly one of our tasks matches
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,23 +31,22 @@ from agentd import (
     Tier,
     UnknownOutcome,
     Upid,
-    one_line,
     tool,
 )
 from agentd_proxmox import api_schema, pages
 from agentd_proxmox.api import access_guard, parameter_checks, targets
 from agentd_proxmox.api import answers as api_answers
+from agentd_proxmox.api.descriptions import TOOLS, Description, describe
+from agentd_proxmox.api.request_parts import fill_path, upid_in, without_control_characters
 from agentd_proxmox.api_tiers import refusal_reason, tier_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.api.schema_cache import Schemas
     from agentd_proxmox.inventory import Inventory
 
-TOOLS = {Tier.READ: "api_get", Tier.OPERATE: "api_call", Tier.DESTROY: "api_destroy", Tier.EXEC: "api_exec"}
 LISTED = 15.0
 """Seconds after which a started task is in one of the lists: the archive lags by up to 10 s."""
 LOG_TAIL = 5
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 Path = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^/", description="/nodes/pve1/qemu/100/config")]
 Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
@@ -87,24 +85,6 @@ class EndpointSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Path
     method: Verb = "GET"
     match: str = ""
-
-
-class Description(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a method takes, needs and returns.
-
-    A parameter with ? is optional; `net[n]` means net0, net1 and so on.
-    tool: the tool that calls it; some parameters need one of a higher tier
-    """
-
-    method: str
-    description: str
-    tool: str
-    why: str
-    parameters: dict[str, str]
-    permissions: str
-    returns: str
-    task: bool = False
-    note: str = ""
 
 
 class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -360,47 +340,6 @@ WORKERS = {
 """The type of the task that a method starts, where the task's id is the guest: used to settle a lost answer."""
 
 
-def fill_path(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the values of the path's variables, and the other parameters.
-
-    The values are taken from the path, or else from `parameters`.
-    """
-    values, rest = dict(endpoint.values), dict(parameters)
-    for name in endpoint.variables:
-        given = rest.get(name)
-        if isinstance(given, float) and given.is_integer():
-            given = rest[name] = int(given)
-        if name not in values and isinstance(given, str | int) and not isinstance(given, bool):
-            values[name] = str(rest.pop(name))
-        elif given is not None and str(given) == values.get(name):
-            rest.pop(name)
-    return values, rest
-
-
-def upid_in(answer: object) -> str | None:
-    """Return the answer if it is a UPID; None for other texts (a name, a ticket)."""
-    try:
-        return Upid.parse(answer).text if isinstance(answer, str) and answer.startswith("UPID:") else None
-    except Rejected:
-        return None
-
-
-def without_control_characters(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return `value` without control characters.
-
-    Texts also come from guests and logs.
-    """
-    if isinstance(value, str):
-        return _CONTROL.sub(" ", value)
-    if isinstance(value, list):
-        return [without_control_characters(item) for item in value]
-    return (
-        {str(key): without_control_characters(item) for key, item in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
-
-
 def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
     """Return an answer; of a list, one page."""
     if isinstance(answer, dict):
@@ -429,57 +368,3 @@ def _order(entry: Any) -> tuple[float, str]:  # noqa: ANN401
 
 def _chosen(entry: Any, fields: list[str]) -> Any:  # noqa: ANN401
     return {key: entry[key] for key in fields if key in entry} if fields and isinstance(entry, dict) else entry
-
-
-def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
-    """Return the description of a method."""
-    info = endpoint.info
-    tier, why = tier_of(endpoint, {})
-    refusal = refusal_reason(endpoint, {})
-    permissions = info["permissions"]
-    returns = info["returns"]
-    shown = {name: spec for name, spec in info["parameters"].items() if match.lower() in name.lower()}
-    return Description(
-        method=endpoint.key,
-        description=one_line(info["description"])[:400],
-        tool="none" if refusal else TOOLS[tier],
-        why=refusal or why,
-        parameters={name: parameter_line(spec) for name, spec in shown.items()},
-        permissions=permission_text(permissions.get("check")) or str(permissions.get("user") or "root@pam only"),
-        returns=returns["type"] + (f" with {', '.join(returns['fields'])}" if returns["fields"] else ""),
-        task=endpoint.answers_task,
-        note=one_line(permissions.get("description") or permissions.get("note") or "")[:300]
-        + ("" if info["token"] else " (not with an API token)"),
-    )
-
-
-def parameter_line(known: api_schema.Method) -> str:
-    """Return a parameter in one line: type, bounds, choices, default, description."""
-    kind = known.get("format")
-    parts = [str(known.get("type", "string")) + ("?" if known.get("optional") else "")]
-    if "minimum" in known or "maximum" in known:
-        parts.append(f"{known.get('minimum', '')}..{known.get('maximum', '')}")
-    parts += ["|".join(map(str, known["enum"]))] if known.get("enum") else []
-    parts += (
-        [f"{{{','.join(name for name, spec in kind.items() if 'alias' not in spec)}}}"]
-        if isinstance(kind, dict)
-        else []
-    )
-    parts += [kind] if isinstance(kind, str) else []
-    parts += [f"at most {known['maxLength']} characters"] if "maxLength" in known else []
-    parts += [f"default {known['default']}"] if "default" in known else []
-    parts += [f"with {known['requires']}"] if "requires" in known else []
-    parts += [one_line(known["description"])[:80]] if known.get("description") else []
-    return " ".join(parts)
-
-
-def permission_text(check: Any) -> str:  # noqa: ANN401 - nested lists of the schema
-    """Return a permission check of the schema in readable form."""
-    if not isinstance(check, list) or not check:
-        return ""
-    if check[0] in {"or", "and"}:
-        return "(" + f" {check[0]} ".join(permission_text(part) for part in check[1:]) + ")"
-    if check[0] == "perm":
-        joiner = " or " if "any" in check else " and "
-        return f"{joiner.join(check[2])} on {check[1]}"
-    return " ".join(str(part) for part in check)

@@ -32,6 +32,7 @@ from agentd import (
 )
 from agentd_proxmox import area, fields, guest_model, targets
 from agentd_proxmox.availability import ha_model, preflight
+from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.targets import upid_of
 
@@ -59,7 +60,7 @@ class Report(msgspec.Struct, frozen=True):
     running: bool
     ha: bool
     possible: bool
-    findings: list[preflight.Finding]
+    findings: list[Finding]
 
 
 class Migrated(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ class Migration(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def check_migration(self, call: Call, p: preflight.MigrationRequest) -> Report:  # noqa: ARG002 - every tool has a call
+    async def check_migration(self, call: Call, p: MigrationRequest) -> Report:  # noqa: ARG002 - every tool has a call
         """Check whether a guest can migrate, and what to do about each problem."""
         at = await self.inventory.find(p.vmid, p.name)
         facts = await self._facts(at, p)
@@ -102,7 +103,7 @@ class Migration(area.Area):
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
-    async def migrate_guest(self, call: Call, p: preflight.MigrationRequest) -> Migrated:
+    async def migrate_guest(self, call: Call, p: MigrationRequest) -> Migrated:
         """Migrate a VM or container to another node, and wait until it is there.
 
         A running VM moves while it runs, a running container is stopped for it (restart=true).  The call is refused
@@ -138,14 +139,14 @@ class Migration(area.Area):
         return Migrated(await self.inventory.read(now), upid.node, moved=True)
 
     @staticmethod
-    def _refuse(call: Call, at: GuestLocation, p: preflight.MigrationRequest, found: list[preflight.Finding]) -> None:
+    def _refuse(call: Call, at: GuestLocation, p: MigrationRequest, found: list[Finding]) -> None:
         """Raise Rejected for blocking findings; add the others as warnings."""
         if blocking := [finding.line() for finding in found if finding.blocks]:
             raise Rejected(f"{at.title} cannot move to {p.target}: {'; '.join(blocking)}: nothing was done")
         for finding in found:
             call.warn(finding.line())
 
-    async def _facts(self, at: GuestLocation, p: preflight.MigrationRequest) -> preflight.Facts:
+    async def _facts(self, at: GuestLocation, p: MigrationRequest) -> Facts:
         """Read what the checks need; a target that is not online is not queried."""
         nodes, storages, config, status = await asyncio.gather(
             self.inventory.resources("node"),
@@ -154,7 +155,7 @@ class Migration(area.Area):
             self.inventory.status(at),
         )
         by_node = {str(node["node"]): node for node in nodes}
-        facts = preflight.Facts(
+        facts = Facts(
             at=at,
             config=config,
             status=status,
@@ -170,7 +171,7 @@ class Migration(area.Area):
             self._snapshots(at) if config.get("parent") else _nothing(),
         )
         rules, managed = await self._ha(at) if (status.get("ha") or {}).get("managed") else (None, {})
-        return preflight.Facts(
+        return Facts(
             at=at,
             config=config,
             status=status,
@@ -337,7 +338,7 @@ async def _or_none(asked: Awaitable[T]) -> T | None:
         return None
 
 
-def _sent(at: GuestLocation, p: preflight.MigrationRequest, *, running: bool) -> Entry:
+def _sent(at: GuestLocation, p: MigrationRequest, *, running: bool) -> Entry:
     """Return the parameters of a migration in the names of Proxmox."""
     pairs = ",".join(f"{source}:{target}" for source, target in sorted(p.storage_map.items()))
     storages = ",".join(filter(None, (p.target_storage, pairs))) or None

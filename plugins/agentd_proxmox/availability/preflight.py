@@ -8,21 +8,17 @@ blocks the migration or is a warning; each blocking finding says what to do.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from agentd import one_line
-from agentd_proxmox import fields, guest_model, units
-from agentd_proxmox.availability.ha_model import service
+from agentd_proxmox import guest_model, units
+from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest, blocker, remark
 from agentd_proxmox.drives import Drive, drives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agentd_proxmox.availability.ha_model import Rule
-    from agentd_proxmox.inventory import GuestLocation
 
     Entry = dict[str, Any]
 
@@ -33,82 +29,6 @@ _COPIED = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
 """Storage types whose volumes Proxmox copies to another node; above: those of which it copies snapshots too."""
 _OF_THE_HOST = ("host", "max")
 """CPU types that show the CPU of the node to the guest."""
-
-
-class MigrationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The guest, by its VMID or its unique name, the target node, and the mode.
-
-    online             move a running VM while it runs; false: move it only if it is stopped
-    restart            a running container may be stopped for the move, and is started on the target
-    with_local_disks   copy disks that the target cannot access, while the VM runs
-    target_storage     where the disks go; omitted: to the storages of the same name
-    storage_map        the same for each storage: {"local-lvm": "fast"}
-    """
-
-    vmid: fields.Vmid | None = None
-    name: str = ""
-    target: fields.Node
-    online: bool = True
-    restart: bool = False
-    with_local_disks: bool = False
-    target_storage: fields.Storage | None = None
-    storage_map: dict[fields.Storage, fields.Storage] = {}
-
-    def storage(self, name: str) -> str:
-        """Return the target storage for the disks of the storage `name`."""
-        return self.storage_map.get(name, self.target_storage or name)
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """A result of a check: it blocks the migration or is a warning."""
-
-    check: str
-    blocks: bool
-    text: str
-    advice: str = ""
-
-    def line(self) -> str:
-        """Return the finding with its advice, as one line of text."""
-        return self.text + (f" ({self.advice})" if self.advice else "")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts that the checks use; None means that a fact could not be read.
-
-    conditions   answer of GET …/migrate
-    nodes        entries of /cluster/resources, by node
-    storages     entries of /cluster/resources, by node and storage
-    bridges      of the target
-    cpus         models of the CPUs of source and target
-    rules        HA rules, or groups as rules
-    managed      nodes of the guests that HA manages, by service ID; empty if it does not manage this guest
-    snapshots    configurations of the snapshots, by name: their volumes are moved too
-    replicas     nodes to which the guest is replicated
-    """
-
-    at: GuestLocation
-    config: Entry
-    status: Entry
-    nodes: dict[str, Entry]
-    storages: dict[tuple[str, str], Entry]
-    conditions: Entry | None = None
-    bridges: frozenset[str] | None = None
-    cpus: tuple[str, str] | None = None
-    rules: list[Rule] | None = None
-    managed: dict[str, str] = field(default_factory=dict)
-    snapshots: dict[str, Entry] = field(default_factory=dict)
-    replicas: frozenset[str] | None = frozenset()
-
-    @property
-    def running(self) -> bool:
-        """Whether the guest runs."""
-        return guest_model.is_powered_on(self.status)
-
-    @property
-    def sid(self) -> str:
-        """The HA service ID of the guest."""
-        return service(self.at)
 
 
 def findings(facts: Facts, request: MigrationRequest) -> list[Finding]:
@@ -141,43 +61,37 @@ def needs_cpus(facts: Facts, request: MigrationRequest) -> bool:
     return facts.at.kind == "qemu" and facts.running and request.online and kind in _OF_THE_HOST
 
 
-def _block(check: str, text: str, advice: str) -> Finding:
-    return Finding(check, blocks=True, text=text, advice=advice)
-
-
-def _note(check: str, text: str, advice: str = "") -> Finding:
-    return Finding(check, blocks=False, text=text, advice=advice)
-
-
 def _target(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     others = ", ".join(sorted(n for n, e in facts.nodes.items() if e.get("status") == "online" and n != facts.at.node))
     entry = facts.nodes.get(request.target)
     if entry is None:
-        yield _block("target", f"there is no node {request.target!r}", f"target: {others or 'no other node is online'}")
+        yield blocker(
+            "target", f"there is no node {request.target!r}", f"target: {others or 'no other node is online'}"
+        )
     elif entry.get("status") != "online":
         state = one_line(entry.get("status") or "unknown")
-        yield _block("target", f"{request.target} is {state}", f"online are: {others or 'none'}")
+        yield blocker("target", f"{request.target} is {state}", f"online are: {others or 'none'}")
 
 
 def _lock(facts: Facts) -> Iterator[Finding]:
     if lock := one_line(facts.status.get("lock") or ""):
-        yield _block("lock", f"{facts.at.title} is locked ({lock})", "wait until that has ended; list_tasks names it")
+        yield blocker("lock", f"{facts.at.title} is locked ({lock})", "wait until that has ended; list_tasks names it")
 
 
 def _mode(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if not facts.running:
         return
     if facts.at.kind == "qemu" and not request.online:
-        yield _block("mode", f"{facts.at.title} runs", "online=true moves it while it runs; or shutdown_guest first")
+        yield blocker("mode", f"{facts.at.title} runs", "online=true moves it while it runs; or shutdown_guest first")
     if facts.at.kind == "lxc" and not request.restart:
         advice = "restart=true stops it, moves it and starts it there; or shutdown_guest first"
-        yield _block("mode", f"{facts.at.title} runs, and a container cannot move while it runs", advice)
+        yield blocker("mode", f"{facts.at.title} runs, and a container cannot move while it runs", advice)
 
 
 def _managed(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if facts.managed and (request.target_storage or request.storage_map):
         text = "the HA manager moves it, and puts disks only on the storages of the same name"
-        yield _block("ha", text, "leave target_storage and storage_map out; or delete_ha_resource first")
+        yield blocker("ha", text, "leave target_storage and storage_map out; or delete_ha_resource first")
 
 
 def _volumes(facts: Facts) -> dict[str, tuple[str, float]]:
@@ -210,9 +124,9 @@ def _media(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     for where, drive in _all_drives(facts):
         advice = "delete the snapshot" if "snapshot" in where else "take it out first"
         if drive.is_physical:
-            yield _block("disks", f"{where} is the CD-ROM drive of {facts.at.node} itself", advice)
+            yield blocker("disks", f"{where} is the CD-ROM drive of {facts.at.node} itself", advice)
         elif drive.is_medium and drive.storage and drive.storage not in shared:
-            yield _block("disks", f"{where} holds {drive.volume}, which only {facts.at.node} sees", advice)
+            yield blocker("disks", f"{where} holds {drive.volume}, which only {facts.at.node} sees", advice)
 
 
 def _paths(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
@@ -222,7 +136,7 @@ def _paths(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
             kind = "a folder or device" if facts.at.kind == "lxc" else "a device or file"
             what = "the mount point" if facts.at.kind == "lxc" else "the drive"
             advice = "delete the snapshot" if "snapshot" in where else f"take {what} away, or mark it shared=1"
-            yield _block("disks", f"{where} is {kind} of {facts.at.node} ({drive.volume})", advice)
+            yield blocker("disks", f"{where} is {kind} of {facts.at.node} ({drive.volume})", advice)
 
 
 def _disks(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
@@ -231,9 +145,9 @@ def _disks(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     named = ", ".join(f"{key} on {local[key][0]}, {units.gib(local[key][1])}" for key in disks)
     if disks and facts.at.kind == "qemu" and facts.running and not request.with_local_disks:
         advice = "with_local_disks=true copies them while it runs; or move_disk to a shared storage first"
-        yield _block("disks", f"{request.target} does not see {named}", advice)
+        yield blocker("disks", f"{request.target} does not see {named}", advice)
     elif disks:
-        yield _note("disks", f"these disks are copied, which takes its time: {named}")
+        yield remark("disks", f"these disks are copied, which takes its time: {named}")
 
 
 def _linked(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
@@ -241,9 +155,9 @@ def _linked(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     for drive in drives(facts.config):
         if drive.key in local and drive.is_linked:
             text = f"{drive.key} is a linked clone on {drive.storage}, which only {facts.at.node} sees"
-            yield _block("disks", text, "move_disk to another storage makes it a disk of its own")
+            yield blocker("disks", text, "move_disk to another storage makes it a disk of its own")
     if facts.at.template and local:
-        yield _note("disks", "Proxmox refuses if linked clones were made of this template: its disks are local")
+        yield remark("disks", "Proxmox refuses if linked clones were made of this template: its disks are local")
 
 
 def _types(facts: Facts) -> dict[str, str]:
@@ -264,17 +178,17 @@ def _snapshots(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
         pass
     elif facts.at.kind == "qemu" and facts.running:
         advice = "delete the snapshots, or shutdown_guest first"
-        yield _block("snapshots", f"{facts.at.title} has snapshots, and {', '.join(disks)} would be copied", advice)
+        yield blocker("snapshots", f"{facts.at.title} has snapshots, and {', '.join(disks)} would be copied", advice)
     else:
         kept = [e for e in disks if types.get(local[e][0], "zfspool") not in _COPIED_WITH_SNAPSHOTS]
         kept = [e for e in kept if ".qcow2" not in str(facts.config[e])]
         if kept:
             text = f"{facts.at.title} has snapshots, which are not copied with {', '.join(kept)}"
-            yield _block("snapshots", text, "delete the snapshots, or move_disk to a shared storage first")
+            yield blocker("snapshots", text, "delete the snapshots, or move_disk to a shared storage first")
     for drive in disks:
         if types.get(local[drive][0], "dir") not in _COPIED:
             text = f"{drive} is on {local[drive][0]} ({types[local[drive][0]]}), which Proxmox does not copy"
-            yield _block("disks", text, "move_disk to another storage first")
+            yield blocker("disks", text, "move_disk to another storage first")
 
 
 def _storages(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
@@ -291,11 +205,11 @@ def _storages(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
         entry = there.get(name)
         if entry is None or entry.get("status") != "available":
             state = "does not exist" if entry is None else f"is not online ({one_line(entry.get('status'))})"
-            yield _block("storage", f"storage {name} {state} on {request.target}", advice)
+            yield blocker("storage", f"storage {name} {state} on {request.target}", advice)
         elif size and name not in fit:
-            yield _block("storage", f"storage {name} of {request.target} does not hold {content}", advice)
+            yield blocker("storage", f"storage {name} of {request.target} does not hold {content}", advice)
         elif size > (free := _free(entry)):
-            yield _block(
+            yield blocker(
                 "storage",
                 f"{units.gib(size)} do not fit: storage {name} of {request.target} has {units.gib(free)}",
                 advice,
@@ -314,7 +228,7 @@ def _devices(facts: Facts, _: MigrationRequest) -> Iterator[Finding]:
     found |= {one_line(name) for name in (facts.conditions or {}).get("local_resources") or []}
     if found:
         named = ", ".join(sorted(found))
-        yield _block("devices", f"{facts.at.title} uses devices of {facts.at.node}: {named}", "take them away first")
+        yield blocker("devices", f"{facts.at.title} uses devices of {facts.at.node}: {named}", "take them away first")
 
 
 def _is_local(key: str, value: str) -> bool:
@@ -339,23 +253,23 @@ def _mapped(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
         fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
         if fixed:
             text = f"{facts.at.title} runs with mapped devices that cannot move with it: {', '.join(fixed)}"
-            yield _block("devices", text, "shutdown_guest first")
+            yield blocker("devices", text, "shutdown_guest first")
     elif mapped:
-        yield _note("devices", f"{request.target} has to have the mapped devices {', '.join(sorted(mapped))}")
+        yield remark("devices", f"{request.target} has to have the mapped devices {', '.join(sorted(mapped))}")
 
 
 def _replicas(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if facts.replicas is None:
-        yield _note("replication", "the replication jobs were not read: the token lacks VM.Audit or Sys.Audit")
+        yield remark("replication", "the replication jobs were not read: the token lacks VM.Audit or Sys.Audit")
     elif facts.replicas and request.target not in facts.replicas:
         nodes = ", ".join(sorted(facts.replicas))
         text = f"{facts.at.title} is replicated to {nodes}, not to {request.target}"
         if facts.running and facts.at.kind == "qemu":
-            yield _block(
+            yield blocker(
                 "replication", text, f"target: {nodes}; or shutdown_guest first, or delete the replication job"
             )
         else:
-            yield _note("replication", text)
+            yield remark("replication", text)
 
 
 def _allowed(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
@@ -364,7 +278,7 @@ def _allowed(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     Its list of allowed nodes is only present for stopped guests.
     """
     if facts.conditions is None:
-        yield _note("allowed", "the target was not checked by Proxmox: the token lacks VM.Migrate on the guest")
+        yield remark("allowed", "the target was not checked by Proxmox: the token lacks VM.Migrate on the guest")
         return
     conditions = {key.replace("-", "_"): value for key, value in facts.conditions.items()}
     reasons = (conditions.get("not_allowed_nodes") or {}).get(request.target) or {}
@@ -374,11 +288,11 @@ def _allowed(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     elif not (set(reasons) == {"unavailable_storages"} and (request.target_storage or request.storage_map)):
         why = "; ".join(f"{one_line(key)}: {_reason(value)}" for key, value in sorted(reasons.items()))
         advice = f"target: {', '.join(sorted(allowed))}" if allowed else "choose another target"
-        yield _block(
+        yield blocker(
             "allowed", f"Proxmox does not allow it to move to {request.target}" + (f": {why}" if why else ""), advice
         )
     if along := conditions.get("dependent_ha_resources"):
-        yield _note("allowed", f"HA moves these with it: {', '.join(map(one_line, along))}")
+        yield remark("allowed", f"HA moves these with it: {', '.join(map(one_line, along))}")
 
 
 def _reason(value: object) -> str:
@@ -390,7 +304,7 @@ def _rules(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if not facts.managed:
         return
     if facts.rules is None:
-        yield _note("rules", "the HA rules were not read: the token lacks Sys.Audit on /")
+        yield remark("rules", "the HA rules were not read: the token lacks Sys.Audit on /")
     for rule in facts.rules or []:
         if facts.sid in rule.resources and rule.enabled:
             yield from (
@@ -404,9 +318,9 @@ def _node_rule(rule: Rule, request: MigrationRequest) -> Iterator[Finding]:
         return
     if rule.strict:
         advice = f"target: {', '.join(nodes)}; or change the rule"
-        yield _block("rules", f"the HA rule {rule.name} keeps it on {', '.join(nodes)}", advice)
+        yield blocker("rules", f"the HA rule {rule.name} keeps it on {', '.join(nodes)}", advice)
     else:
-        yield _note("rules", f"the HA rule {rule.name} prefers {', '.join(nodes)}: the HA manager may move it back")
+        yield remark("rules", f"the HA rule {rule.name} prefers {', '.join(nodes)}: the HA manager may move it back")
 
 
 def _resource_rule(rule: Rule, facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
@@ -415,9 +329,9 @@ def _resource_rule(rule: Rule, facts: Facts, request: MigrationRequest) -> Itera
         there = sorted(sid for sid in others if facts.managed.get(sid) == request.target)
         if there:
             text = f"the HA rule {rule.name} keeps it apart from {', '.join(there)}, which is on {request.target}"
-            yield _block("rules", text, "choose another target, or change the rule")
+            yield blocker("rules", text, "choose another target, or change the rule")
     elif others:
-        yield _note(
+        yield remark(
             "rules", f"the HA rule {rule.name} keeps it together with {', '.join(sorted(others))}: they move with it"
         )
 
@@ -425,7 +339,7 @@ def _resource_rule(rule: Rule, facts: Facts, request: MigrationRequest) -> Itera
 def _memory(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     node = facts.nodes[request.target]
     if not node.get("maxmem") or node.get("mem") is None:
-        yield _note("memory", f"the memory of {request.target} was not read: the token lacks Sys.Audit on it")
+        yield remark("memory", f"the memory of {request.target} was not read: the token lacks Sys.Audit on it")
         return
     free = (int(node["maxmem"]) - int(node["mem"])) // 2**20
     needed = guest_model.memory(facts.config)
@@ -433,29 +347,29 @@ def _memory(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
         return
     text = f"it has {needed} MiB of memory, and {request.target} has {max(0, free)} MiB free"
     if facts.running:
-        yield _block("memory", text, "choose another target, or make room there")
+        yield blocker("memory", text, "choose another target, or make room there")
     else:
-        yield _note("memory", text, "it can move, and may not start there")
+        yield remark("memory", text, "it can move, and may not start there")
 
 
 def _cpu(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if not needs_cpus(facts, request):
         return
     if facts.cpus is None:
-        yield _note(
+        yield remark(
             "cpu", "its CPU type is that of its node, and the CPUs were not compared: the token lacks Sys.Audit"
         )
     elif facts.cpus[0] != facts.cpus[1]:
         text = f"its CPU type is that of its node ({facts.cpus[0]}), and {request.target} has {facts.cpus[1]}"
-        yield _block("cpu", text, "shutdown_guest first, or give it a CPU type that both have, such as x86-64-v2-AES")
+        yield blocker("cpu", text, "shutdown_guest first, or give it a CPU type that both have, such as x86-64-v2-AES")
 
 
 def _bridges(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
     if facts.bridges is None:
-        yield _note("bridges", f"the bridges of {request.target} were not read")
+        yield remark("bridges", f"the bridges of {request.target} were not read")
         return
     nets = {key: _BRIDGE.search(str(value)) for key, value in facts.config.items() if re.match(r"net\d+\Z", key)}
     for key, found in sorted(nets.items()):
         if found is not None and found[1] not in facts.bridges:
             advice = f"change {key}, or make the bridge there"
-            yield _block("bridges", f"{key} is on {one_line(found[1])}, which {request.target} does not have", advice)
+            yield blocker("bridges", f"{key} is on {one_line(found[1])}, which {request.target} does not have", advice)

@@ -8,7 +8,6 @@ shows the result.
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
@@ -17,7 +16,6 @@ from msgspec import Meta
 from agentd import (
     AgentdError,
     Call,
-    ConfigChanged,
     Found,
     NotFound,
     Rejected,
@@ -30,7 +28,15 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, changes, convert, dropped_values, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, dropped_values, fields, pages, targets
+from agentd_proxmox.availability.replication_model import (
+    Replica,
+    by_id,
+    differences,
+    old_values,
+    replica_of,
+    unchanged_digest,
+)
 from agentd_proxmox.fields import GuestName, Schedule
 from agentd_proxmox.inventory import MARGIN
 
@@ -42,27 +48,6 @@ JOBS = "/cluster/replication"
 JobId = formats.Replication
 Rate = Annotated[float, Meta(ge=1, le=1_000_000, description="MB/s at most")]
 Comment = Annotated[str, Meta(max_length=1024)]
-
-
-class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A replication job, with its last runs if the node of its guest can be read.
-
-    removing  the next run deletes the job
-    """
-
-    id: str
-    vmid: int
-    source: str
-    target: str
-    schedule: str = "*/15"
-    enabled: bool = True
-    rate: float | None = None
-    comment: str = ""
-    removing: bool = False
-    last_sync: datetime | None = None
-    next_sync: datetime | None = None
-    fails: int = 0
-    error: str = ""
 
 
 class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,10 +166,10 @@ class Replication(area.Area):
         answers = await asyncio.gather(*map(self._states, nodes))
         states = {k: v for answer in answers if isinstance(answer, dict) for k, v in answer.items()}
         unread = {n: one_line(e) for n, e in zip(nodes, answers, strict=True) if isinstance(e, AgentdError)}
-        jobs = [_replica(entry, where, states.get(str(entry["id"]))) for entry in entries]
+        jobs = [replica_of(entry, where, states.get(str(entry["id"]))) for entry in entries]
         wanted = [job for job in jobs if job.fails or not p.failing]
         empty = ReplicaPage(len(jobs), sum(bool(job.fails) for job in jobs), [], unread)
-        return pages.fill(empty, "jobs", wanted, _order, p)
+        return pages.fill(empty, "jobs", wanted, by_id, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_replication(self, call: Call, p: ReplicationSelector) -> ReplicaStatus:  # noqa: ARG002
@@ -257,7 +242,7 @@ class Replication(area.Area):
                 name[:] = [f"{p.vmid}-{free}"]
                 call.inverse("delete_replication", {"id": name[0], "guest": at.name})
                 return None
-            if same.get("remove_job") or (other := _differs(same, wanted)):
+            if same.get("remove_job") or (other := differences(same, wanted)):
                 what = "being removed" if same.get("remove_job") else f"there with another {', '.join(other)}"
                 raise Rejected(f"the replication job {same['id']} of {at.title} to {p.target} is {what}")
             return Found()
@@ -288,10 +273,10 @@ class Replication(area.Area):
         async def check() -> Found | None:
             entry = await self._known(p.id)
             call.target(Target(f"guest/{entry['guest']}", f"replication job {p.id}"))
-            if not (other := _differs(entry, wanted)):
+            if not (other := differences(entry, wanted)):
                 return Found()
-            digest[:] = [_unchanged(entry, p.digest)]
-            call.inverse("update_replication", {"id": p.id} | _before(_replica(entry, {}, None), other))
+            digest[:] = [unchanged_digest(entry, p.digest)]
+            call.inverse("update_replication", {"id": p.id} | old_values(replica_of(entry, {}, None), other))
             return None
 
         async def apply() -> None:
@@ -300,7 +285,7 @@ class Replication(area.Area):
 
         await call.ensure(check, apply)
         entry = await self._known(p.id)
-        if other := _differs(entry, wanted):
+        if other := differences(entry, wanted):
             raise TaskFailed(f"Proxmox reports success, but the job {p.id} has another {', '.join(other)}")
         return await self._read(entry)
 
@@ -318,14 +303,14 @@ class Replication(area.Area):
             entry = await self._one(p.id)
             if entry is None or (entry.get("remove_job") and not p.force):
                 return None
-            digest = _unchanged(await self._known(p.id), p.digest)
-            job = _replica(entry, {vmid: at.node}, None)
+            digest = unchanged_digest(await self._known(p.id), p.digest)
+            job = replica_of(entry, {vmid: at.node}, None)
             lost = f"the copies of {at.title} on {job.target}" if not p.keep else f"newer copies on {job.target}"
             guest = at.target()
             labels = [guest.name, *guest.labels]
             call.target(Target(f"replication/{p.id}", f"replication job {p.id}", {"digest": digest}, labels, [lost]))
             again = ["schedule", "rate", "comment", "disable"]
-            call.inverse("create_replication", {"vmid": vmid, "target": job.target} | _before(job, again))
+            call.inverse("create_replication", {"vmid": vmid, "target": job.target} | old_values(job, again))
             return job
 
         async def send(_: Replica) -> None:
@@ -369,60 +354,8 @@ class Replication(area.Area):
         states = await self._states(node)
         if isinstance(states, AgentdError):
             raise states
-        return _replica(entry, where, states.get(str(entry["id"])))
+        return replica_of(entry, where, states.get(str(entry["id"])))
 
 
 async def _nothing() -> None:
     """Return None: making a job due again is harmless, it still runs once."""
-
-
-def _order(job: Replica) -> str:
-    return f"{job.vmid:09d}-{int(job.id.partition('-')[2]):09d}"
-
-
-def _unchanged(entry: Entry, digest: str) -> str:
-    now = one_line(entry.get("digest") or "")
-    if digest and digest != now:
-        raise ConfigChanged(f"the replication job {entry['id']} was changed since it was read: read it again")
-    return now
-
-
-def _differs(entry: Entry, wanted: Entry) -> list[str]:
-    """Return the options that differ from `wanted`; None there means unchanged."""
-    have: Entry = {
-        "schedule": one_line(entry.get("schedule") or "*/15"),
-        "rate": float(entry["rate"]) if entry.get("rate") else None,
-        "comment": one_line(entry.get("comment") or ""),
-        "disable": bool(int(entry.get("disable") or 0)),
-    }
-    normalized = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
-    return [key for key, value in normalized.items() if value is not None and have[key] != value]
-
-
-def _before(was: Replica, options: list[str]) -> Entry:
-    """Return the old values of `options`, as parameters of our tools."""
-    have: Entry = {"schedule": was.schedule, "rate": was.rate, "comment": was.comment, "disable": was.enabled}
-    return {"enabled" if key == "disable" else key: have[key] for key in options}
-
-
-def _replica(entry: Entry, where: dict[int, str], state: Entry | None) -> Replica:
-    state, vmid = state or {}, int(entry["guest"])
-    return convert.entry(
-        Replica,
-        entry,
-        id=one_line(entry["id"]),
-        vmid=vmid,
-        source=where.get(vmid, convert.text(entry.get("source"))),
-        schedule=convert.text(entry.get("schedule"), "*/15"),
-        enabled=not convert.flag(entry.get("disable")),
-        rate=convert.share(entry.get("rate")) or None,
-        removing=bool(entry.get("remove_job")),
-        last_sync=_time(state.get("last_sync")),
-        next_sync=_time(state.get("next_sync")),
-        fails=int(state.get("fail_count") or 0),
-        error=one_line(state.get("error") or ""),
-    )
-
-
-def _time(seconds: object) -> datetime | None:
-    return datetime.fromtimestamp(int(str(seconds)), UTC) if seconds else None

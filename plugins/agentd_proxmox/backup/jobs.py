@@ -7,16 +7,26 @@ change if the job is not what the caller saw.
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
-from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, convert, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, fields, pages, targets
 from agentd_proxmox.backup.archives import template
+from agentd_proxmox.backup.job_model import (
+    BackupJob,
+    Comment,
+    CreateBackupJob,
+    Keeps,
+    digest_of,
+    has_settings,
+    job_of,
+    joined_ids,
+    joined_keep,
+    old_values,
+    recreate_parameters,
+)
 from agentd_proxmox.fields import Schedule
 
 if TYPE_CHECKING:
@@ -30,33 +40,8 @@ SHOWN_BY_PROXMOX = frozenset(
     }
 )
 """Properties that Proxmox shows of a job that create_backup_job can create."""
-KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
 
-JobId = formats.NewBackupJob
 AnyJobId = formats.BackupJob
-Keeps = Annotated[dict[str, int], Meta(description="last, hourly, daily, weekly, monthly, yearly: how many to keep")]
-Comment = Annotated[str, Meta(max_length=512)]
-
-
-class BackupJob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A backup job; `all` without `vmids` backs up every guest except `exclude`."""
-
-    id: str
-    enabled: bool
-    schedule: str = ""
-    storage: str = ""
-    all: bool = False
-    vmids: list[int] = []
-    exclude: list[int] = []
-    pool: str = ""
-    node: str = ""
-    mode: str = ""
-    compress: str = ""
-    keep: dict[str, int] = {}
-    notes: str = ""
-    comment: str = ""
-    next_run: datetime | None = None
-    digest: str = ""
 
 
 class ListBackupJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,25 +59,6 @@ class JobPage(msgspec.Struct, frozen=True):
     enabled: int
     jobs: list[BackupJob]
     next: str = ""
-
-
-class CreateBackupJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The schedule, the storage and the guests: exactly one of `all`, `vmids`, `pool`."""
-
-    schedule: Schedule
-    storage: fields.Storage
-    id: JobId | None = None
-    all: bool = False
-    vmids: list[fields.Vmid] = []
-    pool: fields.Pool | None = None
-    exclude: list[fields.Vmid] = []
-    node: fields.Node | None = None
-    mode: Literal["snapshot", "suspend", "stop"] = "snapshot"
-    compress: Literal["zstd", "gzip", "lzo", "0"] = "zstd"
-    keep: Keeps = {}
-    notes: str = "{{guestname}}"
-    comment: Comment = ""
-    enabled: bool = True
 
 
 class UpdateBackupJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,13 +153,13 @@ class Jobs(area.Area):
             "schedule": p.schedule,
             "storage": p.storage,
             "all": True if p.all else None,
-            "vmid": _ids(p.vmids),
+            "vmid": joined_ids(p.vmids),
             "pool": p.pool,
-            "exclude": _ids(p.exclude),
+            "exclude": joined_ids(p.exclude),
             "node": p.node,
             "mode": p.mode,
             "compress": p.compress,
-            "prune-backups": _keep(p.keep),
+            "prune-backups": joined_keep(p.keep),
             "notes-template": template(p.notes, ""),
             "comment": p.comment or None,
             "enabled": p.enabled,
@@ -206,7 +172,7 @@ class Jobs(area.Area):
                 await self._guests_known(p.vmids or [])
                 call.inverse("delete_backup_job", {"id": name})
                 return None
-            if not _matches(job, wanted):
+            if not has_settings(job, wanted):
                 raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")
             return Found()
 
@@ -223,10 +189,10 @@ class Jobs(area.Area):
         wanted = {
             "schedule": p.schedule,
             "storage": p.storage,
-            "vmid": None if p.vmids is None else _ids(p.vmids),
-            "exclude": None if p.exclude is None else _ids(p.exclude) or "",
+            "vmid": None if p.vmids is None else joined_ids(p.vmids),
+            "exclude": None if p.exclude is None else joined_ids(p.exclude) or "",
             "mode": p.mode,
-            "prune-backups": None if p.keep is None else _keep(p.keep) or "",
+            "prune-backups": None if p.keep is None else joined_keep(p.keep) or "",
             "comment": p.comment,
             "enabled": p.enabled,
         }
@@ -239,10 +205,12 @@ class Jobs(area.Area):
             job = await self._raw(p.id)
             if p.vmids is not None and (job.get("all") or job.get("pool")):
                 raise Rejected(f"vmids: the backup job {p.id} takes all guests or a pool; make another job for these")
-            if _matches(_job(job), wanted):
+            if has_settings(job_of(job), wanted):
                 return Found()
             self._unchanged(job, p.digest)
-            targets.set_undo(call, "update_backup_job", UpdateBackupJob, {"id": p.id, **_before(_job(job), wanted)})
+            targets.set_undo(
+                call, "update_backup_job", UpdateBackupJob, {"id": p.id, **old_values(job_of(job), wanted)}
+            )
             return None
 
         async def apply() -> None:
@@ -267,7 +235,12 @@ class Jobs(area.Area):
                 Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
             )
             if set(raw) <= SHOWN_BY_PROXMOX:  # otherwise it has settings that create_backup_job does not know
-                targets.set_undo(call, "create_backup_job", CreateBackupJob, _recreate_parameters(job))
+                targets.set_undo(
+                    call,
+                    "create_backup_job",
+                    CreateBackupJob,
+                    recreate_parameters(job),
+                )
 
         async def send(_: BackupJob) -> None:
             await self.proxmox.delete(f"/cluster/backup/{p.id}")
@@ -293,7 +266,7 @@ class Jobs(area.Area):
 
     async def _jobs(self) -> list[BackupJob]:
         entries = await self.proxmox.get("/cluster/backup") or []
-        return [_job(entry) for entry in entries if entry.get("type", "vzdump") == "vzdump"]
+        return [job_of(entry) for entry in entries if entry.get("type", "vzdump") == "vzdump"]
 
     async def _one(self, name: str) -> BackupJob | None:
         return next((job for job in await self._jobs() if job.id == name), None)
@@ -335,80 +308,3 @@ class Jobs(area.Area):
         suitable = sorted({e["storage"] for e in entries if targets.may_contain(e, "backup")})
         if storage not in suitable:
             raise Rejected(f"storage: {storage} holds no backups; {', '.join(suitable) or 'no storage'} does")
-
-
-def digest_of(job: Entry) -> str:
-    """Return the digest of a job, without the time of its next run."""
-    return pages.digest({key: str(value) for key, value in job.items() if key != "next-run"})
-
-
-def _job(entry: Entry) -> BackupJob:
-    keep = entry.get("prune-backups") or {}
-    if isinstance(keep, str):  # older versions of Proxmox show a text
-        keep = dict(pair.split("=", 1) for pair in keep.split(",") if "=" in pair)
-    next_run = entry.get("next-run")
-    return convert.entry(
-        BackupJob,
-        entry,
-        {"notes": "notes-template"},
-        id=one_line(entry["id"]),
-        enabled=convert.flag(entry.get("enabled"), default=True),
-        vmids=_numbers(entry.get("vmid")),
-        exclude=_numbers(entry.get("exclude")),
-        keep={key.removeprefix("keep-"): int(value) for key, value in sorted(keep.items())},
-        next_run=datetime.fromtimestamp(int(next_run), UTC) if next_run else None,
-        digest=digest_of(entry),
-    )
-
-
-def _matches(job: BackupJob, wanted: Entry) -> bool:
-    """Return whether a job has the wanted settings; None matches any value."""
-    have: Entry = {
-        "all": job.all or None,
-        "vmid": _ids(job.vmids),
-        "exclude": _ids(job.exclude) or "",
-        "prune-backups": _keep(job.keep) or "",
-        "notes-template": job.notes,
-        "enabled": job.enabled,
-    }
-    return all(
-        value is None
-        or have.get(key, getattr(job, key, None)) == (one_line(value) if isinstance(value, str) else value)
-        for key, value in wanted.items()
-    )
-
-
-def _before(job: BackupJob, wanted: Entry) -> Entry:
-    """Return the parameters that change a job back."""
-    previous = _recreate_parameters(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
-    names = {"vmid": "vmids", "prune-backups": "keep"}
-    return {names.get(key, key): previous[names.get(key, key)] for key, value in wanted.items() if value is not None}
-
-
-def _recreate_parameters(job: BackupJob) -> Entry:
-    """Return the parameters that create a job again, with all defaults written out."""
-    notes = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], job.notes)
-    parameters = msgspec.structs.asdict(job) | {
-        "mode": job.mode or "snapshot",
-        "compress": job.compress or "0",
-        "notes": notes,
-        "pool": job.pool or None,
-        "node": job.node or None,
-    }
-    return {key: parameters[key] for key in CreateBackupJob.__struct_fields__}
-
-
-def _numbers(text: object) -> list[int]:
-    return sorted(int(number) for number in str(text or "").replace(" ", ",").split(",") if number)
-
-
-def _ids(vmids: list[int]) -> str | None:
-    return ",".join(str(vmid) for vmid in sorted(vmids)) or None
-
-
-def _keep(keep: dict[str, int]) -> str | None:
-    if unknown := sorted(set(keep) - set(KEEPS)):
-        raise Rejected(f"keep: there is no {one_line(unknown[0])!r}; there are {', '.join(KEEPS)}")
-    if any(value < 0 for value in keep.values()):
-        raise Rejected("keep: a number of backups is 0 or more")
-    return ",".join(f"keep-{key}={keep[key]}" for key in KEEPS if key in keep) or None

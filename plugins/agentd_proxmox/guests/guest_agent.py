@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -36,6 +35,15 @@ from agentd import (
 from agentd_proxmox import area, fields, targets
 from agentd_proxmox.fields import GuestName, GuestSelector
 from agentd_proxmox.guests import guest_output
+from agentd_proxmox.guests.agent_answers import (
+    Executed,
+    Filesystem,
+    Interface,
+    decoded_content,
+    executed_of,
+    filesystem_of,
+    interface_of,
+)
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
@@ -64,23 +72,6 @@ class AgentPing(msgspec.Struct, frozen=True):
     answers: bool
     version: str = ""
     reason: str = ""
-
-
-class Interface(msgspec.Struct, frozen=True):
-    """A network interface of a guest; addresses with their prefix length."""
-
-    name: str
-    mac: str
-    addresses: list[str]
-
-
-class Filesystem(msgspec.Struct, frozen=True):
-    """A file system of a guest; sizes in GiB."""
-
-    mountpoint: str
-    type: str
-    total: float
-    used: float
 
 
 class AgentInfo(msgspec.Struct, frozen=True):
@@ -115,23 +106,6 @@ class ExecInGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stdin: Annotated[str, Meta(max_length=60_000)] = ""
     patience: fields.Seconds = 60
     limit: Output = 16_000
-
-
-class Executed(msgspec.Struct, frozen=True):
-    """The outcome of a command; its output is data.
-
-    `exited` is false while it still runs as `pid` in the guest.
-    """
-
-    vmid: int
-    name: str
-    pid: int
-    exited: bool
-    exitcode: int | None = None
-    signal: int | None = None
-    out: str = ""
-    err: str = ""
-    truncated: bool = False
 
 
 class ReadGuestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -219,8 +193,8 @@ class Agent(area.Area):
             system=guest_output.word(system.get("pretty-name") or system.get("name")),
             kernel=guest_output.word(system.get("kernel-release")),
             machine=guest_output.word(system.get("machine")),
-            interfaces=[_interface(entry) for entry in guest_output.records(results.get("network-get-interfaces"))],
-            filesystems=[_filesystem(entry) for entry in guest_output.records(results.get("get-fsinfo"))],
+            interfaces=[interface_of(entry) for entry in guest_output.records(results.get("network-get-interfaces"))],
+            filesystems=[filesystem_of(entry) for entry in guest_output.records(results.get("get-fsinfo"))],
             unread=unread,
         )
 
@@ -345,7 +319,7 @@ class Agent(area.Area):
             else:
                 call.progress(f"the command runs as {pid} in {at.title}")
             if guest_output.flag(answer.get("exited")):
-                return _executed(at, pid, answer, p.limit)
+                return executed_of(at, pid, answer, p.limit)
             if time.monotonic() >= until:
                 call.warn(f"the command still runs as {pid} in {at.title}; its later output is not read")
                 return Executed(at.vmid, at.name, pid, exited=False)
@@ -366,7 +340,7 @@ class Agent(area.Area):
             answer = await self._ask(at, "file-read", {"file": path})
             content = str(answer.get("content") or "").encode("latin-1", "replace")
         else:
-            content = _decoded(answer, path)
+            content = decoded_content(answer, path)
         return content[:limit], guest_output.flag(answer.get("truncated")) or len(content) > limit
 
     async def _has_content(self, at: GuestLocation, path: str, content: bytes) -> bool:
@@ -376,42 +350,3 @@ class Agent(area.Area):
             if isinstance(error, Rejected) or "No such file" not in str(error):
                 raise
             return False
-
-
-def _decoded(answer: Entry, path: str) -> bytes:
-    try:
-        return base64.b64decode(str(answer.get("content") or ""))
-    except binascii.Error as error:
-        raise PermanentError(f"the guest agent answers for {one_line(path)} with what is no base64: {error}") from error
-
-
-def _executed(at: GuestLocation, pid: int, answer: Entry, limit: int) -> Executed:
-    out, err = (
-        guest_output.printable_text(guest_output.decode_latin1(str(answer.get(key) or "")))
-        for key in ("out-data", "err-data")
-    )
-    cut = any(guest_output.flag(answer.get(key)) for key in ("out-truncated", "err-truncated"))
-    return Executed(
-        vmid=at.vmid,
-        name=at.name,
-        pid=pid,
-        exited=True,
-        exitcode=guest_output.number(answer.get("exitcode")),
-        signal=guest_output.number(answer.get("signal")),
-        out=out[:limit],
-        err=err[:limit],
-        truncated=cut or max(len(out), len(err)) > limit,
-    )
-
-
-def _interface(entry: Entry) -> Interface:
-    addresses = [
-        f"{guest_output.word(e.get('ip-address'))}/{guest_output.word(e.get('prefix'))}"
-        for e in guest_output.records(entry.get("ip-addresses"))
-    ]
-    return Interface(guest_output.word(entry.get("name")), guest_output.word(entry.get("hardware-address")), addresses)
-
-
-def _filesystem(entry: Entry) -> Filesystem:
-    total, used = (round(guest_output.size(entry.get(key)) / 2**30, 2) for key in ("total-bytes", "used-bytes"))
-    return Filesystem(guest_output.word(entry.get("mountpoint")), guest_output.word(entry.get("type")), total, used)

@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields, filter_values, guest_model, pages, targets
+from agentd_proxmox import area, blind_token, fields, filter_values, guest_model, pages, targets
 from agentd_proxmox.fields import GuestName, GuestSelector
+from agentd_proxmox.guests.snapshot_tree import CURRENT, SnapshotLine, SnapshotTree, snapshot_line, tree
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -26,42 +27,10 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-CURRENT = "current"
-"""The entry in the list of Proxmox that is the current state of the guest, not a snapshot."""
 MAKERS, DELETERS = frozenset({"qmsnapshot", "vzsnapshot"}), frozenset({"qmdelsnapshot", "vzdelsnapshot"})
 GUESTS_A_PAGE, LINES_A_PAGE = 50, 25
 
 SnapName = formats.Snapshot
-
-
-class SnapshotLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A snapshot.
-
-    depth: its level in the tree; age: in hours; state: set while it is unfinished
-    """
-
-    name: str
-    time: datetime
-    age: float
-    parent: str = ""
-    depth: int = 0
-    vmstate: bool = False
-    description: str = ""
-    state: str = ""
-    ours: bool = False
-
-
-class SnapshotTree(msgspec.Struct, frozen=True):
-    """The snapshots of a guest, parents before children.
-
-    `current` is the parent of the current state.
-    """
-
-    vmid: int
-    name: str
-    node: str
-    current: str
-    snapshots: list[SnapshotLine]
 
 
 class CreateSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,41 +112,6 @@ class OldSnapshotPage(msgspec.Struct, frozen=True):
     snapshots: list[OldSnapshot]
     unread: dict[str, str] = {}
     next: str = ""
-
-
-def tree(at: GuestLocation, entries: list[Entry], now: datetime) -> SnapshotTree:
-    """Return the answer of Proxmox as a tree, parents first.
-
-    A snapshot with an unknown parent is a root.
-    """
-    current = next((one_line(e.get("parent") or "") for e in entries if e.get("name") == CURRENT), "")
-    lines = {e["name"]: _line(e, now) for e in entries if e.get("name") != CURRENT}
-    children: dict[str, list[SnapshotLine]] = {}
-    for line in sorted(lines.values(), key=lambda line: (line.time, line.name)):
-        children.setdefault(line.parent if line.parent in lines else "", []).append(line)
-    ordered: list[SnapshotLine] = []
-    left = [(line, 0) for line in reversed(children.get("", []))]
-    while left:
-        line, depth = left.pop()
-        ordered.append(msgspec.structs.replace(line, depth=depth))
-        left += [(child, depth + 1) for child in reversed(children.get(line.name, []))]
-    return SnapshotTree(at.vmid, at.name, at.node, current, ordered)
-
-
-def _line(entry: Entry, now: datetime) -> SnapshotLine:
-    made = datetime.fromtimestamp(int(entry.get("snaptime") or 0), UTC)
-    description = str(entry.get("description") or "")
-    return convert.entry(
-        SnapshotLine,
-        entry,
-        {"state": "snapstate"},
-        name=one_line(entry["name"]),
-        time=made,
-        age=round(max(0.0, (now - made).total_seconds()) / 3600, 1),
-        depth=0,
-        description=one_line(guest_model.text_of(description)),
-        ours=bool(guest_model.marks(description)),
-    )
 
 
 class Snapshots(area.Area):
@@ -391,7 +325,7 @@ class Snapshots(area.Area):
         found = guest_model.marks(str((entry or {}).get("description") or ""))
         if entry is not None and call.key and marks.mark(call.key) in found and not entry.get("snapstate"):
             call.warn(f"{error}; but the snapshot {name} is there and ours")
-            return _line(entry, datetime.now(UTC))
+            return snapshot_line(entry, datetime.now(UTC))
         left = f"the snapshot {name} was left behind" if entry is not None else f"no snapshot {name} was left behind"
         raise TaskFailed(f"{error}; {left}; {await self._remains(at)}", log=error.log) from error
 

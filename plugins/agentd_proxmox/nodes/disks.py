@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, NotFound, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import area, blind_token, convert, fields
+from agentd_proxmox.nodes.local_storage import MADE, CreatedStorage, Vdev, is_healthy, vdevs
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
@@ -87,22 +88,6 @@ class Smart(msgspec.Struct, frozen=True):
     text: list[str]
 
 
-class CreatedStorage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Storage on disks: a ZFS pool, a volume group, a thin pool or a directory.
-
-    Sizes are in bytes, used is in percent; metadata: of a thin pool, in percent.
-    """
-
-    kind: str
-    name: str
-    state: str = ""
-    size: int = 0
-    free: int = 0
-    used: float = 0.0
-    metadata: float = 0.0
-    on: str = ""
-
-
 class LocalStorage(msgspec.Struct, frozen=True):
     """The ZFS pools, volume groups, thin pools and directories of a node.
 
@@ -119,17 +104,6 @@ class ZfsPoolSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: fields.Node
     pool: Name
-
-
-class Vdev(msgspec.Struct, frozen=True):
-    """A part of a pool; the numbers count its errors."""
-
-    name: str
-    state: str
-    read: int
-    write: int
-    checksum: int
-    message: str
 
 
 class PoolStatus(msgspec.Struct, frozen=True):
@@ -249,7 +223,7 @@ class NodeDiskTools(area.Area):
         if p.pool not in pools:
             raise NotFound(f"pool: {p.node} has no ZFS pool {p.pool!r}; it has {', '.join(sorted(pools)) or 'none'}")
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/zfs/{p.pool}")
-        parts = sorted(_parts(data.get("children") or []), key=_is_healthy)
+        parts = sorted(vdevs(data.get("children") or []), key=is_healthy)
         texts = {key: one_line(data.get(key) or "") for key in ("state", "status", "action", "scan", "errors")}
         return PoolStatus(pool=p.pool, parts=parts, **texts)
 
@@ -324,7 +298,7 @@ class NodeDiskTools(area.Area):
     async def _made(self, node: str, kind: str) -> list[CreatedStorage]:
         data = await self.proxmox.get(f"/nodes/{node}/disks/{kind}") or []
         entries = data.get("children") or [] if isinstance(data, dict) else data
-        return [_MADE[kind](entry) for entry in entries]
+        return [MADE[kind](entry) for entry in entries]
 
 
 def _disk(entry: Entry) -> Disk:
@@ -344,55 +318,6 @@ def _disk(entry: Entry) -> Disk:
 
 def _has_problem(disk: Disk) -> bool:
     return disk.health not in {"PASSED", "OK", "UNKNOWN"} or (disk.worn or 0) >= WORN
-
-
-def _zfs(entry: Entry) -> CreatedStorage:
-    size, free = int(entry.get("size") or 0), int(entry.get("free") or 0)
-    used = round(100 * (size - free) / size, 1) if size else 0.0
-    return CreatedStorage("zfs", one_line(entry["name"]), one_line(entry.get("health") or ""), size, free, used)
-
-
-def _lvm(entry: Entry) -> CreatedStorage:
-    size, free = int(entry.get("size") or 0), int(entry.get("free") or 0)
-    used = round(100 * (size - free) / size, 1) if size else 0.0
-    return CreatedStorage(
-        "lvm", one_line(entry["name"]), size=size, free=free, used=used, on=_names(entry.get("children") or [])
-    )
-
-
-def _thin(entry: Entry) -> CreatedStorage:
-    size, used = int(entry.get("lv_size") or 0), int(entry.get("used") or 0)
-    whole, meta = int(entry.get("metadata_size") or 0), int(entry.get("metadata_used") or 0)
-    share, filled = (round(100 * part / all_, 1) if all_ else 0.0 for part, all_ in ((used, size), (meta, whole)))
-    return CreatedStorage(
-        "lvmthin", one_line(entry["lv"]), "", size, size - used, share, filled, one_line(entry.get("vg") or "")
-    )
-
-
-def _directory(entry: Entry) -> CreatedStorage:
-    return CreatedStorage(
-        "directory", one_line(entry["path"]).rpartition("/")[2], on=one_line(entry.get("device") or "")
-    )
-
-
-_MADE: Final = {"zfs": _zfs, "lvm": _lvm, "lvmthin": _thin, "directory": _directory}
-
-
-def _names(entries: list[Entry]) -> str:
-    return ", ".join(one_line(entry.get("name") or "") for entry in entries)
-
-
-def _parts(entries: list[Entry]) -> list[Vdev]:
-    """Return the parts of a pool, including nested parts."""
-    found = []
-    for entry in entries:
-        part = convert.entry(Vdev, entry, {"checksum": "cksum", "message": "msg"})
-        found += [part, *_parts(entry.get("children") or [])]
-    return found
-
-
-def _is_healthy(part: Vdev) -> bool:
-    return part.state == "ONLINE" and not part.read + part.write + part.checksum
 
 
 def _target(node: str, disks: list[Disk], what: str) -> Target:

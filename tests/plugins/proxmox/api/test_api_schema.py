@@ -14,7 +14,9 @@ from agentd import errors
 from agentd.wire.messages import Tier
 from agentd_proxmox import api_schema
 from agentd_proxmox.api import parameter_checks
-from agentd_proxmox.api.tools import WORKERS, describe, fill_path, page_of, upid_in
+from agentd_proxmox.api.descriptions import describe
+from agentd_proxmox.api.request_parts import fill_path, upid_in
+from agentd_proxmox.api.tools import WORKERS, page_of
 from agentd_proxmox.api.tools import Get as Request
 from agentd_proxmox.api_tiers import tier_of
 

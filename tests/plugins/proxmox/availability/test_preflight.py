@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox.availability.preflight import Facts, MigrationRequest, findings
+from agentd_proxmox.availability.migration_model import Facts, MigrationRequest
+from agentd_proxmox.availability.preflight import findings
 from agentd_proxmox.inventory import GuestLocation
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall

@@ -9,7 +9,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from agentd_proxmox.backup.jobs import _job
+from agentd_proxmox.backup.job_model import job_of
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class TestJobs:
     def test_recorded(self, recorded: Any) -> None:
         """The recorded job is read as it is."""
         (entry,) = recorded("cluster-backup")
-        job = _job(entry)
+        job = job_of(entry)
 
         assert (job.vmids, job.keep, job.schedule, job.enabled) == (
             [100, 101],
@@ -171,4 +171,4 @@ class TestJobs:
             "sun 02:00",
             True,
         )
-        assert job.digest == _job(recorded("cluster-backup-job")).digest
+        assert job.digest == job_of(recorded("cluster-backup-job")).digest

@@ -10,7 +10,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from agentd_proxmox.guests.snapshots import tree
+from agentd_proxmox.guests.snapshot_tree import tree
 from agentd_proxmox.inventory import GuestLocation
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
