@@ -1,17 +1,14 @@
-"""Read nodes, storages, bridges and tasks."""
+"""Read nodes, storages and bridges."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-from msgspec import Meta
 
-from agentd import Call, Denied, NotFound, Repeat, TaskFailed, TemporaryError, Tier, Upid, one_line, tool
+from agentd import Call, Denied, NotFound, Repeat, Tier, one_line, tool
 from agentd_proxmox import area, blind_token, convert, fields, filter_values, pages
 
 if TYPE_CHECKING:
@@ -151,72 +148,6 @@ class BridgePage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Filters for the tasks, and the page to return.
-
-    node  omitted: the tasks of the whole cluster
-    """
-
-    node: fields.Node | None = None
-    vmid: fields.Vmid | None = None
-    running: bool = False
-    failed: bool = False
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
-
-
-class TaskLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A Proxmox task.
-
-    status  `running`, or the result: OK, WARNINGS: n, or an error
-    """
-
-    upid: str
-    node: str = ""
-    type: str = ""
-    id: str = ""
-    user: str = ""
-    status: str = ""
-    start: datetime | None = None
-    end: datetime | None = None
-
-
-class TaskPage(msgspec.Struct, frozen=True):
-    """The number of matching tasks by result, and one page of them, newest first."""
-
-    total: int
-    by_status: dict[str, int]
-    tasks: list[TaskLine] = []
-    next: str = ""
-
-
-class TaskSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The task, and how many lines of the end of its log to return.
-
-    patience  how long to wait for the end of the task
-    """
-
-    upid: str
-    lines: Annotated[int, Meta(ge=0, le=200)] = 20
-    patience: Annotated[int, Meta(ge=0, le=3600, description="seconds")] = 0
-
-
-class TaskDetails(msgspec.Struct, frozen=True):
-    """A task and the end of its log."""
-
-    upid: str
-    node: str
-    type: str
-    id: str
-    user: str
-    running: bool
-    succeeded: bool
-    status: str
-    start: datetime
-    log: list[str]
-
-
 class Cluster(area.Area):
     """The tools that read the cluster; none of them changes anything."""
 
@@ -224,12 +155,10 @@ class Cluster(area.Area):
         "list_nodes": blind_token.NODES,
         "list_storages": blind_token.STORES,
         "list_bridges": blind_token.NETS,
-        "list_tasks": blind_token.NODES,
     }
     needs: ClassVar[area.Needs] = {
         "list_nodes": area.with_path("/nodes/{node}", "Sys.Audit"),
         "list_storages": area.with_path("/storage/{storage}", "Datastore.Audit"),
-        "list_tasks": area.with_path("/nodes/{node}", "Sys.Audit"),
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
@@ -274,46 +203,6 @@ class Cluster(area.Area):
         entries = await self.proxmox.get(f"/nodes/{p.node}/network", type="any_bridge") or []
         lines = list(map(_bridge_line, entries))
         return pages.fill(BridgePage(p.node, len(lines)), "bridges", lines, lambda bridge: bridge.bridge, p)
-
-    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:  # noqa: ARG002
-        """List the tasks of the cluster or of one node, newest first.
-
-        The list of the cluster has at most 25 finished tasks of each node, the list of one node 500.
-        """
-        if p.node is None:
-            entries = await self.proxmox.get("/cluster/tasks") or []
-        else:
-            source = "active" if p.running else "all"
-            entries = await self.proxmox.tasks(p.node, source=source, limit=500, **({"vmid": p.vmid} if p.vmid else {}))
-        lines = [line for line in map(_task_line, entries) if _wanted_changes(line, p)]
-        tally = TaskPage(len(lines), dict(Counter(map(_ending, lines))))
-        return pages.fill(tally, "tasks", lines, _newest, p)
-
-    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_task(self, call: Call, p: TaskSelector) -> TaskDetails:
-        """Show the status of a Proxmox task and the end of its log.
-
-        With `patience` it waits for the end of the task.
-        """
-        upid = Upid.parse(p.upid)
-        if p.patience:
-            call.progress(f"{upid.type} {upid.id} runs on {upid.node}")
-            with contextlib.suppress(TaskFailed, TemporaryError):  # the result shows the error, or that it runs
-                await self.proxmox.wait(p.upid, min(p.patience, call.left()))
-        status = await self.proxmox.task(p.upid)
-        return TaskDetails(
-            upid=upid.text,
-            node=upid.node,
-            type=upid.type,
-            id=upid.id,
-            user=upid.user,
-            running=status.running,
-            succeeded=status.succeeded,
-            status=status.exit or "running",
-            start=datetime.fromtimestamp(upid.start, UTC),
-            log=await self.proxmox.log_tail(p.upid, p.lines) if p.lines else [],
-        )
 
     async def _quorate(self) -> bool | None:
         try:
@@ -374,40 +263,6 @@ def _storage_line(entry: Entry) -> StorageLine:
 def _bridge_line(entry: Entry) -> BridgeLine:
     renamed = {"bridge": "iface", "ports": "bridge_ports", "vlan_aware": "bridge_vlan_aware", "comment": "comments"}
     return convert.entry(BridgeLine, entry, renamed, active=convert.flag(entry.get("active")))
-
-
-def _task_line(entry: Entry) -> TaskLine:
-    ended = entry.get("endtime")
-    user, token = one_line(entry.get("user") or ""), one_line(entry.get("tokenid") or "")
-    return TaskLine(
-        upid=one_line(entry["upid"]),
-        node=one_line(entry["node"]),
-        type=one_line(entry["type"]),
-        id=convert.text(entry.get("id")),
-        user=f"{user}!{token}" if token else user,  # a finished task has two fields, a running task has one
-        status=one_line(entry.get("status") or "unknown") if ended else "running",
-        start=datetime.fromtimestamp(int(entry["starttime"]), UTC),
-        end=datetime.fromtimestamp(int(ended), UTC) if ended else None,
-    )
-
-
-def _wanted_changes(line: TaskLine, p: ListTasks) -> bool:
-    return (
-        (p.vmid is None or line.id == str(p.vmid))
-        and (not p.running or line.status == "running")
-        and (not p.failed or _ending(line) == "failed")
-    )
-
-
-def _ending(line: TaskLine) -> str:
-    """Return the status of a task as one word."""
-    if line.status.startswith("WARNINGS"):
-        return "warnings"
-    return line.status if line.status in {"OK", "running"} else "failed"
-
-
-def _newest(line: TaskLine) -> str:
-    return pages.newest_first(int(line.start.timestamp()) if line.start else 0, line.upid)
 
 
 def _percent(share: float | None) -> float:

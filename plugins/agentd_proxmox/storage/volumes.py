@@ -67,10 +67,7 @@ class VolumeLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ContentPage(msgspec.Struct, frozen=True):
-    """Number and size of the volumes, number by content, and one page.
-
-    `next` is "" on the last page.
-    """
+    """Number and size of the volumes, number by content, and one page."""
 
     total: int
     size: int
