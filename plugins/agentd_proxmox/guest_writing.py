@@ -16,8 +16,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from agentd import AgentdError, ConfigChanged, PermanentError, Rejected, TaskFailed, one_line
-from agentd_proxmox import guest_model, option_strings
-from agentd_proxmox.fields import RUNNING
+from agentd_proxmox.model import guest_model, option_strings
+from agentd_proxmox.model.fields import RUNNING
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

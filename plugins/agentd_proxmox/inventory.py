@@ -19,8 +19,8 @@ from agentd import (
     grant,
     one_line,
 )
-from agentd_proxmox import guest_model
-from agentd_proxmox.fields import Guest, GuestLine
+from agentd_proxmox.model import guest_model
+from agentd_proxmox.model.fields import Guest, GuestLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd import AgentdError, is_dry_run, one_line
-from agentd_proxmox import guest_model
+from agentd_proxmox.model import guest_model
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation, Inventory

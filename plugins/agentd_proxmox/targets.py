@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, Target, VmidTaken, grant
-from agentd_proxmox import filter_values, guest_model, risks
+from agentd_proxmox import risks
 from agentd_proxmox.inventory import MARGIN
+from agentd_proxmox.model import filter_values, guest_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, changes, convert, escalation, targets
+from agentd_proxmox import area, changes, escalation, targets
+from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

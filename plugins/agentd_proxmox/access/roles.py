@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values, pages
+from agentd_proxmox import area, blind_token, changes, escalation
 from agentd_proxmox.escalation import AccessEntry, TokenRights
+from agentd_proxmox.model import convert, fields, filter_values, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, tool
-from agentd_proxmox import area, blind_token, changes, convert, escalation
+from agentd_proxmox import area, blind_token, changes, escalation
 from agentd_proxmox.access.users import Epoch, Text, UserId, UserSelector, grants_of
+from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
     from pathlib import Path

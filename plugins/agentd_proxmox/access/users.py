@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values, pages
+from agentd_proxmox import area, blind_token, changes, escalation
+from agentd_proxmox.model import convert, fields, filter_values, pages
 
 if TYPE_CHECKING:
     from agentd import Proxmox

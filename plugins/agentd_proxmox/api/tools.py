@@ -33,12 +33,13 @@ from agentd import (
     Upid,
     tool,
 )
-from agentd_proxmox import api_schema, pages
+from agentd_proxmox import api_schema
 from agentd_proxmox.api import access_guard, parameter_checks, targets
 from agentd_proxmox.api import answers as api_answers
 from agentd_proxmox.api.descriptions import TOOLS, Description, describe
 from agentd_proxmox.api.request_parts import fill_path, upid_in, without_control_characters
 from agentd_proxmox.api_tiers import refusal_reason, tier_of
+from agentd_proxmox.model import pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.api.schema_cache import Schemas

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from agentd import PermanentError, Target, one_line
-from agentd_proxmox import convert
+from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, convert, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.availability.ha_model import Rule, rules, service
-from agentd_proxmox.fields import GuestName
+from agentd_proxmox.model import convert, fields, pages
+from agentd_proxmox.model.fields import GuestName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

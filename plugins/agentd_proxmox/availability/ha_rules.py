@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, tool
-from agentd_proxmox import area, changes, dropped_values, fields
+from agentd_proxmox import area, changes
 from agentd_proxmox.availability.ha_model import (
     GROUPS,
     OF_GROUP,
@@ -23,6 +23,7 @@ from agentd_proxmox.availability.ha_model import (
     service,
     target,
 )
+from agentd_proxmox.model import dropped_values, fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

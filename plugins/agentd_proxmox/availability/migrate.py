@@ -30,10 +30,11 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, fields, guest_model, targets
+from agentd_proxmox import area, targets
 from agentd_proxmox.availability import ha_model, preflight
 from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest
 from agentd_proxmox.inventory import MARGIN
+from agentd_proxmox.model import fields, guest_model
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

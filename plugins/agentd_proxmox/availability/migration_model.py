@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd_proxmox import fields, guest_model
 from agentd_proxmox.availability.ha_model import service
+from agentd_proxmox.model import fields, guest_model
 
 if TYPE_CHECKING:
     from agentd_proxmox.availability.ha_model import Rule

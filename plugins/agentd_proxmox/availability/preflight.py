@@ -11,9 +11,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from agentd import one_line
-from agentd_proxmox import guest_model, units
 from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest, blocker, remark
-from agentd_proxmox.drives import Drive, drives
+from agentd_proxmox.model import guest_model, units
+from agentd_proxmox.model.drives import Drive, drives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

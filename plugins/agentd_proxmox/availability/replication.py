@@ -28,7 +28,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, changes, dropped_values, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.availability.replication_model import (
     Replica,
     by_id,
@@ -37,8 +37,9 @@ from agentd_proxmox.availability.replication_model import (
     replica_of,
     unchanged_digest,
 )
-from agentd_proxmox.fields import GuestName, Schedule
 from agentd_proxmox.inventory import MARGIN
+from agentd_proxmox.model import dropped_values, fields, pages
+from agentd_proxmox.model.fields import GuestName, Schedule
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import ConfigChanged, one_line
-from agentd_proxmox import convert
+from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

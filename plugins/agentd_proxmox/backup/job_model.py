@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Rejected, formats, one_line
-from agentd_proxmox import convert, fields, pages
-from agentd_proxmox.fields import Schedule
+from agentd_proxmox.model import convert, fields, pages
+from agentd_proxmox.model.fields import Schedule
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.backup.archives import template
 from agentd_proxmox.backup.job_model import (
     BackupJob,
@@ -27,7 +27,8 @@ from agentd_proxmox.backup.job_model import (
     old_values,
     recreate_parameters,
 )
-from agentd_proxmox.fields import Schedule
+from agentd_proxmox.model import fields, pages
+from agentd_proxmox.model.fields import Schedule
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, fields, pages, targets
+from agentd_proxmox import area, targets
+from agentd_proxmox.model import fields, pages
 from agentd_proxmox.targets import upid_of
 
 Keep = Annotated[int, Meta(ge=0, le=10_000)]

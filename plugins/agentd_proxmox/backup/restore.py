@@ -27,10 +27,11 @@ from agentd import (
     VmidTaken,
     tool,
 )
-from agentd_proxmox import area, fields, guest_model, targets
+from agentd_proxmox import area, targets
 from agentd_proxmox.backup.archives import Archive, BackupLine, archive
-from agentd_proxmox.guest_model import VmidOwner
 from agentd_proxmox.inventory import GuestLocation
+from agentd_proxmox.model import fields, guest_model
+from agentd_proxmox.model.guest_model import VmidOwner
 from agentd_proxmox.targets import upid_of
 
 RESTORERS = frozenset({"qmrestore", "vzrestore"})

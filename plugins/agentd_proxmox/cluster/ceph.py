@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, NotFound, Raise, Rejected, Repeat, Target, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields
+from agentd_proxmox import area, blind_token
+from agentd_proxmox.model import convert, fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

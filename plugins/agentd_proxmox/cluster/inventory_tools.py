@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from agentd import Call, Denied, NotFound, Repeat, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields, filter_values, pages
+from agentd_proxmox import area, blind_token
+from agentd_proxmox.model import convert, fields, filter_values, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, changes, convert, targets
+from agentd_proxmox import area, changes, targets
+from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, convert, escalation, fields, targets
+from agentd_proxmox import area, blind_token, escalation, targets
+from agentd_proxmox.model import convert, fields
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, changes, convert, escalation, fields, filter_values, pages
+from agentd_proxmox import area, blind_token, changes, escalation
+from agentd_proxmox.model import convert, fields, filter_values, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

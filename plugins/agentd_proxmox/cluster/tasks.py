@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Repeat, TaskFailed, TemporaryError, Tier, Upid, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields, pages
+from agentd_proxmox import area, blind_token
+from agentd_proxmox.model import convert, fields, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

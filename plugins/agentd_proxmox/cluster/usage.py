@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import msgspec
 
 from agentd import Call, Rejected, Repeat, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, fields
+from agentd_proxmox import area, blind_token
+from agentd_proxmox.model import fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

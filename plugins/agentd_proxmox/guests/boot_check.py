@@ -14,10 +14,11 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import area, fields, guest_model, guest_writing
-from agentd_proxmox.fields import RUNNING, GuestSelector
+from agentd_proxmox import area, guest_writing
 from agentd_proxmox.guests.guest_agent import Agent
 from agentd_proxmox.inventory import MARGIN
+from agentd_proxmox.model import fields, guest_model
+from agentd_proxmox.model.fields import RUNNING, GuestSelector
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory

@@ -9,20 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, nearest, tool
-from agentd_proxmox import (
-    api_tiers,
-    area,
-    blind_token,
-    fields,
-    filter_values,
-    guest_model,
-    guest_writing,
-    option_strings,
-    pages,
-    targets,
-    units,
-)
-from agentd_proxmox.fields import GuestSelector
+from agentd_proxmox import api_tiers, area, blind_token, guest_writing, targets
+from agentd_proxmox.model import fields, filter_values, guest_model, option_strings, pages, units
+from agentd_proxmox.model.fields import GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

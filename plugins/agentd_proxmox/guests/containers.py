@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
-from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, targets
+from agentd_proxmox import api_tiers, area, guest_writing, targets
 from agentd_proxmox.guests.create import Creation
 from agentd_proxmox.guests.new_guest import GuestOrder
+from agentd_proxmox.model import fields, guest_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,10 +35,11 @@ from agentd import (
     grant,
     tool,
 )
-from agentd_proxmox import api_tiers, area, drives, fields, guest_model, guest_writing, targets
-from agentd_proxmox.guest_model import VmidOwner
+from agentd_proxmox import api_tiers, area, guest_writing, targets
 from agentd_proxmox.guests.new_guest import CreateVm, GuestOrder, check_consistent, clone_of, new_guest
 from agentd_proxmox.inventory import MARGIN, GuestLocation
+from agentd_proxmox.model import drives, fields, guest_model
+from agentd_proxmox.model.guest_model import VmidOwner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

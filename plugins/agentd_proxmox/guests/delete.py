@@ -20,8 +20,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, Upid, mark, one_line, tool
-from agentd_proxmox import area, changes, fields, guest_model, targets, units
-from agentd_proxmox.fields import STOPPED
+from agentd_proxmox import area, changes, targets
+from agentd_proxmox.model import fields, guest_model, units
+from agentd_proxmox.model.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import area, fields, guest_model, guest_writing, targets
-from agentd_proxmox.fields import STOPPED
+from agentd_proxmox import area, guest_writing, targets
+from agentd_proxmox.model import fields, guest_model
+from agentd_proxmox.model.fields import STOPPED
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

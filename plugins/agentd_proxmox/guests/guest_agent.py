@@ -32,8 +32,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, fields, targets
-from agentd_proxmox.fields import GuestName, GuestSelector
+from agentd_proxmox import area, targets
 from agentd_proxmox.guests import guest_output
 from agentd_proxmox.guests.agent_answers import (
     Executed,
@@ -45,6 +44,8 @@ from agentd_proxmox.guests.agent_answers import (
     interface_of,
 )
 from agentd_proxmox.inventory import MARGIN
+from agentd_proxmox.model import fields
+from agentd_proxmox.model.fields import GuestName, GuestSelector
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

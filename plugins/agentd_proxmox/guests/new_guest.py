@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agentd import Rejected
-from agentd_proxmox import fields, guest_model
+from agentd_proxmox.model import fields, guest_model
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, option_strings
-from agentd_proxmox.fields import GuestSelector
+from agentd_proxmox import api_tiers, area, guest_writing
 from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.guests.suspend import SECRET
+from agentd_proxmox.model import fields, guest_model, option_strings
+from agentd_proxmox.model.fields import GuestSelector
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

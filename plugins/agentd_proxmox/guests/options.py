@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
-from agentd_proxmox import api_tiers, area, fields, guest_model, guest_writing, option_strings
+from agentd_proxmox import api_tiers, area, guest_writing
+from agentd_proxmox.model import fields, guest_model, option_strings
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

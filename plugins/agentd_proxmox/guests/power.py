@@ -12,8 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import area, fields, guest_model
-from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
+from agentd_proxmox import area
+from agentd_proxmox.model import fields, guest_model
+from agentd_proxmox.model.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

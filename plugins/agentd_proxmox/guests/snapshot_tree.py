@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import one_line
-from agentd_proxmox import convert, guest_model
+from agentd_proxmox.model import convert, guest_model
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

@@ -17,9 +17,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
-from agentd_proxmox import area, blind_token, fields, filter_values, guest_model, pages, targets
-from agentd_proxmox.fields import GuestName, GuestSelector
+from agentd_proxmox import area, blind_token, targets
 from agentd_proxmox.guests.snapshot_tree import CURRENT, SnapshotLine, SnapshotTree, snapshot_line, tree
+from agentd_proxmox.model import fields, filter_values, guest_model, pages
+from agentd_proxmox.model.fields import GuestName, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, fields, guest_model, guest_writing, option_strings, targets
-from agentd_proxmox.fields import RUNNING, STOPPED, GuestSelector
+from agentd_proxmox import area, guest_writing, targets
+from agentd_proxmox.model import fields, guest_model, option_strings
+from agentd_proxmox.model.fields import RUNNING, STOPPED, GuestSelector
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

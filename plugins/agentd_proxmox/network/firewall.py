@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import msgspec
 
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
-from agentd_proxmox import area, blind_token, pages, targets
+from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox.model import pages
 from agentd_proxmox.network import firewall_rules
 from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, is_switched_on
 from agentd_proxmox.network.firewall_rules import (

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Rejected, Repeat, Tier, one_line, tool
-from agentd_proxmox import area, fields
+from agentd_proxmox import area
+from agentd_proxmox.model import fields
 
 LOOKED_AT: Final = 5000
 """Number of lines at the end of a node's log that are searched."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import NotFound, Rejected, formats, key_of, one_line
-from agentd_proxmox import fields, pages
+from agentd_proxmox.model import fields, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, changes, fields, pages, targets
+from agentd_proxmox import area, blind_token, changes, targets
+from agentd_proxmox.model import fields, pages
 from agentd_proxmox.network import firewall_uses
 from agentd_proxmox.network.firewall_lockout import CLUSTER
 from agentd_proxmox.network.firewall_rules import Comment, Group

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields, pages, targets
+from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox.model import convert, fields, pages
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

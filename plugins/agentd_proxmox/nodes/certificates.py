@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields, targets
+from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox.model import convert, fields
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

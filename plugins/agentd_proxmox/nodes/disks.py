@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, convert, fields
+from agentd_proxmox import area, blind_token
+from agentd_proxmox.model import convert, fields
 from agentd_proxmox.nodes.local_storage import MADE, CreatedStorage, Vdev, is_healthy, vdevs
 from agentd_proxmox.targets import upid_of
 

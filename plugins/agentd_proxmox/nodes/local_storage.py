@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentd import one_line
-from agentd_proxmox import convert
+from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

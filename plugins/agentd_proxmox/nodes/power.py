@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, ProxmoxUnavailable, Rejected, Repeat, Target, Tier, Upid, one_line, tool
-from agentd_proxmox import area, fields, targets
+from agentd_proxmox import area, targets
+from agentd_proxmox.model import fields
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

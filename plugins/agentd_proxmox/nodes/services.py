@@ -28,7 +28,8 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, convert, fields, pages, targets
+from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox.model import convert, fields, pages
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Repeat, Tier, one_line, tool
-from agentd_proxmox import area, fields
+from agentd_proxmox import area
+from agentd_proxmox.model import fields
 
 SEARCHED: Final = 2000
 """Number of lines that are searched for `match` if no period is given."""

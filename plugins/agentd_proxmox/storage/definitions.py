@@ -26,7 +26,8 @@ from agentd import (
     raises,
     tool,
 )
-from agentd_proxmox import area, blind_token, changes, convert, dropped_values, fields, targets
+from agentd_proxmox import area, blind_token, changes, targets
+from agentd_proxmox.model import convert, dropped_values, fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

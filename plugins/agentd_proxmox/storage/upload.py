@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, Upload, formats, tool
-from agentd_proxmox import area, fields, targets
+from agentd_proxmox import area, targets
+from agentd_proxmox.model import fields
 from agentd_proxmox.storage.volumes import LENGTHS, VolumeLine, _line
 from agentd_proxmox.targets import upid_of
 

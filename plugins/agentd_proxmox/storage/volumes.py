@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, area, blind_token, changes, convert, fields, pages, targets, units
-from agentd_proxmox.guest_model import notes_text
+from agentd_proxmox import api_tiers, area, blind_token, changes, targets
+from agentd_proxmox.model import convert, fields, pages, units
+from agentd_proxmox.model.guest_model import notes_text
 from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:

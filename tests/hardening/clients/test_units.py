@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentd_proxmox import units
+from agentd_proxmox.model import units
 from tool_bench import Bench, MemoryCall
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox.option_strings import boot_disk
+from agentd_proxmox.model.option_strings import boot_disk
 
 if TYPE_CHECKING:
     from proxmox_access import Steer

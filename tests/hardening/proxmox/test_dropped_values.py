@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd_proxmox import dropped_values
+from agentd_proxmox.model import dropped_values
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd_proxmox.option_strings import MODELS, card
+from agentd_proxmox.model.option_strings import MODELS, card
 
 if TYPE_CHECKING:
     from proxmox_access import Steer

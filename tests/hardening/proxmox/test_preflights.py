@@ -8,10 +8,10 @@ import pytest
 
 from agentd import errors
 from agentd.proxmox.vm import VmParameters
-from agentd_proxmox import drives
 from agentd_proxmox.availability.migration_model import Facts, MigrationRequest
 from agentd_proxmox.availability.preflight import findings
 from agentd_proxmox.inventory import GuestLocation
+from agentd_proxmox.model import drives
 from agentd_specialist import vm
 from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
 from agentd_specialist.settings import SpecialistSettings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd import errors
-from agentd_proxmox import guest_model
+from agentd_proxmox.model import guest_model
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:

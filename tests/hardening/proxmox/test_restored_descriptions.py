@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd_proxmox import guest_model
 from agentd_proxmox.backup.restore import parse_config
+from agentd_proxmox.model import guest_model
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:

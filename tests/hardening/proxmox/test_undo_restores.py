@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd_proxmox.option_strings import MODELS
+from agentd_proxmox.model.option_strings import MODELS
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall

@@ -19,8 +19,8 @@ from agentd.wire.messages import Outcome, Target, TaskAssignment, TaskCompletion
 from agentd.wire.records import EffectRecord
 from agentd.wire.workflow import Status
 from agentd_orchestrator.declared import check
-from agentd_proxmox import guest_model
 from agentd_proxmox.backup import archives
+from agentd_proxmox.model import guest_model
 from agentd_proxmox.network import firewall_rules
 from core.jetstream import kv_list
 from core.probe import Probe, a_worker, assign, completion, raising, record, serving

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentd_proxmox import guest_model
+from agentd_proxmox.model import guest_model
 
 
 class TestLook:

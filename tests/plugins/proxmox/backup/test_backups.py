@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from agentd import errors
 from agentd.safety import marks
-from agentd_proxmox import guest_model
 from agentd_proxmox.backup.archives import backup_line, mark_notes
 from agentd_proxmox.backup.restore import parse_config
-from agentd_proxmox.guest_model import mark_of, notes_text
+from agentd_proxmox.model import guest_model
+from agentd_proxmox.model.guest_model import mark_of, notes_text
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size, until

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agentd import errors
-from agentd_proxmox import guest_model
+from agentd_proxmox.model import guest_model
 from harness import until
 from tool_bench import NEW, Bench, MemoryCall
 

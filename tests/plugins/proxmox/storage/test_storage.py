@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd_proxmox import pages
+from agentd_proxmox.model import pages
 from agentd_proxmox.settings import ToolSettings
 from agentd_proxmox.storage.volumes import VolumeLine, _line
 from plugins.download_server import IMAGE

@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from agentd import key_of, mark, one_line
-from agentd_proxmox import drives
-from agentd_proxmox.fields import Guest
-from agentd_proxmox.option_strings import boot_disk
-from agentd_proxmox.option_strings import comparable_tags as tags_of
+from agentd_proxmox.model import drives
+from agentd_proxmox.model.fields import Guest
+from agentd_proxmox.model.option_strings import boot_disk
+from agentd_proxmox.model.option_strings import comparable_tags as tags_of
 
 CLONING = "qmclone temporary file"
 """Description of the target of a clone until the clone is finished (proxmox.md, Guests)."""

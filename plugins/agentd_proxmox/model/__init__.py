@@ -1,0 +1,1 @@
+"""What the areas share about guests, parameters, entries of the API and lists; it sends nothing."""
