@@ -19,13 +19,13 @@ from agentd_proxmox.model import pages
 from agentd_proxmox.network import firewall_rules
 from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, is_switched_on
 from agentd_proxmox.network.firewall_rules import (
-    AddRule,
-    ChangeRule,
-    DeleteRule,
+    CreateFirewallRule,
+    DeleteFirewallRule,
     FirewallSelector,
     Level,
     Policy,
     Rule,
+    UpdateFirewallRule,
     is_on,
     rules_path,
 )
@@ -125,7 +125,7 @@ class Firewalls(area.Area):
         return await self._read(p, p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
-    async def create_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
+    async def create_firewall_rule(self, call: Call, p: CreateFirewallRule) -> Firewall:
         """Add a rule to a firewall, as its first one unless `to` is set.
 
         The rule applies at once if the firewall is in force.
@@ -167,7 +167,7 @@ class Firewalls(area.Area):
             raise TaskFailed(f"Proxmox reports success, but {title} has no such rule")
         return await self._read(p)
 
-    async def _place(self, path: str, p: AddRule, mark: str) -> None:
+    async def _place(self, path: str, p: CreateFirewallRule, mark: str) -> None:
         """Move our new rule, which is off, to its position, and switch it on there."""
         rules = rules_path(path, p)
         entries = await self.lockout.rules(path, p)
@@ -182,7 +182,7 @@ class Firewalls(area.Area):
             await self.proxmox.put(f"{rules}/{to}", enable=1, digest=entries[to].get("digest") or None)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def update_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
+    async def update_firewall_rule(self, call: Call, p: UpdateFirewallRule) -> Firewall:
         """Change the content of a rule, switch it on or off, or move it."""
         wanted = [value for value in (p.enabled, p.comment, p.becomes) if value is not None]
         if bool(wanted) == (p.to is not None):
@@ -216,7 +216,7 @@ class Firewalls(area.Area):
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def delete_firewall_rule(self, call: Call, p: DeleteRule) -> Firewall:
+    async def delete_firewall_rule(self, call: Call, p: DeleteFirewallRule) -> Firewall:
         """Delete a rule.
 
         If it is no longer at its position, nothing is deleted.
@@ -236,7 +236,7 @@ class Firewalls(area.Area):
             targets.set_undo(
                 call,
                 "create_firewall_rule",
-                AddRule,
+                CreateFirewallRule,
                 {**_selector_fields(p), **firewall_rules.recreate_parameters(entry, p.pos)},
             )
             at[:] = [str(entry.get("digest") or "")]
@@ -278,7 +278,7 @@ class Firewalls(area.Area):
         await call.ensure(check, apply)
         return await self._read(p)
 
-    async def _path(self, p: FirewallSelector | AddRule) -> tuple[str, str]:
+    async def _path(self, p: FirewallSelector | CreateFirewallRule) -> tuple[str, str]:
         """Return the API path of a firewall, and its name for a person."""
         if sum(value is not None for value in (p.node, p.vmid, p.group)) > 1:
             raise Rejected("name a node, a vmid or a group, one of them; none is the cluster's firewall")
@@ -289,7 +289,7 @@ class Firewalls(area.Area):
             return f"/nodes/{p.node}/firewall", f"firewall of the node {p.node}"
         return CLUSTER, f"security group {p.group}" if p.group else "firewall of the cluster"
 
-    async def _read(self, p: FirewallSelector | AddRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
+    async def _read(self, p: FirewallSelector | CreateFirewallRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
         path, title = await self._path(p)
         entries = await self.lockout.rules(path, p)
         options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}
@@ -349,17 +349,17 @@ def _wanted(p: UpdateFirewallOptions) -> Entry:
     return wanted
 
 
-def _selector_fields(p: FirewallSelector | AddRule) -> Entry:
+def _selector_fields(p: FirewallSelector | CreateFirewallRule) -> Entry:
     return {key: value for key in ("node", "vmid", "group") if (value := getattr(p, key)) is not None}
 
 
-def _name(p: FirewallSelector | AddRule) -> str:
+def _name(p: FirewallSelector | CreateFirewallRule) -> str:
     return "firewall/" + next((f"{key}/{value}" for key, value in _selector_fields(p).items()), "cluster")
 
 
-def _labels(p: FirewallSelector | AddRule) -> list[str]:
+def _labels(p: FirewallSelector | CreateFirewallRule) -> list[str]:
     return [f"guest/{p.vmid}"] if p.vmid else [f"node/{p.node}"] if p.node else []
 
 
-def _target(p: FirewallSelector | AddRule, title: str, entries: list[Entry], *what: str) -> Target:
+def _target(p: FirewallSelector | CreateFirewallRule, title: str, entries: list[Entry], *what: str) -> Target:
     return Target(_name(p), title, {"rules": firewall_rules.digest({}, entries)}, _labels(p), list(what))

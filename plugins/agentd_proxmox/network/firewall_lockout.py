@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agentd import Proxmox
-    from agentd_proxmox.network.firewall_rules import AddRule
+    from agentd_proxmox.network.firewall_rules import CreateFirewallRule
 
     Entry = dict[str, Any]
 
@@ -36,7 +36,7 @@ class LockoutCheck:
         """Use this Proxmox client."""
         self.proxmox = proxmox
 
-    async def rules(self, path: str, p: FirewallSelector | AddRule) -> list[Entry]:
+    async def rules(self, path: str, p: FirewallSelector | CreateFirewallRule) -> list[Entry]:
         """Return the rules of a firewall in their order."""
         found: list[Entry] = await self.proxmox.get(rules_path(path, p)) or []
         return sorted(found, key=lambda rule: int(rule.get("pos") or 0))
@@ -53,7 +53,7 @@ class LockoutCheck:
         return open_ports(entries, groups | found, policy)
 
     async def closed_access(
-        self, path: str, p: FirewallSelector | AddRule, before: list[Entry], after: list[Entry]
+        self, path: str, p: FirewallSelector | CreateFirewallRule, before: list[Entry], after: list[Entry]
     ) -> list[str]:
         """Return what access a change of rules closes, if the cluster's firewall is on."""
         options = {} if p.vmid is not None else await self.proxmox.get(f"{CLUSTER}/options") or {}

@@ -80,7 +80,7 @@ class RuleContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     log: Level | None = None
 
 
-class AddRule(RuleContent, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CreateFirewallRule(RuleContent, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of the new rule; it is added as the first, or at position `to`."""
 
     node: fields.Node | None = None
@@ -91,7 +91,7 @@ class AddRule(RuleContent, frozen=True, forbid_unknown_fields=True, kw_only=True
     to: Position = 0
 
 
-class ChangeRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpdateFirewallRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The rule, by its position and text (list_firewall), and its changes.
 
     becomes  the whole new content of the rule
@@ -105,7 +105,7 @@ class ChangeRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_o
     to: Annotated[int, Meta(ge=0, le=10_000, description="move it to this position")] | None = None
 
 
-class DeleteRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeleteFirewallRule(FirewallSelector, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The rule, by its position and text (list_firewall)."""
 
     pos: Position
@@ -195,7 +195,7 @@ def digest(options: Entry, entries: list[Entry]) -> str:
     return pages.digest([settings, [[rule_text(entry), str(entry.get("enable") or 0)] for entry in entries]])
 
 
-def rules_path(path: str, p: FirewallSelector | AddRule) -> str:
+def rules_path(path: str, p: FirewallSelector | CreateFirewallRule) -> str:
     """Return the API path of the rules of a firewall."""
     return f"/cluster/firewall/groups/{p.group}" if p.group else f"{path}/rules"
 
@@ -208,7 +208,7 @@ def rule_parameters(p: RuleContent) -> Entry:
     return {"type": p.direction, "action": p.action, **values}
 
 
-def rules_after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
+def rules_after(entries: list[Entry], p: UpdateFirewallRule) -> list[Entry]:
     """Return the rules as they are after the change."""
     entry = entries[p.pos]
     if p.to is not None:
@@ -226,7 +226,7 @@ def rules_after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
     return [changed if rule is entry else rule for rule in entries]
 
 
-def changed_settings(entry: Entry, p: ChangeRule) -> Entry:
+def changed_settings(entry: Entry, p: UpdateFirewallRule) -> Entry:
     """Return the change of a rule as parameters of Proxmox."""
     if p.to is not None:
         return {"moveto": p.to + (p.to > p.pos)}  # Proxmox counts with the rule at its old place
@@ -237,13 +237,13 @@ def changed_settings(entry: Entry, p: ChangeRule) -> Entry:
     return {**{key: value for key, value in new.items() if entry.get(key) != value}, "delete": ",".join(gone) or None}
 
 
-def is_moved(entries: list[Entry], p: ChangeRule) -> bool:
+def is_moved(entries: list[Entry], p: UpdateFirewallRule) -> bool:
     """Return whether a rule is at its new position."""
     called = unique_texts(entries)
     return p.to is not None and bool(called) and called[min(p.to, len(called) - 1)] == p.rule
 
 
-def is_changed(entries: list[Entry], p: ChangeRule) -> bool:
+def is_changed(entries: list[Entry], p: UpdateFirewallRule) -> bool:
     """Return whether a rule has its new text, and no rule has the old one."""
     if p.becomes is None:
         return False
@@ -251,7 +251,7 @@ def is_changed(entries: list[Entry], p: ChangeRule) -> bool:
     return text != p.rule and p.rule not in called and text in called
 
 
-def change_text(p: ChangeRule) -> str:
+def change_text(p: UpdateFirewallRule) -> str:
     """Return a description of the change of a rule."""
     changes = [f"moves to position {p.to}"] if p.to is not None else []
     changes += [f"becomes {rule_text(rule_parameters(p.becomes))}"] if p.becomes is not None else []
@@ -260,7 +260,7 @@ def change_text(p: ChangeRule) -> str:
     return f"{p.rule} {', '.join(changes)}"
 
 
-def undo_parameters(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str, Any]:
+def undo_parameters(entries: list[Entry], becoming: list[Entry], p: UpdateFirewallRule) -> dict[str, Any]:
     """Return the parameters that undo the change of a rule."""
     place = p.pos if p.to is None else becoming.index(entries[p.pos])
     found: dict[str, Any] = {"pos": place, "rule": unique_texts(becoming)[place]}
