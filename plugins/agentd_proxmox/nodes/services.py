@@ -274,7 +274,7 @@ class NodeTools(area.Area):
         origins = dict(Counter(update.origin for update in lines))
         kernel = any("kernel" in update.package for update in lines)
         empty = Updates(p.node, len(lines), origins, kernel, [])
-        return pages.fill(empty, "updates", lines, lambda update: update.package, p)
+        return pages.fill(empty, "packages", lines, lambda update: update.package, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def refresh_updates(self, call: Call, p: fields.NodeSelector) -> Updates:
