@@ -209,12 +209,11 @@ class Pools(area.Area):
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_pool(self, call: Call, p: DeletePool) -> changes.Deleted:
         """Delete an empty pool, and the permissions that were granted on it."""
-
-        async def find() -> Pool | None:
-            if p.pool in await self._list():
-                return await self._read(p.pool, PoolSelector(p.pool, limit=5))
+        if p.pool not in await self._list():
             await self._check_hidden(p.pool)
-            return None
+
+        async def find() -> Pool | None:  # the list only: with the pool, the right to read it may be gone
+            return await self._read(p.pool, PoolSelector(p.pool, limit=5)) if p.pool in await self._list() else None
 
         async def declare(pool: Pool) -> None:
             inside = [f"guest {guest.vmid}" for guest in pool.guests] + [f"storage {name}" for name in pool.storages]

@@ -210,7 +210,7 @@ class StorageDefinitions(area.Area):
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
             raw = await self._raw(p.storage)
-            if set(raw) <= CREATABLE and now.enabled:  # otherwise it has settings that create_storage does not know
+            if raw and set(raw) <= CREATABLE and now.enabled:  # create_storage knows all its settings
                 settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
                 targets.set_undo(

@@ -38,6 +38,14 @@ class TestPools:
         assert last.undo == ("create_pool", {"pool": "prod", "comment": "a=1; ü"})
         assert tools.tools["delete_pool"].tier is Tier.DESTROY
 
+    async def test_right_gone_with_it(self, tools: Bench, steered: Steer) -> None:
+        """A deletion is read back from the list: the right to read the pool itself may be deleted with it."""
+        await tools.call("create_pool", pool="prod")
+        await tools.call("delete_pool", pool="prod")
+
+        [sent] = await steered.log("DELETE")
+        assert {str(read["params"]) for read in await steered.log("GET", "/pools$", since=sent["n"])} == {"{}"}
+
     async def test_taken_back(self, tools: Bench) -> None:
         """What was changed can be taken back by the call that was kept."""
         await tools.call("create_pool", pool="prod", comment="old")
