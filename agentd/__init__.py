@@ -14,12 +14,13 @@ from agentd.version import __version__
 
 if TYPE_CHECKING:
     from agentd import files, formats
-    from agentd.bus import capacity, dead_letters
-    from agentd.bus.consumer import Consumer
+    from agentd.bus import capacity
+    from agentd.bus.delivery import dead_letters
+    from agentd.bus.delivery.consumer import Consumer
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
-    from agentd.bus.permissions import Duty
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
+    from agentd.bus.setup.permissions import Duty
     from agentd.errors import (
         AgentdError,
         BadExpression,
@@ -226,12 +227,12 @@ _ORIGINS: Final = {
     "Compensation": "agentd.wire.workflow",
     "ConfigChanged": "agentd.errors",
     "ConfigError": "agentd.errors",
-    "Consumer": "agentd.bus.consumer",
+    "Consumer": "agentd.bus.delivery.consumer",
     "Context": "agentd.plugins.role",
     "DONE": "agentd.wire.workflow",
     "Definition": "agentd.wire.workflow",
     "Denied": "agentd.errors",
-    "Duty": "agentd.bus.permissions",
+    "Duty": "agentd.bus.setup.permissions",
     "Fault": "agentd.plugins.workflow_files",
     "Found": "agentd.tools.definition",
     "Frozen": "agentd.errors",
@@ -241,7 +242,7 @@ _ORIGINS: Final = {
     "Heartbeat": "agentd.wire.announcements",
     "InvalidMessage": "agentd.errors",
     "Inverse": "agentd.wire.messages",
-    "Job": "agentd.bus.job",
+    "Job": "agentd.bus.delivery.job",
     "ListedWorkflow": "agentd.plugins.workflow_files",
     "Logger": "agentd.telemetry.logs",
     "MetricReport": "agentd.wire.announcements",
@@ -258,7 +259,7 @@ _ORIGINS: Final = {
     "ProxmoxUnavailable": "agentd.errors",
     "Raise": "agentd.tools.raises",
     "Reader": "agentd.plugins.workflow_files",
-    "Received": "agentd.bus.subscriptions",
+    "Received": "agentd.bus.nats.subscriptions",
     "Rejected": "agentd.errors",
     "Repeat": "agentd.tools.definition",
     "Right": "agentd.tools.definition",
@@ -295,7 +296,7 @@ _ORIGINS: Final = {
     "by_name": "agentd.tools.declaration",
     "capacity": "agentd.bus.capacity",
     "collect": "agentd.tools.declaration",
-    "dead_letters": "agentd.bus.dead_letters",
+    "dead_letters": "agentd.bus.delivery.dead_letters",
     "decode": "agentd.wire.codec",
     "digest": "agentd.wire.codec",
     "encode": "agentd.wire.codec",

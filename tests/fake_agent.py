@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.bus.consumer import Consumer
+from agentd.bus.delivery.consumer import Consumer
 from agentd.client import queries, requests
 from agentd.telemetry import logs
 from agentd.telemetry.metrics import Metrics
@@ -29,8 +29,8 @@ from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
     from agentd.daemon.supervisor import Supervisor
     from harness import Net
 

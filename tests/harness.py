@@ -26,8 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from agentd.bus import permissions, provision
 from agentd.bus.jetstream import Bus
+from agentd.bus.setup import permissions, provision
 from agentd.config import load
 from agentd.daemon.supervisor import Supervisor
 from agentd.errors import ConfigError
@@ -38,7 +38,7 @@ from agentd.telemetry import logs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus.permissions import User
+    from agentd.bus.setup.permissions import User
     from pve.client import FakePve
 
 T = TypeVar("T")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.bus.nats_client import status_of
+from agentd.bus.nats.client import status_of
 from agentd.errors import BusError, BusFull, BusUnavailable, NotProvisioned, StaleWrite, TooManyWaiting
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator
 
-    from agentd.bus.subscriptions import Delivery as Msg
+    from agentd.bus.nats.subscriptions import Delivery as Msg
 
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
 _ROOM = "JetStream has no room; raise max_file of its account, or make room: `agentd doctor` lists what uses it"

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd.bus.api_answers import ApiError, NoMessage, PendingStore, api_error
-from agentd.bus.connection import Connection
-from agentd.bus.nats_client import status_of
+from agentd.bus.nats.client import status_of
+from agentd.bus.nats.connection import Connection
+from agentd.bus.nats.subscriptions import as_bytes
 from agentd.bus.stored import Newest, Stored, from_direct_get, parse_headers
-from agentd.bus.subscriptions import as_bytes
 from agentd.errors import BusError, BusUnavailable, Denied, InvalidMessage, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from agentd.bus.subscriptions import Delivery as Msg
+    from agentd.bus.nats.subscriptions import Delivery as Msg
     from agentd.config.settings import Bus as BusSettings
     from agentd.telemetry.logs import Logger
 

@@ -10,7 +10,7 @@ from agentd.errors import InvalidMessage
 from agentd.wire import codec
 
 if TYPE_CHECKING:
-    from agentd.bus.subscriptions import Delivery as Msg
+    from agentd.bus.nats.subscriptions import Delivery as Msg
 
 M = TypeVar("M")
 

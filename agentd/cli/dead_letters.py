@@ -14,7 +14,7 @@ from agentd.printable import printable
 from agentd.wire.codec import plain
 
 if TYPE_CHECKING:
-    from agentd.bus.dead_letters import Letter
+    from agentd.bus.delivery.dead_letters import Letter
 
 SHOWN = 10_000
 """Characters of a message that are printed at most; --json prints all of it."""
@@ -42,7 +42,7 @@ def list_letters(app: App, stream: str, *, everything: bool) -> None:
     """
 
     async def work() -> list[Letter]:
-        from agentd.bus.dead_letters import letters
+        from agentd.bus.delivery.dead_letters import letters
 
         async with app.bus() as (bus, _):
             return await letters(bus)
@@ -58,7 +58,7 @@ def show(app: App, number: int) -> None:
     """Show a dead letter and its message."""
 
     async def work() -> dict[str, Any]:
-        from agentd.bus import dead_letters as letters
+        from agentd.bus.delivery import dead_letters as letters
 
         async with app.bus() as (bus, _):
             letter = await letters.find(bus, number)
@@ -95,7 +95,7 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
         raise UsageError(message)
 
     async def work() -> tuple[list[dict[str, Any]], bool]:
-        from agentd.bus import dead_letters as letters
+        from agentd.bus.delivery import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, config):
             known = {letter.number: letter for letter in await letters.letters(bus)}
@@ -143,13 +143,13 @@ def close(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
     """
 
     async def look() -> list[Letter]:
-        from agentd.bus import dead_letters as letters
+        from agentd.bus.delivery import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, _):
             return [await letters.find(bus, number) for number in numbers]
 
     async def work(found: list[Letter]) -> None:
-        from agentd.bus import dead_letters as letters
+        from agentd.bus.delivery import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, config):
             for letter in found:

@@ -17,8 +17,8 @@ import click
 import uvloop
 
 from agentd import schedules
-from agentd.bus import provision
 from agentd.bus.jetstream import Bus
+from agentd.bus.setup import provision
 from agentd.cli import nats_server, tables
 from agentd.cli.console import console as out
 from agentd.cli.context import KEYS, default_state

@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentd import formats
-from agentd.bus import capacity, permissions
+from agentd.bus import capacity
+from agentd.bus.setup import permissions
 from agentd.cli import doctor_bus
 from agentd.cli.doctor_bus import Finding
 from agentd.errors import AgentdError, ConfigError

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd.bus import capacity, probe, provision
+from agentd.bus import capacity
 from agentd.bus.jetstream import Bus
+from agentd.bus.setup import probe, provision
 from agentd.client import queries
 from agentd.config.section import is_loopback
 from agentd.errors import AgentdError
@@ -22,7 +23,7 @@ from agentd.wire import subjects
 from agentd.wire.messages import MAX_STATE
 
 if TYPE_CHECKING:
-    from agentd.bus.permissions import User
+    from agentd.bus.setup.permissions import User
     from agentd.config.load import Config
     from agentd.config.settings import Login
     from agentd.telemetry.logs import Logger

@@ -189,7 +189,7 @@ def provision(app: App) -> None:
     Uses the credentials of [bus.admin]. The schedules are those of [schedules].
     """
     from agentd import schedules
-    from agentd.bus import provision as provisioning
+    from agentd.bus.setup import provision as provisioning
     from agentd.plugins import manager
 
     async def work() -> list[str]:

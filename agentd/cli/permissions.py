@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentd import files
-from agentd.bus import permissions as table
+from agentd.bus.setup import permissions as table
 from agentd.cli.context import App, passes
 from agentd.errors import ConfigError, UsageError
 from agentd.plugins import bus_users
@@ -18,7 +18,7 @@ from agentd.safety.signing import Signer, own_seed
 from agentd.wire.codec import plain
 
 if TYPE_CHECKING:
-    from agentd.bus.permissions import User
+    from agentd.bus.setup.permissions import User
     from agentd.config.load import Config
 
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentd.bus.dead_letters import letters
+from agentd.bus.delivery.dead_letters import letters
 from agentd.client.requests import POLL, send_decision, signal, state_of, still_running_error, watch_subjects
 from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
 from agentd.errors import BusUnavailable, InvalidMessage
@@ -23,9 +23,9 @@ from agentd.wire.workflow import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from agentd.bus.dead_letters import Letter
+    from agentd.bus.delivery.dead_letters import Letter
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Handler, Received
+    from agentd.bus.nats.subscriptions import Handler, Received
     from agentd.client.views import Identity, PluginState, Reason
     from agentd.wire.announcements import NetworkReply, NetworkRequest
     from agentd.wire.messages import SignalReply, WorkflowSignal

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from agentd.bus.jetstream import Bus
+    from agentd.bus.nats.subscriptions import Received
     from agentd.bus.stored import Newest
-    from agentd.bus.subscriptions import Received
 
 CALL: Final = "tool_call"
 """Type of the workflow that consists of one call of a tool."""

@@ -25,7 +25,7 @@ from agentd.wire.announcements import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus.dead_letters import Letter
+    from agentd.bus.delivery.dead_letters import Letter
     from agentd.wire.messages import SignalReply, WorkflowSignal
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received, Subscription
+    from agentd.bus.nats.subscriptions import Received, Subscription
     from agentd.telemetry.logs import Logger
 
 RENEW = 5.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentd.bus.delivery_journal import Journal
+from agentd.bus.delivery.journal import Journal
 from agentd.bus.jetstream import Bus
 from agentd.client.queries import DaemonView
 from agentd.daemon import state

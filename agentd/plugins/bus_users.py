@@ -1,6 +1,6 @@
 """The NATS users that a configuration needs: what each agent does follows from its roles, queues and clients.
 
-The permissions themselves are in `agentd.bus.permissions`.
+The permissions themselves are in `agentd.bus.setup.permissions`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd.bus import permissions
-from agentd.bus.permissions import Duty, User, Work
+from agentd.bus.setup import permissions
+from agentd.bus.setup.permissions import Duty, User, Work
 from agentd.errors import ConfigError
 from agentd.plugins.manager import Plugins, every_plugin, needed_plugins
 from agentd.safety.policy import ANONYMOUS

@@ -21,7 +21,7 @@ from agentd.wire.records import AuditAcceptance, AuditKeys, AuditRecord
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from agentd.safety.audit_log import AuditLog
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger

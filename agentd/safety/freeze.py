@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentd.bus.jetstream import Bus
+    from agentd.bus.nats.subscriptions import Received
     from agentd.bus.stored import Newest
-    from agentd.bus.subscriptions import Received
 
 KEY: Final = "network"
 POLL: Final = 5.0

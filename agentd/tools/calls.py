@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from agentd.safety.policy import Policy
     from agentd.telemetry.metrics import Metrics
     from agentd.tools.definition import Tool

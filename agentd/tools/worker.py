@@ -10,8 +10,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from agentd.bus import dead_letters
-from agentd.bus.consumer import BEGINS, Consumer
+from agentd.bus.delivery import dead_letters
+from agentd.bus.delivery.consumer import BEGINS, Consumer
 from agentd.crash_points import crash_point
 from agentd.errors import AgentdError, BusUnavailable, InvalidMessage
 from agentd.similar import suggestion
@@ -27,10 +27,10 @@ from agentd.wire.messages import Outcome, StopHint, TaskAssignment, TaskCompleti
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from agentd.bus.delivery_journal import Journal
+    from agentd.bus.delivery.job import Job
+    from agentd.bus.delivery.journal import Journal
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
-    from agentd.bus.subscriptions import Handler, Received, Subscription
+    from agentd.bus.nats.subscriptions import Handler, Received, Subscription
     from agentd.safety.audit_log import AuditLog
     from agentd.safety.freeze import FreezeWatch
     from agentd.safety.lease import Lease

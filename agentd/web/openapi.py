@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from agentd.bus.dead_letters import Letter
+from agentd.bus.delivery.dead_letters import Letter
 from agentd.client.views import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
 from agentd.web import actions
 from agentd.web.overview import Overview

@@ -10,7 +10,7 @@ from agentd.wire.announcements import NetworkReply, NetworkRequest
 
 if TYPE_CHECKING:
     from agentd import Context, Received
-    from agentd.bus.subscriptions import Subscription
+    from agentd.bus.nats.subscriptions import Subscription
     from agentd.wire.announcements import Freeze
 
 

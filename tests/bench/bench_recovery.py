@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.client import queries, requests
 from agentd.wire import subjects
 from agentd.wire.messages import WorkflowRequest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from bench.conftest import Figures
     from harness import Daemon
 

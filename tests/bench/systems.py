@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from harness import NatsServer, Net
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd.bus.consumer import Consumer
-from agentd.bus.delivery_journal import Journal
+from agentd.bus.delivery.consumer import Consumer
+from agentd.bus.delivery.journal import Journal
 from agentd.bus.jetstream import Bus
 from agentd.config import settings
 from agentd.telemetry import logs
 
 if TYPE_CHECKING:
-    from agentd.bus.job import Job
+    from agentd.bus.delivery.job import Job
 
 
 async def main(url: str, stream: str, durable: str, path: str, slots: str) -> None:

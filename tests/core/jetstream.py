@@ -16,7 +16,7 @@ from harness import START, eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus.job import Job
+    from agentd.bus.delivery.job import Job
     from agentd.bus.stored import Stored
 
 SECOND = 1_000_000_000

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from agentd.bus.consumer import Consumer
+from agentd.bus.delivery.consumer import Consumer
 from core.jetstream import Lines, Seen
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentd.bus.delivery.job import Handle, Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Handle, Job
 
 
 @contextlib.asynccontextmanager

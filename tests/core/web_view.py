@@ -38,7 +38,7 @@ from agentd.wire.workflow import TERMINAL as OVER
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus.dead_letters import Letter
+    from agentd.bus.delivery.dead_letters import Letter
     from agentd.errors import AgentdError
 
 WORKFLOW_STATES = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from core.jetstream import connected
 from core.probe import SERVICE, Probe
 from plugins.conftest import bus, download_server, known, lab, laboratory, quiet_net, recorded, steered, tools

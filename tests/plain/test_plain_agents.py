@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd.bus import provision
+from agentd.bus.setup import provision
 from agentd.client import queries, requests
 from agentd.wire import subjects
 from agentd.wire.announcements import Heartbeat
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from agentd.wire.messages import WorkflowResponse
     from harness import NatsServer
 

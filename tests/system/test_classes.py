@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.client import queries, requests
 from agentd.config.settings import Queue
 from agentd.wire.messages import Tier, WorkflowRequest

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd.bus import provision
+from agentd.bus.setup import provision
 from system.restarting_daemons import EMPTY, ROLES, TEMPLATE, RestartingDaemons, asked, deploy, note, record, settled
 
 if TYPE_CHECKING:

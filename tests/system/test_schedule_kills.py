@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd import schedules
-from agentd.bus import provision
+from agentd.bus.setup import provision
 from agentd.client import queries
 from agentd.config.settings import Schedule
 from agentd.wire import subjects

@@ -19,7 +19,7 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
 
 EVENT = subjects.event("w1")
 

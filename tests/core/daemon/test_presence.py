@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
 
 AGENT = AgentRegistration("worker-pve1", capabilities=["vm"], node="pve1", role="specialist")
 SERVICE = ServiceRegistration("specialist", "worker", tools=["place_vm"])

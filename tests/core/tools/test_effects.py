@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.errors import BusUnavailable, Fenced, PermanentError
 from agentd.tools import effects
 from agentd.tools.effects import (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd.bus.delivery_journal import HELD, Journal
-from agentd.bus.provision import provision
+from agentd.bus.delivery.journal import HELD, Journal
+from agentd.bus.setup.provision import provision
 from agentd.client import tool_calls
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError, TaskFailed
@@ -26,9 +26,9 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus.consumer import Consumer
+    from agentd.bus.delivery.consumer import Consumer
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
     from agentd.tools.definition import Call
     from agentd.tools.worker import Worker
 

@@ -20,7 +20,7 @@ from harness import eventually
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from harness import NatsServer, Net
 
 INBOXES = ["_INBOX.xyz", "_INBOX.tester.abc.1", "_INBOX.n-1_x.$SRV", "_INBOX.a" + ".b" * 100]

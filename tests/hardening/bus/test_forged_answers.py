@@ -16,9 +16,9 @@ import nats
 import pytest
 import pytest_asyncio
 
-from agentd.bus import dead_letters
+from agentd.bus.delivery import dead_letters
 from agentd.bus.jetstream import SCHEDULE, SCHEDULE_TARGET
-from agentd.bus.subscriptions import Received
+from agentd.bus.nats.subscriptions import Received
 from agentd.client import queries, requests
 from agentd.errors import Denied, Frozen, InvalidMessage, PermanentError
 from agentd.safety import budget, freeze

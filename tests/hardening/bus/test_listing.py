@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd.bus import permissions
 from agentd.bus.jetstream import PAGE
-from agentd.bus.provision import provision
+from agentd.bus.setup import permissions
+from agentd.bus.setup.provision import provision
 from agentd.bus.stream_reader import SIZE, scan
 from agentd.client import queries, requests
 from agentd.errors import Denied

@@ -8,7 +8,7 @@ import urllib.request
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from agentd.bus.provision import streams
+from agentd.bus.setup.provision import streams
 from agentd.client import queries, requests
 from agentd.config.settings import Schedule
 from agentd.daemon import state

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.client.tool_calls import call_tool
 from agentd.errors import BusUnavailable, ConfigError, Superseded
 from agentd.safety import lease as leases

@@ -17,9 +17,9 @@ import nats
 import pytest
 from nats.js.errors import APIError
 
-from agentd.bus import permissions, probe, provision
 from agentd.bus.jetstream import Bus
-from agentd.bus.permissions import Kind, User
+from agentd.bus.setup import permissions, probe, provision
+from agentd.bus.setup.permissions import Kind, User
 from agentd.config import load, settings
 from agentd.errors import ConfigError, Denied
 from agentd.plugins import bus_users, manager

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from agentd.bus import provision
+from agentd.bus.setup import provision
 from agentd.client import queries, requests
 from agentd.wire import subjects
 from agentd.wire.codec import encode

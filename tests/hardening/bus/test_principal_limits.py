@@ -13,8 +13,8 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from msgspec.structs import replace
 
-from agentd.bus.consumer import Consumer
-from agentd.bus.provision import WAITING
+from agentd.bus.delivery.consumer import Consumer
+from agentd.bus.setup.provision import WAITING
 from agentd.client import queries, requests
 from agentd.errors import BusError, BusFull, TooManyWaiting
 from agentd.safety import tokens
@@ -36,8 +36,8 @@ from fake_agent import Agent, begin, orchestrators, task
 from plugins.mcp.test_mcp_role import page, running, surroundings
 
 if TYPE_CHECKING:
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
     from harness import Net
 
 FLOOD = 10_000

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd.bus.dead_letters import letters
+from agentd.bus.delivery.dead_letters import letters
 from agentd.client import queries, requests
 from agentd.errors import Denied
 from agentd.safety import budget

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from agentd.bus import permissions, provision
 from agentd.bus.jetstream import Bus
-from agentd.bus.permissions import User
+from agentd.bus.setup import permissions, provision
+from agentd.bus.setup.permissions import User
 from agentd.cli import doctor, doctor_bus
 from agentd.config import load
 from agentd.plugins import bus_users, manager
@@ -18,7 +18,7 @@ from agentd.plugins.manager import every_plugin
 from agentd.safety.signing import Signer
 from agentd.telemetry import logs
 from agentd.wire import subjects
-from core.bus.test_bus_login import authority
+from core.bus.nats.test_login import authority
 from harness import NatsServer
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agentd import printable, schedules
-from agentd.bus.dead_letters import Letter
+from agentd.bus.delivery.dead_letters import Letter
 from agentd.cli import audit, doctor_bus, explain, tables, tools
 from agentd.cli.console import SafeConsole, console
 from agentd.client.plan_view import PlannedTask

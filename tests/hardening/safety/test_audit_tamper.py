@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from agentd.bus.provision import provision, streams
+from agentd.bus.setup.provision import provision, streams
 from agentd.cli.audit import Export, Network, Verdict, verify_chains
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AuditBroken, Rejected

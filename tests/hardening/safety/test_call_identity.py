@@ -12,7 +12,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, InvalidMessage, NeedsPlan, NoResponder, PermanentError, TemporaryError
 from agentd.safety import marks

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd import files
-from agentd.bus import credentials, delivery_journal
+from agentd.bus.delivery import journal as delivery_journal
+from agentd.bus.nats import credentials
 from agentd.config import load, settings
 from agentd.config.secret_files import read_secret
 from agentd.errors import ConfigError, UnsafeFile

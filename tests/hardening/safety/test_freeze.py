@@ -16,7 +16,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.cli.freeze import parse_duration
 from agentd.client.requests import state_of, submit
 from agentd.client.tool_calls import call_tool

@@ -18,7 +18,7 @@ from plugins.files import HEAD, faults, plan
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from agentd.tools.definition import Tool
     from harness import Net
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from agentd.bus import dead_letters
+from agentd.bus.delivery import dead_letters
 from agentd.bus.jetstream import Bus
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.config.settings import Bus as BusSettings
 from agentd.plugins.role import Context, Health
 from agentd.telemetry import logs
@@ -30,7 +30,7 @@ from core.jetstream import kv_list
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from harness import NatsServer
 
 QUICK = MonitorSettings(min_duration=0, min_readings=2, offline_after=0.4, stuck_after=0.4)

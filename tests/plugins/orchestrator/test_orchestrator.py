@@ -29,7 +29,7 @@ from plugins.flow import fold
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from harness import Net
 
 

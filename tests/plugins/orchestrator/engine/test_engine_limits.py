@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd.bus import dead_letters
+from agentd.bus.delivery import dead_letters
 from agentd.client import queries
 from agentd.wire import subjects
 from agentd.wire.workflow import Status, TaskSpec, Workflow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.errors import TemporaryError
 from agentd.telemetry import logs
 from agentd.telemetry.metrics import Metrics

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import nats
 import nats.errors
 
-from agentd.bus import credentials, permissions, provision
-from agentd.bus.permissions import API, REST
+from agentd.bus.nats import credentials
+from agentd.bus.setup import permissions, provision
+from agentd.bus.setup.permissions import API, REST
 from agentd.errors import BusUnavailable
 from agentd.wire import subjects
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
 
-    from agentd.bus.permissions import User
+    from agentd.bus.setup.permissions import User
     from agentd.config.settings import Bus as BusSettings
     from agentd.config.settings import Login
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd.bus import consumer, dead_letters
-from agentd.bus.consumer import Consumer
-from agentd.bus.provision import provision
+from agentd.bus.delivery import consumer, dead_letters
+from agentd.bus.delivery.consumer import Consumer
+from agentd.bus.setup.provision import provision
 from agentd.errors import BusError, GiveUp, NotFound, PermanentError
 from agentd.wire import subjects
 from agentd.wire.messages import TaskError
@@ -24,8 +24,8 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentd.bus.delivery.job import Handle, Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Handle, Job
     from harness import NatsServer
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentd.bus import consumer
-from agentd.bus.consumer import Consumer
-from agentd.bus.nats_client import abort
-from agentd.bus.provision import provision
+from agentd.bus.delivery import consumer
+from agentd.bus.delivery.consumer import Consumer
+from agentd.bus.nats.client import abort
+from agentd.bus.setup.provision import provision
 from agentd.errors import StaleWrite
 from agentd.wire import subjects
 from core.jetstream import Lines, Seen, all_acked, answers, connected, consumer_info, make_consumer, make_stream
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
     from harness import NatsServer
 
 

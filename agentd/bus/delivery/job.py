@@ -12,7 +12,7 @@ from agentd.wire import codec, records
 from agentd.wire.subjects import ACK_WAIT
 
 if TYPE_CHECKING:
-    from agentd.bus.subscriptions import Delivery
+    from agentd.bus.nats.subscriptions import Delivery
 
 M = TypeVar("M")
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.bus import connection, replies
 from agentd.bus.jetstream import Bus
-from agentd.bus.provision import provision
+from agentd.bus.nats import connection, replies
+from agentd.bus.setup.provision import provision
 from agentd.daemon.supervisor import Supervisor
 from agentd.errors import BusUnavailable, StaleWrite
 from agentd.wire import announcements, subjects
@@ -21,7 +21,7 @@ from harness import NatsServer, Net, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
 
 EVENT = subjects.event("w1")
 FLOOD = 40

@@ -23,8 +23,8 @@ import nats
 import nats.errors
 from nats import micro
 
-from agentd.bus import credentials as logins
-from agentd.bus.nats_client import (
+from agentd.bus.nats import credentials as logins
+from agentd.bus.nats.client import (
     Answering,
     abort,
     certificate_end,
@@ -34,8 +34,8 @@ from agentd.bus.nats_client import (
     is_stuck,
     status_of,
 )
-from agentd.bus.replies import Pending
-from agentd.bus.subscriptions import DRAIN, Delivery, Handler, Pull, Received, Subscription, as_bytes
+from agentd.bus.nats.replies import Pending
+from agentd.bus.nats.subscriptions import DRAIN, Delivery, Handler, Pull, Received, Subscription, as_bytes
 from agentd.bus.unreadable import Unreadable
 from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
 from agentd.telemetry.logs import RateLimitedLog

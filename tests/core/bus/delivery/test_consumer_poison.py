@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentd.bus import consumer, dead_letters
-from agentd.bus.provision import provision
+from agentd.bus.delivery import consumer, dead_letters
+from agentd.bus.setup.provision import provision
 from agentd.errors import TemporaryError
 from core.jetstream import all_acked, consumer_info
 from core.running_consumer import running_consumer
@@ -14,8 +14,8 @@ from core.running_consumer import running_consumer
 if TYPE_CHECKING:
     import pytest
 
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
 
 
 class Process:

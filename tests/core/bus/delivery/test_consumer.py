@@ -7,8 +7,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from agentd.bus import consumer
-from agentd.bus.consumer import Consumer
+from agentd.bus.delivery import consumer
+from agentd.bus.delivery.consumer import Consumer
 from agentd.errors import BusUnavailable, GiveUp, TemporaryError
 from agentd.wire import subjects
 from core.jetstream import Lines, Seen, all_acked, connected, consumer_info, make_consumer
@@ -18,8 +18,8 @@ from harness import eventually
 if TYPE_CHECKING:
     import pytest
 
+    from agentd.bus.delivery.job import Job
     from agentd.bus.jetstream import Bus
-    from agentd.bus.job import Job
     from harness import NatsServer
 
 

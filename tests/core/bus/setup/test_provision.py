@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.bus.provision import DEFAULT_SLOTS, consumers, provision, slots, streams
+from agentd.bus.setup.provision import DEFAULT_SLOTS, consumers, provision, slots, streams
 from agentd.config.settings import Queue
 from agentd.errors import BusError, ConfigError
 from agentd.wire import subjects

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd.bus import dead_letters
+from agentd.bus.delivery import dead_letters
+from agentd.bus.delivery.job import Handle, Job, job_of
 from agentd.bus.jetstream import DELETE
-from agentd.bus.job import Handle, Job, job_of
 from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, GiveUp, TemporaryError
 from agentd.wire import subjects
 from agentd.wire.subjects import PROGRESS
@@ -34,9 +34,9 @@ from agentd.wire.subjects import PROGRESS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentd.bus.delivery_journal import Journal
+    from agentd.bus.delivery.journal import Journal
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Delivery, Pull
+    from agentd.bus.nats.subscriptions import Delivery, Pull
     from agentd.telemetry.logs import Logger
 
 EXPIRES = 10.0

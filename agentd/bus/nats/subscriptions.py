@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from agentd.bus.nats_client import ignore_closed
+from agentd.bus.nats.client import ignore_closed
 from agentd.wire import codec
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription as NatsSubscription
 
-    from agentd.bus.connection import Connection
+    from agentd.bus.nats.connection import Connection
 
 
 M = TypeVar("M")

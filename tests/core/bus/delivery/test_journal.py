@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.bus.consumer import Consumer
-from agentd.bus.delivery_journal import SLOT, SLOTS, Journal
+from agentd.bus.delivery.consumer import Consumer
+from agentd.bus.delivery.journal import SLOT, SLOTS, Journal
 from agentd.errors import ConfigError
 from agentd.wire import subjects
 from agentd.wire.codec import now
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.stored import Stored
 
-HOLD = Path(__file__).parents[2] / "child" / "hold.py"
+HOLD = Path(__file__).parents[3] / "child" / "hold.py"
 
 
 def test_open_deliveries_are_kept(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from agentd.bus import dead_letters, provision
+from agentd.bus.delivery import dead_letters
+from agentd.bus.setup import provision
 from agentd.errors import ConfigError
 from agentd.wire import subjects
 from agentd.wire.names import check_id

@@ -1,0 +1,1 @@
+"""Handling of messages: consumers, their deliveries, and dead letters."""

@@ -1,0 +1,1 @@
+"""The connection to NATS: nats-py's client, subscriptions, replies and credentials."""

@@ -1,0 +1,1 @@
+"""What NATS must have: streams, buckets and consumers, and the permissions of every user."""
