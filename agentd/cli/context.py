@@ -107,7 +107,7 @@ class App:
 
             click.echo(as_json(plain(value), indent=2))
         else:
-            from agentd.cli import tables
+            from agentd.cli.output import tables
 
             tables.show(table, value)
 

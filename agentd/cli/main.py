@@ -53,13 +53,13 @@ WORKFLOWS = [
     "schedules",
 ]
 LAZY_COMMANDS = {
-    "config": "agentd.cli.config",
+    "config": "agentd.cli.setup.config",
     "dead-letters": "agentd.cli.dead_letters",
     "audit": "agentd.cli.audit",
     "export": "agentd.cli.export",
     "undo": "agentd.cli.undo",
-    "permissions": "agentd.cli.permissions",
-    "nkey": "agentd.cli.permissions",
+    "permissions": "agentd.cli.setup.permissions",
+    "nkey": "agentd.cli.setup.permissions",
     "freeze": "agentd.cli.freeze",
     "thaw": "agentd.cli.freeze",
     "tools": "agentd.cli.tools",
@@ -160,8 +160,8 @@ def run(app: App, instance: str) -> None:
 @passes
 def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_server_sha256: str | None) -> None:
     """Run every role in one process, with an embedded nats-server."""
-    from agentd.cli import demo
-    from agentd.cli import nats_server as cli_nats_server
+    from agentd.cli.setup import demo
+    from agentd.cli.setup import nats_server as cli_nats_server
 
     if (nats_server is None) != (nats_server_sha256 is None):
         raise click.UsageError("--nats-server and --nats-server-sha256 go together")
@@ -175,7 +175,7 @@ def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_s
 @passes
 def demo_command(app: App, state: Path | None, *, once: bool) -> None:
     """Deploy one VM on a simulated Proxmox, shown live."""
-    from agentd.cli import demo
+    from agentd.cli.setup import demo
 
     del app
     sys.exit(demo.demo(state, once=once))
@@ -220,7 +220,7 @@ def doctor(app: App, *, instance: str | None, roles: bool, grants: bool) -> None
 
     Each finding says what to do. Exit code 1 if a check fails.
     """
-    from agentd.cli import doctor as examination
+    from agentd.cli.setup import doctor as examination
     from agentd.telemetry import logs
 
     if roles:

@@ -121,7 +121,7 @@ async def _follow(
     requested: tuple[str, WorkflowRequest] | None = None,
     wait: float | None = None,
 ) -> WorkflowResponse:
-    from agentd.cli import tables
+    from agentd.cli.output import tables
 
     show = (lambda _state: None) if app.as_json else tables.Steps().show
     return await queries.follow(bus, workflow_id, show, wait=wait, requested=requested)

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from agentd.bus import capacity
-from agentd.cli import doctor
+from agentd.cli.setup import doctor
 from agentd.client import queries, requests
 from agentd.errors import BusFull, BusUnavailable
 from agentd.telemetry import logs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from agentd.cli import tables
-from agentd.cli.console import console
+from agentd.cli.output import tables
+from agentd.cli.output.console import console
 from agentd.wire.messages import WorkflowResponse
 
 if TYPE_CHECKING:

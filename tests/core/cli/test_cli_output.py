@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli import console
+from agentd.cli.output import console
 from harness import SCRIPTS
 
 if TYPE_CHECKING:

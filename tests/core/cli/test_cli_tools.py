@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli import console, tools, values
+from agentd.cli import tools
 from agentd.cli.context import parse_parameters
+from agentd.cli.output import console, values
 from agentd.config import load
 from agentd.plugins import manager
 from harness import SCRIPTS

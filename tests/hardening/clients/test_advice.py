@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli import doctor, doctor_bus, tables
-from agentd.cli.console import console
+from agentd.cli.output import tables
+from agentd.cli.output.console import console
+from agentd.cli.setup import doctor, doctor_bus
 from agentd.proxmox import responses
 from agentd.tools.definition import Right
 from agentd.wire.messages import Tier

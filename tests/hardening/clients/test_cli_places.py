@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli import doctor
+from agentd.cli.setup import doctor
 from agentd.config import load as configuration
 from agentd.plugins import manager
 from agentd.safety.policy import Policy

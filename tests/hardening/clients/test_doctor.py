@@ -11,7 +11,7 @@ import pytest
 from agentd.bus.jetstream import Bus
 from agentd.bus.setup import permissions, provision
 from agentd.bus.setup.permissions import User
-from agentd.cli import doctor, doctor_bus
+from agentd.cli.setup import doctor, doctor_bus
 from agentd.config import load
 from agentd.plugins import bus_users, manager
 from agentd.plugins.manager import every_plugin
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agentd.cli.doctor_bus import Finding
+    from agentd.cli.setup.doctor_bus import Finding
 
 CONFIG = """
 [node]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from agentd.cli import nats_server
 from agentd.cli.main import cli
+from agentd.cli.setup import nats_server
 from agentd.errors import UsageError
 from harness import SCRIPTS
 

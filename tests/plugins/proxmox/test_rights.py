@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.cli import doctor
+from agentd.cli.setup import doctor
 from agentd.config import load as configuration
 from agentd.proxmox.read_only import dry_run_context
 from agentd.tools.definition import Right

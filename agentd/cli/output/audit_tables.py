@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agentd.cli.console import console, json_text, print_rows, safe
+from agentd.cli.output.console import console, json_text, print_rows, safe
 
 if TYPE_CHECKING:
     from agentd.wire.records import AuditRecord, EffectRecord

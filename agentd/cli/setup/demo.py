@@ -19,9 +19,10 @@ import uvloop
 from agentd import schedules
 from agentd.bus.jetstream import Bus
 from agentd.bus.setup import provision
-from agentd.cli import nats_server, tables
-from agentd.cli.console import console as out
 from agentd.cli.context import KEYS, default_state
+from agentd.cli.output import tables
+from agentd.cli.output.console import console as out
+from agentd.cli.setup import nats_server
 from agentd.client import queries, requests
 from agentd.config import load, settings
 from agentd.config.policy import Policy

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from agentd.cli.console import console, print_rows, safe, safe_lines
+from agentd.cli.output.console import console, print_rows, safe, safe_lines
 from agentd.printable import as_json
 from agentd.wire.codec import plain
 from agentd.wire.messages import Preview
@@ -90,7 +90,7 @@ def explanations(found: list[Any]) -> None:
 
 def reply(reply: Any) -> None:  # noqa: ANN401
     """Print the result of a call."""
-    from agentd.cli import values
+    from agentd.cli.output import values
 
     values.show(plain(reply.result))
     for warning in reply.warnings:

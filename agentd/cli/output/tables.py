@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from agentd.cli import audit_tables, tool_tables
-from agentd.cli.console import age, colored_sign, console, json_text, print_rows, safe, safe_lines, symbol
+from agentd.cli.output import audit_tables, tool_tables
+from agentd.cli.output.console import age, colored_sign, console, json_text, print_rows, safe, safe_lines, symbol
 from agentd.wire.workflow import TaskStatus
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from agentd import formats
 from agentd.bus import capacity
 from agentd.bus.setup import permissions
-from agentd.cli import doctor_bus
-from agentd.cli.doctor_bus import Finding
+from agentd.cli.setup import doctor_bus
+from agentd.cli.setup.doctor_bus import Finding
 from agentd.errors import AgentdError, ConfigError
 from agentd.plugins import bus_users, manager
 from agentd.proxmox.client import Proxmox

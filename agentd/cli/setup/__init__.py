@@ -1,0 +1,1 @@
+"""Commands that set a machine or a demo up: configuration, checks, NATS permissions, `up` and `demo`."""
