@@ -24,7 +24,7 @@ from agentd.wire.messages import (
 )
 from agentd.wire.workflow import Definition, TaskSpec
 from agentd_orchestrator.engine.executor import Engine
-from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest
+from agentd_orchestrator.state_machine.inputs import AgentReport, PlannedRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -33,7 +33,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_filesystem.role import SERVICE
     from agentd_filesystem.roots import Roots
     from agentd_filesystem.settings import FilesystemSettings
-    from agentd_filesystem.tools import AREAS
+    from agentd_filesystem.tools.areas import AREAS
 
     roots = Roots(toolbox.settings or FilesystemSettings())
     return [tool for area in AREAS for tool in collect(area(roots), service=SERVICE)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agentd_filesystem.roots import Place
-    from agentd_filesystem.trash import Kept
+    from agentd_filesystem.tools.trash import Kept
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 MODE: Final = 0o644

@@ -30,11 +30,11 @@ from agentd_orchestrator import external_agents, schedules
 from agentd_orchestrator.admission import Quota
 from agentd_orchestrator.declared.library import Library
 from agentd_orchestrator.engine.executor import BROKEN_AFTER
-from agentd_orchestrator.engine.inputs import PlannedRequest
-from agentd_orchestrator.engine.outgoing import child_id
-from agentd_orchestrator.engine.planner import Planner, is_authenticated
 from agentd_orchestrator.expressions.metering import evaluate_async
 from agentd_orchestrator.queues import Queues
+from agentd_orchestrator.state_machine.inputs import PlannedRequest
+from agentd_orchestrator.state_machine.outgoing import child_id
+from agentd_orchestrator.state_machine.planner import Planner, is_authenticated
 
 if TYPE_CHECKING:
     from agentd import Context, Job

@@ -32,10 +32,10 @@ from agentd.wire.workflow import VERSION
 from agentd_orchestrator import external_agents, schedules
 from agentd_orchestrator.admission import CapacityCheck
 from agentd_orchestrator.engine.executor import Engine
-from agentd_orchestrator.engine.inputs import AgentReport, Signal, TimerFired
 from agentd_orchestrator.engine.overwritten import TimerRestorer
 from agentd_orchestrator.freeze import FreezeRequests
 from agentd_orchestrator.requests import Requests
+from agentd_orchestrator.state_machine.inputs import AgentReport, Signal, TimerFired
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute

@@ -14,8 +14,15 @@ import msgspec
 
 from agentd.errors import Denied, Rejected
 from agentd.wire.codec import digest
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine.inputs import (
+    AgentReport,
+    DecideFailed,
+    Input,
+    PlannedRequest,
+    Signal,
+    TimerFired,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agentd.wire.messages import TaskError, WorkflowRequest, WorkflowSignal
 from agentd.wire.workflow import Compensation, Status, TaskSpec, result_of, template
-from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.state_machine import decide as wf
 from fake_agent import QUEUE, Agent, Nothing, completion, orchestrators, task
 from harness import NatsServer, Net, eventually
 from histories import history
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.jetstream import Bus
     from agentd.wire.workflow import Workflow
-    from agentd_orchestrator.engine.inputs import Input
+    from agentd_orchestrator.state_machine.inputs import Input
 
 HERE = Path(__file__).parent
 

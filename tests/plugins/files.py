@@ -9,7 +9,7 @@ import msgspec
 
 from agentd.proxmox.vm import VmParameters
 from agentd_orchestrator.declared import check
-from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.state_machine.plan_check import check_plan
 
 if TYPE_CHECKING:
     from agentd.tools.definition import Tool

@@ -7,8 +7,8 @@ from typing import Any
 
 from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
 from agentd.wire.workflow import Compensation, TaskSpec, Workflow
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = T0 + timedelta(seconds=10)

@@ -1,1 +1,1 @@
-"""The state machine of a workflow and the process that carries out its decisions."""
+"""Carries out what the state machine decides: commits states, sends their messages."""

@@ -45,12 +45,12 @@ from agentd.client.requests import newest_state
 from agentd.crash_points import crash_point
 from agentd.wire.records import DeadLetter
 from agentd.wire.workflow import UNDER_WAY, VERSION
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import inputs
 from agentd_orchestrator.engine.open_workflows import OpenWorkflows
 from agentd_orchestrator.engine.outbox import Outbox
-from agentd_orchestrator.engine.state import continues
 from agentd_orchestrator.expressions.metering import evaluate_async
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine import inputs
+from agentd_orchestrator.state_machine.state import continues
 
 if TYPE_CHECKING:
     from agentd import Bus, Logger, Metrics

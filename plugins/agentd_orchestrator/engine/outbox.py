@@ -20,8 +20,8 @@ from agentd.safety import freeze
 from agentd.tools.effects import write_tombstone
 from agentd.wire.announcements import CriticalError
 from agentd.wire.messages import TaskAssignment, TimerDue
-from agentd_orchestrator.engine import outgoing
 from agentd_orchestrator.expressions.metering import TooExpensive, in_thread, limit_loop_time
+from agentd_orchestrator.state_machine import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

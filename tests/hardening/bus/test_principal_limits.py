@@ -26,10 +26,10 @@ from agentd.wire.messages import Outcome, ScheduleRun, Tier, ToolReply, Workflow
 from agentd.wire.workflow import Parent, Status, TaskSpec
 from agentd_mcp.role import Bridge
 from agentd_orchestrator.admission import PRINCIPALS, Quota
-from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import executor
 from agentd_orchestrator.engine.executor import BRIEF
 from agentd_orchestrator.engine.open_workflows import OpenWorkflows
+from agentd_orchestrator.state_machine import decide as wf
 from core import web_client
 from core.web_view import busy_network
 from fake_agent import Agent, begin, orchestrators, task

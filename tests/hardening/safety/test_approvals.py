@@ -16,8 +16,8 @@ from agentd.safety.policy import Policy, check_unchanged
 from agentd.wire.codec import digest
 from agentd.wire.messages import Consent, Inverse, Outcome, Target, TaskError, Tier, WorkflowSignal
 from agentd.wire.workflow import Workflow, template
-from agentd_orchestrator.engine import approval_text as shown
-from agentd_orchestrator.engine import outgoing
+from agentd_orchestrator.state_machine import approval_text as shown
+from agentd_orchestrator.state_machine import outgoing
 from agentd_proxmox.guests import guest_output
 from core.probe import Probe, a_worker, assign, completion, serving
 from plugins.flow import LATER, ended, fold, step

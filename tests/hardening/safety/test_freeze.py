@@ -26,7 +26,7 @@ from agentd.tools import effects
 from agentd.wire import subjects
 from agentd.wire.announcements import Freeze, NetworkRequest
 from agentd.wire.messages import TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
-from agentd_orchestrator.engine.inputs import AgentReport
+from agentd_orchestrator.state_machine.inputs import AgentReport
 from core.jetstream import connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, record, serving
 from fake_agent import engine

@@ -15,7 +15,7 @@ from agentd.wire.messages import Tier, ToolCall, WorkflowRequest, WorkflowSignal
 from agentd.wire.records import AuditRecord
 from agentd.wire.workflow import Status
 from agentd_orchestrator.builtin_workflows import tool_call
-from agentd_orchestrator.engine import outgoing
+from agentd_orchestrator.state_machine import outgoing
 from plugins.flow import ended, spec, started, step
 
 if TYPE_CHECKING:

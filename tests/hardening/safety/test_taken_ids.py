@@ -14,7 +14,7 @@ from agentd.wire import subjects
 from agentd.wire.messages import Tier, WorkflowRequest, request_digest
 from agentd.wire.names import check_own_id
 from agentd.wire.workflow import TaskSpec
-from agentd_orchestrator.engine.outgoing import child_id
+from agentd_orchestrator.state_machine.outgoing import child_id
 from fake_agent import Agent, orchestrators, task
 from harness import eventually
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.errors import AgentdError, PermanentError, Rejected
-from agentd_filesystem.reading import whole
 from agentd_filesystem.roots import Roots
 from agentd_filesystem.settings import FilesystemSettings
+from agentd_filesystem.tools.reading import whole
 from tool_bench import MemoryCall
 
 if TYPE_CHECKING:

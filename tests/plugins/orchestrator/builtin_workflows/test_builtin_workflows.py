@@ -11,7 +11,7 @@ from agentd.wire import codec
 from agentd.wire.messages import Tier
 from agentd.wire.workflow import result_of
 from agentd_orchestrator.builtin_workflows.deploy_vm import definitions
-from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.state_machine.plan_check import check_plan
 from agentd_proxmox.guests.config import UpdateVm
 from agentd_proxmox.guests.new_guest import CreateVm
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth

@@ -19,8 +19,8 @@ from agentd.wire.messages import Tier
 from agentd.wire.workflow import Compensation, TaskSpec, result_of, template
 from agentd_orchestrator.builtin_workflows.deploy_vm import FILES
 from agentd_orchestrator.declared import check, file_format
-from agentd_orchestrator.engine.planner import Planner
 from agentd_orchestrator.expressions.evaluate import marker_key
+from agentd_orchestrator.state_machine.planner import Planner
 from plugins.files import ALL, HEAD, definition, faults, plan
 
 if TYPE_CHECKING:

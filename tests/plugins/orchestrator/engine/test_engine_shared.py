@@ -16,7 +16,7 @@ from agentd.wire import subjects
 from agentd.wire.messages import Outcome, TaskCompletion, Tier, WorkflowRequest
 from agentd.wire.workflow import TaskSpec
 from agentd_orchestrator.engine.executor import Engine
-from agentd_orchestrator.engine.inputs import AgentReport, PlannedRequest
+from agentd_orchestrator.state_machine.inputs import AgentReport, PlannedRequest
 from core.jetstream import connected
 
 if TYPE_CHECKING:

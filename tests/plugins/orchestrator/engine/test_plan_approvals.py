@@ -14,10 +14,10 @@ from agentd.wire.codec import digest, plain
 from agentd.wire.messages import Consent, Inverse, Preview, Target, Tier, WorkflowRequest
 from agentd.wire.workflow import Compensation, Status, TaskSpec, TaskStatus, Workflow, template
 from agentd_orchestrator.builtin_workflows import tool_call
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import outgoing
-from agentd_orchestrator.engine.inputs import PlannedRequest
-from agentd_orchestrator.engine.planner import Planner, with_previews
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine import outgoing
+from agentd_orchestrator.state_machine.inputs import PlannedRequest
+from agentd_orchestrator.state_machine.planner import Planner, with_previews
 from plugins.flow import LATER, T0, ended, fold, kinds, ring, signal, spec, step
 
 DAY = 86_400.0

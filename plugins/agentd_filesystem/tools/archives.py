@@ -17,7 +17,7 @@ import msgspec
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, tool
 from agentd_filesystem import beneath, replace
 from agentd_filesystem.fields import Changed, Path, target
-from agentd_filesystem.listing import walk
+from agentd_filesystem.tools.listing import walk
 
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots

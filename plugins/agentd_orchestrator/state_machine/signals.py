@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from agentd import ANONYMOUS, Denied, Rejected, Status, TaskError, TaskState, TaskStatus, Tier, Workflow
 from agentd.safety.policy import unproven_reason
-from agentd_orchestrator.engine import failures
-from agentd_orchestrator.engine.state import add_entry, continues, set_task
+from agentd_orchestrator.state_machine import failures
+from agentd_orchestrator.state_machine.state import add_entry, continues, set_task
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from agentd_orchestrator.engine.inputs import Signal
+    from agentd_orchestrator.state_machine.inputs import Signal
 
 MAX_TEXT: Final = 4000
 """Characters that are stored of an error, a warning or a reason: the state contains it more than once."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agentd_filesystem.archives import Archives
-from agentd_filesystem.listing import Listing
-from agentd_filesystem.moving import Moving
-from agentd_filesystem.reading import Reading
-from agentd_filesystem.trash import TrashTools
-from agentd_filesystem.watching import Watching
-from agentd_filesystem.writing import Writing
+from agentd_filesystem.tools.archives import Archives
+from agentd_filesystem.tools.listing import Listing
+from agentd_filesystem.tools.moving import Moving
+from agentd_filesystem.tools.reading import Reading
+from agentd_filesystem.tools.trash import TrashTools
+from agentd_filesystem.tools.watching import Watching
+from agentd_filesystem.tools.writing import Writing
 
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Roots

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from agentd import Rejected, TaskError, TaskState, TaskStatus, Workflow
 from agentd.wire.workflow import UNDER_WAY, OutboxMessage
-from agentd_orchestrator.engine import failures, progress
-from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, set_task
+from agentd_orchestrator.state_machine import failures, progress
+from agentd_orchestrator.state_machine.state import add, add_entry, cancelled, continues, may_begin, set_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd_orchestrator.engine.inputs import TimerFired
+    from agentd_orchestrator.state_machine.inputs import TimerFired
 
 
 def set_next(state: Workflow) -> Workflow:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, formats, tool
-from agentd_filesystem import beneath, fields, replace, trash
+from agentd_filesystem import beneath, fields, replace
 from agentd_filesystem.fields import Changed, Etag, target
-from agentd_filesystem.reading import checksum, etag_of
+from agentd_filesystem.tools import trash
+from agentd_filesystem.tools.reading import checksum, etag_of
 
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots

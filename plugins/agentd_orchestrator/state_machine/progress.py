@@ -12,10 +12,10 @@ from agentd.errors import HELD
 from agentd.printable import printable
 from agentd.tools.large_results import INLINE
 from agentd.wire.workflow import UNDER_WAY, UNDO, OutboxMessage
-from agentd_orchestrator.engine import approval_text, failures, outgoing
-from agentd_orchestrator.engine.plan_check import MAX_TASKS
-from agentd_orchestrator.engine.state import add, add_entry, cancelled, continues, may_begin, satisfied, set_task
 from agentd_orchestrator.expressions import evaluate
+from agentd_orchestrator.state_machine import approval_text, failures, outgoing
+from agentd_orchestrator.state_machine.plan_check import MAX_TASKS
+from agentd_orchestrator.state_machine.state import add, add_entry, cancelled, continues, may_begin, satisfied, set_task
 
 _LEFT = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
 

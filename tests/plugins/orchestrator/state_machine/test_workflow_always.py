@@ -8,7 +8,7 @@ import pytest
 
 from agentd.wire.codec import decode, encode
 from agentd.wire.workflow import Status, TaskStatus, Workflow
-from agentd_orchestrator.engine import outgoing
+from agentd_orchestrator.state_machine import outgoing
 from plugins.flow import PASSING, cancel, ended, kinds, ring, signal, spec, started, statuses, step, undo
 
 PLAN = [

@@ -23,8 +23,8 @@ from msgspec import Meta
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, formats, now, tool
 from agentd_filesystem import beneath
 from agentd_filesystem.fields import Changed, Etag, NoParameters, Path, target
-from agentd_filesystem.reading import etag_of
 from agentd_filesystem.roots import TRASH, Place
+from agentd_filesystem.tools.reading import etag_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

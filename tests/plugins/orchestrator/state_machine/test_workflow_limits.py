@@ -12,10 +12,10 @@ from agentd.errors import Rejected
 from agentd.wire.codec import decode, encode
 from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier
 from agentd.wire.workflow import Status, TaskState, TaskStatus, Workflow, result_of
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import inputs, outgoing, signals
-from agentd_orchestrator.engine.inputs import AgentReport, Input, TimerFired
-from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine import inputs, outgoing, signals
+from agentd_orchestrator.state_machine.inputs import AgentReport, Input, TimerFired
+from agentd_orchestrator.state_machine.plan_check import check_plan
 from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, started, step
 
 TAKEN = TaskError("vmid_taken", "a stranger's")

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from agentd.errors import Denied, Rejected
 from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
 from agentd.wire.workflow import Parent, Status, TaskSpec, TaskStatus, Workflow, result_of, template
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import outgoing, signals
-from agentd_orchestrator.engine.inputs import PlannedRequest, TimerFired
-from agentd_orchestrator.engine.plan_check import check_plan, default_timeout
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine import outgoing, signals
+from agentd_orchestrator.state_machine.inputs import PlannedRequest, TimerFired
+from agentd_orchestrator.state_machine.plan_check import check_plan, default_timeout
 from plugins.flow import (
     LATER,
     PASSING,

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, tool
-from agentd_filesystem import beneath, replace, text, trash
+from agentd_filesystem import beneath, replace, text
 from agentd_filesystem.fields import Changed, Etag, OnePath, Path, target
-from agentd_filesystem.reading import whole
+from agentd_filesystem.tools import trash
+from agentd_filesystem.tools.reading import whole
 
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots

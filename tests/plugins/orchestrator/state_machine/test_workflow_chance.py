@@ -23,11 +23,11 @@ from agentd.wire.workflow import (
     Workflow,
     template,
 )
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine import failures
-from agentd_orchestrator.engine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
-from agentd_orchestrator.engine.plan_check import check_plan
-from agentd_orchestrator.engine.state import satisfied
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine import failures
+from agentd_orchestrator.state_machine.inputs import AgentReport, Input, PlannedRequest, Signal, TimerFired
+from agentd_orchestrator.state_machine.plan_check import check_plan
+from agentd_orchestrator.state_machine.state import satisfied
 from plugins.flow import T0, fold
 
 if TYPE_CHECKING:

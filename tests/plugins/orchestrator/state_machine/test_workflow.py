@@ -11,9 +11,9 @@ from agentd.errors import InvalidMessage, Rejected
 from agentd.wire.codec import decode, encode
 from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
 from agentd.wire.workflow import OutboxMessage, Status, TaskSpec, TaskStatus, Workflow, result_of
-from agentd_orchestrator.engine import failures, outgoing
-from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, PlannedRequest, TimerFired
-from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.state_machine import failures, outgoing
+from agentd_orchestrator.state_machine.inputs import AgentReport, DecideFailed, PlannedRequest, TimerFired
+from agentd_orchestrator.state_machine.plan_check import check_plan
 from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
 
 

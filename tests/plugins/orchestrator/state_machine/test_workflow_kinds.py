@@ -11,8 +11,8 @@ from agentd.errors import Rejected
 from agentd.wire.codec import decode, encode
 from agentd.wire.messages import Outcome
 from agentd.wire.workflow import Status, TaskStatus, Workflow, result_of, template
-from agentd_orchestrator.engine import outgoing
-from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.state_machine import outgoing
+from agentd_orchestrator.state_machine.plan_check import check_plan
 from plugins.flow import (
     LATER,
     PASSING,

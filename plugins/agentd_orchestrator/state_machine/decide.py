@@ -22,11 +22,18 @@ from msgspec.structs import replace
 from agentd import DONE, Outcome, Rejected, Status, TaskError, TaskSpec, TaskState, TaskStatus, Workflow, subjects
 from agentd.wire.messages import TaskCompletion, request_digest
 from agentd.wire.workflow import PREVIEW, UNDER_WAY
-from agentd_orchestrator.engine import failures, progress, signals, timers
-from agentd_orchestrator.engine import plan_check as plans
-from agentd_orchestrator.engine.inputs import AgentReport, DecideFailed, Input, PlannedRequest, Signal, TimerFired
-from agentd_orchestrator.engine.signals import MAX_TEXT
-from agentd_orchestrator.engine.state import add_entry, cancelled, continues, set_task
+from agentd_orchestrator.state_machine import failures, progress, signals, timers
+from agentd_orchestrator.state_machine import plan_check as plans
+from agentd_orchestrator.state_machine.inputs import (
+    AgentReport,
+    DecideFailed,
+    Input,
+    PlannedRequest,
+    Signal,
+    TimerFired,
+)
+from agentd_orchestrator.state_machine.signals import MAX_TEXT
+from agentd_orchestrator.state_machine.state import add_entry, cancelled, continues, set_task
 
 MAX_LINES: Final = 50
 """Maximum of stored warnings and log lines per task, and of timeline lines of a workflow that is too large."""

@@ -25,10 +25,10 @@ from agentd.similar import suggestion
 from agentd.wire.codec import fault
 from agentd.wire.workflow import PREVIEW
 from agentd_orchestrator.declared.parameters import refuse_markers
-from agentd_orchestrator.engine import decide as wf
-from agentd_orchestrator.engine.inputs import PlannedRequest
-from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
-from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.state_machine import decide as wf
+from agentd_orchestrator.state_machine.inputs import PlannedRequest
+from agentd_orchestrator.state_machine.outgoing import MAX_TIMEOUT
+from agentd_orchestrator.state_machine.plan_check import check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agentd import Status, TaskError, TaskState, TaskStatus, Tier, Workflow
 from agentd.errors import HELD
 from agentd.wire.workflow import UNDER_WAY, UNDO, OutboxMessage
-from agentd_orchestrator.engine.state import add, cancelled, continues, set_task
+from agentd_orchestrator.state_machine.state import add, cancelled, continues, set_task
 
 MAX_SENT_BACK: Final = 5
 """How often a task may send the workflow back to an earlier task."""

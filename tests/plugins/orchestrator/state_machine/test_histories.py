@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentd_orchestrator.engine import failures
+from agentd_orchestrator.state_machine import failures
 from histories import history
 
 FOLDER = Path(history.__file__).parent

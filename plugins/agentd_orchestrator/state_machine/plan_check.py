@@ -8,8 +8,8 @@ from typing import Any, Final
 from agentd import Rejected, TaskSpec, subjects
 from agentd.wire.names import check_queue, check_task
 from agentd.wire.workflow import UNDO
-from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
 from agentd_orchestrator.expressions import evaluate
+from agentd_orchestrator.state_machine.outgoing import MAX_TIMEOUT
 
 MAX_TASKS: Final = 1000
 """Most tasks of one workflow, items included: they take half of the largest state, their results the other half."""

@@ -15,7 +15,7 @@ import msgspec
 from agentd import Rejected, Workflow, digest, encode
 from agentd.safety.audit_chain import redact
 from agentd.wire.workflow import PREVIEW
-from agentd_orchestrator.engine import outgoing
+from agentd_orchestrator.state_machine import outgoing
 
 if TYPE_CHECKING:
     from agentd import Inverse, Preview, Target

@@ -16,8 +16,8 @@ from msgspec import Meta
 from agentd import Call, NotFound, Repeat, TemporaryError, Tier, tool
 from agentd_filesystem import text
 from agentd_filesystem.fields import Path
-from agentd_filesystem.reading import begin_of_tail, read_at
 from agentd_filesystem.roots import TRASH
+from agentd_filesystem.tools.reading import begin_of_tail, read_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,0 +1,1 @@
+"""The tools of the service `mcp-filesystem`; areas.py lists their classes."""
