@@ -171,9 +171,9 @@ class FakePve:
         """Take a storage off line (active=False) or back, or change its content types."""
         return dict(self.call("POST", "/storage", {"storage": storage, **changes}))
 
-    def platters(self, **state: Json) -> None:
+    def hardware(self, **state: Json) -> None:
         """Give the cluster Ceph or a directory to sync with, or a node a disk or a pool in trouble."""
-        self.call("POST", "/platters", state)
+        self.call("POST", "/hardware", state)
 
     def volumes(self, storage: str, node: str, backups: int) -> None:
         """Put so many backups of strangers' guests on a storage."""

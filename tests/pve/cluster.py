@@ -138,18 +138,18 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     """Replace all that the simulator holds by the cluster described."""
     fresh = json.loads(json.dumps(cluster))
     pve.cluster_name = fresh.get("name", "lab")
-    pve.nodes = {node["name"]: {"online": True, **node} for node in fresh["nodes"]}
+    pve.nodes.status = {node["name"]: {"online": True, **node} for node in fresh["nodes"]}
     pve.storages = {
         name: {"active": 1, "files": set(), "volumes": {}, **store} for name, store in fresh["storages"].items()
     }
     pve.vms, pve.cts, pve.tasks, pve.tasklog = [], [], {}, []
-    pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
+    pve.pools, pve.pool_info, pve.quorate, pve.storage.jobs = {}, {}, True, {}
     pve.reset_ha()
     pve.reset_replication()
     pve.reset_system()
     pve.reset_firewall()
-    pve.reset_fabric()
-    pve.reset_platters()
+    pve.reset_networks()
+    pve.reset_disks()
     pve.reset_directories()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from pve import cluster
-from pve.guests import set_lock
+from pve.guests.power import set_lock
 
 if TYPE_CHECKING:
     from pve.foreign import Guest, Values
@@ -45,7 +45,7 @@ class Control:
             "/node": {"POST": self._node},
             "/quorum": {"POST": self._quorum},
             "/storage": {"POST": self._storage},
-            "/platters": {"POST": self._platters},
+            "/hardware": {"POST": self._hardware},
             "/durations": {"GET": self._durations, "POST": self._set_durations},
             "/settings": {"GET": self._settings, "POST": self._set_settings},
             "/guest": {"POST": self._guest, "DELETE": self._drop_guest},
@@ -126,7 +126,7 @@ class Control:
         self.pve.quorate = bool((await self._body(request))["quorate"])
         return web.json_response({"quorate": self.pve.quorate})
 
-    async def _platters(self, request: web.Request) -> web.Response:
+    async def _hardware(self, request: web.Request) -> web.Response:
         """Give the cluster Ceph, a directory to sync with, or a node a disk or a pool in trouble."""
         data = await self._body(request)
         self.pve.ceph_state = data.get("ceph", self.pve.ceph_state)
@@ -220,7 +220,7 @@ class Control:
         volumes = {name: sorted(pve._volumes(name)) for name in pve.storages}  # noqa: SLF001 - fakepve's only way
         return web.json_response({
             "guests": guests, "tasks": tasks, "volumes": volumes, "quorate": pve.quorate,
-            "nodes": {name: bool(info.get("online", True)) for name, info in pve.nodes.items()},
+            "nodes": {name: bool(info.get("online", True)) for name, info in pve.nodes.status.items()},
         })  # fmt: skip
 
     async def _reset(self, _request: web.Request) -> web.Response:

@@ -21,21 +21,21 @@ from fakepve.routing import param_error
 from fakepve.server import API, EXTJS, GENERIC, USER
 
 from pve import apidoc
-from pve.access import Access
-from pve.agent import Agent
-from pve.directories import Directories
-from pve.downloads import Downloads
-from pve.fabric import Fabric
+from pve.datacenter.access import Access
+from pve.datacenter.ha import Ha
+from pve.datacenter.realms import Realms
+from pve.datacenter.replication import Replication
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
-from pve.ha import Ha
-from pve.imports import Imports
-from pve.jobs import Jobs
-from pve.mounts import Mounts
-from pve.platters import Platters
-from pve.replication import Replication
-from pve.system import System
-from pve.uploads import Uploads
-from pve.walls import Walls
+from pve.guests.agent import Agent
+from pve.guests.imports import Imports
+from pve.guests.mounts import Mounts
+from pve.nodes.disks import Disks
+from pve.nodes.firewall_log import FirewallLog
+from pve.nodes.networks import Networks
+from pve.nodes.system import System
+from pve.storage.downloads import Downloads
+from pve.storage.jobs import Jobs
+from pve.storage.uploads import Uploads
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -111,10 +111,10 @@ class Simulator(
     Downloads,
     Replication,
     System,
-    Fabric,
-    Walls,
-    Platters,
-    Directories,
+    Networks,
+    FirewallLog,
+    Disks,
+    Realms,
     Agent,
     Access,
 ):

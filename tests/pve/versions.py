@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fakepve import schema
 
-from pve import access
+from pve.datacenter import access
 
 if TYPE_CHECKING:
     from pve.foreign import Data

@@ -11,8 +11,8 @@ from agentd_proxmox.api import rights
 from agentd_proxmox.api.schema_cache import Schemas
 from agentd_proxmox.areas import declared
 from plugins.proxmox.walk import WALK, bench_of, keyed
-from plugins.proxmox.walk_guests import EIGHT
-from plugins.proxmox.walk_local import CEPH
+from plugins.proxmox.walks.guests import EIGHT
+from plugins.proxmox.walks.local import CEPH
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
 from tool_bench import Doubt
@@ -59,7 +59,7 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
     await steer.settings(ha_has_groups=int(version == "8.4"))
     for tool, given in _calls(version):
         if (tool, given) == CEPH[0]:
-            await steer.platters(ceph={}, directories={"corp": "ldap"})
+            await steer.hardware(ceph={}, directories={"corp": "ldap"})
         parameters = given(results) if callable(given) else given
         results[tool] = await bench(tool, keyed(Doubt(), tool), **parameters)
         results["upid"] = ([request["upid"] for request in await steer.log() if request.get("upid")] or [""])[-1]

@@ -66,7 +66,7 @@ class Case:
 
 
 JOBS: Step = ("list_backup_jobs", {})
-WALL: Step = ("list_firewall", {})
+FIREWALL: Step = ("list_firewall", {})
 SETS: Step = ("list_firewall_sets", {})
 SDN: Step = ("list_sdn", {})
 LINES: Step = ("list_interfaces", PVE1)
@@ -101,7 +101,7 @@ CASES = [
         ],
     ),
     *(
-        Case(("delete_firewall_rule", {"pos": pos, "rule": rule}), WALL, RULES)
+        Case(("delete_firewall_rule", {"pos": pos, "rule": rule}), FIREWALL, RULES)
         for pos, rule in enumerate(
             [
                 "out DROP SMTP logged as info",
@@ -110,8 +110,12 @@ CASES = [
             ]
         )
     ),
-    Case(("delete_firewall_rule", {"pos": 1, "rule": "group web on vmbr0"}), WALL, [GROUP, *RULES[:1], USES, RULES[1]]),
-    Case(("create_firewall_rule", {"proto": "udp", "dport": "53", "to": 2}), WALL, RULES),
+    Case(
+        ("delete_firewall_rule", {"pos": 1, "rule": "group web on vmbr0"}),
+        FIREWALL,
+        [GROUP, *RULES[:1], USES, RULES[1]],
+    ),
+    Case(("create_firewall_rule", {"proto": "udp", "dport": "53", "to": 2}), FIREWALL, RULES),
     Case(("delete_firewall_set", {"kind": "group", "name": "web"}), SETS, [GROUP]),
     Case(
         ("delete_firewall_set", {"kind": "alias", "name": "home"}),

@@ -1,7 +1,7 @@
 """The walk over all tools: one call of each at least, on the simulated cluster.
 
-A step is the name of a tool and its parameters.  The steps stand in the lists WALK: those of the files walk_*.py first,
-then those of the test files, which a new tool is added to.  Parameters may be computed from the results of the steps
+A step is the name of a tool and its parameters.  The steps are in the lists WALK: those of the folder walks first, then
+those of the test files, which a new tool is added to.  Parameters may be computed from the results of the steps
 before: by the names of the tools; `upid` is that of the last task.
 
 `make calls` writes from it which API methods each tool calls: plugins/agentd_proxmox/calls.json, from which the
@@ -22,8 +22,8 @@ import msgspec
 from agentd_proxmox.api.schema_cache import Schemas
 from agentd_proxmox.settings import ToolSettings
 from plugins.download_server import serving
-from plugins.proxmox.walk_guests import EIGHT
-from plugins.proxmox.walk_local import CEPH
+from plugins.proxmox.walks.guests import EIGHT
+from plugins.proxmox.walks.local import CEPH
 from proxmox_access import Steer, connect
 from pve.client import FakePve
 from tool_bench import Bench, Doubt, MemoryCall
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).parent
 FILE: Final = HERE.parents[2] / "plugins" / "agentd_proxmox" / "calls.json"
 ORDER: Final = ("firewall", "guests", "backups", "local", "networks", "nodes", "realms", "users")
-"""The files walk_*.py in an order that works: `guests` needs the guests as they are before `backups` rolls one back."""
+"""The files of walks in an order that works: `guests` needs the guests before `backups` rolls one back."""
 C = TypeVar("C", bound=MemoryCall)
 
 
@@ -47,7 +47,7 @@ def _module(file: Path) -> str:
 WALK = [
     call
     for name in [
-        *(f"walk_{name}" for name in ORDER),
+        *(f"walks.{name}" for name in ORDER),
         *(_module(file) for file in sorted(HERE.rglob("test_*.py")) if "\nWALK" in file.read_text(encoding="utf-8")),
     ]
     for call in importlib.import_module(f"plugins.proxmox.{name}").WALK
@@ -75,7 +75,7 @@ async def walk(
     results: dict[str, Any] = {"shelf": download_server}
     for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *CEPH, *EIGHT]:
         if (tool, given) == CEPH[0]:
-            await steer.platters(ceph={}, directories={"corp": "ldap"})
+            await steer.hardware(ceph={}, directories={"corp": "ldap"})
         if (tool, given) == EIGHT[0]:
             await steer.settings(ha_has_groups=1)
             await steer.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})

@@ -121,7 +121,7 @@ class TestRealms:
 
     async def test_preview(self, tools: Bench, steered: Steer) -> None:
         """A preview of a sync asks Proxmox to change nothing."""
-        await steered.platters(directories={"corp": "ldap"})
+        await steered.hardware(directories={"corp": "ldap"})
         await tools.call("sync_realm", realm="corp", preview=True)
 
         (sent,) = await steered.log("POST", "/sync$")
@@ -215,7 +215,7 @@ class TestCephDisks:
 
     async def test_out_and_in(self, tools: Bench, steered: Steer) -> None:
         """A disk is taken out once while all data is whole, and taken in again; it is named by its node too."""
-        await steered.platters(ceph={"pgmap": {"bytes_total": 300, "bytes_used": 100, "pgs_by_state": CLEAN}})
+        await steered.hardware(ceph={"pgmap": {"bytes_total": 300, "bytes_used": 100, "pgs_by_state": CLEAN}})
         await tools.call("move_osd_data", out := MemoryCall(), osd=1, host="pve2", data="out")
         await tools.call("move_osd_data", same := MemoryCall(), osd=1, host="pve2", data="out")
         first = (await tools.call("list_osds", node="pve1")).osds[0]
@@ -231,7 +231,7 @@ class TestCephDisks:
     async def test_not_while_data_is_missing(self, tools: Bench, steered: Steer) -> None:
         """No disk is taken out while some data has not all its copies."""
         groups = [*CLEAN, {"state_name": "active+undersized+degraded", "count": 4}]
-        await steered.platters(ceph={"pgmap": {"pgs_by_state": groups}})
+        await steered.hardware(ceph={"pgmap": {"pgs_by_state": groups}})
         with pytest.raises(errors.Rejected, match=r"osd: not all data has all its copies now \(4 active\+undersized"):
             await tools.call("move_osd_data", osd=1, host="pve2", data="out")
 
@@ -239,7 +239,7 @@ class TestCephDisks:
 
     async def test_pools(self, tools: Bench, steered: Steer) -> None:
         """Pools are listed in percent, and a monitor that is away is warned of."""
-        await steered.platters(ceph={})
+        await steered.hardware(ceph={})
         await steered.node("pve3", online=False)
         found = await tools.call("list_ceph_pools", call := MemoryCall(), node="pve1")
 

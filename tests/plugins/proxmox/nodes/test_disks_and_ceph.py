@@ -34,7 +34,7 @@ class TestDisks:
 
     async def test_trouble_comes_first(self, tools: Bench, steered: Steer) -> None:
         """A disk that fails or is worn out is at the top of the list and warned of; so is a full thin pool."""
-        await steered.platters(disks={"pve1:/dev/sda": "FAILED"})
+        await steered.hardware(disks={"pve1:/dev/sda": "FAILED"})
         disks = await tools.call("list_node_disks", call := MemoryCall(), **PVE1)
         smart = await tools.call("get_disk_health", **PVE1, device="/dev/sda")
         made = await tools.call("list_local_storage", full := MemoryCall(), **PVE1)
@@ -53,7 +53,7 @@ class TestDisks:
         await tools.call("create_local_storage", same := MemoryCall(), **ZFS)
         used = {disk.device: disk.used for disk in (await tools.call("list_node_disks", **PVE1)).disks}
         well = await tools.call("get_zfs_status", **PVE1, pool="tank")
-        await steered.platters(pools={"pve1:tank": "DEGRADED"})
+        await steered.hardware(pools={"pve1:tank": "DEGRADED"})
         ill = await tools.call("get_zfs_status", **PVE1, pool="tank")
         await tools.call("list_local_storage", warned := MemoryCall(), **PVE1)
 
@@ -117,7 +117,7 @@ class TestCeph:
 
     async def test_health(self, tools: Bench, steered: Steer) -> None:
         """Warnings are reported in words, disks that are down come first, flags are set once and undone."""
-        await steered.platters(ceph=HEALTH)
+        await steered.hardware(ceph=HEALTH)
         set_ = await tools.call("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
         await tools.call("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
         await steered.node("pve3", online=False)
@@ -253,7 +253,7 @@ class TestNotices:
 
     async def test_sync(self, tools: Bench, steered: Steer) -> None:
         """A directory is synced without deleting users; an unknown realm is reported."""
-        await steered.platters(directories={"corp": "ldap"})
+        await steered.hardware(directories={"corp": "ldap"})
         done = await tools.call("sync_realm", realm="corp", scope="users")
 
         assert "updating users" in done.log[0]

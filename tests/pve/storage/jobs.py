@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fakepve.routing import die, param_error, split_list
 
-from pve.backups import Backups, parse_keep
+from pve.storage.backups import Backups, parse_keep
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Routes, Values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from pve.api import NEW_VM, Api, poll
+from pve.tests.api import NEW_VM, Api, poll
 
 if TYPE_CHECKING:
     from pve.client import FakePve

@@ -14,8 +14,8 @@ from fakepve import FakePve, TaskError
 from fakepve.lxc import parse_mount, print_mount
 from fakepve.routing import die
 
-from pve.guests import keep_unused
-from pve.hotplug import BRIDGE, NET
+from pve.guests.hotplug import BRIDGE, NET
+from pve.guests.power import keep_unused
 
 if TYPE_CHECKING:
     from pve.foreign import Guest, Routes, Values

@@ -11,7 +11,7 @@ from fakepve.lxc import SIZE_UNITS, format_size
 from fakepve.qemu import drives_of, is_cdrom, join_drive, split_drive, volume_ref
 from fakepve.routing import die, param_error
 
-from pve.guests import Guests, check_lock, keep_unused, set_lock
+from pve.guests.power import Guests, check_lock, keep_unused, set_lock
 
 if TYPE_CHECKING:
     from pve.foreign import Guest, Routes, Values

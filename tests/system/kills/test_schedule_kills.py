@@ -15,7 +15,7 @@ from agentd.config.settings import Schedule
 from agentd.wire import subjects
 from agentd.wire.messages import ScheduleRun
 from harness import eventually
-from system.restarting_daemons import RestartingDaemons, note
+from system.kills.restarting_daemons import RestartingDaemons, note
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus

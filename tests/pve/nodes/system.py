@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from fakepve import TaskError, schema
 from fakepve.routing import die, param_error
 
-from pve.nodes import Nodes
+from pve.nodes.status import Nodes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Record, Request, Routes, Values

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fakepve.routing import die
 
-from pve.access import Access
+from pve.datacenter.access import Access
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Record, Routes, Values
@@ -38,7 +38,7 @@ def changed(entry: Record, v: Values, besides: tuple[str, ...]) -> Record:
     return kept | {key: value for key, value in v.items() if key not in besides}
 
 
-class Directories(Access):
+class Realms(Access):
     """Mixin of the simulator: /access/domains, /cluster/notifications, /cluster/metrics/server."""
 
     directories: dict[str, str]

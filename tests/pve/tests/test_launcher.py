@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from pve.api import Api, poll
 from pve.client import FakePve, available
+from pve.tests.api import Api, poll
 
 pytestmark = pytest.mark.skipif(not available(), reason="the simulator's environment is not there (.venv-pve)")
 
@@ -41,7 +41,7 @@ def test_ends_with_its_parent(tmp_path: Path) -> None:
         "import sys, time; sys.path.insert(0, sys.argv[1]); from pve.client import FakePve;"
         "pve = FakePve().start(); print(pve.pid, flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).resolve().parents[1])]
+    command = [sys.executable, "-c", code, str(Path(__file__).resolve().parents[2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())

@@ -1,7 +1,7 @@
 """One call of each named tool at least, in an order that works; walk.py runs them all.
 
-Other areas have files of their own, walk_*.py, each with a WALK.  Parameters may be drawn from the results of the tools
-before, by their names; `upid` is that of the last task.
+Other areas have files of their own beside this one, each with a WALK.  Parameters may be computed from the results of
+the tools before, by their names; `upid` is that of the last task.
 """
 
 from __future__ import annotations

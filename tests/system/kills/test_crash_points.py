@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.crash_points import POINTS
-from system.restarting_daemons import EMPTY, TEMPLATE, RestartingDaemons, deploy, settled
+from system.kills.restarting_daemons import EMPTY, TEMPLATE, RestartingDaemons, deploy, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from fakepve.routing import die, param_error, split_list
 
-from pve.nodes import Nodes
+from pve.nodes.status import Nodes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Request, Routes, Values
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 GENERIC_KEYS = ("node", "iface", "delete")
 
 
-class Fabric(Nodes):
+class Networks(Nodes):
     """Mixin of the simulator: /nodes/{node}/network and /cluster/sdn."""
 
     def __init__(self, *args: Data, **kwargs: Data) -> None:
         """Start with the bridge that each node has."""
         super().__init__(*args, **kwargs)
-        self.reset_fabric()
+        self.reset_networks()
 
-    def reset_fabric(self) -> None:
+    def reset_networks(self) -> None:
         """Put all networks back as they were at first."""
         self.interfaces: dict[str, dict[str, Values]] = {}
         self.touched: set[str] = set()
@@ -41,7 +41,7 @@ class Fabric(Nodes):
         self.sdn: dict[str, dict[str, Values]] = {"zones": {}, "vnets": {}, "subnets": {}}
         self.sdn_running: dict[str, dict[str, Values]] = copy.deepcopy(self.sdn)
 
-    def _routes_sim_fabric(self) -> Routes:
+    def _routes_sim_networks(self) -> Routes:
         sdn, vnet = "/cluster/sdn", "/cluster/sdn/vnets/{vnet}"
         return [
             ("POST", "/nodes/{node}/network", self._if_add),

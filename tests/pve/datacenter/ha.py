@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fakepve.routing import die, param_error, split_list
 
-from pve.volumes import Volumes
+from pve.guests.volumes import Volumes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Guest, Record, Routes, Values

@@ -19,8 +19,8 @@ from fakepve.lxc import FakeCt, random_mac
 from fakepve.qemu import drives_of, volume_ref
 from fakepve.routing import die, param_error, split_list
 
-from pve.guests import set_lock
-from pve.volumes import Volumes, drive_bytes
+from pve.guests.power import set_lock
+from pve.guests.volumes import Volumes, drive_bytes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Guest, Routes, Values

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd.bus.setup import provision
-from system.restarting_daemons import EMPTY, ROLES, TEMPLATE, RestartingDaemons, asked, deploy, note, record, settled
+from system.kills.restarting_daemons import (
+    EMPTY,
+    ROLES,
+    TEMPLATE,
+    RestartingDaemons,
+    asked,
+    deploy,
+    note,
+    record,
+    settled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fakepve import PveError
 
-from pve.nodes import Nodes
+from pve.nodes.status import Nodes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Routes, Values
@@ -21,7 +21,7 @@ NO_FILE = "unable to open file - No such file or directory"
 LINE = "{vmid} 6 {chain} 23/Nov/2026:10:{minute:02d}:00 +0000 policy DROP: IN=vmbr0 SRC=192.0.2.{minute} DPT={port}"
 
 
-class Walls(Nodes):
+class FirewallLog(Nodes):
     """Mixin of the simulator: /nodes/{node}/firewall/log; pve3 has logged nothing."""
 
     def _routes_sim_walls(self) -> Routes:

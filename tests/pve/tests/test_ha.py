@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from pve.api import Api, poll
+from pve.tests.api import Api, poll
 
 if TYPE_CHECKING:
     from pve.client import FakePve

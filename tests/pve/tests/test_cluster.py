@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pve.api import NEW_VM, Api
+from pve.tests.api import NEW_VM, Api
 
 if TYPE_CHECKING:
     from pathlib import Path

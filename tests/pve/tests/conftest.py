@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pve.api import Api
 from pve.client import FakePve, available
+from pve.tests.api import Api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pve.api import Api, poll
+from pve.tests.api import Api, poll
 
 if TYPE_CHECKING:
     from pve.client import FakePve

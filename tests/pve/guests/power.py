@@ -13,7 +13,7 @@ from fakepve.routing import die, param_error
 from fakepve.server import USER, ok
 from fakepve.storage import _is_file
 
-from pve import hotplug
+from pve.guests import hotplug
 from pve.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pve.api import NEW_VM, Api, poll
+from pve.tests.api import NEW_VM, Api, poll
 
 if TYPE_CHECKING:
     from pve.client import FakePve

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fakepve.routing import die
 from fakepve.server import USER, ok
 
-from pve.nodes import GIB, Nodes
+from pve.nodes.status import GIB, Nodes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Record, Request, Response, Routes, Values
@@ -24,15 +24,15 @@ TASKS = {"zfs": "zfscreate", "lvm": "lvmcreate", "lvmthin": "lvmthincreate", "di
 POINTS = 70
 
 
-class Platters(Nodes):
+class Disks(Nodes):
     """Mixin of the simulator: /nodes/{node}/disks, Ceph, rrddata, and the sync of realms."""
 
     def __init__(self, *args: Data, **kwargs: Data) -> None:
         """Start with three disks a node."""
         super().__init__(*args, **kwargs)
-        self.reset_platters()
+        self.reset_disks()
 
-    def reset_platters(self) -> None:
+    def reset_disks(self) -> None:
         """Put all disks back as they were at first."""
         self.disks: dict[str, list[Record]] = {}
         self.made_of: dict[tuple[str, str], list[Record]] = {}
@@ -41,7 +41,7 @@ class Platters(Nodes):
         self.osds_out: set[int] = set()
         self.directories: dict[str, str] = {}
 
-    def _routes_sim_platters(self) -> Routes:
+    def _routes_sim_disks(self) -> Routes:
         disks = "/nodes/{node}/disks"
         return [
             ("GET", f"{disks}/list", self._disk_list),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fakepve.routing import die, split_list
 
-from pve.nodes import Nodes
+from pve.nodes.status import Nodes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Record, Routes, Values
