@@ -138,12 +138,12 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     """Replace all that the simulator holds by the cluster described."""
     fresh = json.loads(json.dumps(cluster))
     pve.cluster_name = fresh.get("name", "lab")
-    pve.nodes.status = {node["name"]: {"online": True, **node} for node in fresh["nodes"]}
+    pve.nodes = {node["name"]: {"online": True, **node} for node in fresh["nodes"]}
     pve.storages = {
         name: {"active": 1, "files": set(), "volumes": {}, **store} for name, store in fresh["storages"].items()
     }
     pve.vms, pve.cts, pve.tasks, pve.tasklog = [], [], {}, []
-    pve.pools, pve.pool_info, pve.quorate, pve.storage.jobs = {}, {}, True, {}
+    pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
     pve.reset_ha()
     pve.reset_replication()
     pve.reset_system()

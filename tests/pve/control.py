@@ -220,7 +220,7 @@ class Control:
         volumes = {name: sorted(pve._volumes(name)) for name in pve.storages}  # noqa: SLF001 - fakepve's only way
         return web.json_response({
             "guests": guests, "tasks": tasks, "volumes": volumes, "quorate": pve.quorate,
-            "nodes": {name: bool(info.get("online", True)) for name, info in pve.nodes.status.items()},
+            "nodes": {name: bool(info.get("online", True)) for name, info in pve.nodes.items()},
         })  # fmt: skip
 
     async def _reset(self, _request: web.Request) -> web.Response:

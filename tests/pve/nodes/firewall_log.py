@@ -24,7 +24,7 @@ LINE = "{vmid} 6 {chain} 23/Nov/2026:10:{minute:02d}:00 +0000 policy DROP: IN=vm
 class FirewallLog(Nodes):
     """Mixin of the simulator: /nodes/{node}/firewall/log; pve3 has logged nothing."""
 
-    def _routes_sim_walls(self) -> Routes:
+    def _routes_sim_firewall_log(self) -> Routes:
         return [("GET", "/nodes/{node}/firewall/log", self._firewall_log)]
 
     async def _fw_rules_get(self, scope: str, v: Values, user: str) -> list[Values]:
