@@ -329,7 +329,7 @@ class Net:
         keys.mkdir(mode=0o700, exist_ok=True)
         for node in {config.node.name, *NODES}:
             there = config.model_copy(update={"node": config.node.model_copy(update={"name": node})})
-            users |= {user.name: user for user in bus_users.everyone(there, tuple(config.instances))}
+            users |= {user.name: user for user in bus_users.every_user(there, tuple(config.instances))}
         users |= {name: permissions.principal(name) for name in PRINCIPALS if name not in users}
         for name in users:
             (keys / f"{name}.nk").write_text(_key(name).seed)

@@ -86,21 +86,21 @@ async def event_limits(bus: Bus) -> list[StorageUse]:
 
 async def all_limits(bus: Bus) -> tuple[list[StorageUse], dict[str, int]]:
     """Return every limit, and the size of each stream in bytes."""
-    rooms, sizes = await account_limits(bus), dict[str, int]()
+    uses, sizes = await account_limits(bus), dict[str, int]()
     for name in STREAMS:
-        sizes[name], room = await stream_size(bus, name)
-        if room is not None:
-            rooms.append(room)
-    return rooms, sizes
+        sizes[name], use = await stream_size(bus, name)
+        if use is not None:
+            uses.append(use)
+    return uses, sizes
 
 
-def advice(room: StorageUse, sizes: dict[str, int]) -> str:
+def advice(use: StorageUse, sizes: dict[str, int]) -> str:
     """Return what uses the storage, and what to do."""
-    if room.what == subjects.REQUESTS:
+    if use.what == subjects.REQUESTS:
         return "requests wait: is an orchestrator at work, and does it take requests? see its /readyz"
-    if room.what == subjects.INPUT:
+    if use.what == subjects.INPUT:
         return "completions and signals wait: is an orchestrator at work? see its /readyz"
-    if room.what == subjects.DEAD:
+    if use.what == subjects.DEAD:
         return "its oldest letters will go: see `agentd dead-letters`"
     largest = sorted(((size, name) for name, size in sizes.items() if size), reverse=True)[:3]
     taken = ", ".join(f"{name} {size / MIB:.1f} MiB" for size, name in largest)

@@ -142,7 +142,7 @@ def close(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
     Closed letters no longer count as open. Uses the credentials of [bus.admin].
     """
 
-    async def look() -> list[Letter]:
+    async def find_open() -> list[Letter]:
         from agentd.bus.delivery import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, _):
@@ -155,7 +155,7 @@ def close(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
             for letter in found:
                 await letters.close(bus, letter, config.principal)
 
-    found = run_async(look())
+    found = run_async(find_open())
     if not yes:
         for letter in found:
             click.echo(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from agentd.bus.stored import Stored
 
-TOLD_EVERY = 1.0
+REPORT_EVERY = 1.0
 """Seconds between two progress messages."""
 
 
@@ -76,7 +76,7 @@ class Export:
         self.unreadable = 0
         self._choice = choice
         self._lines = lines
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
         self._ids: set[str] = set()
 
     @staticmethod
@@ -106,8 +106,8 @@ class Export:
             self._ids.add(head.workflow_id)
             self._lines.write(escaped_bytes(await with_results(bus, data)) + b"\n")
             self.written += 1
-        if time.monotonic() - self._told >= TOLD_EVERY:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported_at >= REPORT_EVERY:
+            self._reported_at = time.monotonic()
             click.echo(f"{self.seen} workflows seen, {self.written} written", err=True)
 
 

@@ -323,7 +323,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
 
     found = run_async(work())
     if isinstance(found, ToolReply):
-        app.show(found, "looked" if found.looked else "reply")
+        app.show(found, "preview" if found.dry_run else "reply")
         return
     exit_with_state(app, found)
 

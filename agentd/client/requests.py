@@ -32,7 +32,7 @@ CALL: Final = "tool_call"
 """Type of the workflow that consists of one call of a tool."""
 UNDO: Final = "undo"
 """Type of the workflow that undoes calls."""
-LOOKED: Final = 10.0
+PREVIEW_TIMEOUT: Final = 10.0
 """Seconds that the preview of a plan by an agent may take."""
 ANSWERED: Final = 10.0
 """Seconds to wait for an orchestrator's reply to a signal."""
@@ -82,7 +82,7 @@ async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], 
     return await begin(bus, principal, request)
 
 
-async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: float = LOOKED) -> Workflow:
+async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: float = PREVIEW_TIMEOUT) -> Workflow:
     """Submit a request; return the state of its workflow when it waits for an approval or is finished.
 
     Raises TemporaryError if it does neither within `wait` seconds; the workflow continues.

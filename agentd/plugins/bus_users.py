@@ -103,7 +103,7 @@ def principals(config: Config) -> set[str]:
     return {config.principal, *config.policy.principals, *config.web.tokens} - set(ANONYMOUS)
 
 
-def everyone(config: Config, instances: Iterable[str]) -> list[User]:
+def every_user(config: Config, instances: Iterable[str]) -> list[User]:
     """Return the users of one node with these instances, and all others that the configuration names."""
     plain = {subjects.service_of(queue.name) for queue in config.bus.queues if queue.external != "no"}
     return permissions.users(
@@ -146,5 +146,5 @@ def with_own_keys(config: Config, instances: Iterable[str], directory: Path) -> 
     For a nats-server that agentd starts itself.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    users = everyone(config, instances)
+    users = every_user(config, instances)
     return permissions.nats_conf((user, Signer(own_seed(directory / f"{user.name}.nk")).public) for user in users)

@@ -115,7 +115,7 @@ class Proxmox:
         self._session = Session(settings)
         self._observe = observe
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="proxmox")
-        self._room = asyncio.Semaphore(THREADS - THREADS_KEPT_BACK)
+        self._free_threads = asyncio.Semaphore(THREADS - THREADS_KEPT_BACK)
         self._uploads = asyncio.Semaphore(UPLOADS)
         self._nodes: dict[str, asyncio.Semaphore] = {}
 
@@ -320,13 +320,13 @@ class Proxmox:
 
     def _limits(self, method: str, path: str) -> list[asyncio.Semaphore]:
         if method in VERBS:  # pveproxy does this alone: a file transfer occupies no worker of the node
-            return [self._uploads, self._room] if method == "UPLOAD" else [self._room]
+            return [self._uploads, self._free_threads] if method == "UPLOAD" else [self._free_threads]
         if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
             return []
         match = _NODE.match(path + "/")
         node = match[1] if match else ""  # "" is the node that we are connected to
         counted = self._nodes.setdefault(node, asyncio.Semaphore(self.settings.calls_per_node))
-        return [counted, self._room]
+        return [counted, self._free_threads]
 
 
 def _task_warnings(status: TaskStatus, log: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_is_dry_run: ContextVar[bool] = ContextVar("looking", default=False)
+_is_dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
 
 
 @contextmanager

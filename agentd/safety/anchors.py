@@ -52,7 +52,7 @@ class Anchors:
         subscription = await self._bus.subscribe(subjects.accept("*", self._agent), self._on_accept)
         try:
             while not stopping.is_set():
-                await self._try(self._audit_log.look())
+                await self._try(self._audit_log.check_head())
                 await self._try(self.note())
                 await self._try(self.anchor())
                 with contextlib.suppress(TimeoutError):
@@ -79,10 +79,10 @@ class Anchors:
         """Write the heads for which we are responsible into our chain, if changed."""
         heads = await self._bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
         keys = await self._bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
-        living = await self._live_agents()
+        live_agents = await self._live_agents()
         changed: list[dict[str, Any]] = []
         for agent, head in sorted(heads.items()):
-            if agent == self._agent or _responsible_agent(agent, living) != self._agent:
+            if agent == self._agent or _responsible_agent(agent, live_agents) != self._agent:
                 continue
             record = self._signed_head(agent, head.value, keys[agent].value if agent in keys else None)
             if record is not None and self._seen.get(agent) != record.hash:
@@ -95,11 +95,11 @@ class Anchors:
             self._seen |= {entry["agent"]: entry["hash"] for entry in part}
 
     async def _live_agents(self) -> list[str]:
-        living = {self._agent}
+        live_agents = {self._agent}
         for name, presence in (await self._bus.kv_values(subjects.LIVE, Presence)).items():
             if presence.value is not None and presence.value.agent.version and presence.value.agent.status != ARRIVING:
-                living.add(name)
-        return sorted(living)
+                live_agents.add(name)
+        return sorted(live_agents)
 
     def _signed_head(self, agent: str, record: AuditRecord | None, pinned: AuditKeys | None) -> AuditRecord | None:
         """Return the head of another agent if that agent wrote it, else None."""
@@ -127,10 +127,10 @@ class Anchors:
         await received.respond(ControlReply(self._agent, done, text))
 
 
-def _responsible_agent(agent: str, living: list[str]) -> str:
+def _responsible_agent(agent: str, live_agents: list[str]) -> str:
     """Return the agent that notes the head of `agent`.
 
     It is the next living agent in the order of the ids, or `agent` itself if it is alone.
     """
-    others = [other for other in living if other != agent]
+    others = [other for other in live_agents if other != agent]
     return next((other for other in others if other > agent), others[0] if others else agent)

@@ -177,7 +177,7 @@ class AuditLog:
                 last = message
         return last
 
-    async def look(self) -> None:
+    async def check_head(self) -> None:
         """Check that our head is still stored as the last record; writes nothing.
 
         Raises BusError.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0
 """Duration of a lease in seconds."""
-LOOK: Final = 0.5
+POLL: Final = 0.5
 """Seconds between two reads of a lease whose process may or may not be alive."""
 
 
@@ -94,7 +94,7 @@ class Lease:
                 continue
             except BusError as error:
                 self.problem = str(error)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
         return None
 
     async def _newest(self) -> Newest[announcements.Presence]:
@@ -115,9 +115,9 @@ class Lease:
             raise ConfigError(self._taken_error(presence, None))
         return ended is not None
 
-    def _taken_error(self, presence: announcements.Presence, last_heard: datetime | None) -> str:
+    def _taken_error(self, presence: announcements.Presence, last_seen: datetime | None) -> str:
         return (
-            f"another process runs as {self._agent} ({_holder(presence, last_heard)}): two would do everything twice; "
+            f"another process runs as {self._agent} ({_holder(presence, last_seen)}): two would do everything twice; "
             "stop it, or give this one another instance or [node] name"
         )
 
@@ -180,9 +180,9 @@ class Lease:
                 await self._bus.kv_delete(subjects.LIVE, self._agent, expect=self._seq)
 
 
-def _holder(presence: announcements.Presence, last_heard: datetime | None) -> str:
+def _holder(presence: announcements.Presence, last_seen: datetime | None) -> str:
     pid = f"process {presence.process.split('/')[2]} " if presence.process.count("/") > 1 else ""
-    last = "" if last_heard is None else f", last seen {last_heard:%H:%M:%S} UTC"
+    last = "" if last_seen is None else f", last seen {last_seen:%H:%M:%S} UTC"
     return f"{pid}on {presence.agent.node or 'an unknown node'}{last}"
 
 

@@ -219,7 +219,7 @@ class Invocation:
             reply = await call_tool(self.bus, subject, call, seconds=self.left(), progress=self.progress)
         for warning in reply.warnings:
             self.warn(warning)
-        if reply.looked:
+        if reply.dry_run:
             preview = msgspec.convert(reply.result, Preview)
             self.targets += preview.targets
             self.undo = preview.undo

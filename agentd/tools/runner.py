@@ -306,8 +306,8 @@ class ToolRunner:
         tool, already = invocation.tool, True
         try:
             result = await tool.run(invocation, parsed)
-        except DryRunStop as looked:
-            already = looked.already
+        except DryRunStop as stop:
+            already = stop.already
         else:
             if not invocation.dry_run or tool.tier is Tier.READ:
                 return _done(invocation, wire_secrets.hidden(plain(result)))
@@ -322,7 +322,7 @@ class ToolRunner:
             check_same_guests(tool.name, targets, invocation.guests)
         except AgentdError as error:
             return _failed(invocation, task_error(error))
-        return _done(invocation, plain(Preview(tool.name, targets, already, invocation.undo)), looked=True)
+        return _done(invocation, plain(Preview(tool.name, targets, already, invocation.undo)), dry_run=True)
 
     def _bug_reply(self, invocation: Invocation, error: Exception) -> ToolReply:
         self.log.error("a tool has a bug", tool=invocation.tool.name, key=invocation.key, exc_info=error)
@@ -347,9 +347,9 @@ def _recorded_reply(record: EffectRecord) -> ToolReply:
     return ToolReply(status=status, result=record.result, warnings=record.warnings)
 
 
-def _done(invocation: Invocation, result: Any, *, looked: bool = False) -> ToolReply:  # noqa: ANN401 - JSON
+def _done(invocation: Invocation, result: Any, *, dry_run: bool = False) -> ToolReply:  # noqa: ANN401 - JSON
     status = Outcome.WARNINGS if invocation.warnings else Outcome.COMPLETED
-    return ToolReply(status=status, result=result, warnings=invocation.warnings, looked=looked)
+    return ToolReply(status=status, result=result, warnings=invocation.warnings, dry_run=dry_run)
 
 
 def _failed(invocation: Invocation, error: TaskError) -> ToolReply:

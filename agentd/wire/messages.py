@@ -317,7 +317,7 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Status `running` means: not finished, call again with the same key.
 
-    With `looked` the result is a Preview: nothing was changed.  `undo` is the key for `agentd undo`.
+    With `dry_run` the result is a Preview: nothing was changed.  `undo` is the key for `agentd undo`.
     """
 
     status: str
@@ -325,7 +325,7 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
     error: TaskError | None = None
     warnings: list[str] = []
     progress: str = ""
-    looked: bool = False
+    dry_run: bool = False
     undo: str = ""
 
 

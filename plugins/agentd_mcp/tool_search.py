@@ -130,7 +130,7 @@ def meta_tools(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
     reachable  returns the tools that a caller may use
     """
 
-    async def look(call: Call, p: SearchWords) -> ToolMatches:
+    async def search(call: Call, p: SearchWords) -> ToolMatches:
         return find(reachable(call), p.words, p.limit)
 
     async def carried(call: Call, p: ToolUse) -> ToolMatches:
@@ -138,7 +138,7 @@ def meta_tools(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
 
     return [
         _meta_tool(
-            FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", look
+            FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", search
         ),
         _meta_tool(READ, "Call a tool of tier read that find_tools has named; nothing is changed.", carried, ToolUse),
         _meta_tool(USE, "Call any tool that find_tools has named.", carried, ToolUse, Tier.OPERATE),

@@ -23,12 +23,12 @@ REASON_SHOWN: Final = 200
 class PeriodicChecks:
     """Checks periodically; `problem` is the reason why it cannot, or ""."""
 
-    def __init__(self, context: Context, book: AlertBook, tell: Callable[[list[Alert]], None]) -> None:
+    def __init__(self, context: Context, book: AlertBook, log_once: Callable[[list[Alert]], None]) -> None:
         """Use the bus of `context`, the alerts of `book`, and `tell` to pass alerts on."""
         self.problem = ""
         self._context = context
         self._alerts = book
-        self._log_once = tell
+        self._log_once = log_once
         self._due = 0.0
         self._seen: int | None = None
         self._state: dict[str, object] = {}
@@ -37,7 +37,7 @@ class PeriodicChecks:
         """Make the next check due at once."""
         self._due = 0.0
 
-    async def look(self, at: datetime) -> None:
+    async def run(self, at: datetime) -> None:
         """Check, if it is due; an error is kept in `problem`, and the next check retries."""
         if time.monotonic() < self._due or not self._context.bus.connected:
             return
@@ -76,14 +76,14 @@ class PeriodicChecks:
         self._seen = max(newest, self._seen or 0)
 
     async def _check_storage(self, at: datetime) -> None:
-        rooms, sizes = await capacity.all_limits(self._context.bus)
+        uses, sizes = await capacity.all_limits(self._context.bus)
         for name, size in sizes.items():
             self._context.metrics.stream_bytes.labels(name).set(size)
-        for room in rooms:
-            self._context.metrics.storage_share.labels(room.what).set(room.share)
-            text = f"{room.text}; {capacity.advice(room, sizes)}"
-            full, eased = room.share >= capacity.FULL, room.share < capacity.EASED
-            self._log_once(self._alerts.observe_storage(room.what, text, at, full=full, eased=eased))
+        for use in uses:
+            self._context.metrics.storage_share.labels(use.what).set(use.share)
+            text = f"{use.text}; {capacity.advice(use, sizes)}"
+            full, eased = use.share >= capacity.FULL, use.share < capacity.EASED
+            self._log_once(self._alerts.observe_storage(use.what, text, at, full=full, eased=eased))
 
 
 def _summary(stream: str, letters: list[dead_letters.Letter]) -> str:

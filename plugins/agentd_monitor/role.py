@@ -124,11 +124,11 @@ class Monitor:
         try:
             while not stopping.done():
                 self._tick(now())
-                await self._checks.look(now())
+                await self._checks.run(now())
                 await self._publish_changed()
-                news = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({stopping, news}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({stopping, changed}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
         finally:
             stopping.cancel()
 

@@ -31,17 +31,17 @@ class CapacityCheck:
         self._bus = bus
         self._due = 0.0
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check if the check is due; if NATS cannot be asked, `problem` stays as it is."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY
         try:
-            rooms = await capacity.event_limits(self._bus)
+            uses = await capacity.event_limits(self._bus)
         except (BusError, Denied):
             return
         limit = capacity.EASED if self.problem else capacity.FULL
-        tight = [room for room in rooms if room.share >= limit]
+        tight = [use for use in uses if use.share >= limit]
         self.problem = f"no new requests are taken: {tight[0].text}" if tight else ""
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 VERSIONS_EVERY = 5.0
 """Seconds between two reads of the state versions that the orchestrators support."""
 
-LOOK: float = 5.0
+FILES_CHECK: float = 5.0
 """Seconds between two checks of the workflow files, so that a fault shows before a request needs the file."""
 
 
@@ -124,16 +124,15 @@ class Orchestrator:
         The orchestrator is full when too many workflows are open.
         """
         context = self._context
-        room = CapacityCheck(context.bus)
+        capacity = CapacityCheck(context.bus)
         while not await _stopped(context.stopping, 1.0):
-            await room.look()
+            await capacity.check()
             refused = next((consumer.full for consumer in consumers if consumer.full), "")
-            problem = (
-                next((consumer.problem for consumer in consumers if consumer.problem), "") or refused or room.problem
-            )
+            failed = next((consumer.problem for consumer in consumers if consumer.problem), "")
+            problem = failed or refused or capacity.problem
             if self._engine.open >= max_open:
                 await self._engine.refresh()
-            full = self._engine.open >= max_open or bool(refused or room.problem)
+            full = self._engine.open >= max_open or bool(refused or capacity.problem)
             if full:
                 await self._intake.pause()
             elif self._intake.paused:
@@ -160,7 +159,7 @@ class Orchestrator:
         return min([VERSION, *(agent.state_version for agent in agents if self.name in agent.role)])
 
     async def _watch_files(self) -> None:
-        while not await _stopped(self._context.stopping, LOOK):
+        while not await _stopped(self._context.stopping, FILES_CHECK):
             await self._requests.read_files()
 
     async def _discover(self, every: float) -> None:

@@ -58,7 +58,7 @@ async def _cost(folder: Path, plan: Callable[[Nothing], list[TaskSpec]]) -> tupl
         return wire, int(state["bytes"]), int(state["last_seq"]) - seq, len(encode(last))
 
 
-async def test_what_a_workflow_costs(tmp_path: Path, figures: Figures) -> None:
+async def test_bytes_of_a_workflow(tmp_path: Path, figures: Figures) -> None:
     """Measure each size, as a plan and as items."""
     for kind, make in (("tasks", planned), ("items", several)):
         for size in SIZES:

@@ -41,7 +41,7 @@ def nexts(text: str, start: str, zone: ZoneInfo, count: int) -> list[str]:
         " @daily ": "0 0 0 * * *",
     }.items(),
 )
-def test_what_the_server_is_given(written: str, taken: str) -> None:
+def test_the_expression_for_the_server(written: str, taken: str) -> None:
     """Five fields become six, Sunday becomes 0, names and steps stay."""
     assert cron.parse(written).text == taken
 
@@ -66,7 +66,7 @@ def test_what_the_server_is_given(written: str, taken: str) -> None:
         "\u0661 * * * *": "in the field minute",
     }.items(),
 )
-def test_what_is_wrong_is_named(written: str, answer: str) -> None:
+def test_a_wrong_field_is_named(written: str, answer: str) -> None:
     """An expression that cannot be is refused with the field and what it takes."""
     with pytest.raises(ValueError, match=re.escape(answer)):
         cron.parse(written)
@@ -112,7 +112,7 @@ def test_days() -> None:
     assert cron.next_after(cron.parse("0 0 30 2 *"), at("2026-11-01T00:00"), utc) is None
 
 
-def test_every_second_goes_on_over_the_change() -> None:
+def test_every_second_over_a_clock_change() -> None:
     """From one hour into the next, and over both changes of clocks, no second is left out and none comes twice."""
     parsed = cron.parse("* * * * * *")
     for moment in ("2026-10-25T00:59:58", "2026-10-25T01:59:58", "2027-03-28T00:59:58", "2026-12-31T22:59:58"):

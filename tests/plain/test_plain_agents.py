@@ -144,7 +144,7 @@ async def test_a_node_agent_joins_works_and_leaves(net: Net, node: Path) -> None
     assert offered[NAME] == ["count_words"]
 
 
-async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> None:
+async def test_a_node_agent_is_killed_with_its_task(quiet_net: Net, node: Path) -> None:
     """An agent that is killed with a task in its hands delays no others: the deadline passes and another does it."""
 
     def tasks(wish: Text) -> list[TaskSpec]:

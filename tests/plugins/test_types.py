@@ -70,7 +70,7 @@ def _of(kind: Any) -> Any:
         return None
 
 
-def test_the_type_that_crashed_is_seen() -> None:
+def test_the_crashed_type_is_named() -> None:
     """The check finds what it is there for."""
     text = inspect.type_info(msgspec.defstruct("T", [("t", str)])).fields[0].type  # type: ignore[attr-defined]
     bad = inspect.UnionType((inspect.ListType(inspect.AnyType()), inspect.StrType(pattern="x")))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
-def test_each_test_that_is_named_exists() -> None:
+def test_every_named_test_exists() -> None:
     """Every test file and test function that the threat model names is there."""
     text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     named = _NAMED.findall(text)

@@ -92,7 +92,7 @@ def test_nodes_boot(lab: Lab) -> None:
         ("agentd_wheelhouse", "/none.tar", "There is no wheelhouse"),
     ],
 )
-def test_bad_inventory_changes_nothing(site: Site, variable: str, value: str | None, text: str) -> None:
+def test_a_wrong_inventory_changes_nothing(site: Site, variable: str, value: str | None, text: str) -> None:
     """A missing variable, one of the wrong type or a missing file stops the run before anything is changed."""
     right = site.variables.pop(variable)
     if value is not None:
@@ -204,7 +204,7 @@ def test_deploy_across_nodes(site: Site, lab: Lab, proxmox: FakePve) -> None:
     assert re.findall(r"mcp-bridge-pve[23]", json.dumps(done))
 
 
-def test_stranger_is_denied(site: Site, lab: Lab) -> None:
+def test_a_client_without_a_key_is_denied(site: Site, lab: Lab) -> None:
     """Without a key of the cluster, or under the name of another principal, nothing can be asked for."""
     node = lab.nodes[0]
     keyless = node.run("agentd agents")

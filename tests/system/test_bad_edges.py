@@ -87,7 +87,7 @@ async def test_calls_at_the_edge(net: Net) -> None:
         assert line.encode() in replies[data], data[:60]
 
 
-async def test_a_completion_out_of_nowhere(net: Net) -> None:
+async def test_a_completion_of_an_unknown_workflow(net: Net) -> None:
     """Completions of workflows, tasks and services that are not, or of no shape at all, change nothing."""
     async with running(net) as bus:
         await bus.store(subjects.complete("a", "ghost", "t"), b'{"task_id": "ghost.t", "status": "completed"}')
@@ -113,7 +113,7 @@ async def test_a_request_that_is_too_large_never_leaves(net: Net) -> None:
         assert await bus.last(subjects.REQUESTS, subjects.request("tester")) is None
 
 
-async def test_a_large_wish_is_handed_on(net: Net) -> None:
+async def test_a_large_parameter_reaches_its_tasks(net: Net) -> None:
     """What is too large to stand in the state reaches the tasks that need a part of it."""
     assert net.pve is not None
     wish = {

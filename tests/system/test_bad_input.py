@@ -172,7 +172,7 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
     assert keyless.error.message == "start_guest: a call above tier read needs a key, so that repeating it is safe"
 
 
-async def test_a_stranger_takes_the_vmid(net: Net) -> None:
+async def test_another_client_takes_the_vmid(net: Net) -> None:
     """A drawn VMID that a stranger takes meanwhile is drawn again; a fixed one fails, and the stranger is untouched."""
     assert net.pve is not None
     net.pve.rule("POST", "/clone$", {"delay": 1.5}, count=1)
@@ -210,7 +210,7 @@ async def _validated(bus: Bus, name: str) -> int:
     return found
 
 
-async def test_a_node_goes_away_in_between(net: Net) -> None:
+async def test_a_node_goes_offline_meanwhile(net: Net) -> None:
     """A node that goes offline between validation and creation: the create waits, and happens once it is back."""
     assert net.pve is not None
     net.pve.rule("POST", "/qemu$", {"delay": 1.0}, count=1)

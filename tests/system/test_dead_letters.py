@@ -46,7 +46,7 @@ async def given_up(bus: Bus, count: int) -> None:
     await eventually(there, f"{count} dead letters")
 
 
-async def test_a_person_finds_and_replays(net: Net) -> None:
+async def test_find_and_replay(net: Net) -> None:
     """What was given up is listed, shown, replayed by number or all at once, and closed after a question."""
     async with net.client() as bus, net.here("all") as daemon:
         nothing = await run(net, "dead-letters")

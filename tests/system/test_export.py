@@ -56,7 +56,7 @@ def lines(text: str) -> list[str]:
     return [json.loads(line)["workflow_id"] for line in text.splitlines()]
 
 
-async def test_what_was_asked_for(quiet_net: Net, tmp_path: Path) -> None:
+async def test_filters_of_an_export(quiet_net: Net, tmp_path: Path) -> None:
     """Time, type and status choose; a workflow that changed is one line, its latest; results stand in their place."""
     file = quiet_net.config_file()
     async with quiet_net.client() as bus:

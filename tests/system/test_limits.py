@@ -254,7 +254,7 @@ async def test_the_account_is_full(tmp_path: Path) -> None:
     assert "most is in AI_EFFECTS" in alert.message
 
 
-async def test_from_70_percent_on_nothing_is_begun(tmp_path: Path) -> None:
+async def test_from_70_percent_on_no_request_starts(tmp_path: Path) -> None:
     """At 70 % of the account what runs ends, requests wait, and are begun below 65 %; doctor says why."""
     async with small(tmp_path) as (server, net, bus):
         agent = Agent(bus)
@@ -318,7 +318,7 @@ async def test_the_server_is_full(tmp_path: Path) -> None:
     assert "insufficient resources: JetStream has no room" in reasons
 
 
-async def test_max_storage_is_believed(quiet_net: Net) -> None:
+async def test_max_storage_is_the_limit(quiet_net: Net) -> None:
     """Where the account has no limit, `max_storage` under [bus] says what there is, and 70 % of it is the end."""
     quiet_net.settings["bus"]["max_storage"] = 8 * MIB
     async with quiet_net.client() as bus, orchestrators(quiet_net, three) as (orchestrator,):

@@ -67,7 +67,7 @@ def _text(result: CallToolResult) -> str:
     return result.content[0].text
 
 
-async def test_what_is_approved_is_done_once(net: Net) -> None:
+async def test_an_approved_plan_is_done_once(net: Net) -> None:
     """The plan shows what will be lost; bob approves; one deletion is sent, and the audit names both."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
@@ -94,7 +94,7 @@ async def test_what_is_approved_is_done_once(net: Net) -> None:
     assert verify(chain) is None
 
 
-async def test_what_has_changed_meanwhile_is_not_done(net: Net) -> None:
+async def test_a_target_changed_meanwhile_voids_the_plan(net: Net) -> None:
     """Another client starts the guest between plan and approval: the plan is void, and says why."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
@@ -126,7 +126,7 @@ async def test_another_guest_has_the_number_now(net: Net) -> None:
     assert net.pve.log("DELETE") == []
 
 
-async def test_what_is_protected_is_not_even_asked_for(net: Net) -> None:
+async def test_a_protected_target_needs_no_approval(net: Net) -> None:
     """A protected tag ends the plan at its look."""
     assert net.pve is not None
     net.settings["policy"]["protected"] = ["guest/db-*"]
@@ -138,7 +138,7 @@ async def test_what_is_protected_is_not_even_asked_for(net: Net) -> None:
     assert net.pve.log("DELETE") == []
 
 
-async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
+async def test_a_client_of_mcp_receives_the_result_of_its_plan(net: Net) -> None:
     """The caller learns who has to approve; the same call again is the same plan, and at last its result."""
     assert net.pve is not None
     async with net.client() as bus, net.here() as daemon, _client(f"{daemon.url}/mcp") as mcp:
@@ -214,7 +214,7 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
     ],
     ids=["declines", "says no", "says no yes", "closes it", "cannot be asked"],
 )
-async def test_without_a_yes_nothing_is_done(net: Net, era: str, person: Person | None, code: str) -> None:
+async def test_without_an_approval_nothing_is_done(net: Net, era: str, person: Person | None, code: str) -> None:
     """A no ends the plan; a closed form, or a client without forms, leaves it to others."""
     assert net.pve is not None
     net.settings["mcp-bridge"] = {"approvers": {"eve": "bob"}}

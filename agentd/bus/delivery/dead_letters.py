@@ -53,7 +53,7 @@ REPLAY: Final = "Agentd-Replay"
 MAX_REASON: Final = 2000
 MAX_HEADERS: Final = 16 * 1024
 """Largest reason in characters, and largest size of the message's headers in bytes, that a letter keeps."""
-ROOM: Final = 512
+HEADER_RESERVE: Final = 512
 """Bytes of a message that are reserved for the protocol and our other headers."""
 TAKEOVER: Final = timedelta(seconds=60)
 """Time after which an unfinished replay counts as aborted, and may be started again."""
@@ -161,10 +161,10 @@ def _fit(letter: DeadLetter, data: bytes, limit: int) -> tuple[DeadLetter, bytes
         size=len(given),
         replay_of=int(replay) if replay.isascii() and replay.isdigit() and len(replay) < 20 else 0,  # noqa: PLR2004
     )
-    room = limit - len(_header(letter)) - ROOM
-    if len(data) <= room:
+    space = limit - len(_header(letter)) - HEADER_RESERVE
+    if len(data) <= space:
         return letter, data
-    return msgspec.structs.replace(letter, cut=True), data[: max(room, 0)]
+    return msgspec.structs.replace(letter, cut=True), data[: max(space, 0)]
 
 
 def _header(letter: DeadLetter) -> str:

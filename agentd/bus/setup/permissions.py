@@ -276,7 +276,7 @@ def _every_agent(name: str) -> list[str]:
 
 def _worker(name: str, service: str, queues: Iterable[str]) -> list[str]:
     """Return what an agent publishes for the tasks and calls of a service."""
-    buried = (dead_letters.POISONED, dead_letters.BROKEN)
+    given_up = (dead_letters.POISONED, dead_letters.BROKEN)
     found = [
         subjects.complete(name, "*", "*"),
         subjects.effect(service, "*.*"),
@@ -284,7 +284,7 @@ def _worker(name: str, service: str, queues: Iterable[str]) -> list[str]:
         subjects.tool_step(name, "*", "*"),
         f"$KV.{subjects.BUDGET}.*",
         f"$KV.{subjects.RESULTS}.{subjects.result_key(name, '>')}",
-        *(subjects.dead(why, service, "*") for why in buried),
+        *(subjects.dead(why, service, "*") for why in given_up),
     ]
     for queue in queues:
         found += [*_consuming(subjects.WORKFLOWS, queue), *_giving_up(queue)]

@@ -94,9 +94,9 @@ def allowed(user: User) -> list[Act]:
     return [*(Act("publish", subject) for subject in publish), *(Act("subscribe", to) for to in user.subscribe)]
 
 
-def forbidden(user: User, everyone: Iterable[User]) -> list[Act]:
+def forbidden(user: User, every_user: Iterable[User]) -> list[Act]:
     """Return tries of everything that others may do and the user may not, and of what no user may do."""
-    others = list(everyone)
+    others = list(every_user)
     publish = {_example(pattern) for other in others for pattern in other.publish}
     publish |= {*_admin_calls(others), *_acknowledgements(others), *ELSEWHERE}
     publish |= {f"_INBOX.{other.name}.{EXAMPLE}.1" for other in others}

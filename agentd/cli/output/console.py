@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentd.printable import as_json, printable
-from agentd.web import status as looks
+from agentd.web import status as styles
 from agentd.wire.codec import plain
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
 
 
-ANSWERS: Final = {"conflict": looks.StatusStyle("conflict", "bad", "cross", "x")}
+ANSWERS: Final = {"conflict": styles.StatusStyle("conflict", "bad", "cross", "x")}
 """Statuses of an answer that are not states of a workflow."""
 COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
 SIGNS: Final = {
@@ -72,7 +72,7 @@ def safe_lines(value: object) -> str:
 
 def colored_sign(status: str) -> str:
     """Return the coloured sign of a status, "" for an unknown status."""
-    known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
+    known = styles.WORKFLOW.get(status) or styles.TASK.get(status) or ANSWERS.get(status)
     return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
 
 
@@ -125,11 +125,11 @@ def _widths(columns: list[list[Text]]) -> list[int]:
         else max((Text(word).cell_len for text in column for word in text.plain.split()), default=0)
         for width, column in zip(wanted, columns, strict=True)
     ]
-    room = console.width - GAP * (len(columns) - 1) - sum(least)
-    if room < 0:
+    space = console.width - GAP * (len(columns) - 1) - sum(least)
+    if space < 0:
         return []
     missing = max(1, sum(wanted) - sum(least))
-    shares = [(most - width) * min(room, missing) // missing for most, width in zip(wanted, least, strict=True)]
+    shares = [(most - width) * min(space, missing) // missing for most, width in zip(wanted, least, strict=True)]
     return [width + share for width, share in zip(least, shares, strict=True)]
 
 

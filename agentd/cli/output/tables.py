@@ -261,7 +261,7 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "schedules": _schedules,
     "answer": _answer,
     "reply": tool_tables.reply,
-    "looked": tool_tables.preview,
+    "preview": tool_tables.preview,
     "asked": _waiting_approvals,
     "undoable": audit_tables.undoable,
     "verdicts": audit_tables.verdicts,

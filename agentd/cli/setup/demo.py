@@ -74,8 +74,8 @@ def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary 
     keys = state / KEYS
     users = bus_users.with_own_keys(own, (INSTANCE,), keys)
     with nats_server.nats_server(state / "nats", port, binary, users=users) as url:
-        room = given.bus.max_storage or nats_server.storage_limit(state / "nats")
-        login = settings.Bus(servers=(url,), max_storage=room, nkey_dir=str(keys), queues=given.bus.queues)
+        max_storage = given.bus.max_storage or nats_server.storage_limit(state / "nats")
+        login = settings.Bus(servers=(url,), max_storage=max_storage, nkey_dir=str(keys), queues=given.bus.queues)
         config = own.model_copy(update={"bus": login.model_copy(update={"timeout": given.bus.timeout})})
         if "policy" not in given.model_fields_set:  # a user who may start it on loopback may also use it
             config = config.model_copy(update={"policy": Policy(default_tier=Tier.OPERATE)})
@@ -146,15 +146,15 @@ def demo(state: Path | None, *, once: bool) -> int:
 async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> int:
     await _provision(supervisor.config)
     running = asyncio.create_task(supervisor.run())
-    story = asyncio.create_task(_run_demo(supervisor, file, started, once=once))
-    await asyncio.wait([running, story], return_when=asyncio.FIRST_COMPLETED)
+    workflow = asyncio.create_task(_run_demo(supervisor, file, started, once=once))
+    await asyncio.wait([running, workflow], return_when=asyncio.FIRST_COMPLETED)
     if running.done():  # Ctrl-C, or it could not start
-        story.cancel()
-        await asyncio.gather(story, return_exceptions=True)
+        workflow.cancel()
+        await asyncio.gather(workflow, return_exceptions=True)
         return running.result()
     supervisor.stop()
     code = await running
-    answer = story.result()
+    answer = workflow.result()
     return code or (0 if answer.status in {"completed", "completed_with_warnings"} else 1)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
     from agentd.tools.definition import Right
 
-ROOM = 100 << 20
+MIN_FREE = 100 << 20
 """Bytes that have to be free for the state of the daemons."""
 ROLES = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
 """The roles in Proxmox that `agentd doctor --roles` creates: one for each tier, with what the tools up to it need."""
@@ -65,7 +65,8 @@ def _disk(config: Config) -> Finding:
         there = there.parent
     free = shutil.disk_usage(there).free
     text = f"{free / capacity.MIB:.0f} MiB free for {config.node.state_dir}"
-    return Finding("disk", free >= ROOM, text, "" if free >= ROOM else "make room: a daemon that cannot write stops")
+    good = free >= MIN_FREE
+    return Finding("disk", good, text, "" if good else "free some space: a daemon that cannot write stops")
 
 
 def _certificates(config: Config) -> list[Finding]:

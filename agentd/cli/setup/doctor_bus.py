@@ -91,9 +91,9 @@ async def _permissions(config: Config, user: User) -> list[Finding]:
         text = "NATS is used without a login: any client that reaches it may do everything"
         advice = "give NATS users (agentd permissions --nats-conf), and set nkey_file under [bus]"
         return [Finding(what, near, text, "" if near else advice)]
-    everyone = await asyncio.to_thread(_everyone, config)
+    every_user = await asyncio.to_thread(_every_user, config)
     needed = probe.allowed(user)
-    foreign = probe.forbidden(user, everyone)
+    foreign = probe.forbidden(user, every_user)
     denied = await probe.denied(bus, bus, user.name, [*needed, *foreign])
     lacking = [act.subject for act in needed if act in denied]
     wide = [act.subject for act in foreign if act not in denied]
@@ -105,9 +105,9 @@ async def _permissions(config: Config, user: User) -> list[Finding]:
     return [Finding(what, good=True, text=f"{len(needed)} acts allowed, {len(foreign)} forbidden acts denied")]
 
 
-def _everyone(config: Config) -> list[User]:
+def _every_user(config: Config) -> list[User]:
     """Return the users of this configuration, and an agent of each role, which other nodes may have."""
-    return bus_users.everyone(config, {*config.instances, *bus_users.roles(config)})
+    return bus_users.every_user(config, {*config.instances, *bus_users.roles(config)})
 
 
 def _some(names: list[str]) -> str:
@@ -184,13 +184,13 @@ def _payload(bus: Bus) -> Finding:
 async def _storage(bus: Bus) -> list[Finding]:
     """Check how full NATS is, and report which streams use the space."""
     try:
-        rooms, sizes = await capacity.all_limits(bus)
+        uses, sizes = await capacity.all_limits(bus)
     except AgentdError as error:
         return [Finding("storage", good=False, text=str(error), advice="allow this user to request $JS.API.INFO")]
-    full = [room for room in rooms if room.share >= capacity.FULL]
+    full = [use for use in uses if use.share >= capacity.FULL]
     if full:
-        return [Finding("storage", good=False, text=room.text, advice=capacity.advice(room, sizes)) for room in full]
+        return [Finding("storage", good=False, text=use.text, advice=capacity.advice(use, sizes)) for use in full]
     account = await capacity.account_limits(bus)
     used = f"{sum(sizes.values()) / capacity.MIB:.1f} MiB in use"
     unknown = f"{used}; no limit is configured: set max_file of the account, or max_storage under [bus]"
-    return [Finding("storage", good=True, text="; ".join(room.text for room in account) or unknown)]
+    return [Finding("storage", good=True, text="; ".join(use.text for use in account) or unknown)]

@@ -62,7 +62,7 @@ def permissions(  # noqa: PLR0913 - one for each kind of user
         chosen.append(bus_users.external(config, external))
     if admin:
         chosen.append(table.admin())
-    _show(app, chosen or bus_users.everyone(config, bus_users.instances(config)))
+    _show(app, chosen or bus_users.every_user(config, bus_users.instances(config)))
 
 
 def _with_keys(app: App, config: Config, file: Path | None, *, nats_conf: bool) -> None:

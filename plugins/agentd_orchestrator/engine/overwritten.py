@@ -42,15 +42,15 @@ class TimerRestorer:
         """Restore overwritten timers until the context is stopping."""
         bus = self._context.bus
         subscription = await bus.subscribe(subjects.ALL_TIMERS, self._on_message)
-        bus.on_reconnect.append(self.look)
+        bus.on_reconnect.append(self.check)
         try:
-            await self.look()
+            await self.check()
             await self._context.stopping.wait()
         finally:
-            bus.on_reconnect.remove(self.look)
+            bus.on_reconnect.remove(self.check)
             await subscription.stop()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Restore every timer that was overwritten, at most AT_ONCE."""
         bus, put_back = self._context.bus, 0
         try:

@@ -200,40 +200,40 @@ def to_json(value: Value) -> str:
     return text
 
 
-def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
+def plain(value: Value, budget: int = MAX_SIZE, depth: int = 32) -> Value:
     """Return a copy of `value` that consists of JSON types only.
 
     Raises Refused for a value that is too large, too deeply nested or not JSON.
     """
-    copied, left = _plain(check_defined(value), room, depth)
-    spend_steps((room - left) // 16)
+    copied, left = _plain(check_defined(value), budget, depth)
+    spend_steps((budget - left) // 16)
     return copied
 
 
-def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
-    room -= len(value) if isinstance(value, str) else 8
-    if room < 0 or depth < 0:
-        limit = f"at most {MAX_SIZE} characters are allowed" if room < 0 else "it is nested too deeply"
+def _plain(value: Value, budget: int, depth: int) -> tuple[Value, int]:
+    budget -= len(value) if isinstance(value, str) else 8
+    if budget < 0 or depth < 0:
+        limit = f"at most {MAX_SIZE} characters are allowed" if budget < 0 else "it is nested too deeply"
         raise ExpressionRefused(f"it makes too large a value: {limit}")
     if value is None or isinstance(value, (str, bool)):
-        return value, room
+        return value, budget
     if isinstance(value, (int, float)):
-        return number(value), room
+        return number(value), budget
     if isinstance(value, dict):
-        return _plain_map(value, room, depth)
+        return _plain_map(value, budget, depth)
     if not isinstance(value, (list, tuple)):
         raise ExpressionRefused("it gives no value")
     items = []
     for element in value:
-        item, room = _plain(check_defined(element), room, depth - 1)
+        item, budget = _plain(check_defined(element), budget, depth - 1)
         items.append(item)
-    return items, room
+    return items, budget
 
 
-def _plain_map(value: dict[Any, Value], room: int, depth: int) -> tuple[Value, int]:
+def _plain_map(value: dict[Any, Value], budget: int, depth: int) -> tuple[Value, int]:
     copied: dict[str, Value] = {}
     for key, item in value.items():
         if not isinstance(key, str):
             raise ExpressionRefused(f"the keys of a map are texts, not {type_name(key)}")
-        copied[key], room = _plain(check_defined(item), room - len(key), depth - 1)
-    return copied, room
+        copied[key], budget = _plain(check_defined(item), budget - len(key), depth - 1)
+    return copied, budget

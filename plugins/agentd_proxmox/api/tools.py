@@ -51,7 +51,7 @@ LOG_TAIL = 5
 
 Path = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^/", description="/nodes/pve1/qemu/100/config")]
 Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
-Looking = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
+ReadVerb = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
 
 
 class ApiFind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -243,7 +243,7 @@ class Api:
             found = None if since is None else await self._started_task(endpoint, sent, since)
             if found is None:
                 await access_guard.check(self.proxmox, endpoint, sent)
-                for target in await self._targets(endpoint, where, sent, looks=granted in NEEDS_APPROVAL):
+                for target in await self._targets(endpoint, where, sent, with_state=granted in NEEDS_APPROVAL):
                     call.target(target)
             return found
 
@@ -264,12 +264,14 @@ class Api:
         return Changed(endpoint.key, upid=found.upid, log=log, settled=found.adopted)
 
     async def _targets(
-        self, endpoint: api_schema.Endpoint, where: str, sent: dict[str, Any], *, looks: bool
+        self, endpoint: api_schema.Endpoint, where: str, sent: dict[str, Any], *, with_state: bool
     ) -> list[Target]:
         """Return what a call is about to change, as far as the API can read it."""
         names = targets.labels(endpoint, sent)
-        state = await self._digest_of(endpoint, where) if looks else {}
-        what = Target(where, f"{endpoint.verb} {where}", state, names, targets.values_as_lines(sent) if looks else [])
+        state = await self._digest_of(endpoint, where) if with_state else {}
+        what = Target(
+            where, f"{endpoint.verb} {where}", state, names, targets.values_as_lines(sent) if with_state else []
+        )
         return [what, *await targets.changed_guests(self.inventory, endpoint, sent)]
 
     async def _digest_of(self, endpoint: api_schema.Endpoint, where: str) -> dict[str, Any]:

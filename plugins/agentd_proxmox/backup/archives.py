@@ -215,7 +215,7 @@ class Backups(area.Area):
                 )
             )
 
-        found = await call.ensure(lambda: self._look(call, at, storage), apply)
+        found = await call.ensure(lambda: self._find_ours(call, at, storage), apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -311,7 +311,7 @@ class Backups(area.Area):
         found = await archives(self.inventory, at.node, storage, at.vmid)
         return next((line for line in found if line.made_by == call.key), None)
 
-    async def _look(self, call: Call, at: GuestLocation, storage: str) -> Found | None:
+    async def _find_ours(self, call: Call, at: GuestLocation, storage: str) -> Found | None:
         """Return Found if our backup exists.
 
         Wait while a backup task of our token runs for the guest, which may be ours.

@@ -164,13 +164,13 @@ class Restore(area.Area):
             try:
                 return await self._send(call, wanted, p.volid, p.storage, more)
             except VmidTaken:
-                found = await self._look(call, wanted)  # perhaps our own request arrived late
+                found = await self._check(call, wanted)  # perhaps our own request arrived late
                 if found is None:
                     raise
                 return found.upid or None
 
         with targets.not_ours_as_taken():
-            found = await call.ensure(lambda: self._look(call, wanted), apply)
+            found = await call.ensure(lambda: self._check(call, wanted), apply)
         return await self._finished(call, wanted, found)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="backup_management")
@@ -238,7 +238,7 @@ class Restore(area.Area):
                 ) from error
             return wanted, None
 
-    async def _look(self, call: Call, wanted: GuestLocation) -> Found | None:
+    async def _check(self, call: Call, wanted: GuestLocation) -> Found | None:
         """Return Found if our guest exists on its VMID; wait while this cannot be decided."""
         idle = 0
         while True:

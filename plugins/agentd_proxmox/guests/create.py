@@ -152,13 +152,13 @@ class Creation(area.Area):
                 raise self._denied(p, error) from error
             except VmidTaken:
                 # Perhaps our own request, which seemed lost, arrived late: check before accepting the answer.
-                found = await self._look(call, p)
+                found = await self._check(call, p)
                 if found is None:
                     raise
                 return found.upid or None
 
         with targets.not_ours_as_taken():
-            found = await call.ensure(lambda: self._look(call, p, check), apply)
+            found = await call.ensure(lambda: self._check(call, p, check), apply)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -221,7 +221,7 @@ class Creation(area.Area):
         command = grant(where, "VM.Allocate", self.proxmox.user)
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
-    async def _look(
+    async def _check(
         self, call: Call, p: GuestOrder, check: Callable[[], Awaitable[None]] | None = None
     ) -> Found | None:
         """Return Found if our guest exists on its VMID; wait while this cannot be decided."""

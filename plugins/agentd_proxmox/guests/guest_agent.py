@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 WRITABLE = 46_080
 """Maximum size of a file in bytes: Proxmox takes 61,440 characters of base64."""
-LOOK = "info"
+INFO = "info"
 """The command that tests whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
 _NO_AGENT = re.compile(r"guest agent|not running", re.IGNORECASE)
 
@@ -167,7 +167,7 @@ class Agent(area.Area):
         """Check whether the guest agent of a VM answers, and what to do if it does not."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         try:
-            info = await self._ask(at, LOOK)
+            info = await self._ask(at, INFO)
         except (Rejected, ProxmoxUnavailable) as error:
             return AgentPing(at.vmid, at.name, at.node, answers=False, reason=one_line(error))
         version = guest_output.word(guest_output.record(info.get("result")).get("version"))
@@ -177,7 +177,7 @@ class Agent(area.Area):
     async def get_guest_agent_info(self, call: Call, p: GuestSelector) -> AgentInfo:  # noqa: ARG002
         """Show what the guest agent of a VM reports: system, addresses, file systems."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
-        await self._ask(at, LOOK)
+        await self._ask(at, INFO)
         commands = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
         answers = await asyncio.gather(*(self._ask(at, command) for command in commands), return_exceptions=True)
         results = {c: a.get("result") for c, a in zip(commands, answers, strict=True) if isinstance(a, dict)}
@@ -210,7 +210,7 @@ class Agent(area.Area):
         pid: list[int] = []
 
         async def check() -> None:
-            await self._ask(at, LOOK)
+            await self._ask(at, INFO)
             call.target(
                 await targets.guest_target(
                     self.inventory, at, f"whatever this does in it: {guest_output.command(p.command)}"

@@ -108,7 +108,7 @@ class OldSnapshotPage(msgspec.Struct, frozen=True):
     """
 
     total: int
-    looked_at: int
+    searched: int
     guests: int
     snapshots: list[OldSnapshot]
     unread: dict[str, str] = {}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from agentd_proxmox.inventory import GuestLocation
 
-    Look = Callable[[], Awaitable[Found | None]]
+    Check = Callable[[], Awaitable[Found | None]]
     Entry = dict[str, Any]
 
 PAUSED, SUSPENDED = "paused", "suspended"
@@ -268,7 +268,7 @@ class SuspendTools(area.Area):
         return at
 
     async def _act(
-        self, call: Call, at: GuestLocation, seen: Look, action: str, wanted: str, **options: object
+        self, call: Call, at: GuestLocation, seen: Check, action: str, wanted: str, **options: object
     ) -> fields.Guest:
         call.target(at.target())
 

@@ -16,7 +16,7 @@ from agentd import Call, Rejected, Repeat, Tier, one_line, tool
 from agentd_proxmox import area
 from agentd_proxmox.model import fields
 
-LOOKED_AT: Final = 5000
+MAX_LOG_LINES: Final = 5000
 """Number of lines at the end of a node's log that are searched."""
 
 
@@ -36,10 +36,10 @@ class GetFirewallLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FirewallLog(msgspec.Struct, frozen=True):
-    """The last matching lines, newest last; looked_at: number of searched lines."""
+    """The last matching lines, newest last; searched: number of searched lines."""
 
     node: str
-    looked_at: int
+    searched: int
     lines: list[str]
 
 
@@ -59,7 +59,7 @@ class FirewallLogs(area.Area):
         node = p.node or (await self.inventory.find(p.vmid)).node
         path = f"/nodes/{node}/firewall/log"
         total = int((await self.proxmox.whole(path, limit=1)).get("total") or 0)
-        found = await self.proxmox.get(path, start=max(0, total - LOOKED_AT), limit=LOOKED_AT) or []
+        found = await self.proxmox.get(path, start=max(0, total - MAX_LOG_LINES), limit=MAX_LOG_LINES) or []
         lines = [one_line(entry["t"]) for entry in found if total]
         if len(lines) == 1 and _NOTHING.match(lines[0]):  # Proxmox returns it as a line of the log
             call.warn(f"{node} has logged nothing yet: {lines[0]}")

@@ -138,7 +138,7 @@ async def _nothing(_: Received) -> None:
     """Take a message and do nothing."""
 
 
-async def test_a_handler_that_fails_is_told(nats_server: NatsServer) -> None:
+async def test_a_failed_handler_is_logged(nats_server: NatsServer) -> None:
     """A handler's exception is logged, and the next message is handled."""
     lines, got = Lines(), asyncio.Event()
 

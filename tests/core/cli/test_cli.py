@@ -77,7 +77,7 @@ def test_demo_needs_its_simulator(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
-def test_demo_twice(tmp_path: Path) -> None:
+def test_demo_a_second_time(tmp_path: Path) -> None:
     """The demo deploys a VM and ends with 0, also a second time on the same state."""
     for _ in range(2):
         done = agentd("demo", "--once", "--state", str(tmp_path), cwd=ROOT)
@@ -87,7 +87,7 @@ def test_demo_twice(tmp_path: Path) -> None:
         assert "running" in done.stdout.splitlines()[-1]
 
 
-def test_demo_goes_on_until_ctrl_c(tmp_path: Path) -> None:
+def test_demo_runs_until_ctrl_c(tmp_path: Path) -> None:
     """Without --once the cluster keeps running; Ctrl-C ends it, with code 0 and nothing left running."""
     log = tmp_path / "out"
     with log.open("wb") as out:

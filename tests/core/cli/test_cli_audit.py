@@ -54,7 +54,7 @@ async def written(bus: Bus, agent: str, count: int) -> None:
         await audit_log.write(**given, phase=phase, approved_by="bob", arguments={"vmid": 100})  # type: ignore[arg-type]
 
 
-async def test_what_was_done_is_listed_and_whole(net: Net) -> None:
+async def test_changes_are_listed_and_verified(net: Net) -> None:
     """Each agent has a line with its verdict; the list names who asked, who approved and what."""
     async with net.client() as bus:
         await written(bus, "a1", 4)
@@ -87,7 +87,7 @@ async def test_a_line_in_the_stream_that_does_not_belong(net: Net) -> None:
     assert "line 3 was altered" in output
 
 
-async def test_a_chain_of_somebody_else(net: Net) -> None:
+async def test_a_chain_of_another_signer(net: Net) -> None:
     """A whole chain that was written under another agent's name is not believed, however well it fits together."""
     async with net.client() as bus:
         await written(bus, "a1", 2)

@@ -199,7 +199,7 @@ def test_error_names_the_file_that_set_it(tmp_path: Path) -> None:
     )
 
 
-def test_broken_toml_is_told_with_its_place(tmp_path: Path) -> None:
+def test_broken_toml_is_reported_with_its_place(tmp_path: Path) -> None:
     """A file that is not TOML is reported with its path and the parser's reason."""
     with pytest.raises(ConfigError, match=r"agentd\.toml: is not TOML: .*line 1"):
         written(tmp_path, "[bus\nx = 1")
@@ -274,7 +274,7 @@ def test_instance_is_its_role_by_default(tmp_path: Path) -> None:
     assert config.instance("late", ["late"]).roles == ("late",)
 
 
-def test_unknown_instance_lists_the_known_ones(tmp_path: Path) -> None:
+def test_unknown_instance_lists_the_known_instances(tmp_path: Path) -> None:
     """An unknown instance is an error that names the nearest, or all."""
     config = written(tmp_path, "[instances.all]\nroles = ['monitor']")
     with pytest.raises(ConfigError) as near:
@@ -347,7 +347,7 @@ def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
     assert str(empty.value) == f"bus.admin.password_file: {tmp_path}/empty is empty"
 
 
-def test_inbox_is_ones_own() -> None:
+def test_every_identity_has_its_own_inbox() -> None:
     """Who has an identity has an inbox of its own, so that no other principal reads its answers."""
     assert config_settings.Bus().inbox("monitor-pve1") == "_INBOX"
     assert config_settings.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX.n_1"
@@ -408,7 +408,7 @@ def test_wrong_value_of_a_secret_is_not_repeated(tmp_path: Path) -> None:
     assert str(caught.value) == 'agentd.toml: monitor.password: should be a whole number, not "***"'
 
 
-def test_every_setting_says_its_meaning() -> None:
+def test_every_setting_has_a_description() -> None:
     """Each setting of the core has a description, which the errors show."""
     sections = _sections(Section)
 

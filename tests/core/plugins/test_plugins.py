@@ -73,7 +73,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return replace
 
 
-def test_bundled_plugins_bring_their_roles(config: Config) -> None:
+def test_bundled_plugins_have_their_roles(config: Config) -> None:
     """What agentd brings comes in by entry points, loads, and brings the four roles."""
     found = Plugins(config, set(ALL_ROLES))
 
@@ -83,7 +83,7 @@ def test_bundled_plugins_bring_their_roles(config: Config) -> None:
     assert "vm_deployment" in found.workflows()
 
 
-async def test_tools_to_look_at(config: Config) -> None:
+async def test_unconfigured_tools_are_listed(config: Config) -> None:
     """Where nothing of Proxmox is configured, its tools are known by name, service and tier; none of them can run."""
     found = await asyncio.to_thread(manager.known_tools, config)
 

@@ -323,7 +323,7 @@ class TestCalls:
             await proxmox.get("/version")
         await proxmox.close()
 
-    async def test_nobody_there(self, pve: FakePve) -> None:
+    async def test_a_refused_connection(self, pve: FakePve) -> None:
         """A refused connection has sent nothing, so even a write is only unavailable."""
         proxmox = connect(pve, url="https://127.0.0.1:1")
 

@@ -89,7 +89,7 @@ async def test_reads_go_on_while_the_api_is_down(pve: FakePve, tmp_path: Path) -
     await straight.close()
 
 
-async def test_nothing_is_written_by_it(pve: FakePve, tmp_path: Path) -> None:
+async def test_pvesh_writes_nothing(pve: FakePve, tmp_path: Path) -> None:
     """A write is unavailable, as without pvesh, and pvesh is not even run for it."""
     program, log = shell(pve, tmp_path)
     proxmox = down(pve, program)

@@ -169,7 +169,7 @@ def test_forged_line_is_found_by_the_next() -> None:
     )
 
 
-def test_expired_beginning_is_accepted_when_told() -> None:
+def test_expired_start_is_accepted_if_allowed() -> None:
     """A chain whose old records have expired holds if that is allowed, and is found short if not."""
     records = chain()[2:]
 

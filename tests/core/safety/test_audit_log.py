@@ -41,7 +41,7 @@ async def test_lines_form_a_chain(bus: Bus) -> None:
     assert verify(found) is None
 
 
-async def test_each_agent_its_own(bus: Bus) -> None:
+async def test_every_agent_has_its_own_chain(bus: Bus) -> None:
     """Agents do not disturb each other: each has a chain of its own."""
     one, two = AuditLog(bus, "one"), AuditLog(bus, "two")
     await asyncio.gather(*(item.write(**LINE, key="k") for item in (one, two, one, two)))
@@ -50,7 +50,7 @@ async def test_each_agent_its_own(bus: Bus) -> None:
     assert [record.seq for record in await chain(bus, "two")] == [1, 2]
 
 
-async def test_a_new_process_goes_on(bus: Bus) -> None:
+async def test_a_new_process_continues_the_chain(bus: Bus) -> None:
     """After a restart the chain goes on unbroken, with the same key."""
     signer = await asyncio.to_thread(Signer.new)
     for key in "123":

@@ -15,7 +15,7 @@ from core.policy_cases import CASES, Case
 tiers = st.sampled_from(list(Tier))
 
 
-def test_nobody_is_trusted_by_default() -> None:
+def test_no_principal_is_trusted_by_default() -> None:
     """Without configuration every principal may read and no more."""
     policy = Policy.of(settings.Policy())
 
@@ -35,7 +35,7 @@ def test_named_principal_has_its_tier() -> None:
     assert policy.tier_of("ann", plain=False) is Tier.OPERATE
 
 
-def test_plain_subject_proves_nobody() -> None:
+def test_plain_subject_proves_no_principal() -> None:
     """On the plain subject a name counts for nothing: the tier is that of the subject."""
     named = settings.Policy(default_tier=Tier.OPERATE, anonymous_tier=Tier.READ, principals={"bob": Tier.DESTROY})
 
@@ -43,7 +43,7 @@ def test_plain_subject_proves_nobody() -> None:
     assert Policy.of(settings.Policy(default_tier=Tier.OPERATE)).tier_of("", plain=True) is Tier.OPERATE
 
 
-def test_plain_agent_gets_more_only_by_name() -> None:
+def test_plain_agent_has_a_higher_tier_only_by_name() -> None:
     """A plain agent is given tasks above read only if the configuration names it, whatever the default."""
     policy = Policy.of(settings.Policy(default_tier=Tier.OPERATE, external_agents={"legacy-1": Tier.OPERATE}))
 
@@ -86,7 +86,7 @@ def test_tier_covers_those_below(granted: Tier, needed: Tier) -> None:
         ),
     ],
 )
-def test_refusal_says_how_it_is_granted(principal: str, plain: bool, line: str) -> None:  # noqa: FBT001
+def test_refusal_names_the_line_that_grants_it(principal: str, plain: bool, line: str) -> None:  # noqa: FBT001
     """Who is refused reads what is needed, what there is, and the line that grants it."""
     with pytest.raises(Denied) as caught:
         Policy().allow("create_vm", Tier.OPERATE, Tier.READ, principal=principal, plain=plain)
@@ -95,7 +95,7 @@ def test_refusal_says_how_it_is_granted(principal: str, plain: bool, line: str) 
 
 
 @pytest.mark.parametrize("tier", [Tier.DESTROY, Tier.EXEC])
-def test_nobody_destroys_alone(tier: Tier) -> None:
+def test_destruction_needs_a_second_principal(tier: Tier) -> None:
     """A tool that destroys or executes needs another principal's approval, even for who holds every tier."""
     with pytest.raises(NeedsPlan) as caught:
         Policy().check_approval("destroy_vm", tier, "root", None)

@@ -130,7 +130,7 @@ def test_terminal_gets_colours_unless_it_wants_none() -> None:
     assert "[info     ] hello" in plain.getvalue()
 
 
-def test_journal_gets_priorities(tmp_path: Path) -> None:
+def test_journal_lines_have_priorities(tmp_path: Path) -> None:
     """When standard error is the journal, every line begins with its priority."""
     path = tmp_path / "log"
     with path.open("w") as stream:
@@ -177,7 +177,7 @@ def test_libraries_go_the_same_way(stream: io.StringIO, monkeypatch: pytest.Monk
     assert "ValueError" in lines(stream)[3]["exception"]
 
 
-def test_anything_can_be_logged(stream: io.StringIO) -> None:
+def test_any_value_can_be_logged(stream: io.StringIO) -> None:
     """A value that JSON does not know is written as its text."""
     logs.get_logger().info("x", value=ValueError("why"))
 

@@ -55,7 +55,7 @@ async def test_work_is_counted() -> None:
     assert not [name for name in found if not name.startswith(("agentd_", "process_", "python_"))]
 
 
-async def test_daemons_share_nothing() -> None:
+async def test_daemons_count_separately() -> None:
     """Two daemons in one process count apart."""
     one, other = Metrics(), Metrics()
     one.decide_errors.inc()
@@ -64,7 +64,7 @@ async def test_daemons_share_nothing() -> None:
     assert (await values(other))["agentd_decide_errors_total"] == 0
 
 
-async def test_strangers_cannot_make_series() -> None:
+async def test_clients_cannot_create_series() -> None:
     """Workflow types beyond a hundred are counted as `other`: a name in a request costs no memory for ever."""
     metrics = Metrics()
     for number in range(module.MOST_TYPES + 5):
@@ -97,7 +97,7 @@ class Guests(Collector):
         return [family, InfoMetricFamily("pve", "What it is", value={"version": "9"})]
 
 
-async def test_text_is_what_the_library_would_write() -> None:
+async def test_text_equals_that_of_the_library() -> None:
     """Our writer, made to be interruptible, says what prometheus_client's says."""
     metrics = Metrics()
     metrics.registry.register(metrics.attach(Guests()))

@@ -225,7 +225,7 @@ async def test_stored_though_timed_out(nats_server: NatsServer) -> None:
     assert (found.phase, found.upid, found.epoch) == (DONE, "UPID:x", 1)
 
 
-async def test_a_write_of_ours_between(bus: Bus) -> None:
+async def test_own_writes_between(bus: Bus) -> None:
     """However many writes of ours come to light one after the other, the last one is written."""
     mine = await take(bus)
     late = 3

@@ -36,20 +36,20 @@ async def _assigned(bus: Bus, probe: Probe, tool: str, policy: Policy | None = N
 
 
 @pytest.mark.parametrize("tool", ["marked", "unsafe", "wipe"])
-async def test_a_dry_run_only_looks(bus: Bus, probe: Probe, tool: str) -> None:
+async def test_a_dry_run_only_reads(bus: Bus, probe: Probe, tool: str) -> None:
     """It says what would be changed; nothing is done, no effect is recorded, and tier read suffices."""
     async with serving(a_worker(bus, probe, policy=Policy())):
         call = ToolCall({}, "w.t.step", dry_run=True)
         reply = await call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=15)
 
-    assert (reply.status, reply.looked) == ("completed", True)
+    assert (reply.status, reply.dry_run) == ("completed", True)
     assert reply.result == plain(Preview(tool, [THING] if tool == "wipe" else []))
     assert (probe.looks, probe.acts) == (1, 0)
     assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "tester=w.t.step")) is None
     assert await audit(bus) == []
 
 
-async def test_a_dry_run_says_that_there_is_nothing_to_do(bus: Bus, probe: Probe) -> None:
+async def test_a_dry_run_without_a_change(bus: Bus, probe: Probe) -> None:
     """What is as wanted already would not be touched."""
     probe.world["tester=w.t.step"] = "UPID"
     async with serving(a_worker(bus, probe)):
@@ -60,17 +60,17 @@ async def test_a_dry_run_says_that_there_is_nothing_to_do(bus: Bus, probe: Probe
     assert reply.result == {"tool": "probed", "already": True}
 
 
-async def test_a_dry_run_of_what_reads_is_the_read(bus: Bus, probe: Probe) -> None:
+async def test_a_dry_run_of_a_reading_tool_is_the_read(bus: Bus, probe: Probe) -> None:
     """There is nothing else to be seen: the result is its own."""
     async with serving(a_worker(bus, probe)):
         reply = await call_tool(
             bus, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({"text": "x"}, dry_run=True), seconds=15
         )
 
-    assert (reply.result, reply.looked) == ({"upid": "", "text": "x"}, False)
+    assert (reply.result, reply.dry_run) == ({"upid": "", "text": "x"}, False)
 
 
-async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Probe) -> None:
+async def test_a_dry_run_of_an_exec_tool_needs_its_tier(bus: Bus, probe: Probe) -> None:
     """To look what a tool of tier exec would do may be to look into a guest."""
     async with serving(a_worker(bus, probe, policy=Policy())):
         call = ToolCall({}, "w.t.step", dry_run=True)
@@ -80,7 +80,7 @@ async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Pro
     assert probe.steps == []
 
 
-def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
+def test_a_dry_run_never_writes() -> None:
     """A tool that writes outside `ensure` is stopped before anything is sent; outside a dry run it is not."""
     with (
         dry_run_context(),
@@ -95,7 +95,7 @@ def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
 
 
 @pytest.mark.parametrize("tool", ["wipe", "shell"])
-async def test_nobody_destroys_alone(bus: Bus, probe: Probe, tool: str) -> None:
+async def test_destruction_needs_a_second_principal(bus: Bus, probe: Probe, tool: str) -> None:
     """Without a consent a tool that destroys or executes is not even begun, whatever the tier of who asks."""
     found = await _assigned(bus, probe, tool)
 
@@ -105,7 +105,7 @@ async def test_nobody_destroys_alone(bus: Bus, probe: Probe, tool: str) -> None:
     assert f"`agentd call {tool} …` requests it" in found.error.message  # type: ignore[union-attr]
 
 
-async def test_what_was_approved_is_done_once(bus: Bus, probe: Probe) -> None:
+async def test_an_approved_call_is_done_once(bus: Bus, probe: Probe) -> None:
     """With another's approval it is done, and both audit records name the approver; a redelivery does nothing."""
     async with serving(a_worker(bus, probe)):
         await assign(bus, "wipe", tier=Tier.DESTROY, consent=GIVEN)
@@ -119,7 +119,7 @@ async def test_what_was_approved_is_done_once(bus: Bus, probe: Probe) -> None:
     assert [(line.phase, line.approved_by) for line in lines] == [("before", "bob"), ("after", "bob")]
 
 
-async def test_what_has_changed_since_is_left_alone(bus: Bus, probe: Probe) -> None:
+async def test_a_target_changed_since_the_approval_is_not_touched(bus: Bus, probe: Probe) -> None:
     """The consent holds for what was shown: the refusal names what is otherwise now."""
     probe.looks_like = "in use"
     found = await _assigned(bus, probe, "wipe", consent=GIVEN)
@@ -152,7 +152,7 @@ def test_a_consent_is_for_exactly_these(now: list[Target], line: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["tester", ""])
-async def test_a_consent_of_who_asked_is_none(bus: Bus, probe: Probe, by: str) -> None:
+async def test_the_requester_cannot_consent(bus: Bus, probe: Probe, by: str) -> None:
     """Two are needed; one under both names is one."""
     found = await _assigned(bus, probe, "wipe", consent=replace(GIVEN, by=by))
 
@@ -160,7 +160,7 @@ async def test_a_consent_of_who_asked_is_none(bus: Bus, probe: Probe, by: str) -
     assert "another principal has to" in found.error.message  # type: ignore[union-attr]
 
 
-async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) -> None:
+async def test_a_tool_that_does_not_declare_its_targets(bus: Bus, probe: Probe) -> None:
     """It cannot be checked whether it is allowed: it is refused right before it acts."""
     found = await _assigned(bus, probe, "shell", consent=replace(GIVEN, targets=[], call=digest(["shell", {}])))
 
@@ -172,7 +172,7 @@ async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) 
 
 
 @pytest.mark.parametrize("pattern", ["thing/1", "thing/*", "tag/old"])
-async def test_what_is_protected_is_not_touched(bus: Bus, probe: Probe, pattern: str) -> None:
+async def test_a_protected_target_is_not_touched(bus: Bus, probe: Probe, pattern: str) -> None:
     """Not even with a consent; a dry run reports it before an approval is requested."""
     policy = Policy(default_tier=Tier.EXEC, protected=("other/*", pattern))
     line = f"wipe: the thing is protected by [policy] protected = {pattern!r}; nothing was done"
@@ -188,7 +188,7 @@ async def test_what_is_protected_is_not_touched(bus: Bus, probe: Probe, pattern:
     assert probe.acts == 0
 
 
-async def test_what_is_protected_from_every_change(bus: Bus, probe: Probe) -> None:
+async def test_a_target_protected_from_every_change(bus: Bus, probe: Probe) -> None:
     """With `protected_min_tier = "operate"` a tool that does not say what it changes changes nothing."""
     policy = Policy(default_tier=Tier.OPERATE, protected=("thing/9",), protected_min_tier=Tier.OPERATE)
     found = await _assigned(bus, probe, "marked", policy)
@@ -200,7 +200,7 @@ async def test_what_is_protected_from_every_change(bus: Bus, probe: Probe) -> No
 # -- how much ---------------------------------------------------------------------------------------------------------
 
 
-async def test_only_so_much_is_destroyed_within_an_hour(bus: Bus, probe: Probe) -> None:
+async def test_destruction_within_an_hour_is_limited(bus: Bus, probe: Probe) -> None:
     """The limit is the network's; an act that is repeated takes no second place."""
     await budget.take_slot(bus, "w.one", 2)
     await budget.take_slot(bus, "w.one", 2)

@@ -52,7 +52,7 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
     assert (await record(bus, "tester=w.t.step")).undo == BACK
 
 
-async def test_a_dry_run_says_it(bus: Bus, probe: Probe) -> None:
+async def test_a_dry_run_shows_the_inverse(bus: Bus, probe: Probe) -> None:
     """Who only looks, or has to approve, sees by which call it would be taken back; nothing is written down."""
     notes(probe)
     async with serving(a_worker(bus, probe)):
@@ -77,7 +77,7 @@ async def test_the_first_word_counts(bus: Bus, probe: Probe, monkeypatch: pytest
     assert (await record(bus)).undo == BACK
 
 
-async def test_who_takes_over_keeps_it(bus: Bus, probe: Probe) -> None:
+async def test_a_takeover_keeps_the_inverse(bus: Bus, probe: Probe) -> None:
     """The agent that wrote it down has died: the next one must not put its own view of the world in its place."""
     notes(probe, 8)
     left = EffectRecord("w.t", "marked", 1, "dead/1", "claimed", now(), digest=digest({}), acting=True, undo=BACK)
@@ -89,7 +89,7 @@ async def test_who_takes_over_keeps_it(bus: Bus, probe: Probe) -> None:
     assert (await record(bus)).undo == BACK
 
 
-async def test_what_was_so_already_is_not_taken_back(bus: Bus, probe: Probe) -> None:
+async def test_without_a_change_there_is_no_inverse(bus: Bus, probe: Probe) -> None:
     """Without an act there is nothing to undo."""
     probe.world["w.t"] = "UPID"
     async with serving(a_worker(bus, probe)):

@@ -147,7 +147,7 @@ async def test_a_failed_attempt_and_the_next(bus: Bus, probe: Probe) -> None:
     assert probe.acts == 2
 
 
-async def test_an_old_attempt_comes_late(bus: Bus, probe: Probe) -> None:
+async def test_an_old_attempt_is_redelivered_late(bus: Bus, probe: Probe) -> None:
     """An attempt that comes again while the next one runs takes nothing over, and is not answered."""
     probe.on_act = raising(PermanentError("no"), times=1)
     probe.afterwards = probe.hang
@@ -181,7 +181,7 @@ async def test_an_old_attempt_comes_late(bus: Bus, probe: Probe) -> None:
         ("unsafe", 1, Outcome.FAILED),
     ],
 )
-async def test_dies_before_the_upid_is_known(
+async def test_killed_before_the_upid_is_known(
     bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch, tool: str, acts: int, status: Outcome
 ) -> None:
     """Who takes over looks first: what is there is adopted, what cannot be seen is not repeated but asked about."""
@@ -255,7 +255,7 @@ async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
     [(GuestLocked("locked", delay=0.1), 2), (NoQuorum("none", delay=0.1), 2), (ProxmoxUnavailable("away"), 1)],
     ids=["locked", "no quorum", "away"],
 )
-async def test_what_passes(bus: Bus, probe: Probe, error: Exception, acts: int) -> None:
+async def test_a_temporary_failure(bus: Bus, probe: Probe, error: Exception, acts: int) -> None:
     """A task that did nothing (a lock, no quorum) is forgotten and begun again; any other is waited for."""
     probe.afterwards = raising(error, times=1)
     await assign(bus, "idempotent")
@@ -345,7 +345,7 @@ async def test_a_renewal_meets_a_upid(bus: Bus, monkeypatch: pytest.MonkeyPatch)
     assert ((await record(bus)).upid, claim.record.upid) == ("UPID:x", "UPID:x")
 
 
-async def test_cancelled_before_it_began(bus: Bus, probe: Probe) -> None:
+async def test_cancelled_before_the_start(bus: Bus, probe: Probe) -> None:
     """A task with a tombstone is not begun; the orchestrator gets its cancellation."""
     assert await effects.write_tombstone(bus, SERVICE, "w.t", "orchestrator", now())
     await assign(bus, "marked")

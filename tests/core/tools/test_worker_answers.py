@@ -113,7 +113,7 @@ async def test_a_bug(bus: Bus, probe: Probe, tool: str, error: Exception) -> Non
     assert second.status == Outcome.COMPLETED
 
 
-async def test_nats_is_away_for_a_tool(bus: Bus, probe: Probe) -> None:
+async def test_nats_is_unreachable_for_a_tool(bus: Bus, probe: Probe) -> None:
     """A tool that cannot reach the bus has failed at nothing: its assignment comes again."""
     probe.afterwards = raising(BusUnavailable("away", delay=0.1), times=1)
     await assign(bus, "marked")

@@ -45,7 +45,7 @@ async def _ask(bus: Bus, tool: str, call: ToolCall) -> ToolReply:
     return await bus.request(subjects.tool_call("tester", SERVICE, tool), call, ToolReply, wait=5)
 
 
-async def test_nobody_calls_as_one_who_undoes(bus: Bus, probe: Probe) -> None:
+async def test_no_caller_may_use_the_key_of_an_undo(bus: Bus, probe: Probe) -> None:
     """The key of an undoing task lets a tool delete what the workflow made: only an orchestrator assigns it."""
     async with serving(a_worker(bus, probe)):
         with pytest.raises(Denied, match=r"undo-t.*: a part that begins with 'undo-' is an orchestrator's"):
@@ -54,7 +54,7 @@ async def test_nobody_calls_as_one_who_undoes(bus: Bus, probe: Probe) -> None:
     assert probe.steps == []
 
 
-async def test_the_log_of_a_failed_task_reaches_who_called(bus: Bus, probe: Probe) -> None:
+async def test_the_log_of_a_failed_task_reaches_the_caller(bus: Bus, probe: Probe) -> None:
     """What Proxmox wrote into the task's log is what says why."""
     probe.on_act = raising(TaskFailed("it failed", log=("no space left", "TASK ERROR")))
     async with serving(a_worker(bus, probe)):
@@ -142,7 +142,7 @@ async def test_a_long_call(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPat
     assert probe.acts == 1
 
 
-async def test_nobody_there_yet(bus: Bus, probe: Probe) -> None:
+async def test_a_call_waits_for_an_agent(bus: Bus, probe: Probe) -> None:
     """A call waits for an agent that offers the tool, as long as it has time."""
     waiting = asyncio.create_task(_call(bus))
     await asyncio.sleep(0.3)
@@ -180,7 +180,7 @@ async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
     assert probe.steps == []
 
 
-async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_callee_is_killed(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call whose callee dies is finished by the callee's next process at once, not after ack_wait."""
     monkeypatch.setattr(tool_calls, "CALL_WAIT", 0.3)
     probe.afterwards = probe.hang
@@ -238,7 +238,7 @@ async def _both(bus: Bus, other: Worker, call: ToolCall, release: asyncio.Event)
     return [before, await task]
 
 
-async def test_a_large_result_asked_twice(bus: Bus, probe: Probe) -> None:
+async def test_a_large_result_of_a_repeated_call(bus: Bus, probe: Probe) -> None:
     """A large result comes back in full when a call is repeated, not as a reference that the caller cannot read."""
     text = "x" * 20_000
     async with serving(a_worker(bus, probe)):
@@ -348,7 +348,7 @@ def _no_more(loop: Consumer) -> Any:
 
 
 @pytest.mark.parametrize(("dead", "left"), [(0.0, ["reply"]), (HELD - 5, ["reply"]), (HELD + 1, []), (1e6, [])])
-def test_what_a_process_held_that_died_long_ago(
+def test_deliveries_of_a_process_that_ended_long_ago(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: float, left: list[str]
 ) -> None:
     """What a process had open is returned by the next one only while no other process can have got it."""

@@ -95,7 +95,7 @@ async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) ->
     assert halted == ["UPID:w.t:1"]
 
 
-async def test_a_stop_breaks_what_leaves_nothing(bus: Bus, probe: Probe) -> None:
+async def test_a_stop_interrupts_a_write_without_a_trace(bus: Bus, probe: Probe) -> None:
     """What a write does for long and without a trace, as sending a file, is ended at once, though its tool is not."""
 
     async def act(call: Call) -> None:
@@ -117,7 +117,7 @@ async def test_a_stop_breaks_what_leaves_nothing(bus: Bus, probe: Probe) -> None
     )
 
 
-async def test_what_would_be_left_half_made_is_finished(bus: Bus, probe: Probe) -> None:
+async def test_a_change_that_cannot_be_interrupted_is_completed(bus: Bus, probe: Probe) -> None:
     """A tool that cannot be ended cleanly goes on once it has begun; before, it is not begun."""
     released, halted = asyncio.Event(), list[str]()
 
@@ -138,7 +138,7 @@ async def test_what_would_be_left_half_made_is_finished(bus: Bus, probe: Probe) 
     assert halted == []
 
 
-async def test_who_takes_over_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> None:
+async def test_a_takeover_of_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> None:
     """A stop outlives the agent that ran the task: the next one does not go on with it, and ends what was begun."""
     halted: list[str] = []
     probe.afterwards = probe.hang
@@ -154,7 +154,7 @@ async def test_who_takes_over_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> 
     assert probe.acts == 1
 
 
-async def test_a_task_that_nobody_has_begun_is_not_begun(bus: Bus, probe: Probe) -> None:
+async def test_a_cancelled_task_is_not_started(bus: Bus, probe: Probe) -> None:
     """A tombstone replaces the claim: the agent that takes the assignment reports that it was cancelled."""
     buried = await stop(bus)
     async with serving(a_worker(bus, probe)):
@@ -166,7 +166,7 @@ async def test_a_task_that_nobody_has_begun_is_not_begun(bus: Bus, probe: Probe)
     assert probe.steps == []
 
 
-async def test_what_is_over_is_not_stopped(bus: Bus, probe: Probe) -> None:
+async def test_an_ended_task_is_not_stopped(bus: Bus, probe: Probe) -> None:
     """A stop that comes too late changes no record: the result stays."""
     async with serving(a_worker(bus, probe)):
         await assign(bus, "marked")
@@ -200,7 +200,7 @@ def _decoded(data: str) -> TaskCompletion:
     return msgspec.json.decode(base64.b64decode(data), type=TaskCompletion)
 
 
-async def test_who_begins_says_so_and_says_that_it_lives(bus: Bus, probe: Probe) -> None:
+async def test_heartbeats_from_start_to_end(bus: Bus, probe: Probe) -> None:
     """With a heartbeat the orchestrator hears of the beginning, and again and again until the end."""
     probe.afterwards = probe.hang
     async with serving(a_worker(bus, probe)):

@@ -60,7 +60,7 @@ async def test_a_browser_reads_a_page_without_scripts_of_its_own(get: Client) ->
     assert len(ids) == len(set(ids))
 
 
-async def test_format_beats_accept(get: Client) -> None:
+async def test_format_overrides_accept(get: Client) -> None:
     """`?format=` decides, `Accept: application/json` is understood."""
     as_json = await get("/?format=json", **HTML)
     as_text = await get("/?format=text", **HTML)
@@ -71,7 +71,7 @@ async def test_format_beats_accept(get: Client) -> None:
     assert asked.json()["level"] == "bad"
 
 
-async def test_empty_states_say_what_to_do() -> None:
+async def test_empty_pages_show_the_next_command() -> None:
     """A new installation gets its next command."""
     async with serving(MemoryView()) as get:
         page = await get.page("/")
@@ -154,7 +154,7 @@ async def test_a_large_plan_has_a_bar_and_no_picture() -> None:
     assert 'id="graph"' not in one.text
 
 
-async def test_a_dead_bus_is_told_and_the_page_still_stands(network: MemoryView, get: Client) -> None:
+async def test_without_nats_the_page_works(network: MemoryView, get: Client) -> None:
     """Without NATS the API says 503 and why; the page works, and shows nothing it can't know."""
     network.fault = BusUnavailable("NATS at pve1:4222 does not answer")
 
@@ -262,7 +262,7 @@ async def test_health_and_metrics_need_no_network(network: MemoryView, get: Clie
     assert network.asked == []
 
 
-async def test_the_api_answers_what_openapi_promises(get: Client) -> None:
+async def test_the_api_matches_its_openapi_description(get: Client) -> None:
     """Every path of the description answers 200, and every reference in it is resolved."""
     document = (await get("/api/openapi.json")).json()
 

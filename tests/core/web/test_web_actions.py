@@ -40,7 +40,7 @@ class TestTokens:
             tokens.principal_of(header, {"alice": tokens.new_token()[1]})
 
 
-async def test_a_token_steers_in_its_principal_s_name() -> None:
+async def test_a_token_acts_for_its_principal() -> None:
     """Each action is asked for under the name of the token's principal, with what the body says."""
     view, (token, kept) = busy_network(), tokens.new_token()
     async with serving(view, tokens={"bob": kept}) as ask:
@@ -82,7 +82,7 @@ async def test_without_a_token_nothing_is_changed() -> None:
     assert view.signals == []
 
 
-async def test_bad_requests_name_what_is_wrong() -> None:
+async def test_bad_requests_name_the_fault() -> None:
     """Unknown actions, workflows and fields, bodies that are no JSON or too large."""
     view, (token, kept) = busy_network(), tokens.new_token()
     cases = {
@@ -101,7 +101,7 @@ async def test_bad_requests_name_what_is_wrong() -> None:
     assert view.signals == []
 
 
-async def test_what_the_orchestrator_refuses_is_a_conflict() -> None:
+async def test_a_refusal_of_the_orchestrator_is_a_conflict() -> None:
     """One's own plan cannot be approved over HTTP either; the answer says why."""
     view, (token, kept) = busy_network(), tokens.new_token()
     requester = view.details[NAME].requester

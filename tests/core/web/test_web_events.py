@@ -34,7 +34,7 @@ async def get(network: MemoryView) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_stream_begins_with_a_snapshot_and_tells_changes(network: MemoryView, get: Client) -> None:
+async def test_a_stream_sends_a_snapshot_and_then_changes(network: MemoryView, get: Client) -> None:
     """First the whole picture, then each change as it happens."""
     feed = await Stream.open(get.port)
     retry = await feed.chunk()
@@ -153,7 +153,7 @@ async def test_a_feed_that_ends_hangs_up(
     assert "live changes ended: gone" in caplog.text
 
 
-async def test_a_client_that_goes_leaves_nothing_behind(network: MemoryView, get: Client) -> None:
+async def test_the_last_client_ends_the_subscription(network: MemoryView, get: Client) -> None:
     """The last client to go takes the subscription with it; the next one starts it again."""
     feed = await Stream.open(get.port)
     await feed.event()

@@ -26,7 +26,7 @@ def network() -> MemoryView:
     return busy_network()
 
 
-async def test_all_well_says_so_in_one_sentence() -> None:
+async def test_a_healthy_daemon_has_one_sentence() -> None:
     """A quiet, ready daemon has level ok, a calm headline and nothing that needs attention."""
     quiet = MemoryView()
     quiet.me = msgspec.structs.replace(quiet.me, roles=[RoleState(str(n), ready=True) for n in range(4)])
@@ -61,7 +61,7 @@ async def test_the_headline_counts_roles(ready: list[bool], sentence: str) -> No
     assert (picture.level == "ok") is (all(ready) and bool(ready))
 
 
-async def test_attention_names_each_trouble_once_and_the_worst_first(network: MemoryView) -> None:
+async def test_attention_lists_every_problem_once_by_severity(network: MemoryView) -> None:
     """What needs a person is listed with its reason; a role that readiness names isn't named twice."""
     picture = await read_overview(network)
 
@@ -85,7 +85,7 @@ async def test_unknown_is_never_healthy(network: MemoryView) -> None:
     assert [overview.service_status(item, picture.at) for item in network.service_list][2] == "silent"
 
 
-async def test_an_untaken_task_and_a_failed_compensation_are_told() -> None:
+async def test_an_untaken_task_and_a_failed_compensation_need_attention() -> None:
     """A task that no agent takes and a half changed world need attention however old they are."""
     quiet = MemoryView()
     stuck = quiet.add_workflow("w1", ["assigned", "waiting", "waiting"], "running", 300)
@@ -167,7 +167,7 @@ def test_a_plan_is_drawn_in_columns() -> None:
     assert graph.draw([task("a")]) is None
 
 
-def test_times_are_said_shortly() -> None:
+def test_times_have_one_unit() -> None:
     """One unit, never negative."""
     at = MemoryView().at
 
@@ -178,7 +178,7 @@ def test_times_are_said_shortly() -> None:
     assert [formats.percent(n) for n in (-1, 0.125, 1, 7)] == ["0 %", "12 %", "100 %", "100 %"]
 
 
-def test_event_keys_tell_things_apart(network: MemoryView) -> None:
+def test_event_keys_are_unique_per_object(network: MemoryView) -> None:
     """Two events with one key are about one thing."""
     alert = network.alert_list[0]
     other = msgspec.structs.replace(alert, labels={"node": "pve3"})
@@ -193,7 +193,7 @@ def test_event_keys_tell_things_apart(network: MemoryView) -> None:
     assert len(keys) == 4
 
 
-def test_no_role_ready_without_reason_is_told() -> None:
+def test_a_role_that_is_not_ready_is_named_without_a_reason() -> None:
     """A role that is down and says nothing is still named."""
     quiet = MemoryView()
     quiet.me = msgspec.structs.replace(quiet.me, roles=[RoleState("monitor", ready=False)])

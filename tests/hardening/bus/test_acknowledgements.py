@@ -55,7 +55,7 @@ async def _stored(bus: Bus, stream: str, subject: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_chain_goes_on(probing: Bus, acknowledge: Acknowledge, *, restarted: bool) -> None:
+async def test_a_chain_continues(probing: Bus, acknowledge: Acknowledge, *, restarted: bool) -> None:
     """An acknowledgement among the lines of a chain raises no alarm, at once or after a restart; the chain goes on."""
     signer = await asyncio.to_thread(Signer.new)
     audit_log = AuditLog(probing, "a", signer=signer)
@@ -66,7 +66,7 @@ async def test_a_chain_goes_on(probing: Bus, acknowledge: Acknowledge, *, restar
         await _stored(probing, subjects.AUDIT, subjects.audit("a"), 3 * (number + 1))
         if restarted:
             audit_log = AuditLog(probing, "a", signer=signer)
-        await audit_log.look()
+        await audit_log.check_head()
     await audit_log.write(**LINE, key="w.last")
     lines = probing.readable(await probing.every(subjects.AUDIT, subjects.audit("a")), AuditRecord)
 
@@ -75,7 +75,7 @@ async def test_a_chain_goes_on(probing: Bus, acknowledge: Acknowledge, *, restar
     assert [line.previous for line in lines[1:]] == [line.hash for line in lines[:-1]]
 
 
-async def test_a_chain_that_has_not_begun(probing: Bus, acknowledge: Acknowledge) -> None:
+async def test_a_chain_without_a_line(probing: Bus, acknowledge: Acknowledge) -> None:
     """An acknowledgement before the first line is no line: the chain begins with 1."""
     await acknowledge(subjects.audit("a"))
     await _stored(probing, subjects.AUDIT, subjects.audit("a"), 1)
@@ -98,7 +98,7 @@ async def test_a_task_is_not_reported_as_failed(probing: Bus, acknowledge: Ackno
     assert len(await probing.every(subjects.INPUT, "ai.tasks.complete.>")) == 1
 
 
-async def test_an_effect_is_had_once(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
+async def test_an_effect_happens_once(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
     """An acknowledgement over the record of an effect hides nothing: a redelivery finds what was done."""
     async with serving(a_worker(probing, probe)):
         await assign(probing, "marked", {"text": "x"})
@@ -115,7 +115,7 @@ async def test_an_effect_is_had_once(probing: Bus, acknowledge: Acknowledge, pro
     assert probe.acts == 1
 
 
-async def test_an_effect_that_has_not_begun(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
+async def test_an_effect_that_has_not_started(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
     """An acknowledgement where the record of an effect will be does not prevent it: it is done, once."""
     await acknowledge(subjects.effect(SERVICE, "w.t"))
     await _stored(probing, subjects.EFFECTS, subjects.effect(SERVICE, "w.t"), 1)
@@ -129,7 +129,7 @@ async def test_an_effect_that_has_not_begun(probing: Bus, acknowledge: Acknowled
     assert probe.acts == 1
 
 
-async def test_an_effect_of_which_nothing_can_be_read(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
+async def test_an_effect_without_a_readable_record(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
     """Where there is a record and none can be read, nothing is done: the error says so."""
     await probing.store(subjects.effect(SERVICE, "w.t"), b'{"phase": "of a later version"}')
     await acknowledge(subjects.effect(SERVICE, "w.t"))

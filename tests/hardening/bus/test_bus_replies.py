@@ -104,7 +104,7 @@ async def test_answers_of_a_service(bus: Bus, nats_server: NatsServer) -> None:
         assert await bus.every(stream, ">") == []
 
 
-async def test_who_writes_into_the_inbox_of_a_pull(bus: Bus, nats_server: NatsServer) -> None:
+async def test_a_message_written_into_the_inbox_of_a_pull(bus: Bus, nats_server: NatsServer) -> None:
     """A message that a stranger puts into the inbox of a pull is not acknowledged to where the stranger says."""
     async with connected(nats_server.url) as daemon:
         heard: list[Any] = []

@@ -99,7 +99,7 @@ FREEZE = _key(subjects.FREEZE, freeze.KEY)
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_nobody_freezes_by_it(bus: Bus, forger: Forger, *, begun: bool) -> None:
+async def test_forged_answers_do_not_freeze(bus: Bus, forger: Forger, *, begun: bool) -> None:
     """Answers of the server over the state freeze nothing, whether the network was frozen before or never."""
     if begun:
         await _change(bus, "freeze")
@@ -113,7 +113,7 @@ async def test_nobody_freezes_by_it(bus: Bus, forger: Forger, *, begun: bool) ->
     assert (await freeze.read(bus)).by == "alice"  # type: ignore[union-attr]
 
 
-async def test_nobody_thaws_by_it(bus: Bus, forger: Forger) -> None:
+async def test_forged_answers_do_not_thaw(bus: Bus, forger: Forger) -> None:
     """Answers of the server over a freeze thaw nothing; who may thaws it all the same."""
     await _change(bus, "freeze")
     await forger.acknowledge(FREEZE, FLOOD)
@@ -138,7 +138,7 @@ async def test_a_freeze_that_ends_by_itself_ends(bus: Bus, forger: Forger) -> No
 
 
 @pytest.mark.parametrize("subject", [FREEZE, subjects.event("victim"), subjects.effect(SERVICE, "w.t")])
-async def test_no_copy_of_what_a_reader_may_read(bus: Bus, forger: Forger, subject: str) -> None:
+async def test_no_copy_of_readable_streams(bus: Bus, forger: Forger, subject: str) -> None:
     """A direct get copies no message of the streams that principals read, so neither headers nor states travel.
 
     The copy of a state that is over would roll up the victim's subject; that of a deleted key would delete another.

@@ -105,7 +105,7 @@ async def _pages(daemon: Supervisor, paths: Iterable[str]) -> dict[str, int]:
     return {path: await asyncio.to_thread(get, path) for path in paths}
 
 
-async def test_everything_goes_on(net: Net) -> None:
+async def test_everything_continues(net: Net) -> None:
     """Each command and each page shows the rest, each daemon starts, and a workflow completes after it as before."""
     net.settings["policy"] = {"principals": {"tester": "operate"}}
     async with net.client("tester") as bus:
@@ -154,7 +154,7 @@ async def test_everything_goes_on(net: Net) -> None:
     assert "before" in codes["export",][1]
 
 
-async def test_a_retry_of_what_cannot_be_read(net: Net) -> None:
+async def test_a_retry_of_an_unreadable_workflow(net: Net) -> None:
     """A retry of a workflow of which nothing can be read is refused with a reason that names it."""
     async with net.client("tester") as bus, net.here():
         await bus.store(subjects.event("lost"), b"not JSON")

@@ -59,7 +59,7 @@ async def test_an_id_of_another_client(bus: Bus, subjects_: tuple[str, str]) -> 
     assert second == first + 1
 
 
-async def test_ours_have_none(bus: Bus) -> None:
+async def test_our_messages_have_none(bus: Bus) -> None:
     """What is sent twice is stored twice: an orchestrator knows by the workflow's id that it is the same."""
     request = WorkflowRequest("health_check", "w1", {})
     await requests.submit(bus, "alice", request)

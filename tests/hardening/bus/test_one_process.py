@@ -56,7 +56,7 @@ async def take(lease: Lease) -> None:
         await lease.take(WE, asyncio.Event())
 
 
-def test_which_process_is_gone() -> None:
+def test_whether_a_process_has_ended() -> None:
     """A process of this machine is seen to live or to have ended; of any other nothing is known."""
     mine = Process().name
     boot, space, pid, started, _ = mine.split("/")
@@ -89,7 +89,7 @@ async def test_one_that_renews_keeps_it(there: Bus) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_one_that_died_elsewhere(there: Bus) -> None:
+async def test_a_process_killed_on_another_machine(there: Bus) -> None:
     """The lease of a process that does not renew it any more is free once it has run out."""
     await take(a_lease(there, ELSEWHERE))
     second = a_lease(there)
@@ -97,7 +97,7 @@ async def test_one_that_died_elsewhere(there: Bus) -> None:
     await second.check()
 
 
-async def test_one_that_died_here(there: Bus) -> None:
+async def test_a_process_killed_on_this_machine(there: Bus) -> None:
     """The lease of a process of this machine that has ended is taken over at once."""
     ours = (await asyncio.to_thread(Process)).name
     boot, space, *_ = ours.split("/")
@@ -107,7 +107,7 @@ async def test_one_that_died_here(there: Bus) -> None:
         await second.take(WE, asyncio.Event())
 
 
-async def test_the_one_that_has_lost_it_changes_nothing(there: Bus) -> None:
+async def test_a_process_without_the_lease_changes_nothing(there: Bus) -> None:
     """Whose lease another process has refuses every act for ever, and never takes the lease back."""
     probe, first = Probe(), a_lease(there, ELSEWHERE)
     await take(first)
@@ -172,7 +172,7 @@ async def test_two_daemons(net: Net) -> None:
 
 
 @pytest.mark.system
-async def test_a_daemon_whose_id_was_taken(net: Net) -> None:
+async def test_a_daemon_with_a_taken_id(net: Net) -> None:
     """A daemon that finds another process under its id ends by itself, with a reason."""
     async with net.client() as bus:
         with net.daemon("monitor") as daemon:

@@ -71,7 +71,7 @@ def config(tmp_path: Path) -> load.Config:
 @pytest.fixture
 def users(config: load.Config) -> list[User]:
     """Return every user of a cluster of two nodes with all roles."""
-    found = {user.name: user for user in bus_users.everyone(config, ROLES)}
+    found = {user.name: user for user in bus_users.every_user(config, ROLES)}
     agents = [bus_users.agent(config, role, node) for node in ("pve1", "pve2") for role in ROLES]
     return permissions.users((found | {user.name: user for user in agents}).values())
 
@@ -199,7 +199,7 @@ def _owner(name: str, subject: str) -> bool | None:
     return None
 
 
-def test_the_owners_of_each_subject(users: list[User]) -> None:
+def test_the_owners_of_every_subject(users: list[User]) -> None:
     """The table gives each subject to its owners and to no other user."""
     subjects_ = {act.subject for user in users for act in probe.forbidden(user, users) if act.verb == "publish"}
     wrong, stated = [], 0
@@ -214,7 +214,7 @@ def test_the_owners_of_each_subject(users: list[User]) -> None:
     assert stated > 3000
 
 
-def test_each_inbox_has_one_reader(users: list[User]) -> None:
+def test_every_inbox_has_one_reader(users: list[User]) -> None:
     """No user but its owner can subscribe an inbox, an assignment or a control subject."""
     for user in users:
         foreign = [other for other in users if other is not user]
@@ -225,7 +225,7 @@ def test_each_inbox_has_one_reader(users: list[User]) -> None:
 
 
 @pytest.mark.parametrize("subject", ["ai.workflows.request.alice", "ai.workflows.signal.alice.w1"])
-async def test_a_rollup_wipes_nothing(login: settings.Bus, config: load.Config, tmp_path: Path, subject: str) -> None:
+async def test_a_rollup_deletes_nothing(login: settings.Bus, config: load.Config, tmp_path: Path, subject: str) -> None:
     """A principal cannot replace the requests and signals of others by a roll-up header."""
     admin = await _provisioned(login, config)
     await admin.store("ai.workflows.request.bob", b"{}")
@@ -310,7 +310,7 @@ def test_a_wrong_file(config: load.Config, tmp_path: Path, change: dict[str, obj
     assert text in done.stderr
 
 
-def test_for_people_and_scripts(config: load.Config, tmp_path: Path) -> None:
+def test_as_text_and_json(config: load.Config, tmp_path: Path) -> None:
     """One user or all, as text or JSON; a key is written once."""
     del config
     people = _agentd(tmp_path, "permissions", "--principal", "alice")

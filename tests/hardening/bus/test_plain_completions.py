@@ -105,7 +105,7 @@ async def test_the_plain_subject(quiet_net: Net, bus: Bus) -> None:
     assert before.status is not Status.FAILED
 
 
-async def test_by_who_has_begun_it(quiet_net: Net, bus: Bus) -> None:
+async def test_a_started_task_has_one_agent(quiet_net: Net, bus: Bus) -> None:
     """Once an external agent has reported that it works on it, no other one completes that task."""
     async with running(quiet_net, bus):
         await bus.store(subjects.TASK_COMPLETE, says("pulled", service_id=NAME, agent_id="one", status="running"))

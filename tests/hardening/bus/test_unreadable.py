@@ -60,7 +60,7 @@ async def test_lists_go_on(bus: Bus, data: bytes) -> None:
         assert any(line.startswith(f"{subject} (") for line in bus.unreadable.shown())
 
 
-async def test_the_budget_counts_what_cannot_be_read(bus: Bus) -> None:
+async def test_the_budget_counts_unreadable_places(bus: Bus) -> None:
     """A place that cannot be read is taken: nothing more is destroyed because of it."""
     await bus.kv_put(subjects.BUDGET, "0", b"nonsense")
     await budget.take_slot(bus, "w.t", 2)
@@ -68,7 +68,7 @@ async def test_the_budget_counts_what_cannot_be_read(bus: Bus) -> None:
         await budget.take_slot(bus, "w.u", 2)
 
 
-async def test_a_workflow_goes_on(quiet_net: Net, bus: Bus) -> None:
+async def test_a_workflow_continues(quiet_net: Net, bus: Bus) -> None:
     """What a stranger writes over the state of a workflow is skipped: it goes on from the event before, others too."""
     agent = Agent(bus)
     agent.hold |= {"a"}
@@ -90,7 +90,7 @@ async def test_a_workflow_goes_on(quiet_net: Net, bus: Bus) -> None:
     assert "agentd_records_unreadable_total" in metrics
 
 
-async def test_a_workflow_of_which_nothing_can_be_read(quiet_net: Net, bus: Bus) -> None:
+async def test_a_workflow_without_a_readable_state(quiet_net: Net, bus: Bus) -> None:
     """Inputs of a workflow without any readable state are dead letters; others are decided as ever."""
     agent = Agent(bus)
     async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():

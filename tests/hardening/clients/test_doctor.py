@@ -74,7 +74,7 @@ def _place(folder: Path, change: Callable[[User], User]) -> Place:
     folder.joinpath("keys").mkdir(mode=0o700)
     file = folder / "agentd.toml"
     file.write_text(CONFIG.format(folder=folder, url="nats://127.0.0.1:1"))
-    users = bus_users.everyone(_load(file), ["worker"])
+    users = bus_users.every_user(_load(file), ["worker"])
     keys = {user.name: Signer.new() for user in users}
     for name, key in keys.items():
         seed = folder / "keys" / f"{name}.nk"
@@ -119,7 +119,7 @@ async def test_permissions_of_another_kind(tmp_path: Path, change: Callable[[Use
     assert "agentd permissions --nats-conf" in found.advice
 
 
-async def test_what_is_as_it_should_be_and_drift(tmp_path: Path) -> None:
+async def test_a_correct_network_and_drift(tmp_path: Path) -> None:
     """A principal and an agent find nothing wrong; a changed stream or consumer is named, and provision repairs it."""
     server, config = await asyncio.to_thread(_place, tmp_path, _same)
     with server:

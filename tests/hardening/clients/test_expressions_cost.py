@@ -70,7 +70,7 @@ def test_searching_in_a_large_list() -> None:
         evaluate.evaluate("{{ parameters.numbers | reject('in', parameters.texts) }}", {"parameters": LARGE})
 
 
-def test_what_is_meant_still_works() -> None:
+def test_lists_of_usual_size_work() -> None:
     """Lists of the size that clusters have are worked on."""
     guests = [{"vmid": number, "tags": ["a"]} for number in range(500)]
     names = {"parameters": {"guests": guests, "exclude": list(range(100))}}
@@ -180,7 +180,7 @@ EXPRESSIONS = st.recursive(ATOMS, _larger, max_leaves=12).filter(lambda text: le
 
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 @given(EXPRESSIONS, st.booleans())
-def test_whatever_is_evaluated(expression: str, condition: bool) -> None:  # noqa: FBT001 - as hypothesis calls it
+def test_the_cost_of_any_expression_is_bounded(expression: str, condition: bool) -> None:  # noqa: FBT001 - as hypothesis calls it
     """No expression, and no condition, keeps the event loop for a tenth of a second; its work is bounded."""
     evaluate.evaluate("{{ 1 }}", {})  # jinja2 is loaded
     names = {"parameters": LARGE}

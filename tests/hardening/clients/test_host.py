@@ -46,12 +46,12 @@ async def asked(host: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("host", GOOD)
-async def test_ours(host: str) -> None:
+async def test_our_names_are_answered(host: str) -> None:
     """Our names and any address are answered, in any letters; what comes after the guard sees the plain form."""
     assert await asked(host) == (200, GOOD[host])
 
 
 @pytest.mark.parametrize("host", BAD)
-async def test_not_ours(host: str) -> None:
+async def test_other_names_are_refused(host: str) -> None:
     """Whatever only begins like one of ours is refused."""
     assert await asked(host) == (421, "")

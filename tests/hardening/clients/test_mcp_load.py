@@ -97,7 +97,7 @@ async def test_all_principals_together() -> None:
     assert answers == [200] * 5 + [503] * 2
 
 
-async def test_an_old_one_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_longest_unused_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session that was unused for longest ends; one that was used meanwhile goes on."""
     clock = [1000.0]
     monkeypatch.setattr("agentd_mcp.sessions.time.monotonic", lambda: clock[0])
@@ -125,7 +125,7 @@ async def test_a_session_that_its_client_ends() -> None:
     assert (await ask(app))[0] == 200
 
 
-async def test_what_a_client_says_of_itself() -> None:
+async def test_a_large_client_info() -> None:
     """3 MB of clientInfo open no session."""
     sdk = Sdk()
     app = Sessions(sdk, most=10, each=10)

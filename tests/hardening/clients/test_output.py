@@ -82,7 +82,7 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "schedules": lambda: [_schedule()],
     "answer": _answer,
     "reply": _reply,
-    "looked": _looked,
+    "preview": _looked,
     "asked": _waiting,
     "undoable": lambda: [made(records.EffectRecord)],
     "verdicts": lambda: [made(audit.Verdict)],
@@ -142,7 +142,7 @@ def test_every_character(char: str) -> None:
     assert steers(printable.escaped(json.dumps(char, ensure_ascii=False))) == set()
 
 
-def test_what_is_harmless_stays() -> None:
+def test_harmless_characters_stay() -> None:
     """Letters of any language stay as they are, in text and in JSON; a line end is a space where there is one line."""
     text = "Grüße, 你好, שלום, 👍 ✓"
 
@@ -189,7 +189,7 @@ def test_mcp() -> None:
     assert steers(elicitation._form(question).message) == set()  # noqa: SLF001
 
 
-def test_what_is_approved() -> None:
+def test_the_question_of_an_approval() -> None:
     """A guest whose name holds bidirectional controls is shown without them in the question."""
     call = Invocation.__new__(Invocation)
     call.targets = []

@@ -80,7 +80,7 @@ def look() -> Tool:
         ('{"free": {"a": null, "b": 2.0}}', "free", {"a": None, "b": 2.0}),
     ],
 )
-def test_what_is_meant_is_taken(look: Tool, sent: str, field: str, value: object) -> None:
+def test_integral_floats_and_null_are_accepted(look: Tool, sent: str, field: str, value: object) -> None:
     """Integral floats are integers where integers are wanted, and null is not given, at every depth."""
     parsed = look.parse({"needed": "x", **json.loads(sent)})
 
@@ -108,7 +108,7 @@ def test_what_is_meant_is_taken(look: Tool, sent: str, field: str, value: object
         '{"needed": null}',
     ],
 )
-def test_what_is_not_whole_is_refused(look: Tool, sent: str) -> None:
+def test_other_types_are_refused(look: Tool, sent: str) -> None:
     """Fractions, numbers that are none, floats for booleans and a missing parameter are errors."""
     with pytest.raises(InvalidMessage, match="look"):
         look.parse({"needed": "x", **json.loads(sent)})

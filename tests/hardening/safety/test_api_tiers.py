@@ -46,7 +46,7 @@ async def catalogue(lab: FakePve, tmp_path: Path) -> Catalogue:
 
 @pytest.mark.parametrize("value", [False, 0, 0.0, "0", "off", "No", "FALSE"], ids=repr)
 @pytest.mark.parametrize("kind", ["qemu/101", "lxc/103"])
-async def test_a_guard_is_taken_away(catalogue: Catalogue, kind: str, value: object) -> None:
+async def test_removing_a_guard(catalogue: Catalogue, kind: str, value: object) -> None:
     """Whatever Proxmox reads as false takes the guard away."""
     assert await tier(catalogue, f"PUT /nodes/pve1/{kind}/config", {"protection": value}) is Tier.DESTROY
 
@@ -168,7 +168,9 @@ async def test_tier_by_effect(catalogue: Catalogue, call: str, parameters: dict[
         ({"name": None}, "name"),
     ],
 )
-async def test_what_has_no_exact_text_is_refused(catalogue: Catalogue, parameters: dict[str, Any], field: str) -> None:
+async def test_a_value_without_an_exact_text_is_refused(
+    catalogue: Catalogue, parameters: dict[str, Any], field: str
+) -> None:
     """A value that cannot be sent exactly is refused with the name of its field."""
     endpoint = catalogue.resolve("PUT", "/nodes/pve1/qemu/101/config")
 
@@ -184,7 +186,7 @@ async def test_numbers_are_sent_as_meant(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 0.0, "0", "off"], ids=repr)
-async def test_nothing_is_sent(tools: Bench, lab: FakePve, value: object) -> None:
+async def test_a_refused_call_sends_nothing(tools: Bench, lab: FakePve, value: object) -> None:
     """The tool of tier operate refuses what takes a guard away, and Proxmox receives nothing."""
     with pytest.raises(errors.Rejected, match="api_destroy is the tool"):
         await tools("api_call", path="/nodes/pve1/qemu/101/config", method="PUT", parameters={"protection": value})
@@ -225,7 +227,7 @@ async def test_every_version_is_reviewed(version: str) -> None:
     assert missing == []
 
 
-async def test_what_was_not_reviewed_destroys(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreviewed_method_has_tier_destroy(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method or a parameter that the table does not know is of tier destroy, also a read."""
     monkeypatch.delitem(TABLE, "GET /version")
     monkeypatch.setitem(TABLE, "PUT /nodes/{node}/qemu/{vmid}/config", {"tier": "operate", "why": "", "plain": []})

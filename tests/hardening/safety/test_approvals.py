@@ -77,7 +77,7 @@ def test_parameters_are_shown_without_secrets() -> None:
     assert '"purge":true' in text
 
 
-def test_how_it_is_undone_and_what_speaks_against_it_is_shown() -> None:
+def test_the_inverse_and_the_risks_are_shown() -> None:
     """The call that takes it back with its parameters, or that nothing does; and the risks of each target."""
     risky = Target("guest/100", "VM 100 'web'", risks=["it runs for 12 days", "tag prod", "HA manages it"])
     back = _text(asked(found=seen(risky, undo=Inverse("make", {"vmid": 100}))))
@@ -90,7 +90,7 @@ def test_how_it_is_undone_and_what_speaks_against_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_what_is_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa: FBT001 - a case
+def test_a_plan_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa: FBT001 - a case
     """Nothing is asked and nothing is done: the error says how much may be shown, and to split it."""
     if many:
         state = begun(drop(for_each=list(range(60)), parameters={"vmid": template("{{ item }}"), "text": "x" * 1500}))
@@ -110,7 +110,7 @@ def test_what_is_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa:
     assert state.tasks["drop"].approval is None
 
 
-def test_what_is_carried_by_reference_is_not_approved() -> None:
+def test_a_parameter_by_reference_is_not_approved() -> None:
     """A parameter that is not shown cannot be approved."""
     state = asked(drop(parameters={"vmid": 100, "list": {"$stored": "w.first", "bytes": 99_999}}))
 
@@ -137,13 +137,13 @@ def test_the_digest_binds_tool_parameters_targets_and_text() -> None:
 
 
 @pytest.mark.parametrize("given", ["", "0" * 64])
-def test_an_approval_names_what_was_shown(given: str) -> None:
+def test_an_approval_names_the_digest(given: str) -> None:
     """Without the digest, or with another one, it is refused."""
     with pytest.raises(Rejected, match="digest: drop is not what was shown any more"):
         fold(asked(), [approve(asked(), digest=given)], LATER)
 
 
-def test_each_item_carries_its_own_call() -> None:
+def test_every_item_has_its_own_call() -> None:
     """The consent of an item is for its own tool and parameters."""
     state = begun(drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")}))
     state = step(state, *(ended(state, f"preview-drop-{number}", result=seen(THING)) for number in (0, 1)))
@@ -172,7 +172,7 @@ def test_the_whole_target_is_compared(now: Target, what: str) -> None:
 
 
 @pytest.mark.parametrize("call", [digest(["wipe", {"number": 8}]), digest(["shell", {"number": 7}]), "0" * 64, ""])
-async def test_the_agent_does_nothing_else_than_was_approved(probing: Bus, probe: Probe, call: str) -> None:
+async def test_the_agent_refuses_a_call_that_was_not_approved(probing: Bus, probe: Probe, call: str) -> None:
     """Another tool or other parameters than those of the consent, or a consent that names no call: nothing is done."""
     async with serving(a_worker(probing, probe)):
         await assign(probing, "wipe", {"number": 7}, tier=Tier.DESTROY, consent=Consent("bob", "", [THING], call))
@@ -186,7 +186,7 @@ async def test_the_agent_does_nothing_else_than_was_approved(probing: Bus, probe
     assert probe.acts == 0
 
 
-async def test_the_agent_does_what_was_approved(probing: Bus, probe: Probe) -> None:
+async def test_the_agent_runs_the_approved_call(probing: Bus, probe: Probe) -> None:
     """The same tool and parameters, and a target that is as it was."""
     consent = Consent("bob", "", [THING], digest(["wipe", {"number": 7}]))
     async with serving(a_worker(probing, probe, policy=Policy(Tier.DESTROY))):
@@ -197,7 +197,7 @@ async def test_the_agent_does_what_was_approved(probing: Bus, probe: Probe) -> N
     assert probe.acts == 1
 
 
-async def test_a_plan_is_shown_whole_everywhere(net: Net) -> None:
+async def test_a_plan_is_shown_completely_in_every_interface(net: Net) -> None:
     """Its parameters, risks and digest are in the question, in the API and on the page."""
     assert net.pve is not None
     precious = {"config": {"tags": "production;web", "protection": 1}}
@@ -220,7 +220,7 @@ async def test_a_plan_is_shown_whole_everywhere(net: Net) -> None:
     assert approval.digest in page
 
 
-async def test_the_api_needs_the_digest_of_what_was_shown(net: Net) -> None:
+async def test_the_api_needs_the_digest_of_the_plan(net: Net) -> None:
     """Without it, with another one or a stale one nothing is approved; with it the plan is done."""
     made = tokens.new_token()
     net.settings["web"] = {"port": 0, "tokens": {"bob": made[1]}}

@@ -166,7 +166,7 @@ def _named(lines: list[AuditRecord]) -> bytes:
     return encode(msgspec.structs.replace(line, hash=hash_of(line), signature=lines[0].signature))
 
 
-async def test_nothing_was_done(scene: Scene) -> None:
+async def test_an_unchanged_chain(scene: Scene) -> None:
     """An unchanged chain is whole, over restarts, and its heads are in the other's chain."""
     audit_log = await scene.again()
     await audit_log.write(**LINE, key="x.y")
@@ -178,7 +178,7 @@ async def test_nothing_was_done(scene: Scene) -> None:
     assert audit_log.alarm == ""
 
 
-async def test_nothing_to_note_is_not_noted(scene: Scene) -> None:
+async def test_unchanged_heads_are_not_written_again(scene: Scene) -> None:
     """Where nothing is done, no head is written again: notes of heads are no news."""
     before = len(await scene.lines())
     for _ in range(3):
@@ -189,13 +189,13 @@ async def test_nothing_to_note_is_not_noted(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_each_change(scene: Scene, name: str) -> None:
+async def test_every_change_is_found(scene: Scene, name: str) -> None:
     """Each change is named by `audit verify`, by the running agent and by the one that starts again."""
     change, text = CHANGES[name]
     lines = await scene.lines()
     await scene.replace(await asyncio.to_thread(change, lines))
     found = await scene.verdict()
-    await scene.a.look()
+    await scene.a.check_head()
 
     assert text in " / ".join(found.faults), found.faults
     assert scene.a.alarm
@@ -290,11 +290,11 @@ async def test_refused_until_accepted(scene: Scene) -> None:
         await scene.a.accept("olga", "again")
 
 
-async def test_what_was_cut_off_stays_missing(scene: Scene) -> None:
+async def test_removed_lines_stay_missing(scene: Scene) -> None:
     """After an accepted cut the chain goes on behind its own last line, so that the hole is never filled."""
     lines = await scene.lines()
     await scene.replace([encode(line) for line in lines[:3]])
-    await scene.a.look()
+    await scene.a.check_head()
     await scene.a.accept("olga", "the disk was lost")
     await scene.a.write(**LINE, key="after")
     found = await scene.verdict()
@@ -305,7 +305,7 @@ async def test_what_was_cut_off_stays_missing(scene: Scene) -> None:
     assert not (await scene.again()).alarm
 
 
-async def test_an_export_says_the_same(scene: Scene, tmp_path: Path) -> None:
+async def test_an_export_is_verified_without_nats(scene: Scene, tmp_path: Path) -> None:
     """An export carries signatures, keys, heads and strays; what was done to the lines is found without NATS."""
     lines = await scene.lines()
     others = [record.data for record in await scene.bus.every(subjects.AUDIT, subjects.audit("b"))]

@@ -84,7 +84,7 @@ async def raw(bus: Bus, subject: str, body: bytes) -> ToolReply:
 
 
 @pytest.mark.parametrize("principal", ["eve", "plain", "cron"])
-async def test_what_a_message_claims(bus: Bus, probe: Probe, principal: str) -> None:
+async def test_a_message_with_a_forged_principal(bus: Bus, probe: Probe, principal: str) -> None:
     """A call that claims another principal or a tier of its own is judged by the principal of its subject."""
     body = msgspec.json.encode(
         {"parameters": {}, "key": "c.one", "principal": "bob", "tier": "exec", "approved_by": "bob"}
@@ -98,7 +98,7 @@ async def test_what_a_message_claims(bus: Bus, probe: Probe, principal: str) -> 
     assert probe.steps == []
 
 
-async def test_the_audit_names_who_called(bus: Bus, probe: Probe) -> None:
+async def test_the_audit_names_the_caller(bus: Bus, probe: Probe) -> None:
     """The audit names the principal of the subject, not one that a message claims."""
     body = msgspec.json.encode({"parameters": {}, "key": "c.one", "principal": "bob"})
     async with serving(a_worker(bus, probe, policy=POLICY)):
@@ -224,7 +224,7 @@ def test_keys_of_calls_are_apart(principal: str, key: list[str], other: str, tas
     "key",
     ["w.undo-t", "undo-a.b", "a.b.undo-c", "evil4.undo-a.b", "a.undo-.c", "undo-x.undo-y"],
 )
-async def test_what_undoes_is_no_caller_s(bus: Bus, probe: Probe, key: str) -> None:
+async def test_the_key_of_an_undo_is_not_for_callers(bus: Bus, probe: Probe, key: str) -> None:
     """No part of a caller's key may begin as that of an undoing task does."""
     async with serving(a_worker(bus, probe, policy=POLICY)):
         with pytest.raises(Denied, match="orchestrator"):
@@ -236,7 +236,7 @@ async def test_what_undoes_is_no_caller_s(bus: Bus, probe: Probe, key: str) -> N
 @pytest.mark.parametrize(
     "key", ["", "a", "a.b.c.d", "bob=a.b", "a=b.c", "a.b=c", "a/b.c", "*.b", "a.>", "a. b", "a..b", "ä.b", "a.b\n"]
 )
-async def test_what_is_no_key(bus: Bus, probe: Probe, key: str) -> None:
+async def test_invalid_keys(bus: Bus, probe: Probe, key: str) -> None:
     """A caller's key is two or three words; it cannot name another principal."""
     async with serving(a_worker(bus, probe, policy=POLICY)):
         with pytest.raises(InvalidMessage, match="key"):
@@ -248,7 +248,7 @@ async def test_what_is_no_key(bus: Bus, probe: Probe, key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["w.t", "w", "w.t.s.u", "bob=c.one.step", "alice=c.step", "a=alice=c.one.step", "w.t.*"]
 )
-async def test_what_is_no_step(bus: Bus, probe: Probe, key: str) -> None:
+async def test_invalid_keys_of_steps(bus: Bus, probe: Probe, key: str) -> None:
     """The key of a step is never that of a task itself, nor below another principal's call."""
     async with serving(a_worker(bus, probe, policy=POLICY)):
         with pytest.raises(InvalidMessage, match="key"):

@@ -92,7 +92,7 @@ READERS: dict[str, Callable[[Path], object]] = {"configuration": _read_config, "
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("wrong", WRONG)
-def test_refused_with_what_mends_it(file: Path, reader: str, wrong: str) -> None:
+def test_refused_with_the_command_that_corrects_it(file: Path, reader: str, wrong: str) -> None:
     """The file is named, with the command that corrects it, and nothing of its content."""
     spoil, advice = WRONG[wrong]
     spoil(file)
@@ -187,7 +187,7 @@ def test_state_is_not_kept_through_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["link", "dangling", "fifo", "directory", "parent"])
-def test_a_secret_is_written_nowhere_else(tmp_path: Path, wrong: str) -> None:
+def test_a_secret_is_written_to_its_file_only(tmp_path: Path, wrong: str) -> None:
     """A new token's secret follows no link, fills no FIFO, and needs a directory that others can't write."""
     folder = tmp_path / "secrets"
     folder.mkdir(mode=0o700)
@@ -209,7 +209,7 @@ def test_a_secret_is_written_nowhere_else(tmp_path: Path, wrong: str) -> None:
     assert SECRET not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_a_secret_is_written_anew(tmp_path: Path) -> None:
+def test_a_secret_is_replaced(tmp_path: Path) -> None:
     """An old secret is replaced by a new file of mode 0600, whatever its own mode was."""
     target = tmp_path / "secrets" / "eve@pve!t"
     target.parent.mkdir()

@@ -59,7 +59,7 @@ async def change(bus: Bus, action: str, principal: str = "alice", tier: Tier = T
 
 
 @pytest.mark.parametrize("tool", ["idempotent", "marked", "probed", "unsafe"])
-async def test_nothing_is_begun(there: Bus, tool: str) -> None:
+async def test_no_change_starts_while_frozen(there: Bus, tool: str) -> None:
     """From the freeze on an agent begins no tool that changes something, and says by whom, why and what ends it."""
     probe = Probe()
     async with serving(a_worker(there, probe)):
@@ -70,7 +70,7 @@ async def test_nothing_is_begun(there: Bus, tool: str) -> None:
             there, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({"text": "x"}), seconds=5
         )
         dry = ToolCall({}, "w.d", dry_run=True)
-        looked = await call_tool(there, subjects.tool_call("tester", SERVICE, tool), dry, seconds=5)
+        dry_run = await call_tool(there, subjects.tool_call("tester", SERVICE, tool), dry, seconds=5)
         await change(there, "thaw")
         done = await call_tool(there, subjects.tool_call("tester", SERVICE, tool), ToolCall({}, "w.t"), seconds=5)
 
@@ -78,12 +78,12 @@ async def test_nothing_is_begun(there: Bus, tool: str) -> None:
     assert "storage is being moved" in str(refused.value)
     assert "`agentd thaw` ends it" in str(refused.value)
     assert read.result == {"text": "x"} or read.result["text"] == "x"
-    assert looked.looked
+    assert dry_run.dry_run
     assert done.status == "completed"
     assert probe.acts == 1
 
 
-async def test_no_window_between_the_look_and_the_act(there: Bus) -> None:
+async def test_a_freeze_between_check_and_apply(there: Bus) -> None:
     """A freeze while a tool looks keeps it from acting, though the agent has not heard of the freeze."""
     probe = Probe()
 
@@ -100,7 +100,7 @@ async def test_no_window_between_the_look_and_the_act(there: Bus) -> None:
     assert probe.acts == 0
 
 
-async def test_what_runs_is_finished(there: Bus) -> None:
+async def test_a_running_change_is_completed(there: Bus) -> None:
     """A task that has begun to change something is finished whole, with its result."""
     probe = Probe()
 
@@ -140,7 +140,7 @@ async def test_a_state_that_cannot_be_asked_for(there: Bus) -> None:
     assert probe.acts == 0
 
 
-async def test_nats_is_away_at_the_act(nats_server: NatsServer) -> None:
+async def test_nats_is_unreachable_before_apply(nats_server: NatsServer) -> None:
     """An agent that loses NATS between its look and its act does not act."""
     probe = Probe()
     async with connected(nats_server.url, timeout=1.0) as bus:
@@ -154,17 +154,17 @@ async def test_nats_is_away_at_the_act(nats_server: NatsServer) -> None:
         async with serving(worker):
             await assign(bus, "probed")
 
-            async def looked() -> bool:
+            async def checked() -> bool:
                 return probe.looks > 0
 
-            await eventually(looked, "the tool looks")
+            await eventually(checked, "the tool has checked the state")
             await asyncio.sleep(2)
             assert probe.acts == 0
             probe.on_look = Probe().on_look
             nats_server.start()
 
 
-async def test_plain_agents_get_nothing(there: Bus) -> None:
+async def test_external_agents_receive_no_change(there: Bus) -> None:
     """An agent in another language, which knows of no freeze, is given nothing that changes something meanwhile."""
     only = engine(there, external=frozenset({"svc"}))
     await change(there, "freeze")
@@ -207,13 +207,15 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("request_", "principal", "tier", "found", "text"), WRONG)
-def test_who_may_not(request_: NetworkRequest, principal: str, tier: Tier, found: Freeze | None, text: str) -> None:
+def test_a_principal_that_may_not_freeze(
+    request_: NetworkRequest, principal: str, tier: Tier, found: Freeze | None, text: str
+) -> None:
     """A request that may not be, or cannot be understood, is refused with what is wrong."""
     with pytest.raises(AgentdError, match=text):
         freeze.check_request(request_, principal, tier, found)
 
 
-async def test_who_may_thaw(there: Bus) -> None:
+async def test_principals_that_may_thaw(there: Bus) -> None:
     """Who froze may thaw; others need destroy; a second freeze does not replace the first."""
     await change(there, "freeze", "alice", id="1")
     with pytest.raises(AgentdError, match="needs destroy"):
@@ -252,7 +254,7 @@ async def agentd(net: Net, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.system
-async def test_over_deaths(net: Net, nats_server: NatsServer, pve: FakePve) -> None:
+async def test_a_freeze_outlives_every_process(net: Net, nats_server: NatsServer, pve: FakePve) -> None:
     """A freeze outlives every process; a workflow waits, and is done once after the thaw."""
     async with net.client("tester") as bus:
         daemons = [net.daemon("all")]

@@ -35,7 +35,9 @@ async def test_tier_by_effect(tools: Bench, tier: Tier, name: str) -> None:
         ("update_container", {"vmid": 103, "protection": False}, "protection"),
     ],
 )
-async def test_no_guard_is_taken_away(tools: Bench, name: str, parameters: dict[str, Any], field: str) -> None:
+async def test_a_tool_of_tier_operate_removes_no_guard(
+    tools: Bench, name: str, parameters: dict[str, Any], field: str
+) -> None:
     """A tool of tier operate refuses to take a guard away and names the field."""
     with pytest.raises(errors.InvalidMessage, match=f"{field}: false takes a guard away"):
         tools.tools[name].parse(parameters)

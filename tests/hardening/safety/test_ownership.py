@@ -89,7 +89,7 @@ async def _call(bus: Bus, tool: str, key: str, **parameters: Any) -> Any:
 # -- discarding -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_call_discards_nothing(net: Net) -> None:
+async def test_a_call_cannot_discard(net: Net) -> None:
     """Whatever its key and the description: a call of discard_guest is refused, and so is a plan of it."""
     assert net.pve is not None
     for vmid in (101, 102):
@@ -108,7 +108,7 @@ async def test_a_call_discards_nothing(net: Net) -> None:
     assert net.pve.found(101) is not None
 
 
-async def test_an_assignment_that_undoes_nothing_discards_nothing(net: Net) -> None:
+async def test_an_assignment_without_an_undo_cannot_discard(net: Net) -> None:
     """The orchestrator says in the assignment which task it undoes; the name of a task says nothing."""
     assert net.pve is not None
     await _describe(net, 101, "agentd:w.a")
@@ -134,7 +134,7 @@ async def test_an_assignment_that_undoes_nothing_discards_nothing(net: Net) -> N
 
 
 @pytest.mark.parametrize("vmid", [101, 102])
-async def test_a_guest_of_somebody_else_is_not_discarded(net: Net, vmid: int) -> None:
+async def test_a_guest_of_another_owner_is_not_discarded(net: Net, vmid: int) -> None:
     """A mark that was forged in a description is neither adopted nor deleted when the workflow undoes itself."""
     assert net.pve is not None
     await _describe(net, vmid, "agentd:evil.create")
@@ -151,7 +151,7 @@ async def test_a_guest_of_somebody_else_is_not_discarded(net: Net, vmid: int) ->
     assert net.pve.found(vmid) is not None
 
 
-async def test_what_the_workflow_made_is_discarded(net: Net) -> None:
+async def test_a_guest_of_the_workflow_is_discarded(net: Net) -> None:
     """Its own guest goes when it undoes itself, once, and it counts in the budget."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
@@ -165,7 +165,7 @@ async def test_what_the_workflow_made_is_discarded(net: Net) -> None:
     assert len(budget) == 1
 
 
-async def test_what_is_protected_is_not_discarded(net: Net) -> None:
+async def test_a_protected_guest_is_not_discarded(net: Net) -> None:
     """A guest that the workflow itself made stays when it is protected, and the workflow says so."""
     assert net.pve is not None
     net.settings["policy"]["protected"].append("guest/300")
@@ -206,7 +206,7 @@ def test_a_declared_workflow_may_not_call_it(known: dict[str, Tool]) -> None:
 # -- adopting -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_mark_without_a_record_is_a_strangers(probing: Bus, probe: Probe) -> None:
+async def test_a_mark_without_a_record_is_foreign(probing: Bus, probe: Probe) -> None:
     """A tool that finds its mark though nothing was begun fails and changes nothing; so does its dry run."""
     probe.world["w.t"] = probe.world["w.d"] = "UPID:forged"
     async with serving(a_worker(probing, probe)):
@@ -224,7 +224,7 @@ async def test_a_mark_without_a_record_is_a_strangers(probing: Bus, probe: Probe
     assert probe.used == []
 
 
-async def test_what_was_begun_is_adopted_after_a_failure(probing: Bus, probe: Probe) -> None:
+async def test_a_started_change_is_adopted_after_a_failure(probing: Bus, probe: Probe) -> None:
     """The record keeps which acts were begun when an attempt has failed for good: the next attempt finds its own."""
     probe.on_act = raising(VmidTaken("no"), 0)
     probe.afterwards = raising(InvalidMessage("it broke afterwards"), 1)
@@ -254,7 +254,7 @@ async def test_a_refused_act_is_not_kept(probing: Bus, probe: Probe) -> None:
     assert (await record(probing)).acted == []
 
 
-def test_an_act_on_something_else_is_no_proof() -> None:
+def test_a_record_of_another_target_is_no_proof() -> None:
     """A record names the tool and the target of an act: what another tool did under the key, or to another, is none."""
     for acted in (["unsafe *"], ["marked thing/2"], ["markedx *"]):
         given = EffectRecord("w.t", "marked", 1, "a/1", effects.FAILED, now(), acted=acted)
@@ -310,7 +310,7 @@ def test_a_caller_writes_no_mark(known: dict[str, Tool], tool: str, parameters: 
         "{{node}}:{{vmid}}",
     ],
 )
-def test_what_is_no_mark_may_be_written(known: dict[str, Tool], text: str) -> None:
+def test_text_that_is_not_a_mark_may_be_written(known: dict[str, Tool], text: str) -> None:
     """Text that is not exactly a mark goes through."""
     assert known["update_vm"].parse({"vmid": 101, "description": text}).description == text
 
@@ -325,7 +325,7 @@ def test_only_an_exact_mark_is_read(text: str) -> None:
     assert firewall_rules.position_of_mark([{"pos": 0, "comment": f"x{text}"}], "agentd:w.t") is None
 
 
-def test_a_mark_that_is_ours_is_read() -> None:
+def test_our_marks_are_read() -> None:
     """Each reader finds what its writer wrote."""
     assert guest_model.marks(guest_model.describe("text", "w.t.s")) == ["agentd:w.t.s"]
     assert guest_model.mark_of(archives.mark_notes("text\nmore", "w.t")) == "w.t"

@@ -53,7 +53,7 @@ async def full(lab: FakePve) -> AsyncIterator[Proxmox]:
     await proxmox.put("/access/users/boss@pve", enable=False)
     await proxmox.post("/pools", poolid="web")
     await proxmox.put("/access/acl", path="/pool/web", roles="PVEVMAdmin", users="eve@pve")
-    await Steer(lab).platters(directories={"corp": "ldap"})
+    await Steer(lab).hardware(directories={"corp": "ldap"})
     yield proxmox
     await proxmox.close()
 
@@ -127,7 +127,7 @@ async def test_no_more_on_a_part_than_the_own_token_has_there(full: Proxmox, lim
     assert granted.path == "/vms/101"
 
 
-async def test_what_lets_an_older_role_through_is_kept(full: Proxmox, limited: Bench) -> None:
+async def test_an_entry_that_shadows_a_larger_role_is_kept(full: Proxmox, limited: Bench) -> None:
     """An entry that keeps a larger role from a part is not taken away: its holder would gain by it."""
     await full.put("/access/acl", path="/vms/100", users="boss@pve", roles="NoAccess")
     with pytest.raises(errors.Rejected, match="role Administrator of boss@pve reaches /vms/100"):
@@ -145,7 +145,7 @@ async def test_what_lets_an_older_role_through_is_kept(full: Proxmox, limited: B
         ("update_user", {"id": "boss@pve", "comment": "left"}),
     ],
 )
-async def test_what_the_own_token_has_may_be_given(limited: Bench, tool: str, wish: dict[str, Any]) -> None:
+async def test_rights_of_the_own_token_may_be_granted(limited: Bench, tool: str, wish: dict[str, Any]) -> None:
     """Rights within those of the own token are given as before."""
     call = MemoryCall()
     await limited.call(tool, call, **wish)
@@ -153,7 +153,7 @@ async def test_what_the_own_token_has_may_be_given(limited: Bench, tool: str, wi
     assert call.acted == 1
 
 
-async def test_no_way_back_is_promised_that_would_be_refused(full: Proxmox, limited: Bench) -> None:
+async def test_an_undo_that_would_be_refused_is_not_offered(full: Proxmox, limited: Bench) -> None:
     """Taking a larger role away is done, and no undo is promised: granting it again would be refused."""
     await full.put("/access/acl", path="/vms/101", users="eve@pve", roles="PVEVMAdmin")
     call = MemoryCall()
@@ -162,7 +162,7 @@ async def test_no_way_back_is_promised_that_would_be_refused(full: Proxmox, limi
     assert (call.acted, call.undo) == (1, None)
 
 
-async def test_an_unreadable_access_list_grants_nothing(full: Proxmox, limited: Bench) -> None:
+async def test_with_an_unreadable_access_list_no_right_is_granted(full: Proxmox, limited: Bench) -> None:
     """A token that may not read the whole access list gives no rights at all."""
     privileges = [part for part in OPERATOR.split() if part != "Sys.Audit"]
     await full.put("/access/roles/Operator", privs=",".join(privileges))
@@ -228,7 +228,7 @@ async def test_the_api_tools_widen_no_rights_either(
     assert [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"] == []
 
 
-async def test_the_api_tools_give_what_the_own_token_has(full: Proxmox, limited: Bench) -> None:
+async def test_the_api_tools_grant_rights_of_the_own_token(full: Proxmox, limited: Bench) -> None:
     """What gives nothing beyond the own rights is done."""
     acl = {"path": "/vms/100", "roles": "Small", "users": "eve@pve"}
     await limited.call("api_exec", path="/access/acl", method="PUT", parameters=acl)
@@ -239,7 +239,7 @@ async def test_the_api_tools_give_what_the_own_token_has(full: Proxmox, limited:
     } > {("/vms/100", "Small")}
 
 
-async def test_every_method_that_gives_rights_is_judged() -> None:
+async def test_every_method_that_grants_rights_is_checked() -> None:
     """No method under /access that changes something goes unjudged, but for those that no tool calls."""
     unjudged = {
         key

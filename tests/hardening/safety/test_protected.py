@@ -48,7 +48,7 @@ ANNOUNCED = re.compile(r'Target\(\s*f?"([a-z_-]+)/')
         ("guest/[]", "a [ without its ]"),
     ],
 )
-def test_what_would_protect_nothing_is_an_error(tmp_path: Path, entry: str, line: str) -> None:
+def test_an_entry_that_protects_nothing_is_an_error(tmp_path: Path, entry: str, line: str) -> None:
     """The error names the entry and says what can be written."""
     net = Net(tmp_path, "nats://127.0.0.1:1")
     net.settings["policy"] = {"protected": ["tag/keep", entry]}
@@ -63,7 +63,7 @@ def test_what_would_protect_nothing_is_an_error(tmp_path: Path, entry: str, line
 @pytest.mark.parametrize(
     "entry", ["guest/102", "guest/db-*", "tag/keep", "pool/core", "storage/*", "user/eve@pve", "guest/10[0-9]", "*"]
 )
-def test_what_can_be_protected(tmp_path: Path, entry: str) -> None:
+def test_kinds_that_can_be_protected(tmp_path: Path, entry: str) -> None:
     """Each kind that a tool announces, with the patterns of the shell."""
     net = Net(tmp_path, "nats://127.0.0.1:1")
     net.settings["policy"] = {"protected": [entry]}
@@ -98,7 +98,7 @@ def test_every_kind_that_tools_announce_is_known() -> None:
         ("guest/[A-D]*", "guest/db-01"),
     ],
 )
-def test_what_is_meant_is_protected(entry: str, label: str) -> None:
+def test_a_pool_protects_its_members(entry: str, label: str) -> None:
     """A pool protects what is in the pools within it; names hold in either case."""
     assert Policy(Tier.DESTROY, protected=(entry,)).protecting(Target("guest/101", "x", labels=[label])) == entry
 
@@ -106,7 +106,7 @@ def test_what_is_meant_is_protected(entry: str, label: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "label"), [("pool/core", "pool/core2"), ("pool/core/web", "pool/core"), ("guest/core", "guest/core/web")]
 )
-def test_what_is_not_meant_is_not(entry: str, label: str) -> None:
+def test_a_pool_does_not_protect_others(entry: str, label: str) -> None:
     """A pool does not protect the one that it is in, nor others with a longer name."""
     assert Policy(Tier.DESTROY, protected=(entry,)).protecting(Target("guest/101", "x", labels=[label])) is None
 

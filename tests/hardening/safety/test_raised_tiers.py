@@ -70,7 +70,7 @@ async def test_a_login_needs_two_principals(net: Net) -> None:
     assert [(line.tier, line.approved_by) for line in chain if line.tool == "update_vm"] == [("exec", "bob")] * 2
 
 
-async def test_what_opens_a_network_needs_two_principals(net: Net) -> None:
+async def test_opening_a_network_needs_two_principals(net: Net) -> None:
     """A card without the firewall is of tier destroy: it counts in the hourly budget, and a protected guest stays."""
     net.settings["policy"] = {**net.settings["policy"], "protected": ["guest/101"]}
     async with net.client() as bus, net.here():
@@ -101,7 +101,7 @@ async def test_a_workflow_may_give_its_own_guest_a_login(net: Net) -> None:
     assert writes(net) == before
 
 
-def test_what_is_only_read_is_not_left_behind(known: dict[str, Tool]) -> None:
+def test_a_task_that_only_read_is_not_left_behind(known: dict[str, Tool]) -> None:
     """A task that has only read is not listed as left behind, though its tool needs the tier operate."""
     (call_of, _) = tool_call.definitions(lambda: known)
     (reads,) = call_of.plan(tool_call.ToolCallParameters("inspect_backup", {"volid": "local:backup/x", "node": "pve1"}))

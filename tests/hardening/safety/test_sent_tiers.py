@@ -159,7 +159,7 @@ class Judge:
 
 
 @pytest.mark.timeout(600)
-async def test_each_tool_needs_what_it_sends(lab: FakePve, tmp_path: Path, download_server: str) -> None:
+async def test_the_tier_of_every_tool_covers_its_requests(lab: FakePve, tmp_path: Path, download_server: str) -> None:
     """No named tool sends what the API tools would do only at a higher tier, but for what was reviewed."""
     sending, keeping = connect(lab), connect(lab)
     bench, dry = bench_of(sending, tmp_path), bench_of(keeping, tmp_path)

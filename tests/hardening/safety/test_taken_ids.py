@@ -74,7 +74,7 @@ async def test_of_a_schedule(quiet_net: Net, bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("name", ["a--b", "w1--c-2", "--", "a-" * 2 + "-b", child_id("x" * 64, "a", 1)])
-def test_said_at_once(name: str) -> None:
+def test_a_taken_id_is_refused_at_once(name: str) -> None:
     """The client says which ids may be used, before anything is sent."""
     with pytest.raises(InvalidMessage, match="is an id of workflows that tasks start; use one without `--`"):
         check_own_id(name)

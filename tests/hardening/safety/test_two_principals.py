@@ -45,7 +45,7 @@ async def _yes(context: ClientRequestContext, params: ElicitRequestParams) -> El
 
 
 @pytest.mark.parametrize("tool", ["delete_guest", "use_tool", "api_destroy"])
-async def test_an_anonymous_client_asks_for_nothing_that_destroys(net: Net, tool: str) -> None:
+async def test_an_anonymous_client_cannot_request_destruction(net: Net, tool: str) -> None:
     """Whatever it is granted and however it answers forms: no plan is made, and nothing is sent."""
     assert net.pve is not None
     every: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ async def test_an_anonymous_client_asks_for_nothing_that_destroys(net: Net, tool
 
 
 @pytest.mark.parametrize("principal", ["mcp", "plain"])
-async def test_what_an_anonymous_principal_asks_for_is_rejected(net: Net, principal: str) -> None:
+async def test_a_request_of_an_anonymous_principal_is_rejected(net: Net, principal: str) -> None:
     """A request under a name that needs no login is refused, and lists what to do; no token approves it."""
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, principal, "delete_guest", DELETE)
@@ -79,7 +79,7 @@ async def test_what_an_anonymous_principal_asks_for_is_rejected(net: Net, princi
     assert "needs tier destroy" in plan.error or "two authenticated principals" in plan.error
 
 
-async def test_a_request_that_says_that_nobody_logged_in(net: Net) -> None:
+async def test_a_request_that_declares_no_login(net: Net) -> None:
     """A daemon that publishes for a client without a token says so, and it counts under any name."""
     wish = {"tool": "delete_guest", "parameters": DELETE}
     async with net.client() as bus, net.here():
@@ -103,7 +103,7 @@ def test_anonymous_is_at_most_operate(granted: Tier, plain: bool) -> None:  # no
     assert Policy(Tier.READ).tier_of("mcp", plain=False) is Tier.READ
 
 
-def test_a_grant_that_nobody_gets_is_a_warning() -> None:
+def test_a_grant_without_a_holder_is_a_warning() -> None:
     """It is reported when the daemon starts, with what to do."""
     (text,) = Policy(principals={"mcp": Tier.DESTROY, "alice": Tier.EXEC}).warnings()
 

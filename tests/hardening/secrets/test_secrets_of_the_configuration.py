@@ -105,7 +105,7 @@ def test_a_configuration_that_is_wrong(tmp_path: Path, change: str) -> None:
     assert [where for where, text in reply.items() if secret in text] == []
 
 
-def test_a_server_that_is_away(tmp_path: Path) -> None:
+def test_an_unreachable_server(tmp_path: Path) -> None:
     """The error of a server that cannot be reached names it without the login in its address."""
     secret = f"planted-{secrets.token_hex(8)}"
     file = tmp_path / "agentd.toml"

@@ -126,7 +126,7 @@ async def test_the_audit_keeps_digests(net: Net) -> None:
         ("PUT /of/a/later/version", {"value": "x1"}, 1),
     ],
 )
-def test_answers_show_what_is_listed(key: str, answer: Any, hidden: int) -> None:
+def test_answers_show_listed_fields_only(key: str, answer: Any, hidden: int) -> None:
     """Of a stored object an answer shows what the table lists; a secret and an unknown field are hidden."""
     text = json.dumps(answers.redact(key, answer))
 

@@ -64,7 +64,7 @@ async def test_every_way_out_is_refused(files: Files) -> None:
             assert path.startswith("/etc") or str(files.outside) not in str(refused.value).replace(path, "")
 
 
-async def test_nothing_is_changed_outside(files: Files) -> None:
+async def test_paths_outside_of_roots_are_not_changed(files: Files) -> None:
     """No tool that changes something changes what is outside, or what is in a read-only part of a root."""
     (files.writable / "readonly").symlink_to("../docs")
     (files.writable / "out").symlink_to(files.outside)
@@ -161,13 +161,13 @@ async def test_writes_while_a_directory_is_swapped(files: Files, swapped: Swappe
 
 
 @pytest.mark.parametrize("root", ["/", "/etc", "/proc/sys", "/etc/agentd/keys", "relative", "/srv/../etc"])
-def test_what_is_never_served(root: str) -> None:
+def test_directories_that_are_never_served(root: str) -> None:
     """A root that holds keys or steers the machine, or contains such a directory, is an error of the configuration."""
     with pytest.raises(ValueError, match=r"never served|absolute path"):
         FilesystemSettings.model_validate({"roots": [root]})
 
 
-def test_a_root_that_is_a_link_to_what_is_never_served(tmp_path: Path) -> None:
+def test_a_root_that_links_to_a_directory_that_is_never_served(tmp_path: Path) -> None:
     """The real path of a root counts, too."""
     (tmp_path / "link").symlink_to("/etc/ssh")
     roots = Roots(FilesystemSettings(roots=(tmp_path / "link",)))

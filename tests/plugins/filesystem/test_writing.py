@@ -33,7 +33,7 @@ async def test_create_replace_and_undo(files: Files) -> None:
     assert not (files.writable / "new.txt").exists()
 
 
-async def test_an_undo_of_what_has_changed_since(files: Files) -> None:
+async def test_an_undo_of_a_file_that_has_changed_since(files: Files) -> None:
     """An undo does not take away what was written after the call that it undoes."""
     path, first, second = files.writable / "old.txt", MemoryCall(key="b.1"), MemoryCall(key="b.2")
     await files("write_file", first, path=str(path), content="first\n")
@@ -48,7 +48,7 @@ async def test_an_undo_of_what_has_changed_since(files: Files) -> None:
     assert path.read_text() == "another process\n"
 
 
-async def test_what_a_file_keeps(files: Files) -> None:
+async def test_attributes_that_a_file_keeps(files: Files) -> None:
     """Mode, owner, extended attributes and Windows line ends stay; a reader sees old or new, never a part."""
     path = files.writable / "old.txt"
     path.write_bytes(b"one\r\ntwo\r\n")

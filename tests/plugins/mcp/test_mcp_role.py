@@ -126,14 +126,14 @@ async def running(bridge: Bridge, context: Any) -> AsyncIterator[None]:
         await task
 
 
-def test_the_plugin_brings_a_role() -> None:
+def test_the_plugin_has_a_role() -> None:
     """The hooks return what the supervisor wants."""
     assert isinstance(agentd_mcp.agentd_role(), Role)
     assert agentd_mcp.agentd_settings() is BridgeSettings
     assert agentd_mcp.agentd_role().port == 8001
 
 
-async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
+async def test_tools_are_served_while_the_role_runs() -> None:
     """Before and after there is a reason instead of tools; a role that runs again serves again."""
     bridge = Bridge()
     async with page(bridge) as url, httpx2.AsyncClient() as http:
@@ -207,7 +207,7 @@ async def test_a_token_is_a_principal(era: str) -> None:
 @pytest.mark.parametrize(
     "changes", [{"host": "192.0.2.1"}, {"settings": BridgeSettings(anonymous=False)}], ids=["remote", "set"]
 )
-async def test_nobody_comes_in_without_a_token(changes: dict[str, Any]) -> None:
+async def test_a_client_without_a_token_is_refused(changes: dict[str, Any]) -> None:
     """Beyond loopback, or where `anonymous = false`, a client has to say who it is."""
     bridge, (token, kept) = Bridge(), tokens.new_token()
     context = surroundings(tokens={"alice": kept}, **changes)
@@ -221,7 +221,7 @@ async def test_nobody_comes_in_without_a_token(changes: dict[str, Any]) -> None:
     assert let_in.status_code not in {401, 503}
 
 
-def test_nobody_approves_its_own_wishes_by_a_form() -> None:
+def test_a_form_does_not_approve_the_own_request() -> None:
     """`approvers` names another principal."""
     with pytest.raises(ValueError, match="eve would approve its own requests"):
         BridgeSettings(approvers={"eve": "eve"})
@@ -246,7 +246,7 @@ async def test_without_mcp_the_queue_is_served_all_the_same(changes: dict[str, A
     assert context.health.ready
 
 
-async def test_without_the_sdk_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_sdk_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK is an extra: without it the bridge works for the network."""
     monkeypatch.setitem(sys.modules, "agentd_mcp.server", None)
     monkeypatch.delattr(agentd_mcp, "serve", raising=False)
@@ -257,7 +257,7 @@ async def test_without_the_sdk_the_reason_is_told(monkeypatch: pytest.MonkeyPatc
     assert "install agentd[mcp]" in reason
 
 
-def test_what_does_not_serve_mcp_never_loads_the_sdk() -> None:
+def test_other_roles_never_load_the_sdk() -> None:
     """Loading every face, role and setting loads no SDK; it costs 35 MB and half a second."""
     code = (
         "import sys, agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator\n"

@@ -188,7 +188,7 @@ async def test_warnings_stand_beside_the_result() -> None:
         ({"name": "ghost"}, "task_failed: no ghost answered\nTrying again may help.\nboo\nTASK ERROR"),
     ],
 )
-async def test_what_is_wrong_is_a_line_that_names_it(era: str, arguments: dict[str, Any], line: str) -> None:
+async def test_an_error_is_a_line_that_names_the_fault(era: str, arguments: dict[str, Any], line: str) -> None:
     """A refused or failed call is a result that a model can read, never an opaque protocol error."""
     async with serving() as served, Client(served.url, mode=era) as client:
         answer = await client.call_tool("greet", arguments)
@@ -253,7 +253,7 @@ async def test_an_effect_outlives_its_client() -> None:
 @pytest.mark.parametrize(
     ("header", "status"), [({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)]
 )
-async def test_a_strange_host_or_origin_is_refused(header: dict[str, str], status: int) -> None:
+async def test_a_foreign_host_or_origin_is_refused(header: dict[str, str], status: int) -> None:
     """A web page that rebinds a name to this address gets nothing, in both eras."""
     ask = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     plain = {"Accept": "application/json, text/event-stream", **header}

@@ -44,12 +44,12 @@ def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> 
     assert size(found) < 3500
 
 
-def test_nothing_fits(known: dict[str, Tool]) -> None:
+def test_no_tool_matches(known: dict[str, Tool]) -> None:
     """Words that no tool knows find none."""
     assert tool_search.find(known.values(), "zzzz qqqq", 5) == tool_search.ToolMatches(0, [])
 
 
-def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> None:
+def test_the_daily_tools_exist_and_their_list_is_small(tools: dict[str, Tool]) -> None:
     """Each tool of every day exists, and their list costs a model a fraction of all."""
     listed = [
         describe_briefly(describe(tools[name]))
@@ -60,7 +60,7 @@ def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> Non
     assert cost < 5000
 
 
-def test_what_is_carried(tools: dict[str, Tool]) -> None:
+def test_a_carried_call(tools: dict[str, Tool]) -> None:
     """A carried call is the call itself, any other name stays as it is."""
     wish = {"tool": "get_guest", "arguments": {"vmid": 100}}
 
@@ -79,7 +79,9 @@ def test_what_is_carried(tools: dict[str, Tool]) -> None:
         ("use_tool", {"tool": "get_guest", "args": {}}, "unknown parameter 'args'; did you mean arguments"),
     ],
 )
-def test_what_cannot_be_carried(tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str) -> None:
+def test_a_call_that_cannot_be_carried(
+    tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str
+) -> None:
     """What is wrong is named; read_tool never carries a change."""
     with pytest.raises(InvalidMessage, match=line):
         tool_search.unwrap(name, arguments, tools)

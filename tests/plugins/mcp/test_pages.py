@@ -87,7 +87,7 @@ def untimed(line: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "lines"), LISTS.items())
-async def test_the_cursor_leads_through_every_line_once(tools: Bench, name: str, lines: str) -> None:
+async def test_the_cursor_visits_every_line_once(tools: Bench, name: str, lines: str) -> None:
     """Pages of two hold the same lines in the same order as one page of all."""
     await tools.call("start_guest", vmid=101)
     await tools.call("stop_guest", vmid=100)
@@ -137,7 +137,7 @@ async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) ->
     st.lists(st.builds(Line, st.text(min_size=1), st.text(), st.integers(0, 9)), unique_by=lambda build: build.name),
     st.none() | st.integers(1, 7),
 )
-def test_paging_loses_and_repeats_nothing(lines: list[Line], limit: int | None) -> None:
+def test_paging_loses_and_repeats_no_line(lines: list[Line], limit: int | None) -> None:
     """Whatever the texts are: each line comes once, and a page without a limit costs what it may, or has one line."""
     seen: list[Line] = []
     cursor = ""

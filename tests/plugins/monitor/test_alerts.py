@@ -72,7 +72,7 @@ def move(seen: AlertBook, seconds: float, status: str = "running", workflow: str
         ("memory_percent", 90, "high_memory", "monitor-pve1", {"agent": "monitor-pve1"}),
     ],
 )
-def test_a_value_at_its_limit_is_told_once(
+def test_a_value_at_its_limit_is_reported_once(
     metric: str, limit: float, kind: str, source: str, labels: dict[str, str]
 ) -> None:
     """A host at 85 % and an agent itself at 90 % are reported with the second report, and not again."""
@@ -106,14 +106,14 @@ def test_a_value_is_cleared_below_another_limit() -> None:
     assert seen.firing() == []
 
 
-def test_one_reading_proves_nothing() -> None:
+def test_one_reading_raises_no_alert() -> None:
     """A spike between calm readings is not reported, however often it comes."""
     seen = book()
 
     assert not any(report(seen, 30 * tick, host_cpu_percent=99 if tick % 2 else 10) for tick in range(40))
 
 
-def test_two_agents_of_a_host_speak_of_one_host() -> None:
+def test_two_agents_of_a_host_raise_one_alert() -> None:
     """The same labels are the same alert, whichever agent reports."""
     seen = book()
     report(seen, 0, "a-pve1", host_cpu_percent=95)
@@ -123,7 +123,7 @@ def test_two_agents_of_a_host_speak_of_one_host() -> None:
     assert report(seen, 55, "a-pve1", host_cpu_percent=95) == []
 
 
-def test_missing_data_clears_nothing() -> None:
+def test_missing_data_clears_no_alert() -> None:
     """An alert stays while nothing is heard, and while reports leave its metric out."""
     seen = book()
     for seconds in (0, 30):
@@ -142,7 +142,7 @@ def test_a_value_around_its_limit_makes_one_alert() -> None:
     assert reported(changes) == [("high_cpu", "pve1", "firing")]
 
 
-def test_what_flaps_stays_raised_until_it_is_calm() -> None:
+def test_a_flapping_alert_stays_raised() -> None:
     """After five changes in ten minutes the alert waits for ten calm minutes, and says that it flaps."""
     seen = book()
     values = [99, 99, 10, 10] * 30
@@ -201,7 +201,7 @@ def test_an_agent_is_lost_after_two_minutes_and_found_again() -> None:
     assert reported(beat(seen, 10_000)) == [("agent_offline", "a1", "resolved")]
 
 
-def test_an_agent_that_says_goodbye_was_drained() -> None:
+def test_an_agent_that_deregisters_raises_no_alert() -> None:
     """No alert for an agent that went on purpose, and none of its own values stays raised."""
     seen = book()
     beat(seen, 0)
@@ -224,7 +224,7 @@ def test_a_registration_is_a_sign_of_life() -> None:
     ]
 
 
-def test_silence_that_is_ours_is_not_theirs() -> None:
+def test_a_pause_of_the_monitor_is_no_silence_of_agents() -> None:
     """After a pause of the monitor every agent gets the whole time again."""
     seen = book()
     beat(seen, 0)
@@ -245,7 +245,7 @@ def test_readings_on_both_sides_of_a_pause_do_not_count_together() -> None:
     assert reported(report(seen, 1031, host_cpu_percent=99)) == [("high_cpu", "pve1", "firing")]
 
 
-def test_nobody_was_silent_before_the_start() -> None:
+def test_no_agent_is_lost_before_the_start() -> None:
     """A heartbeat from before the start does not make an agent lost at once."""
     seen = book()
     beat(seen, -3600)
@@ -324,7 +324,7 @@ def test_a_restart_neither_repeats_nor_forgets() -> None:
     assert after.firing() == []
 
 
-def test_what_was_heard_before_an_alert_does_not_clear_it() -> None:
+def test_older_messages_do_not_clear_an_alert() -> None:
     """A stream still holds the last heartbeat and event from before; only the end of a workflow counts in any case."""
     before = book()
     beat(before, 0)
@@ -359,7 +359,7 @@ def test_settings_are_checked_and_reach_the_book() -> None:
         MonitorSettings(agent_clear=95)
 
 
-def test_a_schedule_whose_last_run_failed() -> None:
+def test_a_schedule_with_a_failed_last_run() -> None:
     """A scheduled run that fails raises one alert, however many fail; one that completes, by hand too, clears it."""
     seen = book()
 
@@ -392,7 +392,7 @@ def test_an_agent_that_floods() -> None:
 # -- dead letters and storage --------------------------------------------------------------------------------------
 
 
-def test_dead_letters_are_told_until_none_is_open() -> None:
+def test_dead_letters_are_reported_until_none_is_open() -> None:
     """One alert a stream, reported once however many letters come, and resolved when none is open any more."""
     seen = book()
     first = seen.observe_dead("AI_INPUT", 1, "a dead letter", at(0))

@@ -102,7 +102,7 @@ def beat(status: str = "available") -> Heartbeat:
     return Heartbeat("a1", now(), status)
 
 
-async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) -> None:
+async def test_the_alert_of_a_lost_agent_stays_until_it_is_back(network: Network) -> None:
     """The alert is published once, is in the bucket, is counted, and is resolved by a heartbeat."""
     async with network.monitor() as context:
         await network.bus.publish(subjects.heartbeat("a1"), beat())
@@ -121,7 +121,7 @@ async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) 
     assert after.decode(Alert).state == "resolved"
 
 
-async def test_two_monitors_tell_an_alert_once(network: Network) -> None:
+async def test_two_monitors_publish_an_alert_once(network: Network) -> None:
     """The monitor that writes the bucket first publishes; the other is silent."""
     async with network.monitor(), network.monitor(name="monitor-pve2"):
         for _ in range(2):
@@ -134,7 +134,7 @@ async def test_two_monitors_tell_an_alert_once(network: Network) -> None:
     assert network.states() == [("high_cpu", "firing")]
 
 
-async def test_a_restart_tells_nothing_again(network: Network) -> None:
+async def test_a_restart_publishes_no_alert_again(network: Network) -> None:
     """What was firing is taken over from the bucket, and ends when its cause does."""
     async with network.monitor():
         await network.bus.publish(subjects.heartbeat("a1"), beat())
@@ -149,7 +149,7 @@ async def test_a_restart_tells_nothing_again(network: Network) -> None:
     assert network.states()[:2] == [("agent_offline", "firing"), ("agent_offline", "resolved")]
 
 
-async def test_what_stopped_while_nobody_watched_is_missed(network: Network) -> None:
+async def test_an_agent_that_stopped_before_the_monitor_started(network: Network) -> None:
     """Heartbeats and workflows of before the start come from the streams."""
     await network.bus.store(subjects.heartbeat("a1"), beat())
     event = {"workflow_id": "w1", "workflow_type": "health_check", "status": "running"}
@@ -167,7 +167,7 @@ async def test_what_stopped_while_nobody_watched_is_missed(network: Network) -> 
     ]
 
 
-async def test_a_strange_message_is_passed_over(network: Network) -> None:
+async def test_a_message_of_unknown_form_is_skipped(network: Network) -> None:
     """What cannot be understood stops nothing."""
     async with network.monitor():
         await network.bus.publish(subjects.heartbeat("a1"), b"not JSON")
@@ -205,7 +205,7 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
     assert network.states() == [("high_cpu", "firing"), ("high_cpu", "resolved")]
 
 
-async def test_dead_letters_are_told_and_counted(network: Network) -> None:
+async def test_dead_letters_are_reported_and_counted(network: Network) -> None:
     """A letter is reported at once and counted; dropped, its alert ends; a restart neither repeats nor forgets it."""
 
     async def store_dead_letter(number: int) -> None:
@@ -232,7 +232,7 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
     assert 'agentd_dead_letters_open{stream="AI_INPUT"} 0' in after
 
 
-async def test_a_stream_that_fills_up_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_fills_up_is_reported(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 70 % of its limit a stream is reported with what to do, and resolved once it has room; sizes are metrics."""
     monkeypatch.setattr(checks, "EVERY", 0.05)
     config = (await network.bus.api(f"STREAM.INFO.{subjects.INPUT}"))["config"]
@@ -254,7 +254,7 @@ async def test_a_stream_that_fills_up_is_told(network: Network, monkeypatch: pyt
     assert 'agentd_stream_bytes{stream="AI_INPUT"} 76' in shown
 
 
-async def test_a_monitor_that_may_not_look(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_monitor_without_permission_to_read(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without AI_DEAD the monitor says that it cannot look, and goes on with everything else."""
     monkeypatch.setattr(checks, "EVERY", 0.05)
     await network.bus.api(f"STREAM.DELETE.{subjects.DEAD}")

@@ -48,7 +48,7 @@ async def follow(bus: Bus, name: str = "w1") -> WorkflowResponse:
     return await queries.follow(bus, name, lambda _: None, wait=45)
 
 
-async def test_an_approval_by_somebody_else(quiet_net: Net, bus: Bus) -> None:
+async def test_an_approval_by_another_principal(quiet_net: Net, bus: Bus) -> None:
     """The requester cannot approve, another principal can, and hears that it was done."""
     agent = Agent(bus)
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a", approval="Go on?")], 2), agent.working():
@@ -67,7 +67,7 @@ async def test_an_approval_by_somebody_else(quiet_net: Net, bus: Bus) -> None:
     assert answer.status == "completed"
 
 
-async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
+async def test_an_approval_outlives_every_process(quiet_net: Net, bus: Bus) -> None:
     """While no orchestrator runs a signal is stored; the next one carries it out."""
     plan = [task("a", approval="Go on?")]
     async with orchestrators(quiet_net, lambda _: plan):
@@ -85,7 +85,7 @@ async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
     assert len(agent.given) == 1
 
 
-async def test_nobody_answers_a_signal(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_signal_without_an_answer(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an orchestrator the client says that the signal is stored."""
     monkeypatch.setattr(requests, "ANSWERED", 0.3)
     state = fold(None, [begin(task("a"))], datetime.now(UTC))
@@ -198,7 +198,7 @@ async def test_a_queue_that_does_not_exist(quiet_net: Net, bus: Bus) -> None:
     )
 
 
-async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
+async def test_a_retry_continues_a_failed_workflow(quiet_net: Net, bus: Bus) -> None:
     """A retry is a workflow of its own that begins where the other one ended."""
     broken = [True]
 
@@ -227,7 +227,7 @@ async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
     assert fourth.error == "retry_of: there is no workflow 'ghost'"
 
 
-async def test_an_undoing_that_fails_is_told_aloud(quiet_net: Net, bus: Bus) -> None:
+async def test_a_failed_undo_is_a_critical_error(quiet_net: Net, bus: Bus) -> None:
     """A person hears of it by a critical error, and the answer names what is left."""
     heard: asyncio.Queue[CriticalError] = asyncio.Queue()
 
@@ -248,7 +248,7 @@ async def test_an_undoing_that_fails_is_told_aloud(quiet_net: Net, bus: Bus) -> 
     assert reported.error == "w1: compensation_failed: b: no"
 
 
-async def test_what_is_urgent_does_not_wait(quiet_net: Net, bus: Bus) -> None:
+async def test_an_urgent_workflow_does_not_wait(quiet_net: Net, bus: Bus) -> None:
     """The tasks of an urgent workflow lie in a lane of their own."""
     async with orchestrators(quiet_net, lambda _: [task("a")]):
         await requests.submit(bus, "tester", WorkflowRequest("test", "w1", priority=9))

@@ -83,7 +83,7 @@ async def fired(bus: Bus) -> Stored | None:
 # -- in force ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_configured_is_in_force(bus: Bus) -> None:
+async def test_configured_schedules_are_in_force(bus: Bus) -> None:
     """Provision says what it made, changed and removed; what has not changed stays as it is, with its firings."""
     nightly = BERLIN
     later = nightly.model_copy(update={"cron": "30 3 * * *", "parameters": {"a": 1}})
@@ -107,7 +107,7 @@ async def test_what_is_configured_is_in_force(bus: Bus) -> None:
     assert await bus.last_many(subjects.WORKFLOWS, subjects.ALL_CRON) == []
 
 
-async def test_what_is_removed_does_not_fire(bus: Bus) -> None:
+async def test_a_removed_schedule_does_not_fire(bus: Bus) -> None:
     """A schedule that was taken away sends nothing more, and its firing that was not delivered is gone too."""
     await put(bus)
     await eventually(lambda: fired(bus), "a firing")
@@ -121,7 +121,7 @@ async def test_what_is_removed_does_not_fire(bus: Bus) -> None:
 ZONES = {item: ZoneInfo(item) for item in ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")}
 
 
-async def test_the_server_reckons_as_we_do(bus: Bus) -> None:
+async def test_the_server_computes_the_same_times(bus: Bus) -> None:
     """When a schedule comes next, as the server says with each firing, is when the list says that it comes."""
     soon = (bus.server_time() + timedelta(seconds=5)).replace(microsecond=0)
     wanted: dict[str, Schedule] = {}
@@ -159,7 +159,7 @@ async def test_the_server_reckons_as_we_do(bus: Bus) -> None:
 # -- firing -----------------------------------------------------------------------------------------------------------
 
 
-async def test_each_firing_is_one_workflow(quiet_net: Net, bus: Bus) -> None:
+async def test_every_firing_is_one_workflow(quiet_net: Net, bus: Bus) -> None:
     """With two orchestrators every second brings one workflow, done by the schedule's principal."""
     agent = Agent(bus)
     async with orchestrators(quiet_net, one, 2), agent.working():
@@ -180,7 +180,7 @@ async def test_each_firing_is_one_workflow(quiet_net: Net, bus: Bus) -> None:
     assert len(agent.given) == len({assignment.task_id for assignment in agent.given})
 
 
-async def test_what_was_missed_is_made_up_for_once(quiet_net: Net, bus: Bus) -> None:
+async def test_missed_firings_are_one_workflow(quiet_net: Net, bus: Bus) -> None:
     """Firings while no orchestrator lives become one workflow, not many."""
     await put(bus, overlap="allow")
     first = await eventually(lambda: fired(bus), "a firing")
@@ -209,7 +209,7 @@ async def test_what_was_missed_is_made_up_for_once(quiet_net: Net, bus: Bus) -> 
     ]
 
 
-async def test_not_begun_while_the_last_one_runs(quiet_net: Net, bus: Bus) -> None:
+async def test_a_firing_is_skipped_while_the_last_run_continues(quiet_net: Net, bus: Bus) -> None:
     """By default a firing that finds its predecessor at work is skipped and counted; when that is over it goes on."""
     agent = Agent(bus)
     agent.hold = {"only"}
@@ -363,7 +363,7 @@ def test_bad_configuration(quiet_net: Net, text: str, reply: str) -> None:
         checked(quiet_net)
 
 
-async def test_what_the_server_refuses(bus: Bus) -> None:
+async def test_a_schedule_that_the_server_refuses(bus: Bus) -> None:
     """A zone that only the server does not know is reported with the field."""
     odd = every_second().model_copy(update={"timezone": "Mars/Base"})
     with pytest.raises(ConfigError, match=r"schedules\.tick\.timezone: the NATS server does not take it"):

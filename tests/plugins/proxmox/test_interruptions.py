@@ -50,7 +50,7 @@ async def test_restarts_while_a_task_is_waited_for(tools: Bench, steered: Steer,
         (595, "No route to host"),
     ],
 )
-async def test_what_passes_is_tried_again(tools: Bench, steered: Steer, status: int, reason: str) -> None:
+async def test_a_temporary_refusal_is_retried(tools: Bench, steered: Steer, status: int, reason: str) -> None:
     """A create that was refused for what passes is sent again, and makes one VM."""
     await steered.rule("POST", "/qemu$", {"status": status, "reason": reason}, 2)
     made = await tools.until_done("create_vm", MemoryCall(), **NEW)
@@ -102,7 +102,7 @@ async def test_four_want_the_same_number(tools: Bench, steered: Steer) -> None:
     assert len(await steered.tasks("qmcreate")) == 1
 
 
-async def test_the_guest_moves_away_meanwhile(tools: Bench, steered: Steer) -> None:
+async def test_the_guest_is_migrated_meanwhile(tools: Bench, steered: Steer) -> None:
     """A guest that was migrated after it was looked up is not taken for gone: the next try finds it."""
     moving = asyncio.create_task(tools("migrate_guest", vmid=201, target="pve1"))
     await until(lambda: steered.tasks("vzmigrate"))

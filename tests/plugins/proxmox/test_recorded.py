@@ -236,7 +236,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], type[errors.AgentdError], str]] = 
 
 
 @pytest.mark.parametrize(("name", "tool", "parameters", "kind", "words"), REFUSED, ids=[item[0] for item in REFUSED])
-async def test_refusals(
+async def test_refused(
     facts: Path,
     replay: Replay,
     tools: Bench,

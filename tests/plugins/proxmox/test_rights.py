@@ -166,7 +166,7 @@ class TestCompare:
         assert f"pveum acl modify /vms --tokens '{TOKEN}' --roles PVEVMUser" in found.advice
         assert "--users 'agentd@pve'" in found.advice
 
-    def test_elsewhere(self) -> None:
+    def test_a_right_on_another_path(self) -> None:
         """A right on another path is none."""
         found = doctor.compare(TOKEN, {"/": ["VM.Audit"], "/storage": ["VM.PowerMgmt", "Sys.Audit"]}, list(self.NEEDED))
 

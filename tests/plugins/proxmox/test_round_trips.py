@@ -50,7 +50,7 @@ class TestEncoding:
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60))
-    def test_anything(self, laboratory: FakePve, text: str) -> None:
+    def test_any_value(self, laboratory: FakePve, text: str) -> None:
         """Any text arrives whole in one parameter, beside others, at a server that splits forms as Proxmox does."""
         laboratory.call("DELETE", "/log")
         self._post(laboratory, text)
@@ -67,7 +67,7 @@ class TestEncoding:
 
         asyncio.run(post())
 
-    async def test_too_much(self, tools: Bench) -> None:
+    async def test_values_that_are_too_long(self, tools: Bench) -> None:
         """What is longer than Proxmox takes is refused before it leaves, or by Proxmox, and named."""
         wrong: dict[str, Any] = {"description": "x" * 600_000, "memory": 10**30, "cores": 0, "tags": ["a b"]}
         for name, value in wrong.items():
@@ -126,7 +126,7 @@ async def test_pages_are_the_whole(crowded: Bench, tool: str, name: str, paramet
 
 
 @pytest.mark.parametrize(("tool", "name", "parameters"), LISTS, ids=[item[0] for item in LISTS])
-async def test_a_cursor_that_nobody_gave(crowded: Bench, tool: str, name: str, parameters: dict[str, Any]) -> None:
+async def test_an_invented_cursor(crowded: Bench, tool: str, name: str, parameters: dict[str, Any]) -> None:
     """A cursor beyond everything ends the list, or is refused by its name; never something else."""
     try:
         beyond = getattr(await crowded.call(tool, **parameters, cursor="\U0010ffff"), name)

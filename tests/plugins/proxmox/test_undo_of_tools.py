@@ -288,7 +288,7 @@ async def test_files(bench: Bench, download_server: str) -> None:
     assert "a.iso" not in str(await state(bench, FILES))
 
 
-async def test_what_cannot_be_said_is_not_promised(bench: Bench, lab: FakePve) -> None:
+async def test_without_an_exact_inverse_no_undo_is_offered(bench: Bench, lab: FakePve) -> None:
     """A job or a zone with settings that no tool can give has no way back, rather than a wrong one."""
     for number, step in enumerate([("create_backup_job", JOB), ZONE]):
         await done(bench, number, step)

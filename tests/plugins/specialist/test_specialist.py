@@ -130,7 +130,7 @@ async def bench(simulator: FakePve) -> AsyncIterator[Bench]:
     await proxmox.close()
 
 
-async def test_a_wish_becomes_a_running_vm(bench: Bench) -> None:
+async def test_a_request_becomes_a_running_vm(bench: Bench) -> None:
     """What validate_vm_parameters returns is what the other two take, and the VM is as it was wished."""
     requested = {"name": "shop", "template": "debian-12", "cores": 3, "memory": 1536, "disk": 5, "tags": ["shop"]}
     valid, _ = await bench.run("validate_vm_parameters", requested | {"ipconfig0": "ip=dhcp"})
@@ -163,7 +163,7 @@ async def test_an_empty_vm_is_made_and_left_off(bench: Bench) -> None:
     assert (ready["node"], ready["status"], ready["done"]) == ("pve2", "stopped", [])
 
 
-async def test_configuring_twice_changes_nothing_more(bench: Bench) -> None:
+async def test_a_second_configuration_changes_nothing(bench: Bench) -> None:
     """A task that is run again finds everything done."""
     valid, _ = await bench.run("validate_vm_parameters", {"name": "twice", "template": 9000, "memory": 512})
     await bench.run("create_vm", valid["create"])
@@ -174,7 +174,7 @@ async def test_configuring_twice_changes_nothing_more(bench: Bench) -> None:
     assert call.warnings == []
 
 
-async def test_a_wish_that_cannot_be_granted_says_everything_at_once(bench: Bench) -> None:
+async def test_an_impossible_request_lists_every_reason(bench: Bench) -> None:
     """The error is one line for each thing, from the cluster as it is."""
     requested = {"name": "web-01", "vmid": 100, "node": "pve1", "bridge": "vmbr9", "memory": 10_000_000}
     with pytest.raises(Rejected) as caught:
@@ -263,7 +263,7 @@ def test_a_healthy_cluster_is_called_so() -> None:
     assert (found.status, found.verdict, found.findings) == ("ok", "all well: 1 nodes, 1 storages, 1 guests", [])
 
 
-def test_findings_name_what_needs_attention_the_worst_first() -> None:
+def test_findings_are_ordered_by_severity() -> None:
     """Each of the things that health looks at, at its edge, and none that follows from another."""
     found = summarize(
         [

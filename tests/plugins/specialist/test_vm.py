@@ -80,7 +80,7 @@ def refused(cluster: Cluster | None = None, **requested: Any) -> list[str]:
     return found
 
 
-def test_an_empty_vm_gets_what_the_wish_left_open_and_a_reason_for_each() -> None:
+def test_defaults_are_chosen_with_a_reason() -> None:
     """A name is enough, and every choice is explained."""
     made = agreed()
 
@@ -107,7 +107,7 @@ def test_an_empty_vm_gets_what_the_wish_left_open_and_a_reason_for_each() -> Non
     assert made.warnings == ["the VM is empty: it has no system until one is installed or a template is named"]
 
 
-def test_what_is_wished_is_what_is_made() -> None:
+def test_requested_values_are_kept() -> None:
     """Nothing that the wish says is changed."""
     requested: dict[str, Any] = {
         "vmid": 150,
@@ -156,7 +156,7 @@ def test_a_template_is_named_by_id_or_name(named: int | str) -> None:
     assert agreed(clones(), template=named).create["template"] == 9000
 
 
-def test_a_template_on_local_storage_is_cloned_where_it_lies() -> None:
+def test_a_template_on_local_storage_is_cloned_on_its_node() -> None:
     """The node with less memory is taken when only that one can reach the template."""
     local = msgspec.structs.replace(DEBIAN, storages=["local-lvm"])
 
@@ -223,7 +223,7 @@ def test_a_linked_clone_stays_on_its_templates_storage() -> None:
         ({"ciuser": "ops"}, "ciuser: cloud-init needs a template with a cloud-init drive; name one as template"),
     ],
 )
-def test_a_problem_names_the_parameter_and_what_would_do(requested: dict[str, Any], line: str) -> None:
+def test_a_problem_names_the_parameter_and_a_valid_value(requested: dict[str, Any], line: str) -> None:
     """One line says what is wrong and what is possible."""
     assert refused(**requested) == [line]
 
@@ -267,14 +267,14 @@ def test_a_template_name_that_two_have_is_no_name() -> None:
     ]
 
 
-def test_a_template_on_a_node_that_is_away_cannot_be_cloned() -> None:
+def test_a_template_on_an_offline_node_cannot_be_cloned() -> None:
     """The node that holds the template has to be there, even for a clone elsewhere."""
     away = msgspec.structs.replace(DEBIAN, node="pve3")
 
     assert refused(clones(away), template=9000, node="pve2") == ["template: 9000 is on pve3, which is not online"]
 
 
-def test_the_bridge_of_a_template_must_be_where_the_clone_goes() -> None:
+def test_the_target_node_must_have_the_bridge_of_the_template() -> None:
     """A node without it is passed over."""
     odd = msgspec.structs.replace(DEBIAN, networks={"net0": "virtio,bridge=vmbr7"})
     where = {"pve1": ["vmbr0", "vmbr7"], "pve2": ["vmbr0"]}
@@ -287,14 +287,14 @@ def test_a_node_without_bridges_takes_no_new_vm() -> None:
     assert refused(lab(bridges={"pve2": []}), node="pve2") == ["bridge: pve2 has none"]
 
 
-def test_all_problems_come_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     """All faults are reported at once."""
     lines = refused(name="web-01", vmid=100, node="pve1", memory=99_999, disk=999, bridge="vmbr1")
 
     assert [line.partition(":")[0] for line in lines] == ["name", "vmid", "memory", "storage", "bridge"]
 
 
-def test_when_no_node_will_do_each_says_why() -> None:
+def test_without_a_suitable_node_every_reason_is_listed() -> None:
     """The refusal lists what prevents every node."""
     (line,) = refused(memory=99_999)
 
@@ -303,7 +303,7 @@ def test_when_no_node_will_do_each_says_why() -> None:
     assert "pve3: node: pve3 is offline" in line
 
 
-def test_a_blind_token_is_told_apart_from_an_empty_cluster() -> None:
+def test_a_token_without_rights_is_not_an_empty_cluster() -> None:
     """No nodes at all is a question of rights."""
     assert refused(lab(nodes=[])) == ["node: no node is visible; does the token have rights?"]
 
@@ -321,7 +321,7 @@ def test_a_storage_that_is_not_active_is_passed_over() -> None:
     assert refused(lab(storages=dead), node="pve2", storage="local-lvm") == ["storage: local-lvm on pve2 is not active"]
 
 
-def test_a_storage_that_is_elsewhere_says_where() -> None:
+def test_a_storage_of_other_nodes_names_them() -> None:
     """A storage of another node is named with its nodes."""
     only = [storage for storage in lab().storages if (storage.storage, storage.node) != ("local-lvm", "pve2")]
 
@@ -330,7 +330,7 @@ def test_a_storage_that_is_elsewhere_says_where() -> None:
     ]
 
 
-def test_a_full_range_is_told() -> None:
+def test_a_full_range_is_reported() -> None:
     """When no VMID is free the range is named."""
     everyone = [GuestView(vmid, f"vm-{vmid}", "pve1") for vmid in range(100, 200)]
 

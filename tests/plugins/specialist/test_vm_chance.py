@@ -88,9 +88,7 @@ WISHES = st.builds(
 
 
 @given(cluster=clusters(), requested=WISHES, draw=st.floats(0, 1, exclude_max=True))
-def test_whatever_is_wished_the_answer_is_possible_or_explained(
-    cluster: Cluster, requested: VmParameters, draw: float
-) -> None:
+def test_any_request_has_a_possible_answer_or_a_reason(cluster: Cluster, requested: VmParameters, draw: float) -> None:
     """Never an offline node, never a taken VMID, never too little room, and never silence."""
     rules = Rules(vmid_min=100, vmid_max=110)
     requested = msgspec.structs.replace(requested, template=None if cluster.template is None else 9000)

@@ -47,7 +47,7 @@ def storage_used(api: Api) -> dict[str, int]:
     return {item["node"]: item["disk"] for item in items if item["storage"] == "local-lvm"}
 
 
-def test_resources_show_what_is(api: Api, pve: FakePve) -> None:
+def test_resources_match_the_guests(api: Api, pve: FakePve) -> None:
     """The list of resources and the real world hold the same guests."""
     listed = {item["vmid"]: item for item in api.data("GET", "/cluster/resources", type="vm")}
     world = {guest["vmid"]: guest for guest in pve.world()["guests"]}

@@ -100,7 +100,7 @@ def test_task_ends_with_warnings(api: Api, pve: FakePve) -> None:
     assert log[-1] == "TASK WARNINGS: 1"
 
 
-def test_task_fails_as_told(api: Api, pve: FakePve) -> None:
+def test_a_task_fails_as_configured(api: Api, pve: FakePve) -> None:
     """A task set to fail has not done its work; a failing create leaves no guest."""
     pve.rule("POST", "", {"task_exit": "storage 'x' is not online"})
 
@@ -145,7 +145,7 @@ def test_no_quorum(api: Api, pve: FakePve) -> None:
     assert api.exit("DELETE", "/nodes/pve1/qemu/101") == "cluster not ready - no quorum?"
 
 
-def test_stranger_leaves_no_trace(api: Api, pve: FakePve) -> None:
+def test_a_foreign_guest_leaves_no_trace(api: Api, pve: FakePve) -> None:
     """A stranger's guest is there without a task and without a request."""
     made = pve.guest(vmid=400, name="stranger", node="pve2", config={"description": "theirs"})
 
@@ -155,7 +155,7 @@ def test_stranger_leaves_no_trace(api: Api, pve: FakePve) -> None:
     assert pve.creates() == []
 
 
-def test_log_tells_what_arrived(api: Api, audit: Api, pve: FakePve) -> None:
+def test_the_log_holds_every_request(api: Api, audit: Api, pve: FakePve) -> None:
     """The log holds each request with its token, its parameters and its answer."""
     api("POST", "/nodes/pve1/qemu", **NEW_VM)
     audit("POST", "/nodes/pve1/qemu", vmid=301)
@@ -173,7 +173,7 @@ def test_writes_that_are_not_simulated_are_not_performed(api: Api, pve: FakePve)
     assert [entry["performed"] for entry in pve.log("PUT", "/cluster/options$")] == [False]
 
 
-def test_reset_goes_back(api: Api, pve: FakePve) -> None:
+def test_reset_restores_the_start(api: Api, pve: FakePve) -> None:
     """A reset brings back guests, rules, quorum and durations."""
     pve.rule("GET", "", {"delay": 0})
     pve.durations(qmcreate=9)
@@ -194,7 +194,7 @@ def test_bad_control_request_is_explained(pve: FakePve) -> None:
         pve.rule("GET", "", {"explode": True})
 
 
-def test_calls_are_fast(api: Api) -> None:
+def test_calls_take_milliseconds(api: Api) -> None:
     """A call takes a few milliseconds, so that a benchmark measures its client."""
     start = time.monotonic()
     for _ in range(50):

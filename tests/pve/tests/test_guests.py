@@ -21,7 +21,7 @@ def test_start_of_a_missing_vm_fails_in_its_task(api: Api) -> None:
     assert api.exit("DELETE", "/nodes/pve1/qemu/999") == text
 
 
-def test_power_tells_the_truth(api: Api, pve: FakePve) -> None:
+def test_power_state_follows(api: Api, pve: FakePve) -> None:
     """Starting a running VM fails, stopping a stopped one is fine, and the state follows."""
     path = "/nodes/pve1/qemu/101/status"
 
@@ -34,7 +34,7 @@ def test_power_tells_the_truth(api: Api, pve: FakePve) -> None:
     assert (pve.found(101) or {})["status"] == "stopped"
 
 
-def test_lock_is_said_by_the_task_or_at_once(api: Api, pve: FakePve) -> None:
+def test_a_locked_guest_refuses_changes(api: Api, pve: FakePve) -> None:
     """A locked guest refuses a change at once, and a start in its task, until it is unlocked."""
     pve.lock(101, "backup")
     change = api("PUT", "/nodes/pve1/qemu/101/config", onboot=1)

@@ -116,7 +116,7 @@ def test_blind_token_is_refused_with_the_missing_right(blind: Api, method: str, 
     assert (answer.status_code, answer.reason) == (403, reason)
 
 
-def test_audit_token_may_look_and_not_touch(audit: Api) -> None:
+def test_audit_token_reads_and_changes_nothing(audit: Api) -> None:
     """A token with PVEAuditor sees everything and changes nothing."""
     assert len(audit.data("GET", "/cluster/resources?type=vm")) == 9
     assert audit("POST", "/nodes/pve1/qemu/101/status/start").status_code == 403

@@ -80,7 +80,7 @@ def stage(tmp_path: Path, pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> Call
     return setting
 
 
-async def test_what_a_dead_orchestrator_did_not_send_is_sent(stage: Callable[..., Any]) -> None:
+async def test_the_outbox_of_a_killed_orchestrator_is_sent(stage: Callable[..., Any]) -> None:
     """An orchestrator that dies between an event and its outbox leaves no workflow behind that goes nowhere."""
     async with stage("after-commit", ("orchestrator", "mcp-bridge")) as on:
         await on.ask(Request(0, "outbox", "chaos_fan", {"naps": 1}))
@@ -90,7 +90,7 @@ async def test_what_a_dead_orchestrator_did_not_send_is_sent(stage: Callable[...
         assert on.processes.count()["crash after-commit"] == 1
 
 
-async def test_what_was_done_is_not_done_again(stage: Callable[..., Any]) -> None:
+async def test_a_completed_change_is_not_repeated(stage: Callable[..., Any]) -> None:
     """A bridge that dies after Proxmox has grown a disk finds it grown when it is asked again."""
     async with stage("after-post@resize", ("orchestrator", "specialist", "mcp-bridge")) as on:
         wish = {"name": "look", "template": 9000, "memory": 128, "disk": 8}
@@ -101,7 +101,7 @@ async def test_what_was_done_is_not_done_again(stage: Callable[..., Any]) -> Non
         assert on.processes.count()["crash after-post"] == 1
 
 
-async def test_what_was_taken_and_not_written_down_comes_again(stage: Callable[..., Any]) -> None:
+async def test_an_unacknowledged_request_is_redelivered(stage: Callable[..., Any]) -> None:
     """An orchestrator that dies with a request in its hands, nothing written yet, has not acknowledged it."""
     async with stage("before-commit", ("orchestrator", "mcp-bridge")) as on:
         await on.ask(Request(0, "taken", "chaos_fan", {"naps": 1}))

@@ -51,7 +51,7 @@ def _cases() -> list[tuple[str, str, dict[str, object]]]:
     _cases(),
     ids=lambda item: item if isinstance(item, str) else "clone" if "template" in item else "new",
 )
-async def test_a_process_dies_between_two_writes(
+async def test_a_process_is_killed_between_two_writes(
     net: Net, bus: Bus, tmp_path: Path, point: str, victim: str, wish: dict[str, object]
 ) -> None:
     """Whichever process dies, the VM is made once, configured once, started once, and reported once."""

@@ -72,7 +72,7 @@ async def test_all_daemons_die_at_once(net: Net, bus: Bus) -> None:
     assert time.monotonic() - killed < 60
 
 
-async def test_nats_dies(net: Net, bus: Bus, nats_server: NatsServer) -> None:
+async def test_nats_is_killed(net: Net, bus: Bus, nats_server: NatsServer) -> None:
     """A kill -9 of nats-server in the middle of a clone, and its restart, lose nothing and double nothing."""
     await _give_up_after(bus, 12.0)
     async with RestartingDaemons(net) as daemons:
@@ -108,7 +108,7 @@ async def test_nats_and_a_bridge_die(net: Net, bus: Bus, nats_server: NatsServer
 
 @pytest.mark.parametrize("effect", ["cut_after", "lost_before"])
 @pytest.mark.parametrize(("path", "wish"), [(CLONE, TEMPLATE), (CREATE, EMPTY)], ids=["clone", "new"])
-async def test_an_answer_is_lost_and_the_bridge_dies(
+async def test_an_answer_is_lost_and_the_bridge_is_killed(
     net: Net, bus: Bus, effect: str, path: str, wish: dict[str, object]
 ) -> None:
     """The successor of a bridge that died over an unanswered write knows nothing of it: it looks, and settles it."""
@@ -127,7 +127,7 @@ async def test_an_answer_is_lost_and_the_bridge_dies(
     assert time.monotonic() - killed < 60
 
 
-async def test_a_bridge_dies_in_a_call(net: Net, bus: Bus) -> None:
+async def test_a_bridge_is_killed_during_a_call(net: Net, bus: Bus) -> None:
     """A bridge that dies while the specialist's call starts the VM is asked again, and finds the start under way."""
     assert net.pve is not None
     net.pve.durations(qmstart=1.5)
@@ -145,7 +145,7 @@ async def test_a_bridge_dies_in_a_call(net: Net, bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("where", ["clone runs", "request under way"])
-async def test_a_zombie_wakes(net: Net, bus: Bus, where: str) -> None:
+async def test_a_paused_bridge_is_fenced(net: Net, bus: Bus, where: str) -> None:
     """A bridge that sleeps past ack_wait is replaced; when it wakes up it finds itself fenced and does nothing more."""
     assert net.pve is not None
     await _give_up_after(bus, 4.0)

@@ -60,7 +60,7 @@ async def test_between(net: Net, tmp_path: Path, point: str) -> None:
     assert len(pve.tasks("imgcopy")) == 1
 
 
-async def test_amidst(net: Net, tmp_path: Path) -> None:
+async def test_killed_during_the_upload(net: Net, tmp_path: Path) -> None:
     """A bridge that dies in the middle of sending leaves nothing; the next one sends the file again, whole."""
     assert net.pve is not None
     pve, call = net.pve, prepared(net, tmp_path, 1 << 30)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness import NatsServer
 
 
-async def test_each_message_once(work: Bus) -> None:
+async def test_every_message_is_handled_once(work: Bus) -> None:
     """A thousand messages are handled once each, and the job says what the server knows of it."""
     seen = Seen()
     bodies = await put(work, 1000)
@@ -73,7 +73,7 @@ async def test_a_slow_handler_blocks_no_other(work: Bus) -> None:
         await all_acked(work, "WORK", "w")
 
 
-async def test_what_keeps_nats_away_uses_up_no_deliveries(work: Bus) -> None:
+async def test_an_outage_of_nats_counts_no_deliveries(work: Bus) -> None:
     """While NATS does not answer a message stays with who has it: who is delivered too often is taken for poison."""
     seen = Seen()
 
@@ -90,7 +90,7 @@ async def test_what_keeps_nats_away_uses_up_no_deliveries(work: Bus) -> None:
     assert {item.delivered for item in seen.jobs} == {1}
 
 
-async def test_an_exception_is_told_and_tried_again(work: Bus) -> None:
+async def test_an_exception_is_logged_and_retried(work: Bus) -> None:
     """A handler's bug is logged, and the message comes again after a pause that grows; it is never thrown away."""
     lines, at = Lines(), []
 
@@ -222,7 +222,7 @@ async def test_drain_finishes(work: Bus) -> None:
     assert (await consumer_info(work, "WORK", "w"))["num_pending"] == 4
 
 
-async def test_nothing_is_pulled_into_a_stopped_worker(nats_server: NatsServer, work: Bus) -> None:
+async def test_a_stopped_worker_pulls_no_message(nats_server: NatsServer, work: Bus) -> None:
     """Trap 9: after a stop no open pull swallows a message."""
     seen = Seen()
     for _ in range(5):

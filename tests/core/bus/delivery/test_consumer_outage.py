@@ -103,7 +103,7 @@ async def test_a_problem_ends_without_work(bus: Bus, monkeypatch: pytest.MonkeyP
     await running
 
 
-async def test_a_killed_server_loses_and_doubles_nothing(nats_server: NatsServer, work: Bus) -> None:
+async def test_a_killed_server_loses_and_repeats_no_message(nats_server: NatsServer, work: Bus) -> None:
     """After kill -9 and restart of NATS, twice, each of 600 messages has had its effect exactly once."""
     await make_stream(work, "DONE", "done.*")
     seen, again = Seen(), Seen()

@@ -55,7 +55,7 @@ async def _all_done(bus: Bus) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_what_is_handed_back_is_no_poison(work: Bus) -> None:
+async def test_a_returned_message_is_not_poisoned(work: Bus) -> None:
     """A message that no process can take yet is returned until one can; it kills no process and is never lost."""
     deliveries: list[int] = []
 
@@ -73,7 +73,7 @@ async def test_what_is_handed_back_is_no_poison(work: Bus) -> None:
     assert await dead_letters.letters(work) == []
 
 
-async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_messages_beside_a_poisoned_one(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it kills, those beside it are done once each; it is given up after BEGINS begins, and kept."""
     await provision(work)
     process = Process()
@@ -96,7 +96,7 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
     assert letter.reason == f"started {consumer.BEGINS + 1} times, never finished: the process that handles it crashes"
 
 
-async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_poisoned_between_returns(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Poison is given up although it is handed back between two deaths: while the claim of a dead process counts.
 
     What is handed back is not begun again and again: only the begins that had no end are counted.

@@ -64,7 +64,7 @@ async def handled(bus: Bus) -> None:
     await all_acked(bus, subjects.INPUT, subjects.ORCH_INPUT)
 
 
-async def test_poisoned_among_good(bus: Bus) -> None:
+async def test_a_poisoned_message_among_others(bus: Bus) -> None:
     """A poisoned message among good ones stops none of them, and is kept with where, why, by whom and its body."""
     seen = Seen()
 
@@ -92,7 +92,7 @@ async def test_poisoned_among_good(bus: Bus) -> None:
     assert body.headers == {"X-From": "me", "Nats-Msg-Id": "n50"}
 
 
-async def test_a_replay_comes_once(bus: Bus) -> None:
+async def test_a_replay_is_delivered_once(bus: Bus) -> None:
     """What is replayed is handled as if it had just come; a second replay is refused with who did the first."""
     await bus.store(subjects.complete("a", "w", "t"), b"poison", headers={"X-From": "me"})
     async with taking(bus, refuse):
@@ -118,7 +118,7 @@ async def test_a_replay_comes_once(bus: Bus) -> None:
         await dead_letters.close(bus, letter, "carol")
 
 
-async def test_poisoned_headers_do_not_act(bus: Bus) -> None:
+async def test_headers_of_a_dead_letter_have_no_effect(bus: Bus) -> None:
     """Headers that the server obeys are shown, and obeyed neither where a message is kept nor where it is replayed."""
     expected = {"Nats-Expected-Stream": subjects.INPUT, "Nats-Expected-Last-Sequence": "0", "X-From": "me"}
     await bus.store(subjects.complete("a", "w", "t"), b"poison", headers=expected)
@@ -133,7 +133,7 @@ async def test_poisoned_headers_do_not_act(bus: Bus) -> None:
     assert again.headers == {"X-From": "me", "Agentd-Replay": str(letter.number)}
 
 
-async def test_what_fails_again_is_a_new_letter(bus: Bus) -> None:
+async def test_a_failed_replay_is_a_new_dead_letter(bus: Bus) -> None:
     """A replay that cannot be handled either is a letter that names the first, and nothing goes round in circles."""
     await bus.store(subjects.complete("a", "w", "t"), b"poison")
     async with taking(bus, refuse):
@@ -165,7 +165,7 @@ async def test_a_closed_letter(bus: Bus) -> None:
         await dead_letters.find(bus, 77)
 
 
-async def test_what_cannot_be_kept_is_not_ended(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_cannot_be_kept_is_not_terminated(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """While AI_DEAD takes nothing, the message comes again; once it does, the message is kept, and only then ended."""
     config = (await bus.api(f"STREAM.INFO.{subjects.DEAD}"))["config"]
     await bus.api(f"STREAM.UPDATE.{subjects.DEAD}", config | {"subjects": list(subjects.ADVISORIES)})
@@ -197,7 +197,7 @@ async def test_killed_between_keeping_and_ending(nats_server: NatsServer, bus: B
     assert [letter.agent_id for letter in await dead_letters.letters(bus)] == ["first"]
 
 
-async def test_a_fault_of_ours_that_stays_is_given_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_meets_a_bug_is_given_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that meets the same bug again and again ends as a letter; one that meets an outage never does."""
     monkeypatch.setattr(consumer, "MAX_PAUSE", 0.01)
     monkeypatch.setattr(consumer, "BUGS", 3)
@@ -235,7 +235,7 @@ async def test_a_message_as_large_as_nats_takes(bus: Bus) -> None:
         await dead_letters.replay(bus, letter, "alice")
 
 
-async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) -> None:
+async def test_only_dead_letters_of_an_orchestrator_are_published_again(bus: Bus) -> None:
     """A principal that may write letters must not get a signal published by one that may replay them."""
     stored = datetime.now(UTC)
     forged = DeadLetter(subjects.INPUT, 5, subjects.signal("alice", "w1"), "x", "worker", stored)
@@ -258,7 +258,7 @@ async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) ->
             await dead_letters.replay(bus, item, "alice")
 
 
-async def test_what_a_stranger_ended(bus: Bus) -> None:
+async def test_a_message_terminated_by_an_external_agent(bus: Bus) -> None:
     """A message that a plain agent terminated is found too, with the reason that it gave, and read in its stream."""
     subject = subjects.assign("specialist", "w", "t", 1)
     await bus.store(subject, b'{"task_id": "w.t"}')
@@ -276,7 +276,7 @@ async def test_what_a_stranger_ended(bus: Bus) -> None:
     assert (await dead_letters.read_body(bus, letter)).text == '{"task_id": "w.t"}'
 
 
-async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_assignment_that_kills_its_agents_is_kept(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """An assignment that is delivered again and again is reported as poisoned without being run, and found later."""
     monkeypatch.setattr(consumer, "SUSPECT", 2)
     await bus.kv_put(subjects.RESULTS, f"begun.{SERVICE}.1", b"5")

@@ -155,7 +155,7 @@ async def test_kill_9_hands_back_at_once(tmp_path: Path, nats_server: NatsServer
     assert journal.left_open == [], "what was answered is no longer open"
 
 
-async def test_a_daemon_takes_up_what_its_predecessor_held(tmp_path: Path, nats_server: NatsServer) -> None:
+async def test_a_daemon_continues_the_task_of_its_predecessor(tmp_path: Path, nats_server: NatsServer) -> None:
     """A daemon that starts after a kill -9 works on its predecessor's task within seconds (ack_wait is 30 s)."""
     net = Net(tmp_path, nats_server.url)
     path = tmp_path / "state" / "specialist.journal"

@@ -47,7 +47,7 @@ async def _count_abandoned() -> int:
     return sum(isinstance(item, (asyncio.Task, replies._Waiting)) for item in gc.get_objects())  # noqa: SLF001
 
 
-async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_server: NatsServer) -> None:
+async def test_a_cancelled_wait_leaves_the_connection_reading(bus: Bus, nats_server: NatsServer) -> None:
     """Trap 1: cancelling a waiting call, or stopping a pull at a frozen server, does not stop the others."""
     heard = asyncio.Event()
 
@@ -77,7 +77,7 @@ async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_ser
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_frozen_server_blocks_nobody(nats_server: NatsServer) -> None:
+async def test_a_frozen_server_blocks_no_caller(nats_server: NatsServer) -> None:
     """Trap 2: while the server is frozen and every buffer full, each call ends in time and the loop turns."""
     async with connected(nats_server.url, timeout=1.0) as bus:
         await provision(bus)
@@ -192,7 +192,7 @@ async def test_closed_for_good_is_noticed(tmp_path: Path) -> None:
             assert time.monotonic() - begun < 1
 
 
-async def test_a_daemon_whose_connection_was_closed_leaves(tmp_path: Path) -> None:
+async def test_a_daemon_without_a_connection_exits(tmp_path: Path) -> None:
     """Trap 3: the daemon exits with 75, upon which systemd starts it again."""
     password = tmp_path / "password"
     password.write_text("old")
@@ -231,7 +231,7 @@ async def test_stored_though_timed_out(nats_server: NatsServer) -> None:
         assert [record.data for record in await bus.every(subjects.WORKFLOWS, EVENT)] == [b"1"]
 
 
-async def test_whoever_holds_a_view_lists_again(bus: Bus, nats_server: NatsServer) -> None:
+async def test_views_are_read_again_after_a_reconnection(bus: Bus, nats_server: NatsServer) -> None:
     """Trap 5: what changed while we were away is read again after the reconnection, within two seconds of it."""
     view: dict[str, bytes] = {}
     listed = asyncio.Event()
@@ -295,7 +295,7 @@ async def test_a_marker_is_no_value(bus: Bus, header: dict[str, str]) -> None:
         await bus.kv_put(subjects.LIVE, "a", b"4", expect=0)
 
 
-async def test_nothing_is_used_up_while_away(nats_server: NatsServer) -> None:
+async def test_failed_calls_leave_nothing_behind(nats_server: NatsServer) -> None:
     """Traps 7 and 12: a thousand calls that fail while the server is away leave nothing behind them."""
     async with connected(nats_server.url, timeout=0.5) as bus:
         await provision(bus)
@@ -339,7 +339,7 @@ async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
     await served.stop()
 
 
-async def test_a_strange_error_does_not_deafen(bus: Bus) -> None:
+async def test_an_unexpected_error_does_not_stop_reading(bus: Bus) -> None:
     """Trap 11: whatever nats-py reports to us while it reads, reading goes on."""
     for error in (ValueError(), RuntimeError("Permissions Violation for what?"), OSError(5, "I/O")):
         await bus._on_error(error)  # noqa: SLF001 - nats-py calls it from its read loop

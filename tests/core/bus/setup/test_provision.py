@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ALL = {stream["name"] for stream in streams(1)}
 
 
-async def test_twice_changes_nothing(nats_server: NatsServer) -> None:
+async def test_a_second_run_changes_nothing(nats_server: NatsServer) -> None:
     """The first run makes every stream and consumer and says so; the second finds nothing to do."""
     async with connected(nats_server.url) as bus:
         queues = [Queue(name="mcp-proxmox@pve1+migrate", in_flight=2)]
@@ -36,7 +36,7 @@ async def test_twice_changes_nothing(nats_server: NatsServer) -> None:
     assert info["config"]["filter_subject"] == "ai.tasks.assign.mcp-proxmox@pve1+migrate.*.*.*"
 
 
-async def test_a_setting_is_brought_up_to_date(bus: Bus) -> None:
+async def test_a_changed_setting_is_restored(bus: Bus) -> None:
     """Settings that a client changed are restored, each is named, and no message and no delivery state is lost."""
     await bus.store(subjects.complete("a", "w", "t"), b"{}")
     config = (await bus.api(f"STREAM.INFO.{subjects.INPUT}"))["config"]

@@ -51,7 +51,7 @@ async def test_ipset_and_group(tools: Bench) -> None:
     ("tool", "new"),
     [("set_firewall_alias", {"cidr": "198.51.100.0/24"}), ("set_firewall_ipset", {"entries": ["198.51.100.1"]})],
 )
-async def test_what_changes_with_it(tools: Bench, tool: str, new: dict[str, Any]) -> None:
+async def test_rules_that_change_with_an_alias_are_named(tools: Bench, tool: str, new: dict[str, Any]) -> None:
     """The rules that change with an alias or a set are named before it becomes another; a new one has none."""
     old = {"cidr": "192.0.2.0/24"} if "cidr" in new else {"entries": ["192.0.2.1"]}
     made, changed = MemoryCall("wf.a"), MemoryCall("wf.b")

@@ -40,7 +40,7 @@ async def test_reverted(tools: Bench, steered: Steer, proxmox: Proxmox) -> None:
     assert (await proxmox.get("/nodes/pve1/qemu/300/config"))["net0"] == net
 
 
-async def test_inverse_is_what_is_live(tools: Bench, proxmox: Proxmox) -> None:
+async def test_the_inverse_restores_the_live_value(tools: Bench, proxmox: Proxmox) -> None:
     """A pending value of a card that another client left behind is named, and not taken for the one to put back."""
     was = (await proxmox.get("/nodes/pve1/qemu/100/config"))["net0"]
     with pytest.raises(errors.AgentdError):

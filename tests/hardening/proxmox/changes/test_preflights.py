@@ -143,7 +143,7 @@ def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: s
         ({"scsi0": "lvm:9000/base-9000-disk-0/vm-100-disk-0,size=8G"}, "scsi0 is a linked clone on lvm"),
     ],
 )
-def test_what_blocks_a_move(config: dict[str, str], line: str, *, running: bool) -> None:
+def test_devices_that_block_a_move(config: dict[str, str], line: str, *, running: bool) -> None:
     """What only the node has blocks, of a running VM and of a stopped one."""
     lines = found(config, running=running, wish={"with_local_disks": True})
 
@@ -160,7 +160,7 @@ def test_what_blocks_a_move(config: dict[str, str], line: str, *, running: bool)
         {"ide2": "lvm:vm-100-cloudinit,media=cdrom"},
     ],
 )
-def test_what_does_not_block_a_move(config: dict[str, str]) -> None:
+def test_devices_that_do_not_block_a_move(config: dict[str, str]) -> None:
     """What all nodes have, or Proxmox creates again, does not."""
     assert found(config, running=False) == []
 

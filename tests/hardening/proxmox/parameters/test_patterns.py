@@ -368,7 +368,7 @@ def test_exact(answer: str, pattern: str) -> None:
         ("@a@pve", False, False, "@a@pve"),
     ],
 )
-def test_who(who: str, token: bool, group: bool, user: str) -> None:  # noqa: FBT001
+def test_names_of_users_and_tokens(who: str, token: bool, group: bool, user: str) -> None:  # noqa: FBT001
     """A name may have `@` and `!`; a token's own name is behind the last `!`."""
     assert (formats.is_token(who), formats.is_group(who), formats.user_of(who)) == (token, group, user)
 

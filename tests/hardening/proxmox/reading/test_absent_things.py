@@ -65,7 +65,7 @@ def test_in_words() -> None:
     )
 
 
-def test_nothing_to_look_up() -> None:
+def test_paths_without_a_name_are_not_looked_up() -> None:
     """A path that names nothing of its own is not looked up."""
     assert object_of_path("t lacks Sys.Audit on /; to grant it: x") is None
     assert object_of_path("t lacks VM.Audit on /vms/100; to grant it: x") is None

@@ -51,7 +51,7 @@ async def test_a_blind_token_is_called_blind(blind: Bench, tool: str, wish: dict
 @pytest.mark.parametrize(
     ("tool", "privilege"), [("list_users", "Sys.Audit"), ("list_sdn", "SDN.Audit"), ("list_grants", "Sys.Audit")]
 )
-async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str) -> None:
+async def test_missing_privileges_are_named(lab: FakePve, tool: str, privilege: str) -> None:
     """A token that sees guests and no users or networks hears which privilege it lacks for these."""
     full = connect(lab)
     await full.post("/access/roles", roleid="Half", privs="VM.Audit")
@@ -67,7 +67,7 @@ async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str)
     assert guests.total > 0
 
 
-async def test_an_empty_list_is_empty_for_who_sees(tools: Bench) -> None:
+async def test_an_empty_list_is_reported_as_empty(tools: Bench) -> None:
     """What is really empty is reported as such."""
     assert (await tools.call("list_replications")).total == 0
     assert (await tools.call("list_guests", tag="nothing-has-this")).total == 0

@@ -45,7 +45,7 @@ async def test_firewall_log(tools: Bench) -> None:
     """A log that does not exist has no lines; what Proxmox says about that is no line of it."""
     found = await tools.call("get_firewall_log", node="pve3")
 
-    assert (found.lines, found.looked_at) == ([], 0)
+    assert (found.lines, found.searched) == ([], 0)
 
 
 async def test_empty_answer(tools: Bench, steered: Steer) -> None:

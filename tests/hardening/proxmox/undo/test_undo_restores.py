@@ -257,7 +257,9 @@ def parsed(config: dict[str, str]) -> dict[str, Any]:
         ({"net0": "virtio,bridge=vmbr0"}, ("delete_guest_network", {"card": "net0"}), "no MAC address"),
     ],
 )
-async def test_not_promised(lab: FakePve, config: dict[str, Any], act: tuple[str, dict[str, Any]], why: str) -> None:
+async def test_an_impossible_restore_is_reported(
+    lab: FakePve, config: dict[str, Any], act: tuple[str, dict[str, Any]], why: str
+) -> None:
     """What Proxmox would refuse or create again when it is restored is reported before, and not promised."""
     vmid = await asyncio.to_thread(made, lab, "qemu", config)
     call = await do_and_undo(lab, vmid, act)
@@ -281,7 +283,7 @@ async def test_not_promised(lab: FakePve, config: dict[str, Any], act: tuple[str
         {"description": "agentd:wf.other"},
     ],
 )
-async def test_what_is_not_put_back(tools: Bench, steered: Steer, options: dict[str, str]) -> None:
+async def test_options_that_are_not_restored(tools: Bench, steered: Steer, options: dict[str, str]) -> None:
     """A new volume, another guest's, a path, an option of root, a new MAC address or a mark is not written."""
     with pytest.raises((errors.Rejected, errors.InvalidMessage)):
         await tools.call("update_guest_options", vmid=101, options=options)

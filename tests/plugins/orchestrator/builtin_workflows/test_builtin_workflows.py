@@ -20,7 +20,7 @@ PLANS = {definition.name: definition for definition in definitions()}
 HealthCheck = PLANS["health_check"].parameters
 
 
-def test_what_there_is() -> None:
+def test_the_builtin_workflows_exist() -> None:
     """The seed's workflows are there under their names."""
     assert set(PLANS) == {"vm_deployment", "health_check", "backup_verification"}
     assert all(plan.description for plan in PLANS.values())
@@ -85,7 +85,7 @@ def test_no_parameter_of_a_vm_is_lost() -> None:
     assert asked - set(CreateVm.__struct_fields__) - set(ConfigureVm.__struct_fields__) == set()
 
 
-def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
+def test_only_the_name_is_required_and_unknown_parameters_are_refused() -> None:
     """A misspelt parameter is an error that names it, in the request already."""
     assert codec.convert({"name": "app"}, VmParameters) == VmParameters("app")
     with pytest.raises(InvalidMessage, match="name"):
@@ -94,7 +94,7 @@ def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
         codec.convert({"name": "app", "ram": 1}, VmParameters)
 
 
-def test_what_a_clone_is_configured_with_is_what_configure_vm_takes() -> None:
+def test_configure_vm_accepts_every_parameter_of_a_clone() -> None:
     """No parameter of the wish is lost on its way."""
     wish = {field.name for field in msgspec.structs.fields(VmParameters)}
     takes = {field.name for field in msgspec.structs.fields(ConfigureVm)}

@@ -30,7 +30,7 @@ HERE = Path(agentd_orchestrator.__file__).parent
 EXAMPLES = sorted((HERE / "examples").glob("*.yaml"))
 
 
-def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
+def test_every_field_of_a_file(known: dict[str, Tool]) -> None:
     """Each field becomes what the engine knows; what the parameters decide is decided, the rest stays to be filled in.
 
     The tasks come in the order of the file, and after those whose results they use.
@@ -108,7 +108,7 @@ def test_a_wrong_request(known: dict[str, Tool], parameters: dict[str, Any], pro
     assert begin.plan == []
 
 
-def test_what_a_request_brings_stays_a_text(known: dict[str, Tool]) -> None:
+def test_values_of_a_request_stay_text(known: dict[str, Tool]) -> None:
     """Braces in a parameter are text: they are not evaluated, neither when planning nor later."""
     text = """
         parameters: {name: {type: string}, more: {type: map}}
@@ -131,7 +131,7 @@ JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
-def test_whatever_a_request_brings(known: dict[str, Tool], value: dict[str, Any]) -> None:
+def test_any_value_of_a_request(known: dict[str, Tool], value: dict[str, Any]) -> None:
     """A value reaches the plan as it was sent, or it is refused because of a key with $: nothing in between."""
     text = """
         parameters: {m: {type: map}}
@@ -179,7 +179,7 @@ def test_an_expression_makes_no_marker(known: dict[str, Tool], made: str) -> Non
         ("tool: list_guests, when: parameters.p", {"p": "no"}, "task a: when: expression 'parameters.p': it gives"),
     ],
 )  # fmt: skip
-def test_what_parameters_make_wrong(
+def test_parameters_that_make_a_plan_wrong(
     known: dict[str, Tool], task: str, parameters: dict[str, Any], problem: str
 ) -> None:
     """What only the parameters of a request make wrong is refused before anything runs, with the task and the field."""
@@ -212,7 +212,7 @@ def test_the_schema_is_in_step() -> None:
 
 
 @pytest.mark.parametrize("file", [*EXAMPLES, *FILES.glob("*.yaml")], ids=lambda item: item.stem)
-def test_what_is_shipped(known: dict[str, Tool], file: Path) -> None:
+def test_the_shipped_files_are_correct(known: dict[str, Tool], file: Path) -> None:
     """Each file that comes with agentd has no fault, and fits the published schema."""
     found, report = check.read(file.read_bytes(), file.name, file.stem, check.KnownNames(known, {}))
 

@@ -190,7 +190,7 @@ LINES = HEAD.splitlines() + ALL.strip().splitlines()
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_file_that_somebody_spoilt(known: dict[str, Tool], data: st.DataObject) -> None:
+def test_a_damaged_file_has_faults(known: dict[str, Tool], data: st.DataObject) -> None:
     """A file with lines lost, doubled, swapped or overwritten is either good or has faults; nothing else happens."""
     lines = list(LINES)
     for _ in range(data.draw(st.integers(1, 4))):

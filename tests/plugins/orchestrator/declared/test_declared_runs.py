@@ -135,7 +135,7 @@ async def test_a_file_at_fault_is_seen(bus: Bus, quiet_net: Net, tmp_path: Path)
     assert (answer.status, again.status) == ("completed", "completed")
 
 
-async def test_what_a_requester_brings_is_never_evaluated(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
+async def test_values_of_a_requester_are_never_evaluated(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
     """Braces in a parameter arrive at the tool as they were sent; keys with $ are refused by name."""
     directory = tmp_path / "workflows"
     directory.mkdir()
@@ -154,7 +154,7 @@ async def test_what_a_requester_brings_is_never_evaluated(bus: Bus, quiet_net: N
     assert state.parameters == {"suffix": "{{ tasks.first.status }}", "any": {}}
 
 
-async def test_what_a_dry_run_shows(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
+async def test_the_plan_of_a_dry_run(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
     """A dry run holds the plan: what the parameters decide is filled in, what needs results stays as it is written."""
     directory = tmp_path / "workflows"
     directory.mkdir()
@@ -174,7 +174,7 @@ async def test_what_a_dry_run_shows(bus: Bus, quiet_net: Net, tmp_path: Path) ->
     assert (restart.for_each, restart.max_parallel) == ({"$result": "find", "field": "guests"}, 2)
 
 
-async def test_the_examples_do_what_they_say(net: Net, tmp_path: Path) -> None:
+async def test_the_examples_work(net: Net, tmp_path: Path) -> None:
     """VMs are deployed from a list, two at a time, and those that bear a tag are restarted one at a time."""
     assert net.pve is not None
     shutil.copytree(EXAMPLES, tmp_path / "workflows")

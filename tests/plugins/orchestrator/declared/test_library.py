@@ -61,7 +61,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     assert library.faults == []
 
 
-def test_files_come_change_and_go(tmp_path: Path, library: Library) -> None:
+def test_files_are_added_changed_and_removed(tmp_path: Path, library: Library) -> None:
     """A file is in force from the next look on, whatever was there before; nothing is read that has not changed."""
     file = write(tmp_path / "mine.yaml", GOOD)
     assert library.refresh()
@@ -151,7 +151,7 @@ def test_workflows_that_start_others(tmp_path: Path, library: Library) -> None:
     ]
 
 
-def test_checking_files_elsewhere(tmp_path: Path, library: Library) -> None:
+def test_checking_files_of_another_directory(tmp_path: Path, library: Library) -> None:
     """Files may be checked before they are put in place: together, and against what is there."""
     (tmp_path / "new").mkdir()
     one, two = tmp_path / "new" / "one.yaml", tmp_path / "new" / "two.yaml"

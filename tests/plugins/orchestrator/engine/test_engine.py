@@ -36,7 +36,7 @@ def diamond(_: Nothing) -> list[TaskSpec]:
     return [task("first"), *middle, task("last", "m0", "m1", "m2"), task("gate", "last")]
 
 
-async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
+async def test_three_orchestrators_share_the_work(quiet_net: Net, bus: Bus) -> None:
     """Requests and completions twice each, three orchestrators: one chain of events, one assignment, one answer."""
     names = [f"w{number}" for number in range(8)]
     agent = Agent(bus, times=2)
@@ -162,7 +162,7 @@ async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
     assert at["completed"] - at["failed, to be tried again: not yet"] >= timedelta(seconds=0.8), "a fifth is jitter"
 
 
-async def test_a_deadline_gives_the_task_to_another(quiet_net: Net, bus: Bus) -> None:
+async def test_after_the_deadline_another_agent_has_the_task(quiet_net: Net, bus: Bus) -> None:
     """An agent that never answers loses the task at its deadline; what it says later changes nothing."""
     agent = Agent(bus, lambda given: None if given.attempt == 1 else completion(given))
     async with orchestrators(quiet_net, lambda _: [task("a", timeout=1.0, backoff=0.1)]), agent.working():

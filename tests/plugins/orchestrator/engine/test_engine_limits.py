@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness import Net
 
 
-async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
+async def test_an_input_that_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     """An input that decide stumbles over comes again, twice; then the workflow ends, and a person is notified."""
     reported: list[dict[str, Any]] = []
     heard = asyncio.Event()

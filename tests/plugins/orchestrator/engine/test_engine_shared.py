@@ -52,7 +52,7 @@ def _done(task: str) -> AgentReport:
     return AgentReport(task, completion)
 
 
-async def test_a_completion_is_not_lost_on_who_knows_an_older_state(bus: Bus) -> None:
+async def test_a_completion_is_not_lost_on_an_older_state(bus: Bus) -> None:
     """An orchestrator that remembers a state which another one has carried on looks again before it drops an input."""
     first, second = _engine(bus, "first"), _engine(bus, "second")
     await first.feed("w1", _begin())
@@ -63,7 +63,7 @@ async def test_a_completion_is_not_lost_on_who_knows_an_older_state(bus: Bus) ->
     assert state.status == "completed"
 
 
-async def test_what_another_orchestrator_ended_does_not_stay_open(bus: Bus) -> None:
+async def test_a_workflow_ended_by_another_orchestrator_does_not_stay_open(bus: Bus) -> None:
     """Workflows that ended elsewhere are forgotten when too many seem to be open: else requests would stop for ever."""
     first, second = _engine(bus, "first"), _engine(bus, "second")
     await first.feed("w1", _begin())
@@ -76,7 +76,7 @@ async def test_what_another_orchestrator_ended_does_not_stay_open(bus: Bus) -> N
     assert await first.ended("w1")
 
 
-async def test_what_is_still_ours_stays(bus: Bus) -> None:
+async def test_an_unchanged_workflow_stays_in_the_cache(bus: Bus) -> None:
     """A workflow that no other process has changed is remembered after a refresh, and is not taken for ended."""
     engine = _engine(bus, "first")
     await engine.feed("w1", _begin())
@@ -86,7 +86,7 @@ async def test_what_is_still_ours_stays(bus: Bus) -> None:
     assert not await engine.ended("w1")
 
 
-async def test_inputs_that_wait_for_a_cancelled_one_come_again(bus: Bus, nats_server: NatsServer) -> None:
+async def test_inputs_that_wait_for_a_cancelled_input_are_redelivered(bus: Bus, nats_server: NatsServer) -> None:
     """The deciding call may be cancelled: the inputs that waited for it are redelivered, none hangs or is lost."""
     engine = _engine(bus, "first")
     nats_server.pause()

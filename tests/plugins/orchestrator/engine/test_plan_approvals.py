@@ -58,7 +58,7 @@ def approve(state: Workflow, by: str = "bob", tier: Tier = Tier.DESTROY, **more:
     return signal("approve", by, tier, **({"task": "drop", "digest": approval.digest} | more))
 
 
-def test_a_look_comes_before_what_destroys() -> None:
+def test_a_preview_precedes_a_destructive_task() -> None:
     """The look has the same tool and parameters, and only looks; it needs no approval itself."""
     state = begun(spec("stop"), drop("stop"))
     assert kinds(state) == [("assign", "stop", 1), ("timer", "-", 1)] or kinds(state)[0] == ("assign", "stop", 1)
@@ -70,7 +70,7 @@ def test_a_look_comes_before_what_destroys() -> None:
     assert state.tasks["drop"].status is TaskStatus.WAITING
 
 
-def test_who_approves_sees_what_goes_with_it() -> None:
+def test_the_approver_sees_the_losses() -> None:
     """The question names target and losses, and until when; nothing is assigned meanwhile."""
     state = asked()
     approval = state.tasks["drop"].approval
@@ -86,7 +86,7 @@ def test_who_approves_sees_what_goes_with_it() -> None:
     assert not [kind for kind in kinds(state) if kind[0] == "assign"]
 
 
-def test_what_was_shown_travels_with_the_assignment() -> None:
+def test_the_assignment_contains_the_approved_text() -> None:
     """The agent gets who approved, what, and how it looked; also with a retry."""
     state = asked()
     state = step(state, approve(state))
@@ -133,7 +133,7 @@ def test_an_approval_that_is_none(given: dict[str, Any], error: type[Exception],
     assert line in str(caught.value)
 
 
-def test_an_approval_comes_in_time_or_not_at_all() -> None:
+def test_an_approval_after_its_time_is_refused() -> None:
     """When the time is up the workflow fails by itself; a yes that is late is refused."""
     state = asked()
     approval = state.tasks["drop"].approval
@@ -149,7 +149,7 @@ def test_an_approval_comes_in_time_or_not_at_all() -> None:
     assert over.error == "drop: it was not approved within 86400 s"
 
 
-def test_what_is_so_already_needs_nobody() -> None:
+def test_a_task_without_a_change_needs_no_approval() -> None:
     """A look that finds nothing to do skips the task, and no approval is requested."""
     state = asked(drop(), found=seen(already=True))
 
@@ -157,7 +157,7 @@ def test_what_is_so_already_needs_nobody() -> None:
     assert state.status is Status.COMPLETED
 
 
-def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None:
+def test_items_are_approved_at_once_and_bound_to_their_previews() -> None:
     """Items are looked at first, all of them are shown, and each gets what was seen of it."""
     plan = drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")})
     state = begun(plan)
@@ -186,14 +186,14 @@ def test_a_task_that_is_only_called_so() -> None:
     assert kinds(state) == [("assign", "act", 1)]
 
 
-def test_nothing_to_look_at() -> None:
+def test_an_empty_list_needs_no_approval() -> None:
     """An empty list destroys nothing and needs no approval... it has ended."""
     state = begun(drop(for_each=[], parameters={"vmid": template("{{ item }}")}))
 
     assert state.status is Status.COMPLETED
 
 
-def test_a_look_that_fails_ends_it() -> None:
+def test_a_failed_preview_ends_the_workflow() -> None:
     """What is protected, or not there, is not even asked for."""
     state = begun(drop())
     state = step(state, ended(state, "preview-drop", "drop: VM 100 is protected"))
@@ -203,7 +203,7 @@ def test_a_look_that_fails_ends_it() -> None:
     assert state.tasks["drop"].status is TaskStatus.CANCELLED
 
 
-def test_a_retry_looks_and_asks_again() -> None:
+def test_a_retry_needs_a_new_approval() -> None:
     """What was seen and approved then is old: the new workflow begins with a look."""
     state = asked()
     state = step(state, approve(state))
@@ -214,7 +214,7 @@ def test_a_retry_looks_and_asks_again() -> None:
     assert tasks["drop"].approval is None
 
 
-def test_what_was_had_is_not_looked_at_again() -> None:
+def test_a_completed_task_has_no_second_preview() -> None:
     """A retry after a later task has failed leaves the destroyed as it is."""
     state = asked(drop(), spec("after", "drop"))
     state = step(state, approve(state))
@@ -230,7 +230,7 @@ def test_what_was_had_is_not_looked_at_again() -> None:
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
-def test_who_may_not_do_it_may_not_steer_it(action: str) -> None:
+def test_control_of_a_workflow_needs_its_tier(action: str) -> None:
     """Another principal's workflow is cancelled, paused and resumed by a principal with its tier; one's own always."""
     state = asked()
     with pytest.raises(Denied) as caught:
@@ -287,7 +287,7 @@ def test_a_call_that_cannot_be(request_: WorkflowRequest, tier: Tier, plain: boo
     assert begin.plan == []
 
 
-def test_a_compensation_destroys_nothing() -> None:
+def test_a_compensation_may_not_destroy() -> None:
     """It would run when no person is there to approve it."""
     undo = Compensation("wipe", "probe", Tier.DESTROY)
     given = PlannedRequest(WorkflowRequest("t", "w"), [spec("a", compensation=undo)], "alice", Tier.EXEC)

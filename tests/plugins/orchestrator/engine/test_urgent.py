@@ -117,7 +117,7 @@ async def bus(net: Net) -> AsyncIterator[Bus]:
         yield connection
 
 
-async def test_an_urgent_task_goes_first(net: Net, bus: Bus, greeter: Greeter) -> None:
+async def test_an_urgent_task_runs_first(net: Net, bus: Bus, greeter: Greeter) -> None:
     """While one task runs and others wait, the task of an urgent workflow runs at once."""
     plan = [TaskSpec("greet", "greet", SERVICE, Tier.READ)]
     async with net.here(SERVICE), orchestrators(net, lambda _: plan):

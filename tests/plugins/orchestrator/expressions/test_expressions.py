@@ -83,7 +83,7 @@ NAMES: dict[str, Any] = {
         ("<{{ parameters.evil }}>", "<{{ parameters.count }}{% raw %}>"),
     ],
 )
-def test_what_a_template_gives(template: str, value: Any) -> None:
+def test_the_value_of_a_template(template: str, value: Any) -> None:
     """A lone expression gives its value as it is, everything else a text; what a value holds is never evaluated."""
     found = evaluate(template, NAMES)
 
@@ -171,7 +171,7 @@ def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the 
         ("{{ {1: 2} }}", "the keys of a map are texts, not a number", None),
     ],
 )
-def test_what_is_refused(template: str, problem: str, word: str | None) -> None:
+def test_refused(template: str, problem: str, word: str | None) -> None:
     """Nothing reaches internals, nothing runs for long or grows, and the error shows the expression and the fault."""
     begun = time.process_time()
     with pytest.raises(BadExpression) as caught:
@@ -216,7 +216,7 @@ def test_faults_that_need_no_values() -> None:
     assert (caught.value.line, caught.value.word) == (2, "nope")
 
 
-def test_what_a_template_refers_to() -> None:
+def test_the_references_of_a_template() -> None:
     """Tasks and parameters can be read off a template, because neither can be computed."""
     template = "{{ tasks.a.result.x }} {{ tasks['b-c'].status }} {{ parameters.p ~ item }} {{ parameters['q'] }}"
 
@@ -245,13 +245,13 @@ def test_markers() -> None:
     assert expressions_evaluate.marker_key({"a": [1, {"b": "$template"}], "price": "5$"}) == ""
 
 
-def test_the_error_travels() -> None:
+def test_the_error_has_a_code() -> None:
     """Other agents and programs know it by its code, and it is a refusal."""
     assert isinstance(from_code("expression", "x"), BadExpression)
     assert issubclass(BadExpression, Rejected)
 
 
-def test_nothing_is_paid_before_the_first_expression() -> None:
+def test_jinja_is_loaded_with_the_first_expression() -> None:
     """jinja2 is not loaded by the module itself."""
     code = "import sys, agentd_orchestrator.expressions.evaluate; print('jinja2' in sys.modules)"
 
@@ -332,7 +332,7 @@ WORDS = st.sampled_from(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(WORDS, max_size=25).map(" ".join), st.booleans())
-def test_whatever_is_written(text: str, lone: bool) -> None:  # noqa: FBT001 - drawn
+def test_any_text_is_a_value_or_an_error(text: str, lone: bool) -> None:  # noqa: FBT001 - drawn
     """Any text either gives a JSON value or a BadExpression, soon, and the same again."""
     template = f"{{{{ {text} }}}}" if lone else text
     begun = time.process_time()

@@ -17,7 +17,7 @@ from agentd_orchestrator.state_machine.plan_check import check_plan
 from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
 
 
-def test_a_request_begins_what_waits_for_nothing() -> None:
+def test_a_request_starts_tasks_without_dependencies() -> None:
     """The first event assigns the tasks without dependencies, and sets one timer for what falls due first."""
     state = started(spec("a"), spec("b"), spec("c", "a", "b"))
 
@@ -68,7 +68,7 @@ def test_warnings_are_a_success_of_their_own_kind() -> None:
 @pytest.mark.parametrize(
     "stray", [{"attempt": 2}, {"attempt": 0}, {"service_id": "other"}, {"service_id": ""}], ids=str
 )
-def test_a_stray_completion_changes_nothing(stray: dict[str, Any]) -> None:
+def test_a_stray_completion_has_no_effect(stray: dict[str, Any]) -> None:
     """Only the assigned attempt of the assigned service counts."""
     state = started(spec("a"))
 
@@ -107,7 +107,7 @@ def test_a_deadline_ends_an_attempt() -> None:
     assert state.tasks["a"].attempt == 2
 
 
-def test_a_timer_that_rings_early_rings_again() -> None:
+def test_a_timer_that_fires_early_fires_again() -> None:
     """A timer is right by the server's clock; ours may be behind, and nothing falls through that."""
     state = started(spec("a", retries=1), spec("b", timeout=90.0))
     early = step(state, TimerFired(state.timers), at=T0 + timedelta(seconds=59.9))
@@ -117,7 +117,7 @@ def test_a_timer_that_rings_early_rings_again() -> None:
     assert stray is None
 
 
-def test_a_taken_vmid_goes_back() -> None:
+def test_a_taken_vmid_repeats_the_earlier_task() -> None:
     """`on_error` lets the earlier task decide again, in a new event; attempts go on counting, and not for ever."""
     plan = (spec("draw", tier=Tier.READ), spec("make", "draw", on_error={"vmid_taken": "draw"}), spec("end", "make"))
     state = started(*plan)
@@ -147,7 +147,7 @@ def test_a_failure_lets_the_others_finish() -> None:
     assert state.tasks["c"].status is TaskStatus.CANCELLED
 
 
-def test_cancel_waits_for_what_runs() -> None:
+def test_cancel_waits_for_running_tasks() -> None:
     """A cancelled workflow begins nothing, ends what runs, and names what it leaves."""
     state = started(spec("a"), spec("b", "a"))
     state = step(state, cancel("changed my mind"))
@@ -221,7 +221,7 @@ def test_a_name_that_cannot_be_a_token(name: str) -> None:
         check_plan([spec(name)])
 
 
-def test_a_state_goes_through_json() -> None:
+def test_a_state_survives_json() -> None:
     """What an event carries is the whole state."""
     state = started(spec("a"), spec("b", "a", parameters=result_of("a")))
     state = step(state, ended(state, "a", result={"x": [1, None, "ü"]}))

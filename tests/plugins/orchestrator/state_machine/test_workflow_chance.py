@@ -176,7 +176,7 @@ class Watch:
 
 @settings(max_examples=600, deadline=None)
 @given(plans(), st.lists(inputs(), max_size=60))
-def test_whatever_comes(plan: list[TaskSpec], given_: list[Input]) -> None:
+def test_any_sequence_of_inputs(plan: list[TaskSpec], given_: list[Input]) -> None:
     """Nothing is assigned twice or too early, attempts only grow, the end is answered once and stays."""
     state = begun(plan)
     play(state, given_, Watch(state))

@@ -79,7 +79,7 @@ def test_a_template_that_cannot_be_filled_in_fails_its_task(wrong: dict[str, Any
     assert state.error.startswith("act: ")
 
 
-def test_a_result_that_lies_elsewhere_is_no_value_of_a_template() -> None:
+def test_a_result_by_reference_is_no_value_of_a_template() -> None:
     """A result above 16 KiB is carried by reference: a template that wants to look into it says so."""
     state = started(spec("look"), spec("act", "look", parameters={"x": template("{{ tasks.look.result.a }}")}))
     state = step(state, ended(state, "look", result={"$stored": "w.look", "bytes": 20_000}))
@@ -170,7 +170,7 @@ def test_an_optional_task_may_fail() -> None:
 # -- undoing --------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_done_is_undone_in_reverse_order() -> None:
+def test_completed_tasks_are_undone_in_reverse_order() -> None:
     """A task is undone once all that depends on it is; what was not begun is not undone."""
     plan = [
         spec("net", compensation=undo(parameters={"id": result_of("net", "id")})),
@@ -268,7 +268,7 @@ def test_items_are_undone_one_by_one() -> None:
     assert message.parameters == {"vmid": 8}
 
 
-def test_what_cannot_be_filled_in_is_not_undone() -> None:
+def test_a_compensation_without_its_values_fails() -> None:
     """A compensation that needs the result of a task that has none is a failure that says so."""
     state = started(spec("a", compensation=undo(parameters={"id": template("{{ tasks.a.result.id }}")})))
     state = step(state, ended(state, "a", "broken"))

@@ -34,7 +34,7 @@ def test_a_task_that_an_agent_cancels_has_failed() -> None:
     assert nameless.error == "a: an agent cancelled it, and that was not requested"
 
 
-def test_a_failure_without_a_word_is_told() -> None:
+def test_a_failure_without_a_reason_is_reported() -> None:
     """An agent may fail without saying why; the answer says that."""
     state = started(spec("a"))
     state = step(state, ended(state, "a", status=Outcome.FAILED))
@@ -125,7 +125,7 @@ def test_a_workflow_that_grows_too_large_ends() -> None:
     assert len(encode(over)) < 3000
 
 
-def test_a_request_that_is_too_large_never_begins() -> None:
+def test_a_request_that_is_too_large_is_rejected() -> None:
     """A plan that one event cannot carry is rejected, with nothing assigned."""
     over = wf.end_oversized(started(spec("a")), 1_000_000, new=True)
 
@@ -150,7 +150,7 @@ def test_the_largest_plan_fits() -> None:
 # -- bugs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_bug_ends_what_it_meets() -> None:
+def test_a_bug_ends_its_input() -> None:
     """What takes the place of an input that cannot be decided: an end for a workflow, a refusal for a request."""
     state = started(spec("a"), spec("b", "a"))
     over = step(state, inputs.decide_failed(cancel(), "deciding failed"))
@@ -194,7 +194,7 @@ def test_a_result_is_handed_on(result: Any, whole: Any, field: Any) -> None:
     assert message.parameters == {"whole": [whole], "field": field, "plain": 1}
 
 
-def test_a_field_of_what_has_none() -> None:
+def test_a_field_of_a_list() -> None:
     """A list has no fields: the task that wants one fails with that, nothing wrong is handed on."""
     state = started(spec("a"), spec("b", "a", parameters={"x": result_of("a", "n")}))
     state = step(state, ended(state, "a", result=[1]))
@@ -211,7 +211,7 @@ def test_a_field_of_what_has_none() -> None:
         ({"x": {"$result": ["a"]}}, r"\['a'\]"),
     ],
 )
-def test_a_plan_that_wants_what_does_not_come_before(parameters: dict[str, Any], wanted: str) -> None:
+def test_a_plan_that_needs_a_later_result(parameters: dict[str, Any], wanted: str) -> None:
     """A result can only be had of a task that is done by then; once begun such a workflow could not go on."""
     plan = [spec("a"), spec("b", "a", parameters=parameters), spec("c", "b")]
 
@@ -219,7 +219,7 @@ def test_a_plan_that_wants_what_does_not_come_before(parameters: dict[str, Any],
         check_plan(plan)
 
 
-def test_a_plan_that_wants_what_comes_before() -> None:
+def test_a_plan_that_needs_an_earlier_result() -> None:
     """It may be the result of any task that has to be done before, not only of the last."""
     check_plan([spec("a"), spec("b", "a"), spec("c", "b", parameters={"x": [result_of("a"), 1], "y": "z"})])
 
@@ -255,7 +255,7 @@ def ends(draw: st.DrawFn) -> TaskCompletion:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ends(), max_size=6), st.booleans())
-def test_every_state_goes_through_json(completions: list[TaskCompletion], cancelled: bool) -> None:  # noqa: FBT001
+def test_every_state_survives_json(completions: list[TaskCompletion], cancelled: bool) -> None:  # noqa: FBT001
     """Whatever agents report, what is written is what is read; and what is read decides the same."""
     state = started(spec("a", backoff=0.1), spec("b", "a", parameters={"x": result_of("a", "y")}))
     given_: list[Input] = [AgentReport("a", completion) for completion in completions]

@@ -54,7 +54,7 @@ def digest_of(state: Workflow, task: str = "boot") -> str:
     return approval.digest
 
 
-def test_somebody_else_says_yes() -> None:
+def test_another_principal_approves() -> None:
     """The workflow waits, its clock is stopped, however long; then exactly what was shown is done."""
     state = asked()
     waiting = state
@@ -90,7 +90,7 @@ def test_a_signal_that_cannot_be(given: Any, error: type[Exception], text: str) 
         fold(asked(), [given], LATER)
 
 
-def test_a_signal_for_what_is_over_or_nowhere() -> None:
+def test_a_signal_for_an_ended_or_unknown_workflow() -> None:
     """A signal that comes too late gets a definite answer."""
     over = step(started(spec("a")), ended(started(spec("a")), "a"))
 
@@ -127,7 +127,7 @@ def test_an_approval_for_all_items() -> None:
 # -- pauses ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_paused_workflow_begins_nothing() -> None:
+def test_a_paused_workflow_starts_no_task() -> None:
     """What runs is finished; the clock is stopped; then it goes on where it was."""
     state = started(spec("a"), spec("b", "a"), timeout=100.0)
     paused = step(state, signal("pause", reason="window closes"))
@@ -158,7 +158,7 @@ def test_a_retry_waits_for_the_end_of_a_pause() -> None:
 # -- times ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_nobody_begins() -> None:
+def test_an_attempt_that_no_agent_starts() -> None:
     """`start_within` is for the queue; the deadline counts from when an agent says that it began."""
     state = started(spec("a", start_within=30.0, retries=1))
     message = outgoing.assignment(state, "a", 1)
@@ -217,7 +217,7 @@ def test_a_task_can_be_a_workflow() -> None:
     assert len(long) == 2
 
 
-def test_a_child_tells_its_parent() -> None:
+def test_a_child_completes_the_task_of_its_parent() -> None:
     """Its end is a completion of the task that started it, with its results."""
     request = WorkflowRequest("deploy", "w--a")
     given = PlannedRequest(request, [spec("x")], "alice", Tier.OPERATE, parent=Parent("w", "a", 2))
@@ -270,7 +270,7 @@ def test_a_failed_workflow_is_carried_on() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.RUNNING, Status.COMPENSATION_FAILED, Status.REJECTED])
-def test_what_cannot_be_carried_on(status: Status) -> None:
+def test_a_workflow_that_cannot_continue(status: Status) -> None:
     """It reports its state, and what to do."""
     state = replace(started(spec("a")), status=status)
 

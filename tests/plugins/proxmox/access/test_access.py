@@ -56,7 +56,7 @@ class TestUsers:
         assert first.next
         assert [user.id for user in found.users] == ["eve@pve"]
 
-    async def test_a_group_goes_with_what_it_was_granted(self, tools: Bench) -> None:
+    async def test_a_group_is_deleted_with_its_grants(self, tools: Bench) -> None:
         """Who approves reads who was in it and what it held."""
         await tools.call("create_group", MemoryCall("wf.g"), id="ops")
         await tools.call("grant_role", MemoryCall("wf.a"), role="PVEAuditor", who="@ops", path="/vms")
@@ -76,9 +76,7 @@ class TestUsers:
             ("delete_token", {"user": "agentd@pve", "name": "full"}, "is the token that agentd itself uses"),
         ],
     )
-    async def test_what_is_refused(
-        self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str
-    ) -> None:
+    async def test_refused(self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str) -> None:
         """What agentd depends on, and the way back in, are left alone; nothing is sent."""
         with pytest.raises(errors.Rejected, match=line):
             await tools.call(tool, **wish)
@@ -86,7 +84,7 @@ class TestUsers:
         assert [request for request in await steered.log() if request["method"] != "GET"] == []
 
     @pytest.mark.parametrize("wrong", ["eve", "eve@", "e/ve@pve", "eve@pve!t", "a b@pve", "e\x00ve@pve"])
-    async def test_what_is_no_user(self, tools: Bench, wrong: str) -> None:
+    async def test_names_that_are_no_user(self, tools: Bench, wrong: str) -> None:
         """A name that Proxmox would read otherwise is refused by its field."""
         with pytest.raises(errors.InvalidMessage, match=r"get_user\.id"):
             await tools.call("get_user", id=wrong)
@@ -95,7 +93,7 @@ class TestUsers:
 class TestTokens:
     """API tokens and their secrets."""
 
-    async def test_the_secret_lies_in_a_file_alone(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
+    async def test_the_secret_is_in_its_file_only(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
         """Its file is the agent's alone; neither result nor preview holds it, and it works."""
         del steered
         proxmox = connect(lab)
@@ -165,9 +163,7 @@ class TestRights:
             ("grant_role", {"role": "Nothing", "who": "eve@pve", "path": "/"}, "there is no role 'Nothing'"),
         ],
     )
-    async def test_what_is_refused(
-        self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str
-    ) -> None:
+    async def test_refused(self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str) -> None:
         """What comes with Proxmox, and what agentd depends on, stays; nothing is sent."""
         with pytest.raises(errors.PermanentError, match=line):
             await tools.call(tool, **wish)

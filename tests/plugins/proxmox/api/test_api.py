@@ -264,7 +264,7 @@ class TestLost:
         assert call.acted == 1
         assert len(await steered.log("POST", "/start$")) == 1
 
-    async def test_not_begun(self, bench: Bench, steered: Steer) -> None:
+    async def test_an_unlisted_task_has_an_unknown_outcome(self, bench: Bench, steered: Steer) -> None:
         """While its task may yet be listed the outcome is unknown; later a person decides, and nothing is repeated."""
         await steered.rule("POST", "/start$", {"lost_before": True}, 1)
         call = Doubt()
@@ -277,7 +277,7 @@ class TestLost:
 
         assert len(await steered.log("POST", "/start$")) == 1
 
-    async def test_strangers_task(self, bench: Bench, steered: Steer) -> None:
+    async def test_a_foreign_task_is_not_adopted(self, bench: Bench, steered: Steer) -> None:
         """A task of before, or of another kind, is never taken for ours."""
         await bench("api_call", path=START)
         await bench("api_call", path="/nodes/pve1/qemu/101/status/shutdown")

@@ -234,7 +234,7 @@ class TestChecks:
             st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4),
         )
     )
-    def test_anything(self, parameters: dict[str, Any]) -> None:
+    def test_any_value(self, parameters: dict[str, Any]) -> None:
         """Whatever comes is either sent as text or a fault; nothing else happens."""
         sent, found = parameter_checks.check(catalogue(SMALL).resolve("POST", AT), parameters)
 

@@ -115,7 +115,7 @@ class TestMigrate:
         assert len(await steered.tasks("qmigrate")) == 1
         assert await node_of(steered) == "pve2"
 
-    async def test_elsewhere_at_the_same_time(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_migration_to_another_node_at_the_same_time(self, tools: Bench, steered: Steer) -> None:
         """A migration of ours to another node is not taken for this one: it is waited for, then this one is made."""
         await made(steered)
         await steered.durations(qmigrate=1.0)
@@ -244,7 +244,7 @@ class TestHa:
         assert moved.guest.node == await node_of(steered) == "pve2"
         assert len(await steered.tasks("qmigrate")) == 1
 
-    async def test_nothing_happens(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_manager_that_does_nothing(self, tools: Bench, steered: Steer) -> None:
         """A manager that accepts and does nothing is not waited for without end."""
         await made(steered)
         await tools.call("create_ha_resource", vmid=110)

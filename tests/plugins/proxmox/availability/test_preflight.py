@@ -184,7 +184,7 @@ def test_blocks(config: dict[str, Any], more: dict[str, Any], line: str) -> None
         ({}, {"wish": {"target": "pve1"}}),
     ],
 )
-def test_lets_pass(config: dict[str, Any], more: dict[str, Any]) -> None:
+def test_accepts(config: dict[str, Any], more: dict[str, Any]) -> None:
     """What can move is not held up."""
     storages = STORAGES | {("pve2", "ceph"): STORAGES["pve2", "ceph"] | {"disk": (100 - more.pop("n", 50)) * GIB}}
     restart = {"wish": {"restart": True}} if "at" in more else {}
@@ -203,7 +203,7 @@ class TestTool:
         assert (bad.possible, [finding.check for finding in bad.findings if finding.blocks]) == (False, ["disks"])
         assert (good.possible, good.running, good.ha, good.source) == (True, True, False, "pve1")
 
-    async def test_target_away(self, tools: Bench, steered: Steer) -> None:
+    async def test_target_is_offline(self, tools: Bench, steered: Steer) -> None:
         """Of a node that is away nothing is asked: the finding says so at once."""
         await steered.node("pve2", online=False)
         report = await tools.call("check_migration", vmid=100, target="pve2")

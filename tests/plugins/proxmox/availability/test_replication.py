@@ -78,7 +78,7 @@ class TestJobs:
             with pytest.raises(errors.ConfigChanged, match="read it again"):
                 await tools.call(tool, id="101-0", digest=seen.digest, **more)
 
-    async def test_node_away(self, tools: Bench, steered: Steer) -> None:
+    async def test_node_is_offline(self, tools: Bench, steered: Steer) -> None:
         """Jobs of a node that is away are listed, and that their state is not known is reported."""
         await tools.call("create_replication", **TO_2)
         await tools.call("create_replication", vmid=105, target="pve1")
@@ -141,7 +141,7 @@ class TestRun:
         listed = await tools.call("list_replications", failing=True)
         assert (listed.total, listed.failing, [job.id for job in listed.jobs]) == (2, 1, ["101-0"])
 
-    async def test_twice(self, tools: Bench, steered: Steer) -> None:
+    async def test_two_runs_at_once(self, tools: Bench, steered: Steer) -> None:
         """Two who make a job due at once both see it run."""
         await steered.settings(replication_lag=0.3)
         await tools.call("create_replication", **TO_2)

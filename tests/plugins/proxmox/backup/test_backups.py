@@ -124,7 +124,7 @@ class TestCreate:
         await proxmox.close()
 
     @pytest.mark.parametrize("goes", ["moves", "vanishes"])
-    async def test_guest_goes(self, tools: Bench, steered: Steer, goes: str) -> None:
+    async def test_a_guest_that_moves_or_is_deleted(self, tools: Bench, steered: Steer, goes: str) -> None:
         """A guest that moves or vanishes before its backup starts is reported as that, and that nothing was left."""
         await steered.rule("POST", "/vzdump$", {"delay": 0.6}, 1)
         task = asyncio.ensure_future(tools.call("create_backup", vmid=101))
@@ -192,7 +192,7 @@ class TestList:
         }
         assert (one.total, {backup.size for backup in one.backups}) == (2, {0})
 
-    async def test_away(self, tools: Bench, steered: Steer) -> None:
+    async def test_unreachable(self, tools: Bench, steered: Steer) -> None:
         """A storage that cannot be read is named: its guests are not taken for ones without backups."""
         await tools.call("create_backup", vmid=103)
         await steered.node("pve2", online=False)

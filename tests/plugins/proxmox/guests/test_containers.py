@@ -48,7 +48,7 @@ class TestCreate:
         assert len(await steered.creates()) == 1
 
     @pytest.mark.parametrize("tool", ["create_container", "clone_container"])
-    async def test_stranger(self, tools: Bench, steered: Steer, tool: str) -> None:
+    async def test_a_vmid_of_a_foreign_guest(self, tools: Bench, steered: Steer, tool: str) -> None:
         """A VMID at which a stranger sits is taken, whatever the stranger is, and nothing is sent."""
         wish = CONTAINER if tool == "create_container" else COPY
         for vmid in (101, 200):

@@ -20,7 +20,7 @@ DB: dict[str, Any] = {"vmid": 101, "name": "db-01"}
 class TestDelete:
     """delete_guest."""
 
-    async def test_gone(self, tools: Bench, steered: Steer) -> None:
+    async def test_deleted(self, tools: Bench, steered: Steer) -> None:
         """A stopped VM is gone with its task, and the answer says what it was; purge is not sent unless asked for."""
         gone = await tools.call("delete_guest", **DB)
 
@@ -167,7 +167,7 @@ def undoing(key: str, *made: str) -> MemoryCall:
     return call
 
 
-async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) -> None:
+async def test_a_workflow_discards_its_own_guest(tools: Bench, steered: Steer) -> None:
     """Running or not; what another workflow made, or a person, stays."""
     await tools.call("create_vm", MemoryCall("wf-1.create"), **NEW)
     await tools.call("start_guest", MemoryCall("wf-1.start"), vmid=300)
@@ -185,7 +185,7 @@ async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) ->
     assert await steered.found(101) is not None
 
 
-async def test_who_approves_sees_what_goes(tools: Bench) -> None:
+async def test_the_approver_sees_disks_and_snapshots(tools: Bench) -> None:
     """The disks with their sizes, and how many snapshots."""
     call = MemoryCall()
     await tools.call("delete_guest", call, vmid=101, name="db-01")

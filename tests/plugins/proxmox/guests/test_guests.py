@@ -148,7 +148,7 @@ class TestUpdate:
         with pytest.raises(errors.Rejected, match="has no disk scsi7; it has scsi0"):
             await tools.call("resize_disk", vmid=101, size=20, disk="scsi7")
 
-    async def test_resize_that_comes_late(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
+    async def test_a_late_resize_is_refused(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
         """A request that was taken for lost, and reaches the guest after another one, is refused by Proxmox."""
         await steered.rule("PUT", "/resize$", {"delay": 2.0}, 1)
         lost = asyncio.create_task(tools.call("resize_disk", vmid=101, size=40))

@@ -44,7 +44,7 @@ async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
     assert len(await steered.log("POST", "/config$")) == 2
 
 
-async def test_new_and_gone(tools: Bench) -> None:
+async def test_add_and_remove(tools: Bench) -> None:
     """A VM gets a second card, of a model, and loses it; with its MAC address it is the same again."""
     call, gone = MemoryCall(), MemoryCall()
     made = await tools.call("set_guest_network", call, vmid=101, card="net1", bridge="vmbr0", model="e1000", mac=MAC)

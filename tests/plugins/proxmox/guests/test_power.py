@@ -63,14 +63,14 @@ class TestPower:
         assert await steered.log("POST") + await steered.log("PUT") == []
         await proxmox.close()
 
-    async def test_lock_comes_between(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_lock_between_check_and_apply(self, tools: Bench, steered: Steer) -> None:
         """A lock that comes after the look fails the task; that may be tried again, and then succeeds."""
         await steered.rule("POST", "/start$", {"task_exit": "VM is locked (backup)"}, 1)
 
         assert (await tools.until_done("start_guest", MemoryCall(), vmid=101)).status == "running"
         assert len(await steered.tasks("qmstart")) == 2
 
-    async def test_somebody_was_faster(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_start_by_another_client(self, tools: Bench, steered: Steer) -> None:
         """A start that fails because the guest runs by now has what it wanted."""
         await steered.rule("POST", "/start$", {"delay": 0.4}, 1)
         task = asyncio.ensure_future(tools.call("start_guest", call := MemoryCall(), vmid=101))

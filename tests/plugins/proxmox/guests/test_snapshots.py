@@ -90,7 +90,7 @@ class TestCreate:
         assert (await first).time == second.time
         assert "already used" in (call.warnings + other.warnings)[0]
 
-    async def test_strangers_name(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_snapshot_of_another_client(self, tools: Bench, steered: Steer) -> None:
         """A snapshot of that name by another client is not taken for ours, and nothing is sent."""
         await tools.call("create_snapshot", MemoryCall("other.one"), vmid=101, name="daily")
 
@@ -212,7 +212,7 @@ class TestRollback:
 class TestDelete:
     """delete_snapshot."""
 
-    async def test_gone(self, tools: Bench, steered: Steer) -> None:
+    async def test_deleted(self, tools: Bench, steered: Steer) -> None:
         """A snapshot is gone, its child has its parent; deleting it again does nothing."""
         for name in ("s1", "s2", "s3"):
             await tools.call("create_snapshot", MemoryCall(f"wf.{name}"), vmid=101, name=name)
@@ -265,7 +265,7 @@ class TestOld:
         second = await tools.call("list_old_snapshots", days=0, guests=5, cursor=first.next)
 
         assert [snapshot.vmid for snapshot in first.snapshots] == [101]
-        assert (first.looked_at, first.guests, second.looked_at, second.next) == (5, 8, 3, "")
+        assert (first.searched, first.guests, second.searched, second.next) == (5, 8, 3, "")
         assert calls <= 9  # a guest that is not read has its node asked for too
         assert sorted(first.unread) == ["VM 102 'web-02' on pve2", "VM 103 'ci-runner' on pve2"]
         assert list(second.unread) == ["container 201 'proxy' on pve2"]

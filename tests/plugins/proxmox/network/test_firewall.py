@@ -58,7 +58,7 @@ class TestRules:
         assert [item.pos for item in (*first.rules, *rest.rules)] == list(range(120))
         assert (rest.next, rest.rules[0].comment) == ("", "")
 
-    async def test_says_something_else(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_changed_rule(self, tools: Bench, steered: Steer) -> None:
         """A rule comes to say exactly what is asked for, once though the answer is lost, and can say the old again."""
         await tools.call("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH, comment="admins")
         becomes: dict[str, Any] = {"action": "DROP", "proto": "icmp", "icmp_type": "echo-request", "log": "info"}
@@ -76,7 +76,7 @@ class TestRules:
         assert call.targets[0].loses == [f"{SAYS} becomes {rule.rule}, gets another comment"]
         assert (back.rules[0].rule, back.rules[0].comment) == (SAYS, "admins")
 
-    async def test_several_say_the_same(self, tools: Bench, steered: Steer) -> None:
+    async def test_equal_rules(self, tools: Bench, steered: Steer) -> None:
         """Of rules that say the same the one that is meant goes, and no second one when the answer is lost."""
         for number in range(3):
             await tools.call("create_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, **SSH)
@@ -202,7 +202,7 @@ class TestRules:
 class TestOptions:
     """update_firewall_options."""
 
-    async def test_nobody_is_locked_out_unseen(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_lockout_is_refused(self, tools: Bench, steered: Steer) -> None:
         """The cluster's firewall is not switched on before its nodes can still be reached, unless that is meant."""
         with pytest.raises(errors.Rejected, match="no rule of the cluster opens the ports 8006 and 22"):
             await tools.call("update_firewall_options", enable=True)
@@ -240,7 +240,7 @@ class TestOptions:
             with pytest.raises(errors.Rejected, match="no rule of the cluster opens the ports"):
                 await tools.call("update_firewall_options", enable=True)
 
-    async def test_all_ways_to_shut_people_out(self, tools: Bench) -> None:
+    async def test_every_way_to_lock_clients_out(self, tools: Bench) -> None:
         """By a policy, a rule before it, a group: it is refused, or the approver sees it."""
         await tools.call("update_firewall_options", policy_in="ACCEPT")
         await tools.call("update_firewall_options", enable=True)
@@ -261,7 +261,7 @@ class TestOptions:
         shut = "{} can no longer be reached from outside of the nodes' own network"
         assert reported == [[shut.format("22")], [shut.format("8006 and 22")], [], [shut.format("8006 and 22")]]
 
-    async def test_each_level_counts(self, tools: Bench, lab: FakePve) -> None:
+    async def test_firewalls_of_every_level(self, tools: Bench, lab: FakePve) -> None:
         """A guest's firewall is in force where the cluster's and a network card's are on too; a node's is by itself."""
         full = connect(lab)
         await tools.call("update_firewall_options", enable=True, locked_out=True)
@@ -293,11 +293,11 @@ class TestLog:
         guest = await tools.call("get_firewall_log", vmid=100, match="src=192.0.2.5")
         none = await tools.call("get_firewall_log", node="pve3")
 
-        assert (node.looked_at, len(node.lines)) == (60, 2)
+        assert (node.searched, len(node.lines)) == (60, 2)
         assert "10:59" in node.lines[-1]
         assert [line.split("DPT=")[1] for line in guest.lines] == ["22"] * 3
         assert all(line.startswith("100 ") for line in guest.lines)
-        assert (none.looked_at, none.lines) == (0, [])
+        assert (none.searched, none.lines) == (0, [])
         assert size(await tools.call("get_firewall_log", node="pve1")) < 1500
         with pytest.raises(errors.Rejected, match="name a node or the vmid of a guest, one of both"):
             await tools.call("get_firewall_log")

@@ -44,7 +44,7 @@ class TestInterfaces:
         assert [interface.iface for interface in gone.interfaces] == ["eno1", "vmbr0"]
         assert tools.tools["apply_network"].tier is tools.tools["revert_network"].tier is Tier.DESTROY
 
-    async def test_something_else_waits_now(self, tools: Bench, steered: Steer) -> None:
+    async def test_another_pending_change(self, tools: Bench, steered: Steer) -> None:
         """What another client prepared after the preview is neither put in force nor dropped."""
         seen = await tools.call("set_interface", **BRIDGE)
         await tools.call("set_interface", **{**BRIDGE, "iface": "vmbr8"})
@@ -73,7 +73,7 @@ class TestInterfaces:
             await Bench(audit).call("set_interface", **BRIDGE)
         await audit.close()
 
-    async def test_what_is_left_out_stays(self, tools: Bench, lab: FakePve) -> None:
+    async def test_omitted_options_stay(self, tools: Bench, lab: FakePve) -> None:
         """Addresses, ports and what does not start by itself stay as they are, until their removal is requested."""
         full = connect(lab)
         await full.post("/nodes/pve1/network", iface="vmbr7", type="bridge", cidr="198.51.100.1/24", autostart=False)
@@ -122,7 +122,7 @@ class TestInterfaces:
             await tools.call("set_interface", **PVE1, iface="bond1", type="bond", members=[])
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_the_node_is_away_meanwhile(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_the_node_is_unreachable_meanwhile(self, tools: Bench, steered: Steer, fault: str) -> None:
         """It is put in force once, though the answer is lost and the node cannot be asked for a while."""
         made = await tools.call("set_interface", **BRIDGE)
         await steered.durations(srvreload=0.5)

@@ -83,7 +83,7 @@ async def test_answer_lost(tools: Bench, lab: FakePve, steered: Steer, fault: st
     assert await orders(steered) == ["acmenewcert"]
 
 
-async def test_nobody_to_ask(tools: Bench) -> None:
+async def test_without_an_acme_domain(tools: Bench) -> None:
     """Without a domain Proxmox cannot order any: what a person has to do is reported."""
     with pytest.raises(errors.Rejected, match=r"pvenode config set --acmedomain0 pve1\.example\.com"):
         await tools.call("renew_certificate", **PVE1)

@@ -32,7 +32,7 @@ HEALTH: dict[str, Any] = {
 class TestDisks:
     """list_node_disks, get_disk_health, list_local_storage, get_zfs_status, create_local_storage."""
 
-    async def test_trouble_comes_first(self, tools: Bench, steered: Steer) -> None:
+    async def test_problems_are_listed_first(self, tools: Bench, steered: Steer) -> None:
         """A disk that fails or is worn out is at the top of the list and warned of; so is a full thin pool."""
         await steered.hardware(disks={"pve1:/dev/sda": "FAILED"})
         disks = await tools.call("list_node_disks", call := MemoryCall(), **PVE1)
@@ -108,7 +108,7 @@ class TestCeph:
             await tools.call("set_ceph_flag", flag="noout", value=True)
 
     @pytest.mark.parametrize("reason", ["got timeout", "rados_connect failed - Operation timed out"])
-    async def test_away(self, tools: Bench, steered: Steer, reason: str) -> None:
+    async def test_unreachable(self, tools: Bench, steered: Steer, reason: str) -> None:
         """A Ceph whose monitors do not answer is not taken for none."""
         await steered.rule("GET", "/cluster/ceph/status$", {"status": 500, "reason": reason})
 

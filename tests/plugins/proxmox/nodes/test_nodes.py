@@ -53,7 +53,7 @@ class TestServices:
 
         assert [request["path"] for request in await steered.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
 
-    async def test_it_does_not_come_up(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_service_that_does_not_start(self, tools: Bench, steered: Steer) -> None:
         """A service whose task ends well and which does not run is a failure that names it."""
         await tools.call("stop_service", **PVE1, service="cron")
         await steered.rule("POST", "/services/cron/start$", {"task_exit": "command 'systemctl start cron' failed"}, 1)

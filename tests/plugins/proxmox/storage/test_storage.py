@@ -199,7 +199,7 @@ class TestAllocate:
 class TestDelete:
     """delete_volume."""
 
-    async def test_gone(self, tools: Bench, steered: Steer) -> None:
+    async def test_deleted(self, tools: Bench, steered: Steer) -> None:
         """A volume that nothing uses is gone; deleting it again does nothing."""
         made = await tools.call("create_volume", storage="local-lvm", node="pve1", vmid=101, size=1, name="old")
         gone = await tools.call("delete_volume", volid=made.volid, node="pve1")

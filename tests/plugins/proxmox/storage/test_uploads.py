@@ -119,7 +119,7 @@ class TestLost:
 
         assert (made.size, await sent(steered)) == (len(IMAGE), 1)
 
-    async def test_ours(self, bench: Bench, folder: Path) -> None:
+    async def test_our_names_are_answered(self, bench: Bench, folder: Path) -> None:
         """What our own lost request has brought is no stranger's: nothing is warned of."""
         call = Doubt()
         first = await bench("upload_file", call, **WHERE, path=str(folder / "a.iso"))
@@ -191,7 +191,7 @@ class TestRefused:
             await bench.call("upload_file", **{**WHERE, "path": str(folder / "a.iso"), **wrong})
         assert await steered.log("POST") == []
 
-    async def test_nowhere(self, lab: FakePve, folder: Path) -> None:
+    async def test_without_an_allowed_directory(self, lab: FakePve, folder: Path) -> None:
         """Where no folder is allowed nothing is sent."""
         proxmox = connect(lab)
         tools = Bench(proxmox, ToolSettings())
@@ -272,7 +272,7 @@ class TestRefused:
         await proxmox.close()
 
 
-async def test_says_what_it_changes(bench: Bench, folder: Path) -> None:
+async def test_targets_of_an_upload(bench: Bench, folder: Path) -> None:
     """What a file becomes and where is reported before, so that a protected storage is known as one."""
     call = MemoryCall()
     await bench.call("upload_file", call, **WHERE, path=str(folder / "a.iso"))
