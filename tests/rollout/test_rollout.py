@@ -106,6 +106,20 @@ def test_a_wrong_inventory_changes_nothing(site: Site, variable: str, value: str
     assert not list(site.keys.glob("agents"))
 
 
+def test_unreachable_node_stops_the_run(site: Site, lab: Lab) -> None:
+    """A node that does not answer stops the run on all nodes before anything is changed, and is named."""
+    lab.nodes[2].cut()
+    try:
+        done = site.play("--timeout", "5")
+    finally:
+        lab.nodes[2].heal()
+
+    assert done.returncode != 0
+    assert f"No answer from {lab.nodes[2].name}" in done.stdout
+    assert not re.search("changed=[1-9]", done.stdout)
+    assert not list(site.keys.glob("agents"))
+
+
 def test_first_run(site: Site, lab: Lab) -> None:
     """One run of the playbook installs everything, without network, and every unit is active."""
     changed = site.changed()
