@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.errors import TemporaryError, UsageError
+from agentd.errors import BusFull, BusUnavailable, TemporaryError, TooManyWaiting, UsageError
 from agentd.similar import suggestion
 from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
@@ -34,6 +34,13 @@ UNDO: Final = "undo"
 """Type of the workflow that undoes calls."""
 PREVIEW_TIMEOUT: Final = 10.0
 """Seconds that the preview of a plan by an agent may take."""
+STORED: Final = 15.0
+"""Seconds for which a request is sent again while NATS does not store it.
+
+When a server is lost, the others elect a new leader of the stream, which takes about five seconds.
+"""
+RESEND: Final = 0.5
+"""Seconds between two of these attempts."""
 ANSWERED: Final = 10.0
 """Seconds to wait for an orchestrator's reply to a signal."""
 POLL: Final = 2.0
@@ -48,6 +55,9 @@ def new_id(workflow_type: str) -> str:
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     """Store a request; return its sequence.  Sending it again with the same id is the same request.
 
+    So it is sent again for `STORED` seconds while NATS does not store it.  Raises BusUnavailable after that time,
+    BusFull and TooManyWaiting at once.
+
     An orchestrator recognises the repetition.  With a message id NATS would discard the repetition, but also every
     message whose id another principal has used before: all subjects of a stream share the message ids.
     """
@@ -56,7 +66,16 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
         raise UsageError(f"parameters: {secret}")
     data = encode(request)
     check_size(data, WorkflowRequest)
-    return await bus.store(subjects.request(principal), data)
+    until = time.monotonic() + STORED
+    while True:
+        try:
+            return await bus.store(subjects.request(principal), data)
+        except (BusFull, TooManyWaiting):
+            raise
+        except BusUnavailable:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(RESEND)
 
 
 async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:

@@ -11,7 +11,6 @@ pydantic-settings could do half of this, but costs 9 MiB and 56 ms, and does not
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +145,12 @@ def plugin_settings(config: Config, name: str, kind: type[B]) -> B:
 def _files(path: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Raw]]:
     named = path or (Path(env["AGENTD_CONFIG"]) if env.get("AGENTD_CONFIG") else None)
     main = named or user_file(env) or DEFAULT_PATH
-    if named or os.path.lexists(main):
+    if named or _exists(main):
         yield main.name, _read(main, " (AGENTD_CONFIG names it)" if named and not path else "")
-    for part in sorted((main.parent / "conf.d").glob("*.toml")):
-        yield f"conf.d/{part.name}", _read(part)
+    parts = main.parent / "conf.d"
+    for name in sorted(_listed(parts)):
+        if name.endswith(".toml"):
+            yield f"conf.d/{name}", _read(parts / name)
 
 
 def user_file(env: Mapping[str, str]) -> Path | None:
@@ -157,14 +158,41 @@ def user_file(env: Mapping[str, str]) -> Path | None:
     home = env.get("HOME", "")
     base = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
     path = Path(base, "agentd", "agentd.toml")
-    return path if path.is_absolute() and os.path.lexists(path) else None
+    return path if path.is_absolute() and _exists(path) else None
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is a file `path`; raises ConfigError if this user cannot find out."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
+def _listed(directory: Path) -> list[str]:
+    """Return the names in a directory, [] if there is none; raises ConfigError if it cannot be read."""
+    try:
+        return [path.name for path in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(path: Path, error: OSError, reason: str = "") -> ConfigError:
+    hint = "; run the command as root, or name a file that you can read: agentd --config FILE"
+    denied = hint if isinstance(error, PermissionError) else ""
+    return ConfigError(f"{path}: cannot be read: {error.strerror}{reason}{denied}")
 
 
 def _read(path: Path, reason: str = "") -> Raw:
     try:
         return tomllib.loads(files.read(path).decode("utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}{reason}") from error
+        raise _unreadable(path, error, reason) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
 

@@ -13,7 +13,8 @@ The decisions:
   for a task that is under way, in a queue declared with `external`, and of a tier that the agent may have; never
   for a preview, because a person approves its result.  The attempt may be missing: then the current one is meant.
 - On `ai.tasks.complete.<agent>.<workflow>.<task>` NATS proves the agent.  The fields of the message must match the
-  subject, and an external agent can complete only tasks of its own queue.
+  subject, and an external agent can complete only tasks of its own queue.  Here too the attempt may be missing: the
+  assignment of a first attempt does not have it.
 - It writes no lease itself: orchestrators keep a lease for it in the bucket `live` while they receive its messages, so
   that people and pages see it.  An id of an agentd daemon is never taken over, and the number of leases is limited,
   because any client may register.
@@ -126,7 +127,8 @@ async def verify_completion(
         spec = state.spec(name)
         if spec.preview or subjects.service_of(spec.queue) != agent:
             raise InvalidMessage(f"TaskCompletion: {workflow}.{name} is not a task that {agent!r} may complete")
-        stated["service_id"] = agent
+        attempt = completion.attempt or state.tasks[name].attempt
+        return workflow, name, replace(completion, **stated, service_id=agent, attempt=attempt)
     return workflow, name, replace(completion, **stated)
 
 

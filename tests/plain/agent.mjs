@@ -38,6 +38,6 @@ for await (const delivery of await queue.consume({ max_messages: 1 })) {
   } catch (error) {
     Object.assign(outcome, { status: "failed", error: error.message });
   }
-  await js.publish("ai.tasks.complete", JSON.stringify(outcome));
+  await js.publish(`ai.tasks.complete.${id}.${task_id}`, JSON.stringify(outcome));
   delivery.ack();
 }

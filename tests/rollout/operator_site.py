@@ -49,6 +49,7 @@ class Site:
             "ansible_ssh_private_key_file": str(lab.key),
             "ansible_ssh_common_args": " ".join(f"-o{option}" for option in SSH_OPTIONS),
         }
+        self.host_variables: dict[str, dict[str, Any]] = {}
         self.seconds = 0.0
 
     def use_proxmox(self, url: str, fingerprint: str, token_id: str, secret: str) -> None:
@@ -60,7 +61,9 @@ class Site:
     def inventory(self) -> Path:
         """Write the inventory; return its path.  A file of JSON is one of YAML."""
         hosts: dict[str, Any] = {
-            node.name: {"ansible_host": node.address, "agentd_web_address": node.address} for node in self.lab.nodes
+            node.name: {"ansible_host": node.address, "agentd_web_address": node.address}
+            | self.host_variables.get(node.name, {})
+            for node in self.lab.nodes
         }
         groups: dict[str, Any] = {name: {"hosts": {node: {} for node in hosts}} for name in ("nats", "agentd")}
         groups["prometheus"] = {
@@ -77,25 +80,33 @@ class Site:
         file.write_text(json.dumps(content, indent=1))
         return file
 
-    def play(self, *arguments: str, playbook: str = "site.yml") -> subprocess.CompletedProcess[str]:
+    def play(self, *arguments: str, playbook: str = "site.yml", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a playbook; its output is kept beside the inventory."""
-        command = [str(PLAYBOOK), "-i", str(self.inventory()), *arguments, str(ANSIBLE / playbook)]
-        environment = os.environ | {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        environment |= {"ANSIBLE_HOME": str(self.directory), "PYTHONWARNINGS": "ignore"}
-        log = self.directory / "ansible.log"
         start = time.monotonic()
-        with log.open("w") as output:
-            done = subprocess.run(
+        running = self.start(*arguments, playbook=playbook, **environment)
+        code = running.wait(540)
+        self.seconds = time.monotonic() - start
+        return subprocess.CompletedProcess(running.args, code, self.log.read_text(), "")
+
+    def start(self, *arguments: str, playbook: str = "site.yml", **environment: str) -> subprocess.Popen[bytes]:
+        """Start a playbook, in a process group of its own."""
+        command = [str(PLAYBOOK), "-i", str(self.inventory()), *arguments, str(ANSIBLE / playbook)]
+        variables = os.environ | {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        variables |= {"ANSIBLE_HOME": str(self.directory), "PYTHONWARNINGS": "ignore"} | environment
+        with self.log.open("w") as output:
+            return subprocess.Popen(
                 command,
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                timeout=540,
-                check=False,
+                start_new_session=True,
             )
-        self.seconds = time.monotonic() - start
-        return subprocess.CompletedProcess(command, done.returncode, log.read_text(), "")
+
+    @property
+    def log(self) -> Path:
+        """The output of the last playbook."""
+        return self.directory / "ansible.log"
 
     def changed(self, *arguments: str, playbook: str = "site.yml") -> dict[str, int]:
         """Run a playbook that must succeed; return how much it changed on each host."""

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.bus.jetstream import Bus
+from agentd.bus.provision import provision
+from agentd.client import requests
 from agentd.errors import BusError, BusUnavailable, InvalidMessage, NoResponder, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects
 from agentd.wire.announcements import ControlReply, ControlRequest
+from agentd.wire.messages import WorkflowRequest
 from core.jetstream import Lines, connected, kv_list, make_stream, settings
 from harness import NatsServer, eventually
 
@@ -242,3 +245,16 @@ async def test_asking_a_closed_connection(nats_server: NatsServer) -> None:
 
     with pytest.raises(BusUnavailable, match="closed"):
         await bus.api("INFO")
+
+
+async def test_a_request_is_sent_until_its_stream_takes_it(bus: Bus) -> None:
+    """A request is stored once the stream takes messages again, such as after the election of a leader; and once."""
+    await bus.api(f"STREAM.DELETE.{subjects.REQUESTS}")
+    submitting = asyncio.create_task(requests.submit(bus, "alice", WorkflowRequest("test", "w1")))
+    await asyncio.sleep(1)
+    waiting = not submitting.done()
+    await provision(bus)
+    await submitting
+
+    assert waiting
+    assert (await bus.api(f"STREAM.INFO.{subjects.REQUESTS}"))["state"]["messages"] == 1

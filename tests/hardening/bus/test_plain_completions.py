@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any
 
 from agentd.bus.setup import provision
@@ -156,3 +157,18 @@ async def test_the_subject_of_an_agent(quiet_net: Net, bus: Bus) -> None:
 
     assert {item.status for item in before.tasks.values()} == {TaskStatus.ASSIGNED, TaskStatus.WAITING_APPROVAL}
     assert after.tasks["ours"].agent == "specialist-pve1"
+
+
+async def test_a_first_attempt_has_no_number(quiet_net: Net, bus: Bus) -> None:
+    """The assignment of a first attempt has no `attempt`, so a completion on the agent's own subject needs none."""
+    async with running(quiet_net, bus):
+        (assigned,) = await bus.every(subjects.WORKFLOWS, subjects.assigns_of(NAME))
+        echoed = {key: value for key, value in json.loads(assigned.data).items() if key in {"task_id", "attempt"}}
+        await bus.store(subjects.complete(NAME, "w1", "pulled"), encode(echoed | {"status": "completed"}))
+
+        async def done() -> bool:
+            return (await state(bus)).tasks["pulled"].status is TaskStatus.COMPLETED
+
+        await eventually(done, "it is completed")
+
+    assert "attempt" not in echoed

@@ -16,7 +16,7 @@ from agentd.config.secret_files import read_secret
 from agentd.errors import ConfigError, UnsafeFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ROOT = os.geteuid() == 0
@@ -220,3 +220,27 @@ def test_a_secret_is_replaced(tmp_path: Path) -> None:
     assert target.read_text() == "new\n"
     assert target.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@pytest.fixture
+def another_user() -> Iterator[None]:
+    """Run a test as a user who is not root."""
+    if ROOT:
+        os.seteuid(65534)
+    yield
+    if ROOT:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["agentd", "agentd/conf.d"])
+def test_a_directory_that_cannot_be_read(tmp_path: Path, closed: str, request: pytest.FixtureRequest) -> None:
+    """A configuration that this user may not read is an error that says what to do; it is not taken for absent."""
+    folder = tmp_path / closed
+    folder.mkdir(parents=True)
+    folder.chmod(0)
+    request.getfixturevalue("another_user")
+
+    with pytest.raises(
+        ConfigError, match="cannot be read: Permission denied; run the command as root"
+    ):
+        load.load(None, {"XDG_CONFIG_HOME": str(tmp_path)}, ())

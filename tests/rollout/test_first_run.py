@@ -1,0 +1,142 @@
+"""The rollout on three real nodes, in the order in which an operator meets it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rollout.cluster import all_ready, completed, deploy, get
+from rollout.lab import CONTROL, until
+from rollout.operator_site import FIGURES, PORTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pve.client import FakePve
+    from rollout.lab import Lab
+    from rollout.operator_site import Site
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+SECRETS = "/etc/agentd/credentials /etc/nats/credentials"
+
+
+def test_nodes_boot(lab: Lab) -> None:
+    """Three nodes run systemd as process 1, without a failed unit, and answer ssh by name and key."""
+    for node in lab.nodes:
+        assert node.output("systemctl is-system-running") == "running"
+        assert lab.ssh(node, "hostname").stdout.strip() == node.name
+        assert node.output("ps -o comm= -p 1") == "systemd"
+
+
+def test_first_run(site: Site, lab: Lab) -> None:
+    """One run of the playbook installs everything, without network, and every unit is active."""
+    changed = site.changed()
+    FIGURES["first_run_seconds"] = round(site.seconds)
+
+    assert all(changed[node.name] for node in lab.nodes)
+    for node in lab.nodes:
+        units = [f"agentd@{role}" for role in PORTS] + ["nats-server", "agentd.target"]
+        assert set(node.run(f"systemctl is-active {' '.join(units)}").stdout.split()) == {"active"}
+        assert node.output("systemctl is-system-running") == "running"
+        size = node.output("du -sm /opt/agentd | cut -f1")
+        FIGURES[f"installed_megabytes_{node.name}"] = size
+
+
+def test_second_run_changes_nothing(site: Site, lab: Lab) -> None:
+    """A second run changes nothing, and so does one with --check."""
+    changed = site.changed()
+    FIGURES["second_run_seconds"] = round(site.seconds)
+    checked = site.changed("--check")
+
+    expected = {node.name: 0 for node in lab.nodes} | {"control": 0}
+    assert (changed, checked) == (expected, expected)
+
+
+def test_secrets_are_private(site: Site, lab: Lab) -> None:
+    """Root alone can read a seed, a key or the token; none is in a process list, an environment or the log."""
+    secrets = [path.read_text().strip() for path in site.keys.rglob("*.nk")]
+    secrets.append((site.keys / "proxmox-token").read_text())
+    for node in lab.nodes:
+        assert node.output(f"find {SECRETS} -perm /077") == ""
+        everywhere = node.output(
+            "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'; journalctl --no-pager"
+        )
+        assert not [secret for secret in secrets if secret in everywhere]
+        assert node.output("ls /run/agentd-admin.nk 2>/dev/null || true") == ""
+
+
+def test_status_pages(lab: Lab) -> None:
+    """The status page of every agent answers as plain text on the address of its node."""
+    for node in lab.nodes:
+        for role, port in PORTS.items():
+            assert f"{role}-{node.name}" in get(f"http://{node.address}:{port}/")
+
+
+def test_prometheus(site: Site, lab: Lab, tmp_path: Path) -> None:
+    """A real Prometheus finds every agent by the files that the playbook wrote, and accepts the rules."""
+    written = site.directory / "prometheus"
+    config = {
+        "rule_files": [str(written / "rules.yml")],
+        "scrape_configs": [
+            {
+                "job_name": "agentd",
+                "scrape_interval": "1s",
+                "file_sd_configs": [{"files": [str(written / "targets.json")]}],
+            }
+        ],
+    }
+    file = tmp_path / "prometheus.yml"
+    file.write_text(json.dumps(config))
+    address = f"{CONTROL}:9090"
+    command = f"exec prometheus --config.file={file} --storage.tsdb.path={tmp_path}/data --web.listen-address={address}"
+    found: dict[str, str] = {}
+
+    def all_up() -> bool:
+        with contextlib.suppress(OSError):
+            answer = json.loads(get(f"http://{address}/api/v1/query?query=up"))["data"]["result"]
+            found.update({f"{one['metric']['node']} {one['metric']['instance']}": one["value"][1] for one in answer})
+        return len(found) == len(lab.nodes) * len(PORTS) and set(found.values()) == {"1"}
+
+    with (tmp_path / "log").open("wb") as log:
+        running = lab.start(command, log)
+    try:
+        until(all_up, "Prometheus has every agent", 60)
+        rules = json.loads(get(f"http://{address}/api/v1/rules"))["data"]["groups"][0]["rules"]
+    finally:
+        running.terminate()
+        running.wait(30)
+
+    assert len(found) == 12
+    assert all(rule["health"] in {"ok", "unknown"} for rule in rules)
+
+
+def test_deploy_across_nodes(site: Site, lab: Lab, proxmox: FakePve) -> None:
+    """A VM is deployed through the secured bus: submitted on one node, executed by an agent of another."""
+    first, *others = lab.nodes
+    for node in others:  # so that only these can execute it
+        node.output("systemctl stop agentd@orchestrator")
+    first.output("systemctl stop agentd@mcp-bridge agentd@specialist")
+    before = len(proxmox.creates())
+    done = completed(site, first, deploy(site, first, "across"))
+    for node in lab.nodes:
+        node.output("systemctl start agentd.target")
+    all_ready(lab)
+
+    assert len(proxmox.creates()) == before + 1
+    assert re.findall(r"mcp-bridge-pve[23]", json.dumps(done))
+
+
+def test_a_client_without_a_key_is_denied(site: Site, lab: Lab) -> None:
+    """Without a key of the cluster, or under the name of another principal, nothing can be asked for."""
+    node = lab.nodes[0]
+    keyless = node.run("agentd agents")
+    (site.keys / "principals" / "mallory.nk").write_text((site.keys / "principals" / "alice.nk").read_text())
+    forged = site.agentd(node, "mallory", "submit health_check")
+
+    assert keyless.returncode != 0
+    assert forged.returncode != 0

@@ -1,0 +1,23 @@
+"""Removal, as the last test of the lab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from rollout.lab import Lab
+    from rollout.operator_site import Site
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+
+def test_removal(site: Site, lab: Lab) -> None:
+    """Nothing remains of agentd and NATS on a node when they are removed with their data."""
+    site.changed("-e", "agentd_remove_data=true", playbook="remove.yml")
+
+    for node in lab.nodes:
+        remains = node.output("find /etc /opt /usr /var /root -xdev -iname '*agentd*' -o -xdev -iname '*nats*'")
+        assert remains == ""
+        assert node.run("systemctl list-units --all --no-legend 'agentd*' nats-server.service").stdout.strip() == ""
