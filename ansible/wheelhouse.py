@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         wheels = Path(scratch)
         collect(wheels, options.python)
-        print(pack(wheels, options.python, options.output))  # noqa: T201 - the result of this program
+        print(pack(wheels, options.python, options.output))
 
 
 def collect(wheels: Path, python: str) -> None:
@@ -96,7 +96,7 @@ def run(*command: str) -> None:
     """Run a command; what it prints as an error ends this program."""
     # Wheels that are built here have no times of now in them.
     environment = os.environ | {"SOURCE_DATE_EPOCH": "1577836800"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - pip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command[1:5])} failed:\n{done.stderr.strip()[-2000:]}")
 

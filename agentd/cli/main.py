@@ -57,6 +57,8 @@ LAZY_COMMANDS = {
     "dead-letters": "agentd.cli.dead_letters",
     "audit": "agentd.cli.audit",
     "export": "agentd.cli.export",
+    "backup": "agentd.cli.backup",
+    "restore": "agentd.cli.backup",
     "undo": "agentd.cli.undo",
     "permissions": "agentd.cli.setup.permissions",
     "nkey": "agentd.cli.setup.permissions",

@@ -26,7 +26,7 @@ digest() {
     {
         cat "$2" "$3" "$units"/agentd@.service.d/* /etc/agentd/agentd.toml /etc/agentd/conf.d/*.toml /etc/agentd/nats-ca.pem || true
         # Of the credentials, those that the instance has.
-        sed -n "s/%i/$1/; s/^LoadCredential=[^:]*://p" "$2" "$3" | xargs cat || true
+        sed -n "s/%i/$1/; s/^LoadCredentialEncrypted=[^:]*://p" "$2" "$3" | xargs cat || true
     } 2>/dev/null | sha256sum - "$release/complete"
 }
 

@@ -29,13 +29,18 @@ class Fetched:
     release: Path
 
 
+SUITE = os.environ.get("AGENTD_ROLLOUT_SUITE", "bookworm")
+"""The release of Debian on the nodes: that below Proxmox VE 8, or `trixie`, below Proxmox VE 9."""
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
+
+
 @pytest.fixture(scope="session")
 def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetched:
-    """Make the root of the nodes (Debian 12, the release below Proxmox VE 8) and the wheelhouse."""
+    """Make the root of the nodes and the wheelhouse."""
     if os.geteuid() != 0:
         pytest.skip("needs root: nodes run in namespaces of their own")
     try:
-        return Fetched(image.tools(), image.root("bookworm"), wheelhouse(tmp_path_factory.mktemp("dist")))
+        return Fetched(image.tools(), image.root(SUITE), wheelhouse(tmp_path_factory.mktemp("dist"), PYTHON[SUITE]))
     except image.Unavailable as missing:
         print(missing)  # noqa: T201 - the reason of the skip is fixed, so that it can be listed
         pytest.skip("Debian's packages for the nodes cannot be fetched here")
@@ -66,8 +71,7 @@ def site(lab: Lab, fetched: Fetched, proxmox: FakePve, tmp_path_factory: pytest.
     assert proxmox.directory is not None
     certificate = ssl.PEM_cert_to_DER_cert((proxmox.directory / "pve.crt").read_text())
     fingerprint = hashlib.sha256(certificate).hexdigest().upper()
-    token_id, _, secret = proxmox.tokens["full"].partition("=")
-    found.use_proxmox(proxmox.url, ":".join(fingerprint[at : at + 2] for at in range(0, 64, 2)), token_id, secret)
+    found.use_proxmox(proxmox.url, ":".join(fingerprint[at : at + 2] for at in range(0, 64, 2)), proxmox.tokens["full"])
     return found
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = ROOT / "ansible"
 SCRIPTS = Path(sys.executable).parent
+PVEUM = Path(__file__).with_name("pveum.py")
+TOKEN_ID = "agentd@pve!rollout"  # noqa: S105 - its name
 PLAYBOOK = ROOT / ".venv-ansible" / "bin" / "ansible-playbook"
 PORTS = {"orchestrator": 8080, "specialist": 8081, "monitor": 8082, "mcp-bridge": 8001}
 FIGURES: dict[str, object] = {}
@@ -52,11 +54,18 @@ class Site:
         self.host_variables: dict[str, dict[str, Any]] = {}
         self.seconds = 0.0
 
-    def use_proxmox(self, url: str, fingerprint: str, token_id: str, secret: str) -> None:
-        """Let the bridges call this API."""
-        (self.keys / "proxmox-token").write_text(secret)
-        settings = {"url": url, "token_id": token_id, "fingerprint": fingerprint}
+    def use_proxmox(self, url: str, fingerprint: str, administrator: str) -> None:
+        """Let the bridges call this API, with a token that the playbook creates by each node's pveum.
+
+        administrator  TOKEN_ID=SECRET, which pveum uses
+        """
+        settings = {"url": url, "token_id": TOKEN_ID, "fingerprint": fingerprint}
         self.variables["agentd_settings"]["proxmox"] = settings
+        program = PVEUM.read_text().replace("{URL}", url).replace("{TOKEN}", administrator)
+        for node in self.lab.nodes:
+            place = node.root / "usr/local/bin/pveum"
+            place.write_text(program)
+            place.chmod(0o755)
 
     def inventory(self) -> Path:
         """Write the inventory; return its path.  A file of JSON is one of YAML."""
@@ -125,9 +134,9 @@ class Site:
         return node.run(f"chmod 600 {key}; {login} agentd {' '.join(arguments)}", seconds)
 
 
-def wheelhouse(directory: Path) -> Path:
-    """Build the wheelhouse of this source; return its path."""
-    command = [sys.executable, str(ANSIBLE / "wheelhouse.py"), "--output", str(directory)]
+def wheelhouse(directory: Path, python: str) -> Path:
+    """Build the wheelhouse of this source for a version of Python; return its path."""
+    command = [sys.executable, str(ANSIBLE / "wheelhouse.py"), "--output", str(directory), "--python", python]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())

@@ -11,7 +11,7 @@ import pytest
 
 from rollout.cluster import all_ready, completed, deploy, get
 from rollout.lab import CONTROL, until
-from rollout.operator_site import FIGURES, PORTS
+from rollout.operator_site import ANSIBLE, FIGURES, PORTS, TOKEN_ID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,16 +58,38 @@ def test_second_run_changes_nothing(site: Site, lab: Lab) -> None:
 
 
 def test_secrets_are_private(site: Site, lab: Lab) -> None:
-    """Root alone can read a seed, a key or the token; none is in a process list, an environment or the log."""
+    """Seeds, keys and the token are stored encrypted; none is in a process list, an environment or the log."""
     secrets = [path.read_text().strip() for path in site.keys.rglob("*.nk")]
+    secrets += [path.read_text().splitlines()[1] for path in site.keys.glob("nats/*.key")]
     secrets.append((site.keys / "proxmox-token").read_text())
     for node in lab.nodes:
         assert node.output(f"find {SECRETS} -perm /077") == ""
         everywhere = node.output(
-            "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'; journalctl --no-pager"
+            f"cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'; find {SECRETS} -type f -exec cat {{}} +; "
+            "journalctl --no-pager"
         )
         assert not [secret for secret in secrets if secret in everywhere]
         assert node.output("ls /run/agentd-admin.nk 2>/dev/null || true") == ""
+
+
+def test_access_to_proxmox(lab: Lab) -> None:
+    """The playbook created a token with the role of the policy's highest tier; another tier takes that role back."""
+    node = lab.nodes[0]
+
+    def granted() -> set[str]:
+        return {entry["roleid"] for entry in json.loads(node.output("pveum acl list")) if entry["ugid"] == TOKEN_ID}
+
+    roles = {role["roleid"]: role["privs"].split(",") for role in json.loads(node.output("pveum role list"))}
+    before = granted()
+    (node.root / "root/access.py").write_text((ANSIBLE / "roles/proxmox_access/files/access.py").read_text())
+    for tier in ("Read", "Destroy"):
+        wanted = f"pveum acl modify / --tokens {TOKEN_ID} --roles Agentd{tier}"
+        node.output(f"echo '{wanted}' | python3 /root/access.py '{TOKEN_ID}'")
+        assert granted() == {f"Agentd{tier}"}
+
+    assert before == {"AgentdDestroy"}
+    assert "VM.Allocate" in roles["AgentdDestroy"]
+    assert "Permissions.Modify" not in roles["AgentdDestroy"]
 
 
 def test_status_pages(lab: Lab) -> None:

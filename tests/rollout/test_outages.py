@@ -64,8 +64,8 @@ def test_leader_loss(site: Site, lab: Lab) -> None:
     """When the NATS server that leads is killed, the others take over, and a workflow completes."""
     leader = next(node for node in lab.nodes if _leads(node))
     other = next(node for node in lab.nodes if node is not leader)
-    workflow = deploy(site, other, "leader")
     leader.output("systemctl kill -s KILL nats-server")
+    workflow = deploy(site, other, "leader")  # while the others elect leaders
     completed(site, other, workflow)
     until(lambda: _healthy(leader), "the server that was killed is healthy again")
 

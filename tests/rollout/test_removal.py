@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rollout.test_maintenance import remains
+
 if TYPE_CHECKING:
     from rollout.lab import Lab
     from rollout.operator_site import Site
@@ -17,7 +19,4 @@ def test_removal(site: Site, lab: Lab) -> None:
     """Nothing remains of agentd and NATS on a node when they are removed with their data."""
     site.changed("-e", "agentd_remove_data=true", playbook="remove.yml")
 
-    for node in lab.nodes:
-        remains = node.output("find /etc /opt /usr /var /root -xdev -iname '*agentd*' -o -xdev -iname '*nats*'")
-        assert remains == ""
-        assert node.run("systemctl list-units --all --no-legend 'agentd*' nats-server.service").stdout.strip() == ""
+    assert {node.name: remains(node) for node in lab.nodes} == {node.name: "" for node in lab.nodes}

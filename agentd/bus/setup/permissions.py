@@ -181,6 +181,7 @@ def admin() -> User:
     """Return the administrator: it provisions JetStream, drains agents, and publishes dead letters again."""
     publish = [
         f"{API}.>",
+        "$JS.SNAPSHOT.>",
         subjects.control("*"),
         subjects.dead_mark("*"),
         subjects.ALL_CRON,

@@ -161,6 +161,7 @@ OWNERS: tuple[tuple[str, str], ...] = (
     (r"\$KV\.budget\..*", "specialist-.*|mcp-bridge-.*"),
     (r"ai\.dead\.mark\..*", "admin"),
     (r"\$JS\.API\.STREAM\.(CREATE|UPDATE|DELETE|PURGE|SNAPSHOT|RESTORE|MSG\.DELETE|PEER).*", "admin"),
+    (r"\$JS\.SNAPSHOT\..*", "admin"),
     (r"\$JS\.API\.CONSUMER\.(CREATE|DURABLE|DELETE|PAUSE|RESET).*", "admin"),
     (r"\$JS\.API\.STREAM\.MSG\.GET\.AI_REQUESTS", "admin"),
     (r"\$JS\.API\.STREAM\.MSG\.GET\.AI_INPUT", "orchestrator-.*|admin"),

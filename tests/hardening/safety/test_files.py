@@ -240,7 +240,5 @@ def test_a_directory_that_cannot_be_read(tmp_path: Path, closed: str, request: p
     folder.chmod(0)
     request.getfixturevalue("another_user")
 
-    with pytest.raises(
-        ConfigError, match="cannot be read: Permission denied; run the command as root"
-    ):
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied; run the command as root"):
         load.load(None, {"XDG_CONFIG_HOME": str(tmp_path)}, ())

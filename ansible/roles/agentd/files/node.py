@@ -23,8 +23,8 @@ def text(path: str) -> str:
     return file.read_text() if file.is_file() else ""
 
 
-systemd = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S607
-print(  # noqa: T201 - the result of this program
+systemd = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False).stdout
+print(
     json.dumps(
         {
             "os": first(r"^ID=\"?([^\"\n]*)", text("/etc/os-release")),
@@ -34,6 +34,7 @@ print(  # noqa: T201 - the result of this program
             "machine": platform.machine(),
             "venv": all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")),
             "hostname": platform.node().partition(".")[0],
+            "pveum": shutil.which("pveum") is not None,
             "free": min(shutil.disk_usage(path).free for path in ("/opt", "/var/lib")) // 1_000_000,
             "time": time.time(),
             "cluster": first(r"^\s*cluster_name:\s*(\S+)", text("/etc/pve/corosync.conf")),
