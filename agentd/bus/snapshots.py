@@ -67,7 +67,7 @@ async def save(bus: Bus, stream: str, directory: Path) -> int:
     if status_of(chunk) not in {"", END}:
         raise BusError(f"the snapshot of {stream} is not complete: NATS ended it with status {status_of(chunk)}")
     head = Head(answer["config"], answer["state"])
-    (directory / f"{stream}.json").write_bytes(msgspec.json.encode(head))
+    await asyncio.to_thread((directory / f"{stream}.json").write_bytes, msgspec.json.encode(head))
     return int(head.state["messages"])
 
 
@@ -88,7 +88,7 @@ async def restore(bus: Bus, stream: str, directory: Path) -> int:
     It has as many replicas as this cluster gives it.  Raises UsageError if its files cannot be read.
     """
     try:
-        data = (directory / f"{stream}.json").read_bytes()
+        data = await asyncio.to_thread((directory / f"{stream}.json").read_bytes)
         head = msgspec.json.decode(data, type=Head)
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(f"{directory} is no complete backup: {stream}.json: {error}") from error

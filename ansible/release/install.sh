@@ -15,6 +15,10 @@ case $name in
     exit 1
     ;;
 esac
+# A run that was interrupted may still be installing here.
+install -d -m 755 /opt/agentd/releases
+exec 9>/opt/agentd/releases/.lock
+flock 9
 [ ! -e "$place/complete" ] || exit 0
 install -d -m 755 /etc/agentd /etc/nats
 install -d -m 700 /etc/agentd/credentials /etc/nats/credentials

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.bus.jetstream import Bus
+    from agentd.bus.subscriptions import Delivery
 
 EVENT = subjects.event("w1")
 LARGE = os.urandom(400_000)
@@ -29,8 +31,11 @@ async def saved(bus: Bus, directory: Path) -> None:
         await bus.store(EVENT, str(number).encode() + LARGE)
     for name in ("a", "b"):
         await bus.store(subjects.complete("specialist-pve1", name, "t"), b"{}")
-    answer = await bus.ask(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.INPUT}.{subjects.ORCH_INPUT}", b"")
-    await bus.ask(answer.reply, b"+ACK")
+    given: asyncio.Queue[Delivery] = asyncio.Queue()
+    inbox = await bus.pull("taken", given.put)
+    bus.send(f"$JS.API.CONSUMER.MSG.NEXT.{subjects.INPUT}.{subjects.ORCH_INPUT}", reply=inbox.inbox)
+    await bus.ask((await given.get()).reply, b"+ACK")
+    await inbox.cut()
     await bus.kv_put(subjects.CONF, "probe", b"{}")
     for stream in snapshots.STREAMS:
         await snapshots.save(bus, stream, directory)

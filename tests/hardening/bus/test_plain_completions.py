@@ -162,7 +162,7 @@ async def test_the_subject_of_an_agent(quiet_net: Net, bus: Bus) -> None:
 async def test_a_first_attempt_has_no_number(quiet_net: Net, bus: Bus) -> None:
     """The assignment of a first attempt has no `attempt`, so a completion on the agent's own subject needs none."""
     async with running(quiet_net, bus):
-        (assigned,) = await bus.every(subjects.WORKFLOWS, subjects.assigns_of(NAME))
+        (assigned,) = await bus.every(subjects.WORKFLOWS, f"ai.tasks.assign.{NAME}.w1.pulled.1")
         echoed = {key: value for key, value in json.loads(assigned.data).items() if key in {"task_id", "attempt"}}
         await bus.store(subjects.complete(NAME, "w1", "pulled"), encode(echoed | {"status": "completed"}))
 
