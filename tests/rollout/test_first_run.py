@@ -43,8 +43,10 @@ def test_first_run(site: Site, lab: Lab) -> None:
         units = [f"agentd@{role}" for role in PORTS] + ["nats-server", "agentd.target"]
         assert set(node.run(f"systemctl is-active {' '.join(units)}").stdout.split()) == {"active"}
         assert node.output("systemctl is-system-running") == "running"
-        size = node.output("du -sm /opt/agentd | cut -f1")
-        FIGURES[f"installed_megabytes_{node.name}"] = size
+    FIGURES["megabytes_installed"] = lab.nodes[0].output("du -sm /opt/agentd | cut -f1")
+    for unit in [*(f"agentd@{role}" for role in PORTS), "nats-server"]:
+        analysis = lab.nodes[0].output(f"systemd-analyze security --no-pager {unit}")
+        FIGURES[f"exposure_of_{unit}"] = re.findall(r"exposure level for \S+: ([\d.]+)", analysis)[0]
 
 
 def test_second_run_changes_nothing(site: Site, lab: Lab) -> None:
