@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.bus.jetstream import Bus
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.client import requests
 from agentd.errors import BusError, BusUnavailable, InvalidMessage, NoResponder, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects

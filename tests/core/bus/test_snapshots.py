@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.bus import snapshots
-from agentd.bus.provision import provision
+from agentd.bus.setup import snapshots
+from agentd.bus.setup.provision import provision
 from agentd.errors import BusError, UsageError
 from agentd.wire import subjects
 from core.jetstream import consumer_info
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Delivery
+    from agentd.bus.nats.subscriptions import Delivery
 
 EVENT = subjects.event("w1")
 LARGE = os.urandom(400_000)

@@ -19,7 +19,7 @@ def backup(app: App, directory: Path) -> None:
     Agents may run meanwhile. The directory is complete when it exists under its name. It holds all that the cluster
     knows, the audit and approvals too: only its owner may read it. Uses the credentials of [bus.admin].
     """
-    from agentd.bus import snapshots
+    from agentd.bus.setup import snapshots
 
     if directory.exists():
         raise UsageError(f"{directory} exists already: name a new directory")
@@ -46,7 +46,7 @@ def restore(app: App, directory: Path, *, replace: bool) -> None:
     Stop every agent first. What was done after the backup is not known to the restored workflows and may be done again:
     read the list of unfinished workflows before the agents start. Uses the credentials of [bus.admin].
     """
-    from agentd.bus import snapshots
+    from agentd.bus.setup import snapshots
 
     async def work() -> list[str]:
         async with app.bus(admin=True) as (bus, _):

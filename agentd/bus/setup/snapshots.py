@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.bus import provision
-from agentd.bus.nats_client import status_of
+from agentd.bus.nats.client import status_of
+from agentd.bus.setup import provision
 from agentd.errors import BusError, BusUnavailable, NotProvisioned, UsageError
 from agentd.wire import subjects
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd.bus.jetstream import Bus
-    from agentd.bus.subscriptions import Delivery
+    from agentd.bus.nats.subscriptions import Delivery
 
 STREAMS: Final = tuple(
     config["name"] for config in provision.streams(1) if config["name"] not in {subjects.METRICS, f"KV_{subjects.LIVE}"}
