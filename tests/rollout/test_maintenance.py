@@ -47,7 +47,7 @@ def under_load(site: Site, node: Node) -> Iterator[list[str]]:
 
 
 def test_upgrade_and_rollback(site: Site, lab: Lab, proxmox: FakePve) -> None:
-    """An upgrade and a rollback run while workflows run: none fails, none runs twice, each agent pauses shortly."""
+    """An upgrade, and a rollback without the controller, while workflows run: none fails and none runs twice."""
     old = Path(site.variables["agentd_wheelhouse"])
     new = next_release(old)
     before = len(proxmox.creates())
@@ -58,8 +58,8 @@ def test_upgrade_and_rollback(site: Site, lab: Lab, proxmox: FakePve) -> None:
         upgraded = [node.output("readlink /opt/agentd/current") for node in lab.nodes]
         pauses = [_pause(node, role) for node in lab.nodes for role in PORTS]
         site.variables["agentd_wheelhouse"] = str(old)
-        site.changed()
-        FIGURES["rollback_seconds"] = round(site.seconds)
+        for node in lab.nodes:
+            node.output(f"sh /opt/agentd/releases/{old.stem}/activate.sh {' '.join(PORTS)}", 300)
     for workflow in workflows:
         completed(site, lab.nodes[0], workflow)
     all_ready(lab)
