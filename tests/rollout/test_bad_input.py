@@ -121,6 +121,6 @@ def test_interrupted_run(site: Site, lab: Lab) -> None:
     until(lambda: node.run("ls /opt/agentd/releases/*/bin/pip").returncode == 0, "the installation runs", 120)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    node.run("pkill -f '[i]nstall.sh'; pkill -f '[o]pt/agentd/releases'")
+    node.run("pkill -f 'install[.]sh'; pkill -f '[o]pt/agentd/releases'")
 
     assert node.run("ls /opt/agentd/releases/*/complete").returncode != 0
