@@ -62,3 +62,15 @@ def completed(site: Site, node: Node, workflow: str, seconds: float = 90) -> dic
     until(ended, f"{workflow} ends", seconds, pause=1)
     assert str(found["status"]).startswith("completed"), found
     return found
+
+
+def all_completed(site: Site, node: Node, workflows: list[str]) -> bool:
+    """Return whether all workflows are completed; one that failed is an error at once."""
+    listed = site.agentd(node, "alice", "--json workflows --limit 1000")
+    if listed.returncode:
+        return False
+    found = {
+        item["workflow_id"]: item["status"] for item in json.loads(listed.stdout) if item["workflow_id"] in workflows
+    }
+    assert not {"failed", "compensated", "rejected", "cancelled"} & set(found.values()), found
+    return len(found) == len(workflows) and all(status.startswith("completed") for status in found.values())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rollout.lab import Lab
     from rollout.operator_site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 SECRETS = "/etc/agentd/credentials /etc/nats/credentials"
 

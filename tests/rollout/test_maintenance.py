@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rollout.cluster import all_ready, completed, deploy, state
+from rollout.cluster import all_completed, all_ready, completed, deploy, state
+from rollout.lab import until
 from rollout.operator_site import FIGURES, PORTS, TOKEN_ID, next_release
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from rollout.lab import Lab, Node
     from rollout.operator_site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 EVERY = 4.0
@@ -60,8 +62,7 @@ def test_upgrade_and_rollback(site: Site, lab: Lab, proxmox: FakePve) -> None:
         site.variables["agentd_wheelhouse"] = str(old)
         for node in lab.nodes:
             node.output(f"sh /opt/agentd/releases/{old.stem}/activate.sh {' '.join(PORTS)}", 300)
-    for workflow in workflows:
-        completed(site, lab.nodes[0], workflow)
+    until(partial(all_completed, site, lab.nodes[0], workflows), "all workflows are completed", 180)
     all_ready(lab)
     FIGURES["seconds_without_service"] = f"{min(pauses):.1f} to {max(pauses):.1f}"
     FIGURES["workflows_during_upgrade_and_rollback"] = len(workflows)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rollout.lab import Lab, Node
     from rollout.operator_site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 @contextlib.contextmanager
