@@ -383,6 +383,9 @@ class Bus(Connection):
             raise StaleWrite(error)
         return await self.store(subject, message, ttl=ttl, expect=newest.seq, headers=_REPLACE)
 
-    async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
-        """Delete a key, with `expect` by compare-and-set; a missing key is no error."""
-        await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect)
+    async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None, ttl: float | None = None) -> None:
+        """Delete a key, with `expect` by compare-and-set; a missing key is no error.
+
+        ttl  seconds after which the marker of the deletion expires, too; the bucket must allow it
+        """
+        await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect, ttl=ttl)

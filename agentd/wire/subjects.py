@@ -22,6 +22,7 @@ DEAD: Final = "AI_DEAD"
 
 LIVE: Final = "live"
 ALERTS: Final = "alerts"
+MONITOR: Final = "monitor"
 BUDGET: Final = "budget"
 RESULTS: Final = "results"
 CONF: Final = "conf"

@@ -1,51 +1,62 @@
-"""The role `monitor`: receive the network's messages and publish alerts.
+"""The role `monitor`: receive the network's messages, check the cluster, and raise alerts.
 
-Several monitors may run: all of them receive the same messages and derive the same alerts.  The monitor that first
-writes the new state of an alert to the bucket `alerts` (compare-and-set, with the alert's fingerprint as key) publishes
-it.  The other monitors find the state in the bucket and publish nothing.  A state that could not be written yet is kept
-in `_unpublished` (only the newest state of each alert) and retried at each tick.
+Several monitors may run: all of them receive the same messages and derive the same alerts; one of them writes the
+alerts (writer.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from starlette.responses import Response
+from starlette.routing import Route
+
 from agentd import (
+    AgentdError,
     AgentRegistration,
-    Alert,
-    BusFull,
-    BusUnavailable,
     Duty,
     Heartbeat,
     InvalidMessage,
     MetricReport,
     RateLimitedLog,
-    StaleWrite,
     decode,
+    encode,
     now,
     subjects,
 )
 from agentd_monitor.alerts import DRAINED, DRAINING, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
 from agentd_monitor.checks import PeriodicChecks
+from agentd_monitor.cluster.collector import ClusterCollector
+from agentd_monitor.health.catalogue import BUILT_IN
+from agentd_monitor.writer import AlertWriter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
+    from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from agentd import Context, Received
+    from agentd import Alert, Context, Received
+    from agentd_monitor.cluster.readings import Snapshot
+    from agentd_monitor.health.finding import Finding
     from agentd_monitor.settings import MonitorSettings
 
 M = TypeVar("M")
 
+NAMES: Final = tuple(check.name for check in BUILT_IN)
+"""Types of the alerts about the cluster."""
 TICK: Final = 5.0
 """Seconds between two checks for missing messages."""
 STATUSES: Final = ("available", "busy", DRAINING, DRAINED, LOST)
 """Statuses of agents that have a time series even while no agent has that status."""
+CLUSTER_EVERY: Final = 15.0
+"""Seconds between two runs of the checks of the cluster; the most frequent source is read every 20 s."""
 PAUSE: Final = 15.0
 """If two ticks are more seconds apart, the monitor itself did not listen (no bus, or the process was stopped)."""
 
@@ -57,18 +68,22 @@ class Monitor:
     port = 8082
     services: tuple[str, ...] = ()
     duties = frozenset({Duty.ALERT})
-    routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:
         """Declare the state; `run` sets it when it gets the context."""
+        self.routes: tuple[BaseRoute, ...] = (Route("/api/checks", self._serve_findings),)
         self._context: Context
         self._settings: MonitorSettings
         self._limited_log: RateLimitedLog
         self._alerts: AlertBook
         self._checks: PeriodicChecks
         self._ticked: datetime
-        self._unpublished: dict[str, Alert] = {}
-        self._unrecorded: dict[str, Alert] = {}
+        self._cluster: ClusterCollector | None = None
+        self._collecting: asyncio.Task[None] | None = None
+        self._checked = -CLUSTER_EVERY
+        self._findings: list[Finding] = []
+        self._writer: AlertWriter
+        self._texts: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     async def run(self, context: Context) -> None:
@@ -77,8 +92,8 @@ class Monitor:
         self._limited_log = RateLimitedLog(context.log)
         self._ticked = now()
         self._alerts = AlertBook(self._settings.thresholds(), self._ticked)
-        stored = (await context.bus.kv_values(subjects.ALERTS, Alert)).values()
-        self._alerts.restore([entry.value for entry in stored if entry.value is not None])
+        self._writer = AlertWriter(context)
+        self._alerts.restore([alert for alert in await self._writer.restored() if alert.alert_type in KINDS])
         subscriptions = [
             await context.bus.subscribe(
                 subjects.ALL_HEARTBEATS, self._observing_handler(Heartbeat, self._alerts.observe_heartbeat)
@@ -94,18 +109,51 @@ class Monitor:
             ),
             await context.bus.subscribe(subjects.ALL_DEAD, self._on_dead),
         ]
-        self._checks = PeriodicChecks(context, self._alerts, self._log_alerts)
+        self._checks = PeriodicChecks(context, self._alerts, self._note)
+        self._collecting = self._collect_cluster()
         try:
             await self._catch_up()
             await self._watch()
         finally:
+            if self._collecting is not None:
+                self._collecting.cancel()
             for subscription in subscriptions:
                 await subscription.stop()
+            with contextlib.suppress(AgentdError):  # without NATS, the lease expires
+                await self._writer.close()
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
         """Apply new thresholds, also to alerts that are firing."""
-        self._settings = settings
-        self._log_alerts(self._alerts.adopt(settings.thresholds(), now()))
+        self._settings = self._writer.settings = settings
+        self._writer.adopt()
+        if self._cluster is not None:
+            self._cluster.settings = settings
+        self._note(self._alerts.adopt(settings.thresholds(), now()))
+
+    async def _check_cluster(self, at: datetime) -> tuple[Snapshot, list[Finding]] | None:
+        """Run the checks of the cluster, if it is due; in a thread, because 10,000 guests take a part of a second."""
+        if self._cluster is None or time.monotonic() - self._checked < CLUSTER_EVERY:
+            return None
+        self._checked, snapshot = time.monotonic(), self._cluster.snapshot()
+        self._findings = await asyncio.to_thread(self._cluster.findings, snapshot, at.timestamp())
+        return snapshot, self._findings
+
+    async def _serve_findings(self, _: Request) -> Response:
+        """Respond with the findings of the last run of the checks of the cluster, the worst first."""
+        if self._cluster is None:
+            return Response("this monitor does not read the Proxmox cluster: see [proxmox] and cluster_metrics\n", 503)
+        return Response(encode(self._findings), media_type="application/json")
+
+    def _collect_cluster(self) -> asyncio.Task[None] | None:
+        """Start to read the Proxmox cluster; the page /metrics has one collector, also after a restart of the role."""
+        context = self._context
+        if context.proxmox is None or not self._settings.cluster_metrics:
+            return None
+        if self._cluster is None:
+            self._cluster = context.metrics.attach(ClusterCollector(self._settings))
+        collecting = asyncio.create_task(self._cluster.run(context.proxmox), name="read the cluster")
+        collecting.add_done_callback(lambda _: self._changed.set())
+        return collecting
 
     async def _catch_up(self) -> None:
         """Read the last heartbeats and workflow events from the streams.
@@ -123,9 +171,11 @@ class Monitor:
         stopping = asyncio.create_task(context.stopping.wait())
         try:
             while not stopping.done():
+                if self._collecting is not None and self._collecting.done():
+                    self._collecting.result()  # raises the error: the supervisor starts the role again
                 self._tick(now())
                 await self._checks.run(now())
-                await self._publish_changed()
+                await self._write(await self._check_cluster(now()))
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait({stopping, changed}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
@@ -140,7 +190,7 @@ class Monitor:
         if at - self._ticked > timedelta(seconds=PAUSE):
             self._alerts.resume(at)
         self._ticked = at
-        self._log_alerts(self._alerts.tick(at))
+        self._note(self._alerts.tick(at))
 
     async def _on_dead(self, _: Received) -> None:
         """Check at once when a dead letter was written or closed."""
@@ -169,81 +219,38 @@ class Monitor:
         except InvalidMessage as error:
             self._limited_log.warning("a message cannot be decoded", subject=subject, reason=str(error))
             return
-        self._log_alerts(observe(message, at))
+        self._note(observe(message, at))
 
-    # -- publishing -------------------------------------------------------------------------------------------------
+    # -- alerts -----------------------------------------------------------------------------------------------------
 
-    def _log_alerts(self, alerts: list[Alert]) -> None:
-        if alerts:
-            self._unpublished.update({fingerprint_of(alert): alert for alert in alerts})
+    def _note(self, changed: list[Alert]) -> None:
+        """Remember why alerts are over, and let the writer act at once."""
+        for alert in changed:
+            key = fingerprint_of(alert)
+            if alert.state == RESOLVED:
+                self._texts[key] = alert.message
+            else:
+                self._texts.pop(key, None)
+        if changed:
             self._changed.set()
 
-    async def _publish_changed(self) -> None:
-        """Record and publish changed alerts.
-
-        While NATS is not reachable, they stay in `_unpublished` and are retried.
-        """
-        context = self._context
+    async def _write(self, cluster: tuple[Snapshot, list[Finding]] | None) -> None:
         self._changed.clear()
-        problem = self._checks.problem
-        try:
-            for key, alert in list(self._unpublished.items()):
-                try:
-                    await self._publish_one(key, alert)
-                except BusFull as error:
-                    problem = f"alerts cannot be stored: {error}"
-        except BusUnavailable as error:
-            problem = f"alerts cannot be published: {error}"
+        texts, self._texts = self._texts, {}
+        await self._writer.step(now(), self._alerts.firing(), texts, cluster)
+        problem = self._writer.problem or self._checks.problem
         if problem:
-            context.health.down(problem)
+            self._texts = texts | self._texts
+            self._context.health.down(problem)
         else:
-            context.health.up()
+            self._context.health.up()
         self._measure()
-
-    async def _publish_one(self, key: str, alert: Alert) -> None:
-        """Record and publish an alert.
-
-        If NATS has no space for the record, publish the alert at once and record it later.  Only in this case every
-        monitor publishes it: people must be notified that there is no space.
-        """
-        try:
-            new = await self._record(key, alert)
-        except BusFull:
-            if self._unrecorded.get(key) is not alert:
-                self._unrecorded[key] = alert
-                await self._publish(alert)
-            raise
-        published = self._unrecorded.pop(key, None)
-        if (published is None and new) or (published is not None and published.state != alert.state):
-            await self._publish(alert)
-        if self._unpublished.get(key) is alert:
-            del self._unpublished[key]
-
-    async def _publish(self, alert: Alert) -> None:
-        await self._context.bus.publish(subjects.alert(alert.alert_type), alert)
-        self._context.log.warning("alert", state=alert.state, kind=alert.alert_type, text=alert.message)
 
     def _measure(self) -> None:
         metrics = self._context.metrics
-        firing = Counter(alert.alert_type for alert in self._alerts.firing())
-        for kind in KINDS:
+        firing = Counter(self._writer.firing())
+        for kind in (*KINDS, *(NAMES if self._cluster is not None else ())):
             metrics.alerts_firing.labels(kind).set(firing[kind])
         agents = self._alerts.agents()
         for status in (*STATUSES, *agents):
             metrics.agents.labels(status).set(agents[status])
-
-    async def _record(self, key: str, alert: Alert) -> bool:
-        """Write the state of an alert; return whether it was new to the network."""
-        bus = self._context.bus
-        ttl = self._settings.resolved_retention if alert.state == RESOLVED else None
-        while True:
-            newest = await bus.kv_read(subjects.ALERTS, key, Alert)
-            before = newest.value
-            known = RESOLVED if before is None else before.state
-            if known == alert.state:
-                return False
-            try:
-                await bus.kv_put(subjects.ALERTS, key, alert, ttl=ttl, expect=newest.seq)
-            except StaleWrite:
-                continue  # another monitor was faster: read what it wrote
-            return True

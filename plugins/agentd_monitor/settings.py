@@ -1,19 +1,23 @@
-"""Settings of the section `[monitor]`: thresholds, with units and reasons."""
+"""Settings of the section `[monitor]`, with units and reasons."""
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import fields
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentd import Settings
+from agentd_monitor.health.catalogue import BUILT_IN
+from agentd_monitor.health.thresholds import problems
 from agentd_monitor.levels import Thresholds
 
 
 class MonitorSettings(Settings):
-    """Thresholds of the alerts.
+    """Thresholds of the alerts, and what is read of the Proxmox cluster.
 
-    A change takes effect on reload, also for alerts that are firing.
+    A change takes effect on reload, also for alerts that are firing; `cluster_metrics` and `api_calls_per_minute` take
+    effect after a restart.
     """
 
     host_trigger: float = Field(
@@ -77,6 +81,50 @@ class MonitorSettings(Settings):
         default=86_400.0, ge=60, description="seconds for which a resolved alert can still be read"
     )
 
+    observe_only: float = Field(
+        default=86_400.0,
+        ge=0,
+        description="seconds after the start of the first monitor in which no receiver is notified, so that thresholds "
+        "can be adapted first; alerts are shown and published on the bus",
+    )
+    cluster_metrics: bool = Field(
+        default=True,
+        description="read the Proxmox cluster and serve its metrics; needs the section [proxmox]. Each monitor reads "
+        "for itself, so set it to false on all but one or two of them",
+    )
+    api_calls_per_minute: int = Field(
+        default=10,
+        ge=6,
+        le=120,
+        description="maximum API calls a minute to one node of Proxmox; with fewer, the configurations of guests are "
+        "read less often",
+    )
+    legacy_gauges: bool = Field(
+        default=False,
+        description="also serve the gauges that prometheus-pve-exporter calls deprecated, such as "
+        "pve_network_transmit_bytes, for old dashboards",
+    )
+    full_state_sets: bool = Field(
+        default=False,
+        description="serve also the series of pve_ha_state and pve_lock_state that are 0: up to 20 more series for "
+        "each guest",
+    )
+
+    overrides: dict[str, dict[str, dict[str, float | bool]]] = Field(
+        default={},
+        description="other thresholds of checks for some objects, by key and check: "
+        '`[monitor.overrides."guest:101".guest_cpu]` with `warning`, `clear`, `critical` and `enabled`. Keys, the most '
+        "specific first: guest:VMID, tag:TAG, node:NODE, type:TYPE",
+    )
+
+    @field_validator("overrides")
+    @classmethod
+    def _known_overrides(cls, value: dict[str, dict[str, dict[str, float | bool]]]) -> Any:  # noqa: ANN401 - unchanged
+        found = problems(value, frozenset(check.name for check in BUILT_IN))
+        if found:
+            raise ValueError("; ".join(found))
+        return value
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         for name in ("host", "agent"):
@@ -88,4 +136,4 @@ class MonitorSettings(Settings):
 
     def thresholds(self) -> Thresholds:
         """Return the thresholds as a plain value for the pure module."""
-        return Thresholds(**self.model_dump(exclude={"resolved_retention"}))
+        return Thresholds(**self.model_dump(include={field.name for field in fields(Thresholds)}))

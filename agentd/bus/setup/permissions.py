@@ -128,7 +128,7 @@ def agent(name: str, work: Work) -> User:
             subjects.ALL_TIMERS,
         ]
     if Duty.ALERT in work.duties:
-        publish += [subjects.alert("*"), f"$KV.{subjects.ALERTS}.*"]
+        publish += [subjects.alert("*"), f"$KV.{subjects.ALERTS}.*", f"$KV.{subjects.MONITOR}.>"]
         subscribe += [subjects.ALL_HEARTBEATS, subjects.ALL_METRICS, subjects.ALL_DEAD]
     if Duty.REPRESENT in work.duties:
         publish += [*_asked_as(work.clients), *map(subjects.request, work.clients)]

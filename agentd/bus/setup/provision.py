@@ -65,6 +65,7 @@ def streams(replicas: int) -> list[dict[str, Any]]:
         _bucket(subjects.CHAINS, replicas, max_age=0, expire=False),
         _bucket(subjects.RESULTS, replicas, max_age=30, expire=False),
         _bucket(subjects.ALERTS, replicas, max_age=0, expire=True),
+        _bucket(subjects.MONITOR, replicas, max_age=0, expire=True),
         _bucket(subjects.BUDGET, replicas, max_age=0.1, expire=True),
     ]
     return [*_work_streams(replicas), *_history_streams(replicas), *buckets]

@@ -157,7 +157,7 @@ OWNERS: tuple[tuple[str, str], ...] = (
     (r"\$KV\.audit\.(key|head)\.(?P<who>.+)", "{who}"),
     (r"\$KV\.results\.(?P<who>[^.]+-pve[12])\..*", "{who}"),
     (r"\$KV\.(conf|freeze)\..*", "orchestrator-.*"),
-    (r"\$KV\.alerts\..*|ai\.alerts\..*", "monitor-.*"),
+    (r"\$KV\.(alerts|monitor)\..*|ai\.alerts\..*", "monitor-.*"),
     (r"\$KV\.budget\..*", "specialist-.*|mcp-bridge-.*"),
     (r"ai\.dead\.mark\..*", "admin"),
     (r"\$JS\.API\.STREAM\.(CREATE|UPDATE|DELETE|PURGE|SNAPSHOT|RESTORE|MSG\.DELETE|PEER).*", "admin"),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 
 from agentd.bus.delivery import dead_letters
@@ -23,6 +24,8 @@ from agentd.wire.codec import now
 from agentd.wire.records import DeadLetter
 from agentd_monitor import checks
 from agentd_monitor import role as at_work
+from agentd_monitor.alerting.suppression import Acknowledgement
+from agentd_monitor.bucket import MonitorBucket, Writer
 from agentd_monitor.role import Monitor
 from agentd_monitor.settings import MonitorSettings
 from core.jetstream import kv_list
@@ -71,10 +74,12 @@ class Network:
         bus = await self.connect(name)
         context = SimpleNamespace(
             bus=bus,
+            agent_id=name,
             settings=settings,
             metrics=Metrics(),
             log=logs.get_logger(),
             health=Health(),
+            proxmox=None,
             stopping=asyncio.Event(),
         )
         running = asyncio.create_task(Monitor().run(cast("Context", context)))
@@ -184,10 +189,12 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
     monitor = Monitor()
     context: Any = SimpleNamespace(
         bus=bus,
+        agent_id="monitor-pve1",
         settings=QUICK,
         metrics=Metrics(),
         log=logs.get_logger(),
         health=Health(),
+        proxmox=None,
         stopping=asyncio.Event(),
     )
     running = asyncio.create_task(monitor.run(context))
@@ -260,7 +267,14 @@ async def test_a_monitor_without_permission_to_read(network: Network, monkeypatc
     await network.bus.api(f"STREAM.DELETE.{subjects.DEAD}")
     bus = await network.connect("monitor-pve1")
     context: Any = SimpleNamespace(
-        bus=bus, settings=QUICK, metrics=Metrics(), log=logs.get_logger(), health=Health(), stopping=asyncio.Event()
+        bus=bus,
+        agent_id="monitor-pve1",
+        settings=QUICK,
+        metrics=Metrics(),
+        log=logs.get_logger(),
+        health=Health(),
+        proxmox=None,
+        stopping=asyncio.Event(),
     )
     running = asyncio.create_task(Monitor().run(context))
     await network.until(lambda: "cannot be checked" in context.health.reason)
@@ -275,3 +289,52 @@ async def test_a_monitor_without_permission_to_read(network: Network, monkeypatc
 
     assert network.states() == [("agent_offline", "firing")]
     assert reason.endswith("run `agentd provision`")
+
+
+async def test_hand_over(network: Network) -> None:
+    """When the monitor that writes the alerts stops, the other one goes on with what is stored."""
+    async with network.monitor(name="monitor-pve2"):
+        async with network.monitor():
+            await network.bus.publish(subjects.heartbeat("a1"), beat())
+            await network.until(lambda: bool(network.heard))
+        await asyncio.sleep(0.3)
+        await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
+        await network.until(lambda: len(network.heard) > 1)
+        writer = await network.bus.kv_read(subjects.MONITOR, "writer", Writer)
+
+    assert network.states() == [("agent_offline", "firing"), ("agent_offline", "resolved")]
+    assert writer.value == Writer("monitor-pve2")
+
+
+async def test_a_monitor_that_died(network: Network) -> None:
+    """While another monitor may be the writer, nothing is published; once its lease has ended, everything is."""
+    await network.bus.kv_put(subjects.MONITOR, "writer", Writer("monitor-dead"), ttl=2)
+    async with network.monitor():
+        await network.bus.publish(subjects.heartbeat("a1"), beat())
+        await asyncio.sleep(1)
+        before = network.states()
+        await network.until(lambda: bool(network.heard))
+
+    assert before == []
+    assert network.states() == [("agent_offline", "firing")]
+
+
+async def test_a_writer_that_was_suspended(network: Network) -> None:
+    """A writer whose alerts another monitor changed meanwhile reads what is stored, and repeats nothing."""
+    async with network.monitor() as context:
+        await network.bus.publish(subjects.heartbeat("a1"), beat())
+        await network.until(lambda: bool(network.heard))
+        await asyncio.sleep(0.3)
+        other = MonitorBucket(network.bus, "monitor-pve2")
+        ((key, record),) = (await other.records()).items()
+        acknowledged = msgspec.structs.replace(record, ack=Acknowledgement("alice", 0, 1))
+        await other.store({key}, {key: acknowledged})
+        await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
+        await network.until(lambda: len(network.heard) > 1)
+        await asyncio.sleep(0.3)
+        stored = await MonitorBucket(network.bus, "monitor-pve3").records()
+
+    assert context.health.ready
+    assert network.states() == [("agent_offline", "firing"), ("agent_offline", "resolved")]
+    assert stored[key].ack == acknowledged.ack
+    assert not stored[key].item.open

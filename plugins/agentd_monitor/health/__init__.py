@@ -1,0 +1,1 @@
+"""Checks of the cluster: a snapshot of the readings becomes findings.  Pure."""
