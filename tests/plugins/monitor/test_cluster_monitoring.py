@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from agentd.bus.jetstream import Bus
-from agentd.bus.provision import provision
+from agentd.bus.setup.provision import provision
 from agentd.config.settings import Bus as BusSettings
 from agentd.plugins.role import Context, Health
 from agentd.telemetry import logs
@@ -28,7 +28,7 @@ from proxmox_access import connect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus.subscriptions import Received
+    from agentd.bus.nats.subscriptions import Received
     from harness import NatsServer
     from pve.client import FakePve
 
