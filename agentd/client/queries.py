@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from agentd.bus.delivery.dead_letters import letters
-from agentd.client.requests import POLL, send_decision, signal, state_of, still_running_error, watch_subjects
-from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
+import msgspec
+
+from agentd.client.requests import POLL, state_of, still_running_error, watch_subjects
+from agentd.client.views import (
+    Event,
+    EventKind,
+    Step,
+    TaskView,
+    TimelineEntry,
+    ToolSummary,
+    WorkflowDetail,
+    WorkflowSummary,
+)
 from agentd.errors import BusUnavailable, InvalidMessage
-from agentd.safety import freeze
 from agentd.wire import subjects
 from agentd.wire.announcements import ARRIVING, AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
 from agentd.wire.messages import WorkflowRequest, WorkflowResponse, request_digest, withheld_of
 from agentd.wire.workflow import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus.delivery.dead_letters import Letter
     from agentd.bus.jetstream import Bus
     from agentd.bus.nats.subscriptions import Handler, Received
-    from agentd.client.views import Identity, PluginState, Reason
-    from agentd.wire.announcements import NetworkReply, NetworkRequest
-    from agentd.wire.messages import SignalReply, WorkflowSignal
 
 
 state = state_of
@@ -67,6 +72,20 @@ async def alerts(bus: Bus) -> list[Alert]:
     """Return the alerts that are firing."""
     found = (entry.value for entry in (await bus.kv_values(subjects.ALERTS, Alert)).values())
     return [alert for alert in found if alert is not None and alert.state == "firing"]
+
+
+def tool_summaries(installed: list[ToolSummary], present: list[Presence]) -> list[ToolSummary]:
+    """Return the installed tools and those that only other agents offer, with the agents that offer them."""
+    agents_of: dict[str, list[str]] = {}
+    service_of: dict[str, str] = {}
+    for presence in present:
+        for service in presence.services:
+            for name in service.tools:
+                agents_of.setdefault(name, []).append(presence.agent.agent_id)
+                service_of[name] = service.service_id
+    found = {tool.name: tool for tool in installed}
+    found |= {name: ToolSummary(name, "", service_of[name], "", "", "") for name in agents_of if name not in found}
+    return [msgspec.structs.replace(found[name], agents=sorted(agents_of.get(name, []))) for name in sorted(found)]
 
 
 async def states(bus: Bus) -> list[Workflow]:
@@ -189,78 +208,6 @@ def task_view(found: Workflow, name: str) -> TaskView:
         asks=_approval_note(found.workflow_id, name, task),
         digest=task.approval.digest if task.approval and task.status is TaskStatus.WAITING_APPROVAL else "",
     )
-
-
-class DaemonView:
-    """The data of a daemon's pages: its own state from memory, the state of the network from JetStream."""
-
-    def __init__(
-        self,
-        bus: Bus,
-        identity: Callable[[], Identity],
-        plugins: Callable[[], list[PluginState]],
-        readiness: Callable[[], list[Reason]],
-        prometheus: Callable[[], Coroutine[Any, Any, bytes]],
-    ) -> None:
-        """Use these functions for the daemon's own state; the names are those of `agentd.client.views.View`."""
-        self.identity = identity
-        self.plugins = plugins
-        self.readiness = readiness
-        self.prometheus = prometheus
-        self._bus = bus
-
-    async def agents(self) -> list[AgentRegistration]:
-        """List the agents with a valid lease."""
-        return await agents(self._connected_bus())
-
-    async def services(self) -> list[ServiceRegistration]:
-        """List the services of the network with their tools."""
-        return await services(self._connected_bus())
-
-    async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
-        """List at most `limit` workflows, unfinished ones first, then the latest."""
-        return await workflows(self._connected_bus(), limit, status)
-
-    async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
-        """Return one workflow."""
-        return await workflow(self._connected_bus(), workflow_id)
-
-    async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-        """Send a signal to a workflow on behalf of a principal."""
-        if wanted.action in {"approve", "reject"}:
-            return await send_decision(self._connected_bus(), principal, workflow_id, wanted.task, wanted)
-        return await signal(self._connected_bus(), principal, workflow_id, wanted)
-
-    async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
-        """Freeze or thaw the network on behalf of a principal."""
-        return await freeze.ask(self._connected_bus(), principal, wanted)
-
-    async def tasks(self) -> list[TaskView]:
-        """List the tasks that are queued or running."""
-        return await tasks(self._connected_bus())
-
-    async def metrics(self) -> list[MetricReport]:
-        """List the latest report of each agent."""
-        return await metrics(self._connected_bus())
-
-    async def alerts(self) -> list[Alert]:
-        """List the alerts that are firing."""
-        return await alerts(self._connected_bus())
-
-    async def dead(self) -> list[Letter]:
-        """List the open dead letters."""
-        return [letter for letter in await letters(self._connected_bus()) if letter.open]
-
-    def events(self) -> AsyncIterator[Event]:
-        """Yield live changes."""
-        return events(self._connected_bus())
-
-    def _connected_bus(self) -> Bus:
-        """Return the bus, or raise BusUnavailable at once: a page does not wait for a time-out."""
-        if not self._bus.connected:
-            message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
-            raise BusUnavailable(message)
-        return self._bus
 
 
 T = TypeVar("T")

@@ -239,6 +239,15 @@ async def unknown(bus: Bus, workflow_id: str) -> UsageError:
     return UsageError(f"there is no workflow {workflow_id!r}{hint}")
 
 
+async def steer_agent(bus: Bus, principal: str, agent_id: str, action: str) -> ControlReply:
+    """Ask one agent to drain or reload on behalf of a principal; raises NoResponder if no agent has this id.
+
+    The agent decides whether the principal may.
+    """
+    subject = subjects.steer(principal, check_id(agent_id, "agent"))
+    return await bus.request(subject, ControlRequest(action), ControlReply)
+
+
 async def control_agent(bus: Bus, agent_id: str, action: str) -> ControlReply:
     """Ask one agent to drain or reload; raises NoResponder if no agent has this id."""
     check_id(agent_id, "agent")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from agentd.wire.announcements import (
     AgentRegistration,
     Alert,
+    ControlReply,
     MetricReport,
     NetworkReply,
     NetworkRequest,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentd.bus.delivery.dead_letters import Letter
-    from agentd.wire.messages import SignalReply, WorkflowSignal
+    from agentd.wire.messages import SignalReply, WorkflowRequest, WorkflowResponse, WorkflowSignal
+    from agentd.wire.records import AuditRecord
 
 
 class RoleState(msgspec.Struct, frozen=True):
@@ -152,6 +154,53 @@ class PluginState(msgspec.Struct, frozen=True):
     quarantined: list[QuarantinedTool] = []
 
 
+class GuestSummary(msgspec.Struct, frozen=True):
+    """One guest in a list; `type` is qemu (VM) or lxc (container)."""
+
+    vmid: int
+    name: str
+    node: str
+    status: str
+    type: str = ""
+    tags: list[str] = []
+    lock: str = ""
+
+
+class WorkflowType(msgspec.Struct, frozen=True):
+    """A workflow that can be submitted.
+
+    source      the plugin or file that defines it
+    parameters  JSON Schema of its parameters
+    faults      why it cannot be submitted
+    """
+
+    name: str
+    source: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    faults: list[str] = []
+
+
+class ToolSummary(msgspec.Struct, frozen=True):
+    """One tool; `raises` names the parameters that need a higher tier, `agents` offer it now."""
+
+    name: str
+    area: str
+    service: str
+    tier: str
+    repeat: str
+    description: str
+    raises: dict[str, str] = {}
+    agents: list[str] = []
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """The workflows that changed after a sequence of their stream; `until` is its last sequence now."""
+
+    until: int
+    workflows: list[WorkflowSummary]
+
+
 class EventKind(StrEnum):
     """The kind of thing that a live change is about."""
 
@@ -212,6 +261,17 @@ class View(Protocol):
         """Send a signal to a workflow on behalf of a principal; return whether it was carried out, and if not, why."""
         ...
 
+    async def submit(self, principal: str, request: WorkflowRequest) -> WorkflowResponse | None:
+        """Submit a request on behalf of a principal.
+
+        Return the answer if it was rejected; None if an orchestrator accepted it, or none has answered yet.
+        """
+        ...
+
+    async def steer_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
+        """Ask an agent to drain or reload on behalf of a principal; return whether it does so, and if not, why."""
+        ...
+
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
         """Freeze or thaw the network on behalf of a principal; return whether it was done, and if not, why."""
         ...
@@ -226,6 +286,30 @@ class View(Protocol):
 
     async def alerts(self) -> list[Alert]:
         """List the alerts that are firing."""
+        ...
+
+    async def guests(self) -> list[GuestSummary]:
+        """List the guests of the cluster, at most a few seconds old."""
+        ...
+
+    async def audit(self, limit: int) -> list[AuditRecord]:
+        """List the latest lines of all audit chains, the newest first."""
+        ...
+
+    async def workflow_types(self) -> list[WorkflowType]:
+        """List the workflows that can be submitted, as they are defined on this machine."""
+        ...
+
+    async def tools(self) -> list[ToolSummary]:
+        """List the tools that are installed on this machine or offered by an agent."""
+        ...
+
+    async def position(self) -> int:
+        """Return the sequence of the last change of a workflow, at which `changes` continues."""
+        ...
+
+    async def changes(self, since: int, most: int) -> Changes | None:
+        """Return the workflows that changed after a sequence; None if there are more than `most`, or it is unknown."""
         ...
 
     async def dead(self) -> list[Letter]:

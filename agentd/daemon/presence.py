@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd.errors import BusError, InvalidMessage
+from agentd.errors import AgentdError, BusError, Denied, InvalidMessage
 from agentd.safety.lease import Lease
 from agentd.wire import announcements, codec, subjects
+from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd.bus.jetstream import Bus
     from agentd.bus.nats.subscriptions import Received, Subscription
+    from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
 
 RENEW = 5.0
@@ -34,15 +36,21 @@ CLOCK = 60.0
 class Announcer:
     """Announces one instance while `run` runs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it announces, and what it obeys
         self,
         bus: Bus,
         describe: Callable[[], announcements.Presence],
         control: Callable[[str], Awaitable[str]],
         log: Logger,
         lease: Lease | None = None,
+        *,
+        policy: Policy | None = None,
     ) -> None:
-        """Announce what `describe` returns; `control` carries out the messages on `ai.control.<agent>`."""
+        """Announce what `describe` returns; `control` carries out the messages on `ai.control.<agent>`.
+
+        policy  decides which principals may send such messages under their own names; without it, none may
+        """
+        self._policy = policy
         self._bus = bus
         self._describe = describe
         self._control = control
@@ -56,6 +64,7 @@ class Announcer:
             await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._on_discovery),
             await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._on_discovery),
             await self._bus.subscribe(subjects.control(self._agent), self._on_control),
+            await self._bus.subscribe(subjects.steer("*", self._agent), self._on_steer),
         ]
         self._bus.on_reconnect.append(self.register)
         try:
@@ -112,6 +121,20 @@ class Announcer:
             text, done = await self._control(request.action), True
         except InvalidMessage as error:
             text, done = str(error), False
+        await received.respond(announcements.ControlReply(self._agent, done, text))
+
+    async def _on_steer(self, received: Received) -> None:
+        """Carry out drain or reload for a principal, whose name NATS proves, if it may change anything."""
+        principal = received.subject.split(".")[3]
+        try:
+            request = received.decode(announcements.ControlRequest)
+            tier = Tier.READ if self._policy is None else self._policy.tier_of(principal, plain=False)
+            if not tier.covers(Tier.OPERATE):
+                raise Denied(f"{principal} may {tier}; to {request.action} an agent needs operate")
+            text, done = await self._control(request.action), True
+        except AgentdError as error:
+            text, done = str(error), False
+        self._log.warning("request to steer this agent", principal=principal, answer=text)
         await received.respond(announcements.ControlReply(self._agent, done, text))
 
     async def _announce_offline(self, subscriptions: list[Subscription]) -> None:

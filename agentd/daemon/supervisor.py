@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.bus.delivery.journal import Journal
 from agentd.bus.jetstream import Bus
-from agentd.client.queries import DaemonView
-from agentd.daemon import state
+from agentd.client.daemon_view import DaemonView, OwnState
+from agentd.daemon import catalogue, state
 from agentd.daemon.presence import Announcer
 from agentd.daemon.systemd import Systemd
 from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
@@ -114,7 +114,12 @@ class Supervisor:
                 for running in self.running:
                     group.create_task(self._keep_running(running))
                 announcer = Announcer(
-                    self.bus, partial(state.presence, self, worker), self._control, self.log, self.lease
+                    self.bus,
+                    partial(state.presence, self, worker),
+                    self._control,
+                    self.log,
+                    self.lease,
+                    policy=worker.policy,
                 )
                 group.create_task(self._announce(announcer))
                 group.create_task(self._notify_systemd())
@@ -152,13 +157,16 @@ class Supervisor:
         port = self.instance.port
         if port is None:
             port = next(iter(self.roles.values())).port
-        view = DaemonView(
-            self.bus,
+        own = OwnState(
+            self.agent_id,
             partial(state.identity, self),
             partial(state.plugin_states, self),
             partial(state.readiness, self),
             self.metrics.render,
+            partial(catalogue.workflow_types, self.config),
+            partial(catalogue.tools, self.config),
         )
+        view = DaemonView(self.bus, own)
         routes = [route for role in self.roles.values() for route in role.routes]
         page = WebServer(
             view,

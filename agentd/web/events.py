@@ -2,8 +2,12 @@
 
 A stream begins with a snapshot, followed by changes: at most twice a second, and only the latest state of each object.
 Changes that a client has not read yet wait in its mailbox; when that is full, the client gets a new snapshot instead,
-so that a slow client costs a bounded amount of memory and never misses the current state.  There is no replay: a client
-that reconnects gets a snapshot.  One iterator over the view's events serves all clients.
+so that a slow client costs a bounded amount of memory and never misses the current state.  One iterator over the view's
+events serves all clients.
+
+The id of a batch is a sequence of the stream of workflows that was read before its changes: what happened later has a
+higher one.  A client that reconnects with it (`Last-Event-ID`) gets the workflows that changed since, and the event
+`resumed` instead of a snapshot; if they do not fit into a mailbox, or the sequence is not known, a snapshot.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from starlette.responses import StreamingResponse
 
 from agentd.errors import AgentdError
 from agentd.printable import escaped_bytes
-from agentd.web.overview import read_overview
+from agentd.web.overview import read_overview, read_view
 from agentd.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -54,9 +58,11 @@ class Mailbox:
     It is the latest state of each changed object, or a flag that a snapshot is due.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, since: int = 0) -> None:
+        """Start with a snapshot due; after the sequence `since`, the changes since then may be enough."""
         self.wake = asyncio.Event()
         self.stale = True
+        self.since = since
         self._waiting: dict[str, Event] = {}
 
     def put(self, event: Event) -> None:
@@ -99,6 +105,7 @@ class Streams:
         self._mailboxes: set[Mailbox] = set()
         self._feed: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._position: tuple[float, int] = (0.0, 0)
 
     @property
     def full(self) -> bool:
@@ -111,22 +118,23 @@ class Streams:
         for mailbox in self._mailboxes:
             mailbox.wake.set()
 
-    async def follow(self) -> AsyncGenerator[bytes, None]:
-        """Yield a snapshot, then changes.
+    async def follow(self, since: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield a snapshot, or what changed after the sequence `since`; then changes.
 
         It ends when the client disconnects, the feed ends or the daemon stops.
         """
-        mailbox = Mailbox()
+        mailbox = Mailbox(since)
         self._mailboxes.add(mailbox)
         feed = self._start()
         try:
             yield f"retry: {RETRY}\n\n".encode()
             while not self._closing.is_set() and not feed.done():
+                position = await self._last_sequence()
                 stale, events = mailbox.take()
                 if stale:
-                    yield await self._snapshot()
+                    yield await self._missed(mailbox, position)
                 for event in events:
-                    yield _message(event.kind, event.data)
+                    yield _message(event.kind, event.data, position)
                 if stale or events:
                     await self._unless_closing(asyncio.sleep(PAUSE))
                 elif not await self._wait_for_changes(mailbox):
@@ -160,9 +168,26 @@ class Streams:
         for mailbox in self._mailboxes:
             mailbox.wake.set()
 
-    async def _snapshot(self) -> bytes:
+    async def _last_sequence(self) -> int:
+        """Return the last sequence of the stream of workflows; all clients share a reading for PAUSE seconds."""
+        loop = asyncio.get_running_loop()
+        read, position = self._position
+        if loop.time() - read > PAUSE:
+            with suppress(AgentdError):  # a batch without a new id is repeated after a reconnect
+                position = await self._unless_closing(read_view(self._view.position())) or position
+            self._position = (loop.time(), position)
+        return position
+
+    async def _missed(self, mailbox: Mailbox, position: int) -> bytes:
+        """Return what a client has missed: the changes after its sequence, or a snapshot."""
+        since, mailbox.since = mailbox.since, 0
+        if since:
+            with suppress(AgentdError):
+                changes = await self._unless_closing(read_view(self._view.changes(since, ROOM)))
+                if changes is not None:
+                    return _message("resumed", changes, position)
         picture = await self._unless_closing(read_overview(self._view))
-        return b"" if picture is None else _message("snapshot", picture)
+        return b"" if picture is None else _message("snapshot", picture, position)
 
     @staticmethod
     async def _wait_for_changes(mailbox: Mailbox) -> bool:
@@ -181,5 +206,6 @@ class Streams:
             closing.cancel()
 
 
-def _message(kind: str, data: object) -> bytes:
-    return f"event: {kind}\ndata: ".encode() + escaped_bytes(encode(data)) + b"\n\n"
+def _message(kind: str, data: object, position: int) -> bytes:
+    head = f"event: {kind}\n" + (f"id: {position}\n" if position else "")
+    return head.encode() + b"data: " + escaped_bytes(encode(data)) + b"\n\n"

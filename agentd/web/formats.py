@@ -34,6 +34,11 @@ def clock(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%H:%M:%S.") + f"{at.microsecond // 1000:03d}"
 
 
+def web_address(url: str) -> str:
+    """Return `url` if it is http(s), else "": an agent could send another scheme."""
+    return url if url.startswith(("http://", "https://")) else ""
+
+
 def percent(share: float) -> str:
     """Return a share from 0 to 1 as whole percent."""
     return f"{round(min(1.0, max(0.0, share)) * 100)} %"

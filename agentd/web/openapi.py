@@ -1,23 +1,35 @@
-"""The OpenAPI document of the API, generated from the Structs of its responses."""
+"""The OpenAPI document of the API, generated from the Structs of its requests and responses."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from agentd.bus.delivery.dead_letters import Letter
-from agentd.client.views import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
+from agentd.client.views import (
+    GuestSummary,
+    PluginState,
+    Reason,
+    TaskView,
+    ToolSummary,
+    WorkflowDetail,
+    WorkflowSummary,
+    WorkflowType,
+)
 from agentd.web import actions
 from agentd.web.overview import Overview
-from agentd.wire.announcements import AgentRegistration, Alert, MetricReport, NetworkReply, ServiceRegistration
+from agentd.web.responses import Problem
+from agentd.wire.announcements import (
+    AgentRegistration,
+    Alert,
+    ControlReply,
+    MetricReport,
+    NetworkReply,
+    ServiceRegistration,
+)
 from agentd.wire.messages import SignalReply
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """The reason why a request is wrong, or why it cannot be answered now."""
-
-    error: str
+from agentd.wire.records import AuditRecord
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -32,46 +44,74 @@ class Readiness(msgspec.Struct, frozen=True):
     unreadable: list[str] = []
 
 
-_LIMIT = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
-_STATUS = ("status", {"type": "string", "default": ""})
-_NETWORK = {
-    "freeze": "Freeze: no agent changes anything; needs tier operate and a reason",
-    "thaw": "End a freeze; for the one who froze, or with tier destroy",
-}
-_PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
+Parameter = tuple[str, dict[str, Any]]
+_PAGE: Final[tuple[Parameter, ...]] = (
+    ("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
+    ("offset", {"type": "integer", "minimum": 0, "default": 0}),
+)
+_TEXT: Final = {"type": "string", "default": ""}
+_FILTER: Final[tuple[Parameter, ...]] = (("q", _TEXT), ("sort", _TEXT))
+_READS: Final[dict[str, tuple[str, Any, tuple[Parameter, ...]]]] = {
     "/": ("The whole picture; a page, JSON or text by Accept or ?format=", Overview, ()),
     "/readyz": ("200 when ready, 503 with reasons when not", Readiness, ()),
-    "/api/agents": ("Agents seen recently", list[AgentRegistration], ()),
-    "/api/services": ("Services and their tools", list[ServiceRegistration], ()),
-    "/api/workflows": ("Workflows, those not over first", list[WorkflowSummary], (_LIMIT, _STATUS)),
+    "/api/agents": ("Agents seen recently", list[AgentRegistration], _PAGE),
+    "/api/services": ("Services and their tools", list[ServiceRegistration], _PAGE),
+    "/api/guests": ("Guests of the cluster", list[GuestSummary], (*_FILTER, *_PAGE)),
+    "/api/workflows": ("Workflows, those not over first", list[WorkflowSummary], (("status", _TEXT), *_PAGE)),
     "/api/workflows/{id}": ("One workflow with tasks and history", WorkflowDetail, ()),
-    "/api/tasks": ("Tasks that are assigned or running", list[TaskView], ()),
-    "/api/metrics": ("The latest report of each agent", list[MetricReport], ()),
-    "/api/alerts": ("Alerts that are firing", list[Alert], ()),
-    "/api/dead": ("Messages that were given up and wait for a person", list[Letter], ()),
-    "/api/plugins": ("Plugins of this daemon", list[PluginState], ()),
+    "/api/workflow-types": ("Workflows that can be submitted, with their parameters", list[WorkflowType], _PAGE),
+    "/api/tasks": ("Tasks that are assigned or running", list[TaskView], _PAGE),
+    "/api/tools": ("Tools that are installed or offered", list[ToolSummary], (*_FILTER, *_PAGE)),
+    "/api/metrics": ("The latest report of each agent", list[MetricReport], _PAGE),
+    "/api/alerts": ("Alerts that are firing", list[Alert], _PAGE),
+    "/api/audit": ("The latest lines of the audit, the newest first", list[AuditRecord], (*_FILTER, *_PAGE)),
+    "/api/dead": ("Messages that were given up and wait for a person", list[Letter], _PAGE),
+    "/api/plugins": ("Plugins of this daemon", list[PluginState], _PAGE),
 }
+
+
+class Write(NamedTuple):
+    """An operation that changes something."""
+
+    summary: str
+    body: Any
+    answer: Any
+    actions: tuple[str, ...] = ()
+    code: str = "200"
+
+
+_WRITES: Final[dict[str, Write]] = {
+    actions.SUBMIT: Write("Submit a workflow as the token's principal", actions.Submission, actions.Submitted, (), "202"),
+    actions.PATH: Write(
+        "Approve, reject, cancel, pause, resume or retry as the token's principal",
+        actions.ActionDetails,
+        SignalReply | actions.Submitted,
+        (*actions.ACTIONS, actions.RETRY),
+    ),
+    actions.AGENT: Write(
+        "Drain or reload an agent; needs tier operate", actions.NoDetails, ControlReply, actions.AGENT_ACTIONS
+    ),
+    "/api/freeze": Write(
+        "Freeze: no agent changes anything; needs tier operate and a reason", actions.FreezeDetails, NetworkReply
+    ),
+    "/api/thaw": Write("End a freeze; for the one who froze, or with tier destroy", actions.FreezeDetails, NetworkReply),
+}
+_REFUSALS: Final = {"401": "No principal is proven", "403": "Not allowed", "409": "Refused, with the reason"}
 
 
 def describe(version: str) -> dict[str, Any]:
     """Return the OpenAPI document of this server."""
-    kinds = [
-        Problem,
-        actions.ActionDetails,
-        SignalReply,
-        actions.FreezeDetails,
-        NetworkReply,
-        *(kind for _, kind, _ in _PATHS.values()),
-    ]
-    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    kinds = [Problem, *(kind for _, kind, _ in _READS.values())]
+    kinds += [kind for write in _WRITES.values() for kind in (write.body, *_parts(write.answer))]
+    (_, *schemas), components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    rest = iter(schemas)
     paths: dict[str, Any] = {
-        path: {"get": _operation(path, summary, schema, query)}
-        for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[5:], strict=True)
+        path: {"get": _operation(path, summary, next(rest), query)} for path, (summary, _, query) in _READS.items()
     }
-    paths[actions.PATH] = {"post": _action_operation(*schemas[1:3])}
-    for action, summary in _NETWORK.items():
-        path = actions.NETWORK.format(action=action)
-        paths[path] = {"post": _post_operation(_operation(path, summary, schemas[4], ()), schemas[3], schemas[4])}
+    for path, write in _WRITES.items():
+        body, answers = next(rest), [next(rest) for _ in _parts(write.answer)]
+        answer = answers[0] if len(answers) == 1 else {"anyOf": answers}
+        paths.setdefault(path, {})["post"] = _post(path, write, body, answer)
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentd", "version": version},
@@ -83,36 +123,33 @@ def describe(version: str) -> dict[str, Any]:
     }
 
 
-def _operation(
-    path: str, summary: str, schema: dict[str, Any], query: tuple[tuple[str, dict[str, Any]], ...]
-) -> dict[str, Any]:
+def _parts(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a type, or a union of types
+    """Return the types of a union: msgspec describes only unions of tagged Structs."""
+    return getattr(kind, "__args__", (kind,)) if not hasattr(kind, "__struct_fields__") else (kind,)
+
+
+def _operation(path: str, summary: str, schema: dict[str, Any], query: tuple[Parameter, ...]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [{"name": name, "in": "query", "schema": kind} for name, kind in query]
     if "{id}" in path:
         parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
-    problem = {"$ref": "#/components/schemas/Problem"}
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "summary": summary,
         "parameters": parameters,
         "responses": {
             "200": {"description": "OK", "content": {"application/json": {"schema": schema}}},
-            "default": {"description": "Why not", "content": {"application/json": {"schema": problem}}},
+            "default": {"description": "Why not", "content": problem},
         },
     }
 
 
-def _action_operation(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    operation = _operation(
-        actions.PATH, "Approve, reject, cancel, pause or resume as the token's principal", answer, ()
-    )
-    action = {"type": "string", "enum": list(actions.ACTIONS)}
-    operation["parameters"].append({"name": "action", "in": "path", "required": True, "schema": action})
-    return _post_operation(operation, body, answer)
-
-
-def _post_operation(operation: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _post(path: str, write: Write, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    operation = _operation(path, write.summary, answer, ())
+    responses = operation["responses"]
+    responses[write.code] = responses.pop("200")
+    responses |= {code: {**responses["default"], "description": text} for code, text in _REFUSALS.items()}
+    if write.actions:
+        action = {"type": "string", "enum": list(write.actions)}
+        operation["parameters"].append({"name": "action", "in": "path", "required": True, "schema": action})
     operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
-    operation["responses"]["409"] = {
-        "description": "The orchestrator refuses it and gives the reason",
-        "content": {"application/json": {"schema": answer}},
-    }
     return operation | {"security": [{"token": []}]}

@@ -1,14 +1,13 @@
 """Renders the HTML pages; templates and static files are read once, at the first request.
 
 There is one renderer.  A page in a browser stays current by fetching itself again after an event and changing in place
-what differs (`static/app.js`), so no row is rendered in two languages.
+what differs (`static/live.js`), so no row is rendered in two languages.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,18 +15,31 @@ from jinja2 import DictLoader, Environment, StrictUndefined, Template
 
 from agentd.printable import printable
 from agentd.web import formats, graph, status
+from agentd.web.dashboard import timescale
 from agentd.web.overview import COUNTED, Overview, agent_status, service_status
 from agentd.wire.codec import now
 from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from agentd.client.views import Identity, TaskView, WorkflowDetail
+    from agentd.web.sessions import Session
     from agentd.wire.announcements import MetricReport
 
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 STEPS_SHOWN: Final = 24
 """Most tasks that the list shows as one dot each; with more it shows a bar."""
+NAVIGATION: Final = (
+    ("overview", "Overview", "o"),
+    ("guests", "Guests", "u"),
+    ("agents", "Agents", "a"),
+    ("workflows", "Workflows", "w"),
+    ("alerts", "Alerts", "l"),
+    ("tools", "Tools", "t"),
+    ("audit", "Audit", "d"),
+)
+"""The pages of the dashboard, and the key that opens each after `g`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,19 @@ class Asset:
     body: bytes
     media_type: str
     etag: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What every page shows around its content.
+
+    session  of the browser; None without one
+    acts     whether any principal may act here
+    """
+
+    identity: Identity
+    session: Session | None = None
+    acts: bool = False
 
 
 class Pages:
@@ -61,48 +86,75 @@ class Pages:
             P=status.PLUGIN,
             R=status.ROLE,
             L=status.LEVEL,
+            S=status.SEVERITY,
             look=status.style_of,
             href={name: f"/static/{name}?v={asset.etag}" for name, asset in self.assets.items()},
             percent=formats.percent,
             span=formats.span,
             exact=formats.exact,
             clock=formats.clock,
-            web_address=web_address,
+            web_address=formats.web_address,
             box=(graph.WIDTH, graph.HEIGHT),
             STEPS_SHOWN=STEPS_SHOWN,
             COUNTED=COUNTED,
+            NAVIGATION=NAVIGATION,
         )
         self._compiled: dict[str, Template] = {name: self._env.get_template(name) for name in sources}
 
-    def status(self, picture: Overview, limit: int) -> str:
-        """Return the status page with at most `limit` workflows."""
+    def status(self, frame: Frame, picture: Overview) -> str:
+        """Return the page of this daemon."""
+        own = [task for task in picture.tasks or [] if task.agent == picture.identity.agent_id]
+        return self.render("status.html", frame, picture.at, o=picture, running=own)
+
+    def overview(self, frame: Frame, picture: Overview, limit: int, **more: Any) -> str:  # noqa: ANN401
+        """Return the overview of the network with at most `limit` workflows."""
         figures = {report.agent_id: measured(report) for report in picture.metrics or []}
-        return self._render(
-            "status.html",
+        return self.render(
+            "overview.html",
+            frame,
             picture.at,
             o=picture,
-            me=picture.identity,
             shown=(picture.workflows or [])[:limit],
             agent_status=lambda agent: agent_status(agent, picture.at),
             busy=_by_agent(picture.tasks or []),
             service_status=lambda service: service_status(service, picture.at),
             measured=lambda agent_id: figures.get(agent_id, []),
+            **more,
         )
 
-    def workflow(self, identity: Identity, detail: WorkflowDetail) -> str:
-        """Return the page of one workflow."""
+    def workflow(self, frame: Frame, detail: WorkflowDetail, q: str = "") -> str:
+        """Return the page of one workflow; its history is filtered by `q`."""
         at = now()
-        bars = _bars(detail, at)
-        return self._render(
-            "workflow.html", at, me=identity, w=detail, picture=graph.draw(detail.tasks), bars=bars, over=TERMINAL
+        bars, gaps = timescale.bars(detail, at)
+        words = q.lower().split()
+        history = [entry for entry in detail.timeline if all(word in _words(entry) for word in words)]
+        return self.render(
+            "workflow.html",
+            frame,
+            at,
+            w=detail,
+            picture=graph.draw(detail.tasks),
+            bars=bars,
+            gaps=gaps,
+            over=TERMINAL,
+            q=q,
+            history=history,
         )
 
-    def problem(self, identity: Identity, code: int, title: str, text: str) -> str:
+    def problem(self, frame: Frame, code: int, title: str, text: str) -> str:
         """Return an error page."""
-        return self._render("problem.html", now(), me=identity, code=code, title=title, text=text)
+        return self.render("problem.html", frame, now(), code=code, title=title, text=text)
 
-    def _render(self, name: str, at: datetime, **values: Any) -> str:  # noqa: ANN401 - the values of any template
-        return self._compiled[name].render(at=at, ago=lambda time: formats.ago(time, at), **values)
+    def render(self, name: str, frame: Frame, at: datetime, **values: Any) -> str:  # noqa: ANN401 - the values of any template
+        """Return a page from its template."""
+        return self._compiled[name].render(
+            at=at,
+            ago=lambda time: formats.ago(time, at),
+            me=frame.identity,
+            session=frame.session,
+            acts=frame.acts,
+            **values,
+        )
 
 
 def _shown(value: object) -> object:
@@ -113,15 +165,14 @@ def _shown(value: object) -> object:
     return printable(value, lines=True) if type(value) is str else value
 
 
+def _words(entry: Any) -> str:  # noqa: ANN401 - a TimelineEntry
+    return f"{entry.task} {entry.what} {entry.agent}".lower()
+
+
 def measured(report: MetricReport) -> list[tuple[str, str]]:
     """Return the CPU and memory percentages of an agent's host."""
     keys = {"cpu": "host_cpu_percent", "memory": "host_memory_percent"}
     return [(name, formats.percent(report.metrics[key] / 100)) for name, key in keys.items() if key in report.metrics]
-
-
-def web_address(url: str) -> str:
-    """Return `url` if it is http(s), else "": an agent could send another scheme."""
-    return url if url.startswith(("http://", "https://")) else ""
 
 
 def _asset(path: Path) -> Asset:
@@ -136,16 +187,3 @@ def _by_agent(tasks: list[TaskView]) -> dict[str, list[TaskView]]:
         if task.agent:
             by_agent.setdefault(task.agent, []).append(task)
     return by_agent
-
-
-def _bars(workflow: WorkflowDetail, at: datetime) -> dict[str, tuple[float, float]]:
-    """Return start and length of each started task, in percent of the whole time."""
-    end = workflow.updated if workflow.status in TERMINAL else at
-    duration = max(end - workflow.created, timedelta(milliseconds=1))
-    bars = {}
-    for task in workflow.tasks:
-        if task.started is not None:
-            start = 100 * min(1.0, max(0.0, (task.started - workflow.created) / duration))
-            length = 100 * max(0.0, ((task.finished or end) - task.started) / duration)
-            bars[task.name] = (round(start, 1), round(max(0.8, min(length, 100 - start)), 1))
-    return bars

@@ -70,6 +70,13 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
     return _text(lines)
 
 
+def table_text(title: str, rows: Sequence[Sequence[str]], empty: str, heads: Sequence[str] = ()) -> str:
+    """Return a list as plain text: its title, and its rows in columns."""
+    cells = [[_short(cell) for cell in row] for row in rows]
+    lines = _columns([list(heads), *cells]) if heads and cells else _columns(cells)
+    return _text([title, *(f"  {line}" for line in lines or [empty.replace("`", "")])])
+
+
 def _task(task: TaskView) -> tuple[str, ...]:
     style = style_of(status.TASK, task.status)
     notes = "; ".join(_short(text) for text in (task.error, *task.warnings) if text)

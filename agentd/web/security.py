@@ -1,8 +1,8 @@
 """Checks the Host header of requests and sets the security headers of responses.
 
-The pages have no login, so binding to loopback is not enough: a web page of another site can point its own name to
-127.0.0.1 and read what is served there (DNS rebinding).  Therefore the host names of this server are a list.  A numeric
-address is always accepted: without a name there is no rebinding, and Prometheus scrapes by address.
+On loopback the pages need no login, but a web page of another site can point its own name to 127.0.0.1 and read what is
+served there (DNS rebinding).  Therefore the host names of this server are a list.  A numeric address is always
+accepted: without a name there is no rebinding, and Prometheus scrapes by address.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _HOST: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?))(?::(?P<port>[0-9]{1,5}))?"
 )
 SECURITY: Final = {
-    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
+    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; object-src 'none'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without a referrer, browsers send `Origin: null` with a form
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
@@ -65,6 +65,17 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         name = host_name(host)
         return name is not None and (name in self._names or _is_address(name))
+
+
+def same_origin(headers: Headers) -> bool:
+    """Return whether a request comes from a page of this server, as far as its client says.
+
+    Browsers state the origin of every request that is not a plain GET, and pages cannot change it.
+    """
+    if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        return False
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
 
 
 def host_name(host: str) -> str | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
+from agentd.config.section import is_loopback
 from agentd.errors import ConfigError
 from agentd.web.app import build
 from agentd.web.events import Streams
@@ -80,6 +81,7 @@ class WebServer:
             routes=self._routes,
             tokens=self._tokens,
             max_concurrent_calls=self._calls_at_once,
+            login=not is_loopback(self._host),
         )
         bound = await self._bind()
         config = uvicorn.Config(

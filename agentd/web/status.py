@@ -75,6 +75,24 @@ ROLE: Final[dict[str, StatusStyle]] = {
     "ready": StatusStyle("ready", "ok", "check", "+"),
     "not_ready": StatusStyle("not ready", "bad", "cross", "x"),
 }
+GUEST: Final[dict[str, StatusStyle]] = {
+    "running": StatusStyle("running", "ok", "play", "+"),
+    "stopped": StatusStyle("stopped", "idle", "minus", "-"),
+    "paused": StatusStyle("paused", "warn", "pause", "="),
+    "suspended": StatusStyle("suspended", "warn", "pause", "="),
+    "unknown": StatusStyle("unknown", "odd", "ask", "?"),
+}
+TIER: Final[dict[str, StatusStyle]] = {
+    "read": StatusStyle("read", "idle", "dot", "."),
+    "operate": StatusStyle("operate", "run", "play", ">"),
+    "destroy": StatusStyle("destroy", "bad", "bang", "!"),
+    "exec": StatusStyle("exec", "bad", "bang", "!"),
+}
+SEVERITY: Final[dict[str, StatusStyle]] = {
+    "critical": StatusStyle("critical", "bad", "cross", "x"),
+    "warning": StatusStyle("warning", "warn", "bang", "!"),
+    "info": StatusStyle("info", "run", "dot", "o"),
+}
 LEVEL: Final[dict[str, StatusStyle]] = {
     "ok": StatusStyle("all well", "ok", "check", "+"),
     "warn": StatusStyle("attention", "warn", "bang", "!"),

@@ -320,6 +320,11 @@ def audit_head(agent: str) -> str:
     return f"head.{agent}"
 
 
+def steer(principal: str, agent: str) -> str:
+    """ai.control.agent.<principal>.<agent>: a principal asks an agent to drain or reload; the agent decides."""
+    return f"ai.control.agent.{principal}.{agent}"
+
+
 def network(principal: str) -> str:
     """ai.control.network.<principal>: requests to freeze or thaw the network."""
     return f"ai.control.network.{principal}"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Container
 
+LIST_GUESTS: Final = "list_guests"
+"""The tool by which pages read the guests of the cluster; every agent may call it."""
 ALIASES: Final = {"list_vms": "list_guests", "backup_vm": "create_backup"}
 """Old name → current name."""
 

@@ -70,16 +70,19 @@ class Stream:
     """Read server-sent events from a plain socket."""
 
     head: str = ""
+    last_id: str = ""
+    """The id of the last event."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     @classmethod
-    async def open(cls, port: int, limit: int = 2**20) -> Stream:
-        """Open the stream and read its head."""
+    async def open(cls, port: int, limit: int = 2**20, last_id: str = "") -> Stream:
+        """Open the stream, after the event `last_id` if there is one, and read its head."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
-        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        resumed = f"Last-Event-ID: {last_id}\r\n".encode() if last_id else b""
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n" + resumed + b"\r\n")
         made = cls(reader, writer)
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
@@ -99,7 +102,8 @@ class Stream:
             if not text:
                 return "end", None
             if text.startswith("event: "):
-                kind, data = text.removeprefix("event: ").split("\ndata: ")
+                head, data = text.removeprefix("event: ").split("\ndata: ")
+                kind, _, self.last_id = head.partition("\nid: ")
                 return kind, json.loads(data)
 
     async def close(self) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agentd.client.views import (
+    Changes,
     Event,
     EventKind,
+    GuestSummary,
     Identity,
     PluginState,
     PluginStatus,
@@ -20,19 +22,23 @@ from agentd.client.views import (
     Step,
     TaskView,
     TimelineEntry,
+    ToolSummary,
     WorkflowDetail,
     WorkflowSummary,
+    WorkflowType,
 )
 from agentd.wire.announcements import (
     AgentRegistration,
     Alert,
+    ControlReply,
     MetricReport,
     NetworkReply,
     NetworkRequest,
     ServiceRegistration,
 )
 from agentd.wire.codec import now
-from agentd.wire.messages import SignalReply, WorkflowSignal
+from agentd.wire.messages import SignalReply, Tier, WorkflowRequest, WorkflowResponse, WorkflowSignal
+from agentd.wire.records import AuditRecord
 from agentd.wire.workflow import TERMINAL as OVER
 
 if TYPE_CHECKING:
@@ -97,6 +103,14 @@ class MemoryView:
         self.asked: list[str] = []
         self.signals: list[tuple[str, str, WorkflowSignal]] = []
         self.wanted: list[tuple[str, NetworkRequest]] = []
+        self.requested: list[tuple[str, WorkflowRequest]] = []
+        self.steered: list[tuple[str, str, str]] = []
+        self.guest_list: list[GuestSummary] = []
+        self.audit_lines: list[AuditRecord] = []
+        self.type_list: list[WorkflowType] = []
+        self.tool_list: list[ToolSummary] = []
+        self.sequence = 1
+        self.changed: dict[int, str] = {}
         self.queues: set[asyncio.Queue[Event | None]] = set()
         self.followed = asyncio.Event()
         self.left = asyncio.Event()
@@ -151,6 +165,51 @@ class MemoryView:
         self.signals.append((principal, workflow_id, wanted))
         own = self.details[workflow_id].requester == principal
         return SignalReply(workflow_id, not own, "another principal has to approve it" if own else "")
+
+    async def submit(self, principal: str, request: WorkflowRequest) -> WorkflowResponse | None:
+        """Keep the request; one without parameters is rejected."""
+        await self._network("submit")
+        self.requested.append((principal, request))
+        rejected = not request.parameters and not request.retry_of
+        return WorkflowResponse(request.workflow_id, "rejected", error="parameters: missing") if rejected else None
+
+    async def steer_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
+        """Keep what was asked of an agent; rita may only read."""
+        await self._network("steer_agent")
+        self.steered.append((principal, agent_id, action))
+        return ControlReply(agent_id, principal != "rita", "rita may read" if principal == "rita" else action)
+
+    async def guests(self) -> list[GuestSummary]:
+        """List guests."""
+        await self._network("guests")
+        return self.guest_list
+
+    async def audit(self, limit: int) -> list[AuditRecord]:
+        """List lines of the audit."""
+        await self._network("audit")
+        return self.audit_lines[:limit]
+
+    async def workflow_types(self) -> list[WorkflowType]:
+        """List what can be submitted."""
+        return self.type_list
+
+    async def tools(self) -> list[ToolSummary]:
+        """List tools."""
+        await self._network("tools")
+        return self.tool_list
+
+    async def position(self) -> int:
+        """Return the last sequence."""
+        await self._network("position")
+        return self.sequence
+
+    async def changes(self, since: int, most: int) -> Changes | None:
+        """Return the workflows that were changed after a sequence."""
+        await self._network("changes")
+        found = {name for sequence, name in self.changed.items() if sequence > since}
+        if since > self.sequence or len(found) > most:
+            return None
+        return Changes(self.sequence, [summary(self.details[name]) for name in sorted(found)])
 
     async def tasks(self) -> list[TaskView]:
         """List tasks at work."""
@@ -313,7 +372,48 @@ def busy_network() -> MemoryView:
     ]
     view.alert_list = [Alert("high_cpu", "pve3: CPU at 86 % for 5 min", view.ago(minutes=4), "monitor-pve2")]
     _add_workflows(view)
+    _add_cluster(view)
     return view
+
+
+def _add_cluster(view: MemoryView) -> None:
+    """Add guests, tools, workflow types, and lines of the audit."""
+    states = ("running", "running", "stopped", "unknown")
+    view.guest_list = [
+        GuestSummary(
+            100 + number,
+            f"web-{number:02d}",
+            f"pve{1 + number % 3}",
+            states[number % 4],
+            ("qemu", "lxc")[number % 2],
+            ["prod", "web"] if number % 3 else [],
+            "backup" if number == 4 else "",
+        )
+        for number in range(24)
+    ]
+    view.tool_list = [
+        ToolSummary("list_guests", "vm_management", "mcp-proxmox", "read", "idempotent", "List guests.", {}, ["bridge"]),
+        ToolSummary("delete_guest", "vm_management", "mcp-proxmox", "destroy", "probed", "Delete a guest."),
+    ]
+    schema = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "description": "name of the VM", "maxLength": 63},
+            "memory": {"type": "integer", "minimum": 16, "default": 2048, "description": "MiB"},
+            "start": {"type": "boolean", "default": True},
+            "tags": {"type": "array", "items": {"type": "string"}, "default": []},
+            "kind": {"enum": ["linux", "windows"], "default": "linux"},
+            "options": {"type": "object"},
+        },
+    }
+    view.type_list = [
+        WorkflowType("vm_deployment", "plugin orchestrator", "Deploy a VM.", schema),
+        WorkflowType("broken", "broken.yaml", faults=["broken.yaml:3:1: tasks: missing"]),
+    ]
+    made = AuditRecord(2, "", view.ago(minutes=3), "bridge-pve1", "anna", "create_vm", Tier.OPERATE, "after", "web2.create")
+    called = msgspec.structs.replace(made, seq=1, tool="delete_guest", tier=Tier.DESTROY, key="anna=call-1.delete_guest")
+    view.audit_lines = [made, msgspec.structs.replace(called, approved_by="bob", phase="before")]
 
 
 def _add_workflows(view: MemoryView) -> None:

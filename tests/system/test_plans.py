@@ -246,6 +246,6 @@ async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert [text.status_code for text in output] == [409, 200]
-    assert "another principal has to approve call" in output[0].json()["message"]
+    assert "another principal has to approve call" in output[0].json()["detail"]
     assert answer.status == "completed"
     assert len(net.pve.log("DELETE")) == 1

@@ -26,6 +26,7 @@ from agentd.bus.setup import provision
 from agentd.errors import ConfigError
 from agentd.wire import subjects
 from agentd.wire.names import check_id
+from agentd.wire.tool_names import LIST_GUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -91,8 +92,8 @@ class Work:
 
     queues      each of its services with the queues that it takes tasks from
     duties      what its roles do besides
-    principals  in whose name it sends signals: the principals of [web.tokens]
-    clients     in whose name it also sends requests: those of a role with Duty.REPRESENT
+    principals  in whose name it sends requests and signals: the principals of [web.tokens]
+    clients     in whose name it does so too: those of a role with Duty.REPRESENT
     """
 
     queues: dict[str, tuple[str, ...]]
@@ -103,13 +104,14 @@ class Work:
 
 def agent(name: str, work: Work) -> User:
     """Return the user of the agent with the id `name`."""
-    publish = [*_every_agent(name), *_asked_as(work.principals)]
+    publish = [*_every_agent(name), *_asked_as(work.principals), *map(subjects.request, work.principals)]
     subscribe = [
         inbox(name),
         subjects.AGENT_DISCOVERY,
         subjects.SERVICE_DISCOVERY,
         subjects.control(name),
         subjects.accept("*", name),
+        subjects.steer("*", name),
         f"$KV.{subjects.FREEZE}.*",
         subjects.ALL_EVENTS,
         subjects.AGENT_REGISTER,
@@ -251,10 +253,11 @@ def _reading() -> list[str]:
 
 
 def _asked_as(principals: Iterable[str]) -> Iterator[str]:
-    """Yield what is published in the name of each principal to steer workflows and the network."""
+    """Yield what is published in the name of each principal to steer workflows, agents and the network."""
     for name in principals:
         yield subjects.signal(name, "*")
         yield subjects.network(name)
+        yield subjects.steer(name, "*")
 
 
 def _every_agent(name: str) -> list[str]:
@@ -268,6 +271,7 @@ def _every_agent(name: str) -> list[str]:
         subjects.metrics(name),
         subjects.audit(name),
         subjects.critical_error(name),
+        subjects.tool_step(name, "*", LIST_GUESTS),
         f"$KV.{live}.{name}",
         f"$KV.{chains}.{subjects.audit_key(name)}",
         f"$KV.{chains}.{subjects.audit_head(name)}",

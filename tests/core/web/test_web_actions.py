@@ -75,10 +75,10 @@ async def test_without_a_token_nothing_is_changed() -> None:
 
     assert [item.code for item in (none, wrong, got, closed)] == [401, 401, 405, 403]
     assert none.headers["www-authenticate"] == 'Bearer realm="agentd"'
-    assert "authenticate with" in none.json()["error"]
-    assert "unknown" in wrong.json()["error"]
+    assert "authenticate with" in none.json()["detail"]
+    assert "unknown" in wrong.json()["detail"]
     assert "agentd_guess" not in wrong.text
-    assert "[web.tokens] is empty" in closed.json()["error"]
+    assert "[web.tokens] is empty" in closed.json()["detail"]
     assert view.signals == []
 
 
@@ -96,7 +96,7 @@ async def test_bad_requests_name_the_fault() -> None:
     async with serving(view, tokens={"bob": kept}) as ask:
         for (path, body), (code, words) in cases.items():
             got = await ask.post(path, body, token)
-            assert (got.code, words in got.json()["error"]) == (code, True), got.text
+            assert (got.code, words in got.json()["detail"]) == (code, True), got.text
 
     assert view.signals == []
 
@@ -109,4 +109,4 @@ async def test_a_refusal_of_the_orchestrator_is_a_conflict() -> None:
         got = await ask.post(f"{PATH}/approve", b'{"digest": "ab12"}', token)
 
     assert got.code == 409
-    assert got.json()["message"] == "another principal has to approve it"
+    assert got.json()["detail"] == "another principal has to approve it"

@@ -181,7 +181,7 @@ async def test_streams_are_counted(network: MemoryView, get: Client, monkeypatch
 
     assert head.headers["content-type"].startswith("text/event-stream")
     assert refused.code == 503
-    assert "streams are open" in refused.json()["error"]
+    assert "streams are open" in refused.json()["detail"]
     assert opened == 0
 
 

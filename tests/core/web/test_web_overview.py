@@ -112,20 +112,21 @@ async def test_a_view_that_hangs_is_a_problem_not_a_hang(network: MemoryView, mo
 
 def test_every_status_has_colour_symbol_and_word() -> None:
     """Each status of the design looks like itself: no two share symbol and word, and the page has the symbol."""
-    sprite = set(re.findall(r'symbol id="(\w+)"', (STATIC.parent / "templates" / "base.html").read_text()))
+    sprite = set(re.findall(r'symbol id="(\w+)"', (STATIC / "icons.svg").read_text()))
 
     for table, states in ((status.WORKFLOW, WORKFLOW_STATES), (status.TASK, TASK_STATES)):
         assert list(table) == states
         assert len({row.word for row in table.values()}) == len(states)
-    for table in (status.WORKFLOW, status.TASK, status.AGENT, status.PLUGIN, status.ROLE, status.LEVEL):
+    others = (status.AGENT, status.PLUGIN, status.ROLE, status.LEVEL, status.GUEST, status.TIER, status.SEVERITY)
+    for table in (status.WORKFLOW, status.TASK, *others):
         assert {row.icon for row in table.values()} <= sprite
         assert all(len(row.mark) == 1 and row.mark.isascii() for row in table.values())
 
 
 def test_colours_have_contrast() -> None:
     """Every text colour reaches WCAG AA (4.5) on card and page, light and dark."""
-    pairs = dict(re.findall(r"--(\w+): (light-dark\([^)]*\))", (STATIC / "app.css").read_text()))
-    css = (STATIC / "app.css").read_text()
+    pairs = dict(re.findall(r"--(\w+): (light-dark\([^)]*\))", (STATIC / "base.css").read_text()))
+    css = (STATIC / "base.css").read_text()
     tones = re.findall(r"--tone: light-dark\((#\w+), (#\w+)\)", css)
     grounds = [re.findall(r"#\w+", pairs[name]) for name in ("bg", "card")]
     inks = [re.findall(r"#\w+", pairs[name]) for name in ("ink", "soft", "link")]
@@ -212,4 +213,5 @@ async def test_a_page_of_a_large_cluster() -> None:
     picture = await read_overview(large_network())
     pages = await asyncio.to_thread(Pages)
 
-    assert pages.status(picture, 200).count('class="wf"') == 200
+    frame = page.Frame(picture.identity)
+    assert pages.overview(frame, picture, 200, cards=[], chart=[]).count('class="wf"') == 200

@@ -3,7 +3,7 @@
 
 const unit = s => s < 60 ? [s, 's'] : s < 3600 ? [s / 60, 'min'] : s < 172800 ? [s / 3600, 'h'] : [s / 86400, 'd']
 const live = document.getElementById('live')
-let source, timer = 0, due = Infinity, busy = false, asked = 0
+let source, waiting, release, state = '', timer = 0, due = Infinity, busy = false, asked = 0
 
 function tick() {
   for (const time of document.querySelectorAll('time:not([data-keep])')) {
@@ -53,9 +53,9 @@ async function fetchPage() {
     document.title = page.title
     skew = Date.now() - at(page)
     tick()
-    if (source.readyState === 2) open()
+    if (source?.readyState === 2) open()
     if (answer.status === 503) say('warn', 'the network cannot be read')
-    else if (source.readyState === 1) say('ok', 'live')
+    else if (state !== 'lost') say('ok', 'live')
   } catch {
     say('bad', 'agentd does not answer; this is what was last known')
   }
@@ -65,19 +65,42 @@ async function fetchPage() {
 // At most twice a second; for a heartbeat, every five seconds.
 const soon = wait => { due = Math.min(due, Math.max(Date.now() + wait, asked + 500)) }
 
-function open() {
-  source = new EventSource('/events')
-  source.addEventListener('snapshot', () => soon(0))
-  source.addEventListener('workflow', () => soon(0))
-  source.addEventListener('alert', () => soon(0))
-  source.addEventListener('agent', () => soon(5000))
-  source.onerror = () => { say('bad', 'connection lost; this is what was last known'); soon(3000) }
+function react(kind) {
+  state = kind
+  if (kind === 'lost') { say('bad', 'connection lost; this is what was last known'); soon(3000) }
+  else soon(kind === 'agent' ? 5000 : 0)
 }
 
-// A hidden page has no stream: a browser allows six connections for all its tabs.
+// One stream for all tabs of a browser, which allows six connections: the tab that holds the lock passes on what it
+// receives.  Without locks (plain http to another machine) each visible tab has its own.
+const tabs = new BroadcastChannel('agentd')
+const tell = kind => { react(kind); tabs.postMessage(kind) }
+tabs.onmessage = ({ data }) => {
+  if (data !== 'ask') react(data)
+  else if (source && state) tabs.postMessage(state)
+}
+
+function open() {
+  source?.close()
+  source = new EventSource('/events')
+  for (const kind of ['snapshot', 'resumed', 'workflow', 'alert', 'agent']) source.addEventListener(kind, () => tell(kind))
+  source.onerror = () => tell('lost')
+}
+
+function lead() {
+  if (!navigator.locks) { open(); return }
+  waiting = new AbortController()
+  navigator.locks.request('agentd', { signal: waiting.signal }, () => new Promise(done => { release = done; open() })).catch(() => {})
+  tabs.postMessage('ask')
+}
+
+// A hidden page has no stream, and asks for nothing.
 function watch() {
-  if (document.hidden) { source?.close(); clearInterval(timer); return }
-  open()
+  if (document.hidden) {
+    clearInterval(timer); waiting?.abort(); source?.close(); source = undefined; release?.(); release = undefined
+    return
+  }
+  lead()
   timer = setInterval(() => {
     tick()
     if (Date.now() - asked > 15000) soon(0)
@@ -85,4 +108,5 @@ function watch() {
   }, 250)
 }
 document.addEventListener('visibilitychange', watch)
+addEventListener('agentd-refresh', () => soon(0))
 watch()

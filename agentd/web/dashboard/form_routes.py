@@ -1,0 +1,131 @@
+"""The forms of the pages: they log in, submit, and act on workflows, agents and the network.
+
+They work without JavaScript: each is answered with a redirect to the page that shows the result, or with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from agentd.errors import Denied
+from agentd.safety import freeze
+from agentd.web.actions import ActionDetails, Actions, FreezeDetails, Submission, Submitted, read_body
+from agentd.web.dashboard.forms import fields_of, parameters_of, parse_form
+from agentd.web.responses import check_parameters
+from agentd.web.security import same_origin
+from agentd.web.sessions import LASTS, LOGIN
+from agentd.wire.codec import now
+from agentd.wire.messages import WorkflowRequest
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from agentd.web.dashboard.routes import Dashboard
+    from agentd.web.renderer import Renderer
+    from agentd.web.sessions import Sessions
+
+HOUR: Final = 3600.0
+_SEE, _FORBIDDEN, _UNKNOWN = 303, 403, 401
+
+
+class FormRoutes:
+    """The routes to which the forms of the pages are sent."""
+
+    def __init__(self, dashboard: Dashboard, actions: Actions, sessions: Sessions, renderer: Renderer) -> None:
+        """Carry out `actions` as the principal of a session."""
+        self._dashboard = dashboard
+        self._actions = actions
+        self._sessions = sessions
+        self._render = renderer
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        network = [Route(f"/{action}", self.network, methods=["POST"]) for action in freeze.ACTIONS]
+        return [
+            Route(LOGIN, self.login_page),
+            Route(LOGIN, self.login, methods=["POST"]),
+            Route("/logout", self.logout, methods=["POST"]),
+            Route("/submit/{type}", self.submit, methods=["POST"]),
+            Route("/workflows/{id}/{action}", self.steer, methods=["POST"]),
+            Route("/agents/{id}/{action}", self.steer_agent, methods=["POST"]),
+            *network,
+        ]
+
+    async def login_page(self, request: Request) -> Response:
+        """Respond with the form for a token."""
+        check_parameters(request, "next")
+        return await self._render.page(request, "login.html", now(), next=_local(request.query_params.get("next", "")))
+
+    async def login(self, request: Request) -> Response:
+        """Begin a session for the principal of a token."""
+        form = parse_form(await read_body(request))
+        if not same_origin(request.headers):
+            raise HTTPException(_FORBIDDEN, "this form does not come from a page of this server")
+        try:
+            secret = self._sessions.begin(form.get("token", ""))
+        except Denied as error:
+            raise HTTPException(_UNKNOWN, str(error)) from error
+        response = RedirectResponse(_local(form.get("next", "")), _SEE)
+        encrypted = request.headers.get("origin", "").startswith("https://")
+        response.set_cookie(
+            self._sessions.cookie, secret, max_age=int(LASTS), httponly=True, samesite="strict", secure=encrypted
+        )
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """End the session."""
+        await self._form(request)
+        self._sessions.end(request)
+        response = RedirectResponse("/overview", _SEE)
+        response.delete_cookie(self._sessions.cookie)
+        return response
+
+    async def submit(self, request: Request) -> Response:
+        """Submit the workflow of a form."""
+        principal, form = await self._form(request, WorkflowRequest.MAX_BYTES)
+        found = await self._dashboard.find_type(request.path_params["type"])
+        parameters = parameters_of(fields_of(found.parameters), form)
+        wanted = Submission(
+            found.name, parameters, form.get("workflow_id", "").strip(), dry_run=bool(form.get("dry_run"))
+        )
+        submitted = await self._actions.submit(principal, wanted)
+        return RedirectResponse(submitted.url, _SEE)
+
+    async def steer(self, request: Request) -> Response:
+        """Act on a workflow."""
+        principal, form = await self._form(request)
+        workflow_id, action = request.path_params["id"], request.path_params["action"]
+        details = ActionDetails(
+            form.get("task", ""), form.get("reason", ""), undo=bool(form.get("undo")), digest=form.get("digest", "")
+        )
+        done = await self._actions.steer(principal, workflow_id, action, details)
+        return RedirectResponse(done.url if isinstance(done, Submitted) else f"/workflows/{workflow_id}", _SEE)
+
+    async def steer_agent(self, request: Request) -> Response:
+        """Act on an agent."""
+        principal, _ = await self._form(request)
+        await self._actions.steer_agent(principal, request.path_params["id"], request.path_params["action"])
+        return RedirectResponse("/agents", _SEE)
+
+    async def network(self, request: Request) -> Response:
+        """Freeze or thaw the network."""
+        principal, form = await self._form(request)
+        seconds = HOUR if form.get("hour") else None
+        details = FreezeDetails(form.get("reason", ""), seconds)
+        await self._actions.network(principal, request.url.path.removeprefix("/"), details)
+        return RedirectResponse("/overview", _SEE)
+
+    async def _form(self, request: Request, largest: int = 16_384) -> tuple[str, dict[str, str]]:
+        """Return the principal and the fields of a form; raises an HTTP error if it is not from this session."""
+        form = parse_form(await read_body(request, largest))
+        return self._sessions.actor(request, form.get("csrf", "")), form
+
+
+def _local(path: str) -> str:
+    """Return a path of this server; another site's address, or none, becomes the overview."""
+    safe = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isascii() and path.isprintable()
+    return path if safe else "/overview"
