@@ -41,8 +41,10 @@ from agentd.web.responses import (
 from agentd.web.sessions import LoginWall, Sessions
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from collections.abc import Iterable, Mapping
+
+    from starlette.requests import Request
+
     from agentd.client.views import View
     from agentd.web.page import Asset
 

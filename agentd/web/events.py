@@ -185,7 +185,7 @@ class Streams:
             with suppress(AgentdError):
                 changes = await self._unless_closing(read_view(self._view.changes(since, ROOM)))
                 if changes is not None:
-                    return _message("resumed", changes, position)
+                    return _message("resumed", changes, changes.until)
         picture = await self._unless_closing(read_overview(self._view))
         return b"" if picture is None else _message("snapshot", picture, position)
 

@@ -81,7 +81,9 @@ class Write(NamedTuple):
 
 
 _WRITES: Final[dict[str, Write]] = {
-    actions.SUBMIT: Write("Submit a workflow as the token's principal", actions.Submission, actions.Submitted, (), "202"),
+    actions.SUBMIT: Write(
+        "Submit a workflow as the token's principal", actions.Submission, actions.Submitted, (), "202"
+    ),
     actions.PATH: Write(
         "Approve, reject, cancel, pause, resume or retry as the token's principal",
         actions.ActionDetails,
@@ -94,7 +96,9 @@ _WRITES: Final[dict[str, Write]] = {
     "/api/freeze": Write(
         "Freeze: no agent changes anything; needs tier operate and a reason", actions.FreezeDetails, NetworkReply
     ),
-    "/api/thaw": Write("End a freeze; for the one who froze, or with tier destroy", actions.FreezeDetails, NetworkReply),
+    "/api/thaw": Write(
+        "End a freeze; for the one who froze, or with tier destroy", actions.FreezeDetails, NetworkReply
+    ),
 }
 _REFUSALS: Final = {"401": "No principal is proven", "403": "Not allowed", "409": "Refused, with the reason"}
 

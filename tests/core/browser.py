@@ -80,7 +80,7 @@ class Chromium:
                 stdout=log,
                 stderr=log,
                 close_fds=False,
-                preexec_fn=as_three_and_four,
+                preexec_fn=as_three_and_four,  # noqa: PLW1509 - it only duplicates descriptors
             )
 
     async def __aexit__(self, *_: object) -> None:
@@ -144,7 +144,6 @@ class Page:
         self.complaints: list[str] = []
         """Errors and warnings of the console, exceptions, and responses of the server that failed."""
         self.requests: list[str] = []
-        self._loaded = asyncio.Event()
 
     async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command to the tab."""
@@ -152,9 +151,7 @@ class Page:
 
     def on_event(self, method: str, params: dict[str, Any]) -> None:
         """Keep what the tests ask for."""
-        if method == "Page.loadEventFired":
-            self._loaded.set()
-        elif method == "Network.requestWillBeSent":
+        if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(str(params["exceptionDetails"].get("exception", params["exceptionDetails"])))
@@ -165,16 +162,14 @@ class Page:
 
     async def go(self, url: str) -> None:
         """Open an address and wait until it is loaded."""
-        await self._navigate(self.send("Page.navigate", url=url))
+        await self.send("Page.navigate", url=url)  # answered when the new document is there
+        await self.until("document.readyState === 'complete'")
 
     async def reload(self) -> None:
         """Load the page again."""
-        await self._navigate(self.send("Page.reload"))
-
-    async def _navigate(self, command: Any) -> None:
-        self._loaded.clear()
-        await command
-        await asyncio.wait_for(self._loaded.wait(), WAIT)
+        await self.js("window.before = true")
+        await self.send("Page.reload")
+        await self.until("!window.before && document.readyState === 'complete'")
 
     async def js(self, code: str) -> Any:
         """Return the value of an expression in the page."""
@@ -202,9 +197,7 @@ class Page:
             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            await self.send(
-                "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1
-            )
+            await self.send("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 
     async def fill(self, selector: str, text: str) -> None:
         """Write a text into a field."""
@@ -227,7 +220,10 @@ class Page:
         phone = width < 600
         await self.send(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone,
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
         )
 
     async def screenshot(self, file: Path) -> None:

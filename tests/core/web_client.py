@@ -43,10 +43,10 @@ class Client:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def __call__(self, path: str, method: str = "GET", **headers: str) -> Answer:
+    async def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         """Ask for `path`; a header is written with underscores."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asyncio.to_thread(self._ask, path, method, None, named)
+        return await asyncio.to_thread(self._ask, path, method, body, named)
 
     async def post(self, path: str, body: bytes, token: str) -> Answer:
         """Ask for a change, in the name of whose token it is."""
@@ -114,10 +114,14 @@ class Stream:
 
 @asynccontextmanager
 async def serving(
-    network: MemoryView, *, allowed_hosts: tuple[str, ...] = (), tokens: dict[str, str] | None = None
+    network: MemoryView,
+    *,
+    allowed_hosts: tuple[str, ...] = (),
+    tokens: dict[str, str] | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Client]:
     """Serve `network` on a free port."""
-    server = WebServer(network, port=0, allowed_hosts=allowed_hosts, tokens=tokens)
+    server = WebServer(network, host=host, port=0, allowed_hosts=allowed_hosts, tokens=tokens)
     port = await server.start()
     try:
         yield Client(port)

@@ -392,7 +392,9 @@ def _add_cluster(view: MemoryView) -> None:
         for number in range(24)
     ]
     view.tool_list = [
-        ToolSummary("list_guests", "vm_management", "mcp-proxmox", "read", "idempotent", "List guests.", {}, ["bridge"]),
+        ToolSummary(
+            "list_guests", "vm_management", "mcp-proxmox", "read", "idempotent", "List guests.", {}, ["bridge"]
+        ),
         ToolSummary("delete_guest", "vm_management", "mcp-proxmox", "destroy", "probed", "Delete a guest."),
     ]
     schema = {
@@ -411,8 +413,12 @@ def _add_cluster(view: MemoryView) -> None:
         WorkflowType("vm_deployment", "plugin orchestrator", "Deploy a VM.", schema),
         WorkflowType("broken", "broken.yaml", faults=["broken.yaml:3:1: tasks: missing"]),
     ]
-    made = AuditRecord(2, "", view.ago(minutes=3), "bridge-pve1", "anna", "create_vm", Tier.OPERATE, "after", "web2.create")
-    called = msgspec.structs.replace(made, seq=1, tool="delete_guest", tier=Tier.DESTROY, key="anna=call-1.delete_guest")
+    made = AuditRecord(
+        2, "", view.ago(minutes=3), "bridge-pve1", "anna", "create_vm", Tier.OPERATE, "after", "web2.create"
+    )
+    called = msgspec.structs.replace(
+        made, seq=1, tool="delete_guest", tier=Tier.DESTROY, key="anna=call-1.delete_guest"
+    )
     view.audit_lines = [made, msgspec.structs.replace(called, approved_by="bob", phase="before")]
 
 

@@ -1,9 +1,12 @@
-// The keyboard, the filter and the colours of the dashboard.  Every page works without this file.
+// The keyboard, the filter, the colours and the live changes of the dashboard.  Every page works without this file.
 
 const by = (selector, within = document) => [...within.querySelectorAll(selector)]
 const filter = () => document.querySelector('input[type=search]')
 const places = () => by('main tbody td a, main li p > a:first-child, main li p > b > a').filter(link => link.offsetParent)
 let after = ''
+
+// The keys that open the pages after `g`, in their order.
+const PAGES = 'ouawltd'
 
 function move(step) {
   const links = by('main tbody tr').length ? by('main tbody tr').map(row => row.querySelector('a')).filter(Boolean) : places()
@@ -18,7 +21,7 @@ function help() {
   dialog.setAttribute('aria-label', 'Keys')
   const list = document.createElement('dl')
   const keys = [['/', 'filter'], ['j k', 'next, previous'], ['Enter', 'open'], ['c', 'dark or light'], ['Esc', 'close, leave the filter'],
-    ...by('#pages a[data-key]').map(link => [`g ${link.dataset.key}`, link.textContent])]
+    ...by('#pages > a[href]').slice(0, PAGES.length).map((link, place) => [`g ${PAGES[place]}`, link.textContent])]
   for (const [key, text] of keys) {
     const [name, meaning, box] = ['dt', 'dd', 'kbd'].map(tag => document.createElement(tag))
     box.textContent = key; name.append(box); meaning.textContent = text
@@ -48,7 +51,7 @@ addEventListener('keydown', event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return
   if (event.key === 'Escape') { if (typing) event.target.blur(); after = ''; return }
   if (typing) return
-  const page = after === 'g' && document.querySelector(`#pages a[data-key="${CSS.escape(event.key)}"]`)
+  const page = after === 'g' && by('#pages > a')[PAGES.indexOf(event.key)]
   if (page) { page.click(); return }
   after = event.key
   if (event.key === '/') { event.preventDefault(); filter()?.focus(); filter()?.select() }
@@ -68,7 +71,7 @@ addEventListener('input', event => {
     url.searchParams.set('q', event.target.value)
     url.searchParams.delete('offset')
     history.replaceState(null, '', url)
-    dispatchEvent(new Event('agentd-refresh'))
+    dispatchEvent(new CustomEvent('agentd', { detail: { kind: state, wait: 0 } }))
   }, 200)
 })
 
@@ -80,3 +83,42 @@ addEventListener('submit', event => {
 })
 addEventListener('pageshow', () => by('form').forEach(form => delete form.dataset.sent))
 colours(false)
+
+// One stream of changes for all tabs of a browser, which allows six connections: the tab that holds the lock passes on
+// what it receives.  Without locks (plain http to another machine) each visible tab has its own.
+const tabs = new BroadcastChannel('agentd')
+let source, waiting, release, state = ''
+
+function react(kind) {
+  state = kind
+  dispatchEvent(new CustomEvent('agentd', { detail: { kind, wait: kind === 'agent' ? 5000 : 0 } }))
+}
+const tell = kind => { react(kind); tabs.postMessage(kind) }
+tabs.onmessage = ({ data }) => {
+  if (data !== 'ask') react(data)
+  else if (source && state) tabs.postMessage(state)
+}
+
+function open() {
+  source = new EventSource('/events')
+  for (const kind of ['snapshot', 'resumed', 'workflow', 'alert', 'agent']) source.addEventListener(kind, () => tell(kind))
+  source.onerror = () => {
+    tell('lost')
+    // A browser gives up on a stream that is refused, but not on one that breaks.
+    if (source.readyState === 2) setTimeout(() => { if (source?.readyState === 2) open() }, 3000)
+  }
+}
+
+// A hidden page has no stream, and asks for nothing.
+function watch() {
+  if (document.hidden) {
+    waiting?.abort(); source?.close(); source = undefined; release?.(); release = undefined
+    return
+  }
+  tabs.postMessage('ask')
+  if (!navigator.locks) { open(); return }
+  waiting = new AbortController()
+  navigator.locks.request('agentd', { signal: waiting.signal }, () => new Promise(done => { release = done; open() })).catch(() => {})
+}
+document.addEventListener('visibilitychange', watch)
+if (document.querySelector('script[src*="live.js"]')) watch()

@@ -50,6 +50,26 @@ async def test_a_stream_sends_a_snapshot_and_then_changes(network: MemoryView, g
     assert "content-type: text/event-stream" in feed.head
 
 
+async def test_a_stream_continues_where_it_ended(network: MemoryView, get: Client) -> None:
+    """With the id of its last event a client gets what changed since; without a known id, or too much, a snapshot."""
+    feed = await Stream.open(get.port)
+    await feed.event()
+    await feed.close()
+    network.sequence, network.changed = 5, {4: "web2-7f31", 5: "web1-0a2c"}
+    resumed = await Stream.open(get.port, last_id="4")
+    kind, data = await resumed.event()
+    await resumed.close()
+    network.changed = {100 + number: "web2-7f31" for number in range(3)}
+    stranger = await Stream.open(get.port, last_id="999")
+    whole, _ = await stranger.event()
+    await stranger.close()
+
+    assert feed.last_id == "1"
+    assert (kind, resumed.last_id) == ("resumed", "5")
+    assert [item["workflow_id"] for item in data["workflows"]] == ["web1-0a2c"]
+    assert whole == "snapshot"
+
+
 async def test_changes_are_coalesced(network: MemoryView, get: Client) -> None:
     """Of a hundred changes of one thing within a pause only the last is sent, at most twice a second."""
     loop = asyncio.get_running_loop()
