@@ -275,7 +275,8 @@ class Web(Section):
     allow_remote: bool = Field(default=False, description="allow `host` to be an address that other machines can reach")
     host: str = Field(
         default="127.0.0.1",
-        description="address to listen on; the status page needs no login, so everyone who reaches it can read it",
+        description="address to listen on. On a loopback address pages and API need no login; on any other they need a "
+        "token of [web.tokens], /healthz, /readyz and /metrics do not",
     )
     port: int | None = Field(
         default=None, ge=0, le=65535, description="TCP port; 0: any free port. Default: the port of the role"

@@ -72,6 +72,7 @@ class Chromium:
             os.dup2(low, 3)
             os.dup2(high, 4)
 
+        self._directory.mkdir(exist_ok=True)
         log = (self._directory / "chromium.log").open("wb")
         with log:
             return subprocess.Popen(

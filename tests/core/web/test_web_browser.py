@@ -213,8 +213,8 @@ async def test_what_is_unknown_is_never_shown_as_healthy(tmp_path: Path) -> None
             "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
         )
         await page.until("document.body.classList.contains('lost')")
-        said = await page.js("document.querySelector('#live').textContent")
+        shown = await page.js("document.querySelector('#live').textContent")
 
     assert "odd" in alone
     assert "unknown" in alone
-    assert "last known" in said
+    assert "last known" in shown

@@ -22,7 +22,7 @@ from agentd.plugins.workflow_files import ListedWorkflow
 from agentd.telemetry import logs
 from agentd.tools.invocation import Invocation
 from agentd.web import plain_text
-from agentd.web.page import Pages
+from agentd.web.page import Frame, Pages
 from agentd.wire import messages, records
 from agentd.wire.workflow import TaskStatus, Workflow
 from agentd_mcp import elicitation, server
@@ -171,7 +171,7 @@ def test_the_log(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pages_and_plain_text() -> None:
     """Neither the page nor the text for curl shows what steers or reorders."""
     detail = made(WorkflowDetail)
-    page = Pages().workflow(made(Identity), detail)
+    page = Pages().workflow(Frame(made(Identity)), detail)
 
     assert steers(page) == set()
     assert "<div" in page
