@@ -105,6 +105,7 @@ class Work:
 def agent(name: str, work: Work) -> User:
     """Return the user of the agent with the id `name`."""
     publish = [*_every_agent(name), *_asked_as(work.principals), *map(subjects.request, work.principals)]
+    publish += [subjects.steer(principal, "*") for principal in work.principals]
     subscribe = [
         inbox(name),
         subjects.AGENT_DISCOVERY,
@@ -150,6 +151,7 @@ def principal(name: str) -> User:
         subjects.request(name),
         subjects.tool_call(name, "*", "*"),
         subjects.accept(name, "*"),
+        subjects.steer(name, "*"),
         *_reading(),
     ]
     return _user(name, Kind.PRINCIPAL, publish, [inbox(name), subjects.ALL_EVENTS, subjects.response("*")])
@@ -253,11 +255,10 @@ def _reading() -> list[str]:
 
 
 def _asked_as(principals: Iterable[str]) -> Iterator[str]:
-    """Yield what is published in the name of each principal to steer workflows, agents and the network."""
+    """Yield what is published in the name of each principal to steer workflows and the network."""
     for name in principals:
         yield subjects.signal(name, "*")
         yield subjects.network(name)
-        yield subjects.steer(name, "*")
 
 
 def _every_agent(name: str) -> list[str]:

@@ -137,7 +137,7 @@ OWNERS: tuple[tuple[str, str], ...] = (
     (r"ai\.workflows\.request\.(?P<who>.+)", "{who}|orchestrator-.*|admin"),
     (r"ai\.workflows\.signal\.(?P<who>[^.]+)\..*", "{who}|orchestrator-.*|admin"),
     (r"ai\.control\.network\.(?P<who>.+)", "{who}"),
-    (r"ai\.control\.accept\.(?P<who>[^.]+)\..*", "{who}"),
+    (r"ai\.control\.(accept|agent)\.(?P<who>[^.]+)\..*", "{who}"),
     (r"ai\.control\.[^.]+", "admin"),
     (r"ai\.tools\.call\.(?P<who>[^.]+)\..*", "{who}"),
     (r"ai\.tools\.step\.(?P<who>[^.]+)\..*", "{who}"),
@@ -192,10 +192,9 @@ def _owner(name: str, subject: str) -> bool | None:
         if found:
             who = found.groupdict().get("who", "")
             may = re.fullmatch(owners.format(who=re.escape(who)) or "(?!)", name) is not None
-            asked = re.match(r"ai\.(workflows\.(request|signal)|control\.network)\.", subject)
-            if asked and who in REPRESENTED:
-                bridge = name.startswith("mcp-bridge") or "request" not in subject
-                may = may or (bridge and REPRESENTED[who].fullmatch(name) is not None)
+            asked = re.match(r"ai\.(workflows\.(request|signal)|control\.(network|agent))\.", subject)
+            if asked and who in REPRESENTED and not (who == "mcp" and "control.agent" in subject):
+                may = may or REPRESENTED[who].fullmatch(name) is not None
             return may
     return None
 
