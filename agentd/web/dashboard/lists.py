@@ -156,7 +156,7 @@ def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[Ag
         return style_of(status.AGENT, agent_status(agent, at)).word
 
     def version(agent: AgentRegistration) -> Cell:
-        drifts = agent.version != usual
+        drifts = agent.version not in {"", usual}
         return Cell(
             f"{agent.version or 'unknown'}, not {usual}" if drifts else agent.version,
             style=status.LEVEL["warn"] if drifts else None,
