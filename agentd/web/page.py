@@ -73,6 +73,8 @@ class Pages:
 
     def __init__(self) -> None:
         self.assets = {path.name: _asset(path) for path in sorted((_HERE / "static").iterdir()) if path.is_file()}
+        # One style sheet for each page: a second one would cost a connection before anything is painted.
+        self.assets["dashboard.css"] = _asset(_HERE / "static" / "base.css", _HERE / "static" / "dashboard.css")
         sources = {path.name: path.read_text("utf-8") for path in sorted((_HERE / "templates").glob("*.html"))}
         self._env = Environment(
             loader=DictLoader(sources),
@@ -179,8 +181,9 @@ def measured(report: MetricReport) -> list[tuple[str, str]]:
     return [(name, formats.percent(report.metrics[key] / 100)) for name, key in keys.items() if key in report.metrics]
 
 
-def _asset(path: Path) -> Asset:
-    lines = (line.strip() for line in path.read_bytes().splitlines())
+def _asset(*paths: Path) -> Asset:
+    path = paths[0]
+    lines = (line.strip() for path in paths for line in path.read_bytes().splitlines())
     body = b"\n".join(line for line in lines if line and not line.startswith(b"//"))  # comments are not sent
     if path.suffix == ".css":
         body = _SPACES.sub(rb"\1", body)

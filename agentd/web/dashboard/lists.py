@@ -158,7 +158,7 @@ def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[Ag
     def version(agent: AgentRegistration) -> Cell:
         drifts = agent.version not in {"", usual}
         return Cell(
-            f"{agent.version or 'unknown'}, not {usual}" if drifts else agent.version,
+            f"{agent.version}, not {usual}" if drifts else agent.version,
             style=status.LEVEL["warn"] if drifts else None,
         )
 
