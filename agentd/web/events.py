@@ -46,8 +46,8 @@ RETRY: Final = 3000
 """Milliseconds after which a browser reconnects."""
 ROOM: Final = 256
 """Most objects whose changes wait for one client."""
-MOST_CLIENTS: Final = 64
-"""Most open streams; a browser opens one for each visible tab."""
+MOST_CLIENTS: Final = 128
+"""Most open streams; a browser opens one for all its tabs."""
 
 _log = logging.getLogger("agentd.web")
 
@@ -173,7 +173,8 @@ class Streams:
         loop = asyncio.get_running_loop()
         read, position = self._position
         if loop.time() - read > PAUSE:
-            with suppress(AgentdError):  # a batch without a new id is repeated after a reconnect
+            self._position = (loop.time(), position)  # the other clients do not ask, too: an older id repeats changes
+            with suppress(AgentdError):
                 position = await self._unless_closing(read_view(self._view.position())) or position
             self._position = (loop.time(), position)
         return position
