@@ -10,8 +10,8 @@ import msgspec
 
 from agentd.bus.delivery.dead_letters import letters
 from agentd.client import queries, requests
-from agentd.client.cluster_guests import ClusterGuests
-from agentd.client.views import Changes
+from agentd.client.tool_reads import ToolReads
+from agentd.client.views import AlertSummary, Changes
 from agentd.errors import BusUnavailable, NoResponder, UsageError
 from agentd.safety import freeze
 from agentd.wire import subjects
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from agentd.client.views import (
         Event,
+        FindingSummary,
         GuestSummary,
         Identity,
         PluginState,
@@ -81,7 +82,7 @@ class DaemonView:
         self.prometheus = own.prometheus
         self._own = own
         self._bus = bus
-        self._guests = ClusterGuests(own.agent_id)
+        self._reads = ToolReads(own.agent_id)
         self._installed: list[ToolSummary] | None = None
 
     async def agents(self) -> list[AgentRegistration]:
@@ -140,7 +141,28 @@ class DaemonView:
 
     async def guests(self) -> list[GuestSummary]:
         """List the guests of the cluster."""
-        return await self._guests.read(self._connected_bus())
+        return await self._reads.guests(self._connected_bus())
+
+    async def alert_list(self) -> list[AlertSummary]:
+        """List the alerts that fire; without an agent that lists them, those that are stored."""
+        try:
+            return await self._reads.alerts(self._connected_bus())
+        except UsageError:
+            stored = await self.alerts()
+        return [
+            AlertSummary(
+                alert.alert_type,
+                f"{alert.message} ({alert.source})",
+                alert.severity,
+                labels=alert.labels,
+                since=alert.timestamp.timestamp(),
+            )
+            for alert in stored
+        ]
+
+    async def findings(self) -> list[FindingSummary]:
+        """List what the checks of the cluster found."""
+        return await self._reads.findings(self._connected_bus())
 
     async def audit(self, limit: int) -> list[AuditRecord]:
         """List the latest lines of all audit chains, the newest first."""

@@ -166,6 +166,35 @@ class GuestSummary(msgspec.Struct, frozen=True):
     lock: str = ""
 
 
+class AlertSummary(msgspec.Struct, frozen=True):
+    """One alert; times are in seconds since 1970.
+
+    id     by which it is acknowledged; "" if it cannot be
+    state  firing, or unknown: it fires, but its data is missing
+    """
+
+    name: str
+    text: str
+    severity: str
+    id: str = ""
+    state: str = "firing"
+    labels: dict[str, str] = {}
+    since: float | None = None
+    advice: str = ""
+    acknowledged_by: str = ""
+    silenced_by: str = ""
+
+
+class FindingSummary(msgspec.Struct, frozen=True):
+    """What a check found; `level` is unknown, warning or critical."""
+
+    check: str
+    level: str
+    text: str
+    labels: dict[str, str] = {}
+    advice: str = ""
+
+
 class WorkflowType(msgspec.Struct, frozen=True):
     """A workflow that can be submitted.
 
@@ -290,6 +319,14 @@ class View(Protocol):
 
     async def guests(self) -> list[GuestSummary]:
         """List the guests of the cluster, at most a few seconds old."""
+        ...
+
+    async def alert_list(self) -> list[AlertSummary]:
+        """List the alerts that fire, with who has acknowledged or silenced them, as far as that is known."""
+        ...
+
+    async def findings(self) -> list[FindingSummary]:
+        """List what the checks found that is not in order; raises UsageError if no agent checks the cluster."""
         ...
 
     async def audit(self, limit: int) -> list[AuditRecord]:

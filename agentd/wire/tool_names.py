@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 LIST_GUESTS: Final = "list_guests"
-"""The tool by which pages read the guests of the cluster; every agent may call it."""
+LIST_ALERTS: Final = "list_alerts"
+LIST_FINDINGS: Final = "list_findings"
+PAGE_READS: Final = (LIST_GUESTS, LIST_ALERTS, LIST_FINDINGS)
+"""The tools of tier read by which the pages of every agent read the cluster."""
+ACKNOWLEDGE_ALERT: Final = "acknowledge_alert"
+SILENCE_ALERTS: Final = "silence_alerts"
 ALIASES: Final = {"list_vms": "list_guests", "backup_vm": "create_backup"}
 """Old name → current name."""
 

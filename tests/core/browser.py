@@ -113,6 +113,7 @@ class Chromium:
         page = self._pages[session] = Page(self, session, target)
         for domain in ("Page", "Runtime", "Log", "Network"):
             await page.send(f"{domain}.enable")
+        await page.send("Emulation.setFocusEmulationEnabled", enabled=True)  # every tab is visible
         await page.resize(size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await page.send("Emulation.setEmulatedMedia", features=[scheme])

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agentd.client.views import (
+    AlertSummary,
     Changes,
     Event,
     EventKind,
+    FindingSummary,
     GuestSummary,
     Identity,
     PluginState,
@@ -99,13 +101,14 @@ class MemoryView:
         self.service_list: list[ServiceRegistration] = []
         self.details: dict[str, WorkflowDetail] = {}
         self.reports: list[MetricReport] = []
-        self.alert_list: list[Alert] = []
+        self.alerts_stored: list[Alert] = []
         self.asked: list[str] = []
         self.signals: list[tuple[str, str, WorkflowSignal]] = []
         self.wanted: list[tuple[str, NetworkRequest]] = []
         self.requested: list[tuple[str, WorkflowRequest]] = []
         self.steered: list[tuple[str, str, str]] = []
         self.guest_list: list[GuestSummary] = []
+        self.finding_list: list[FindingSummary] = []
         self.audit_lines: list[AuditRecord] = []
         self.type_list: list[WorkflowType] = []
         self.tool_list: list[ToolSummary] = []
@@ -184,6 +187,26 @@ class MemoryView:
         await self._network("guests")
         return self.guest_list
 
+    async def alert_list(self) -> list[AlertSummary]:
+        """List alerts with an id."""
+        await self._network("alerts")
+        return [
+            AlertSummary(
+                alert.alert_type,
+                alert.message,
+                alert.severity,
+                "ab12cd",
+                labels=alert.labels,
+                since=self.at.timestamp(),
+            )
+            for alert in self.alerts_stored
+        ]
+
+    async def findings(self) -> list[FindingSummary]:
+        """List findings."""
+        await self._network("findings")
+        return self.finding_list
+
     async def audit(self, limit: int) -> list[AuditRecord]:
         """List lines of the audit."""
         await self._network("audit")
@@ -224,7 +247,7 @@ class MemoryView:
     async def alerts(self) -> list[Alert]:
         """List alerts."""
         await self._network("alerts")
-        return self.alert_list
+        return self.alerts_stored
 
     async def dead(self) -> list[Letter]:
         """List dead letters."""
@@ -370,7 +393,7 @@ def busy_network() -> MemoryView:
         MetricReport("specialist-pve2", view.at, {"host_cpu_percent": 38.2, "host_memory_percent": 71.0}),
         MetricReport("mcp-bridge-pve3", view.at, {"host_cpu_percent": 86.0, "host_memory_percent": 52.4}),
     ]
-    view.alert_list = [Alert("high_cpu", "pve3: CPU at 86 % for 5 min", view.ago(minutes=4), "monitor-pve2")]
+    view.alerts_stored = [Alert("high_cpu", "pve3: CPU at 86 % for 5 min", view.ago(minutes=4), "monitor-pve2")]
     _add_workflows(view)
     _add_cluster(view)
     return view
@@ -390,6 +413,10 @@ def _add_cluster(view: MemoryView) -> None:
             "backup" if number == 4 else "",
         )
         for number in range(24)
+    ]
+    view.finding_list = [
+        FindingSummary("storage_full", "warning", "local-lvm is 91 % full", {"storage": "local-lvm"}, "Move a disk."),
+        FindingSummary("zfs_health", "unknown", "not known: the token may not read disks", {"node": "pve2"}),
     ]
     view.tool_list = [
         ToolSummary(

@@ -26,7 +26,7 @@ from agentd.bus.setup import provision
 from agentd.errors import ConfigError
 from agentd.wire import subjects
 from agentd.wire.names import check_id
-from agentd.wire.tool_names import LIST_GUESTS
+from agentd.wire.tool_names import PAGE_READS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -272,7 +272,7 @@ def _every_agent(name: str) -> list[str]:
         subjects.metrics(name),
         subjects.audit(name),
         subjects.critical_error(name),
-        subjects.tool_step(name, "*", LIST_GUESTS),
+        *(subjects.tool_step(name, "*", tool) for tool in PAGE_READS),
         f"$KV.{live}.{name}",
         f"$KV.{chains}.{subjects.audit_key(name)}",
         f"$KV.{chains}.{subjects.audit_head(name)}",

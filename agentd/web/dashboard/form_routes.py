@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from agentd.client.requests import CALL, new_id
 from agentd.errors import Denied
 from agentd.safety import freeze
 from agentd.web.actions import ActionDetails, Actions, FreezeDetails, Submission, Submitted, read_body
@@ -20,6 +21,7 @@ from agentd.web.security import same_origin
 from agentd.web.sessions import LASTS, LOGIN
 from agentd.wire.codec import now
 from agentd.wire.messages import WorkflowRequest
+from agentd.wire.tool_names import ACKNOWLEDGE_ALERT, SILENCE_ALERTS
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from agentd.web.sessions import Sessions
 
 HOUR: Final = 3600.0
+HOURS: Final = 24.0
+"""Hours for which an alert is acknowledged or silenced."""
 _SEE, _FORBIDDEN, _UNKNOWN = 303, 403, 401
 
 
@@ -52,6 +56,7 @@ class FormRoutes:
             Route("/submit/{type}", self.submit, methods=["POST"]),
             Route("/workflows/{id}/{action}", self.steer, methods=["POST"]),
             Route("/agents/{id}/{action}", self.steer_agent, methods=["POST"]),
+            Route("/alerts/{action}", self.alert, methods=["POST"]),
             *network,
         ]
 
@@ -110,6 +115,18 @@ class FormRoutes:
         principal, _ = await self._form(request)
         await self._actions.steer_agent(principal, request.path_params["id"], request.path_params["action"])
         return RedirectResponse("/agents", _SEE)
+
+    async def alert(self, request: Request) -> Response:
+        """Acknowledge or silence an alert: a call of the monitor's tool, as a workflow."""
+        principal, form = await self._form(request)
+        hours = float(form["hours"]) if form.get("hours", "").isdecimal() else HOURS
+        tool, parameters = ACKNOWLEDGE_ALERT, {"id": form.get("id", ""), "hours": hours}
+        if request.path_params["action"] == "silence":
+            reason = form.get("reason", "").strip() or "silenced on the dashboard"
+            matchers = [line for line in form.get("matchers", "").splitlines() if line]
+            tool, parameters = SILENCE_ALERTS, {"matchers": matchers, "hours": hours, "comment": reason}
+        call = Submission(CALL, {"tool": tool, "parameters": parameters}, new_id(tool))
+        return RedirectResponse((await self._actions.submit(principal, call)).url, _SEE)
 
     async def network(self, request: Request) -> Response:
         """Freeze or thaw the network."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.exceptions import HTTPException
@@ -109,16 +110,30 @@ class Dashboard:
     async def alerts(self, request: Request) -> Response:
         """Respond with the alerts that are firing."""
         check_parameters(request, "format")
-        form, found = wanted_format(request), await read_view(self._view.alerts())
-        found.sort(key=lambda alert: (alert.severity != "critical", -alert.timestamp.timestamp()))
+        form, found = wanted_format(request), await read_view(self._view.alert_list())
+        found = sorted(found, key=lambda alert: (alert.severity != "critical", -(alert.since or 0)))
         if form == "json":
             return json_response(request, found)
         at = now()
         if form == "text":
-            rows = [(alert.severity, alert.alert_type, alert.source, alert.message) for alert in found]
+            rows = [(alert.severity, alert.name, alert.text) for alert in found]
             return text_response(table_text("ALERTS", rows, "no alert is firing"))
-        watched = any(agent.role and "monitor" in agent.role for agent in await read_view(self._view.agents()))
-        return await self._render.page(request, "alerts.html", at, alerts=found, watched=watched)
+        watched = any("monitor" in agent.role for agent in await read_view(self._view.agents()))
+        findings, unchecked = None, ""
+        try:
+            findings = await read_view(self._view.findings())
+        except AgentdError as error:  # no agent checks the cluster: that is not "all well"
+            unchecked = str(error)
+        return await self._render.page(
+            request,
+            "alerts.html",
+            at,
+            alerts=found,
+            watched=watched,
+            findings=findings,
+            unchecked=unchecked,
+            time_of=lambda seconds: datetime.fromtimestamp(seconds, UTC),
+        )
 
     async def choose(self, request: Request) -> Response:
         """Respond with the workflows that can be submitted."""

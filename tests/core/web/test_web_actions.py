@@ -249,3 +249,38 @@ async def test_an_agent_is_drained_by_who_may() -> None:
     assert (refused.code, refused.json()["detail"]) == (409, "rita may read")
     assert (unknown.code, "drain, reload" in unknown.json()["detail"]) == (404, True)
     assert view.steered == [("bob", "monitor-pve2", "drain"), ("rita", "monitor-pve2", "drain")]
+
+
+async def test_an_alert_is_acknowledged_and_silenced_by_a_tool() -> None:
+    """The forms of an alert request calls of the monitor's tools, which the policy and the audit see as any other."""
+    view, (token, kept) = busy_network(), tokens.new_token()
+    async with serving(view, tokens={"bob": kept}) as ask:
+        cookie = (await TestSessions().log_in(ask, token)).headers["set-cookie"].partition(";")[0]
+        page = await ask("/alerts", **HTML, Cookie=cookie)
+        found = re.search(r'name="csrf" value="([^"]+)"', page.text)
+        assert found is not None
+        fields = {
+            "csrf": found[1],
+            "id": "ab12cd",
+            "hours": "3",
+            "matchers": "alertname=high_cpu\r\nnode=pve3",
+            "reason": "x",
+        }
+        done = [
+            await ask(f"/alerts/{action}", "POST", urlencode(fields).encode(), **FORM, Cookie=cookie)
+            for action in ("acknowledge", "silence")
+        ]
+
+    assert [answer.code for answer in done] == [303, 303]
+    assert done[0].headers["location"].startswith("/workflows/acknowledge_alert-")
+    assert [(principal, request.workflow_type, request.parameters) for principal, request in view.requested] == [
+        ("bob", "tool_call", {"tool": "acknowledge_alert", "parameters": {"id": "ab12cd", "hours": 3.0}}),
+        (
+            "bob",
+            "tool_call",
+            {
+                "tool": "silence_alerts",
+                "parameters": {"matchers": ["alertname=high_cpu", "node=pve3"], "hours": 3.0, "comment": "x"},
+            },
+        ),
+    ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agentd.client.views import EventKind, GuestSummary, TimelineEntry
+from agentd.client.views import EventKind, FindingSummary, GuestSummary, TimelineEntry
 from agentd.safety import tokens
 from agentd.wire.announcements import AgentRegistration, Alert
 from core.browser import BINARY, DESKTOP, PHONE, Chromium
@@ -80,7 +80,8 @@ async def test_values_of_the_network_are_only_text(tmp_path: Path) -> None:
     network.agent_list = [
         AgentRegistration("agent", role=EVIL, version=EVIL, url="javascript:alert(1)", timestamp=network.at)
     ]
-    network.alert_list = [Alert(EVIL, EVIL, network.at, EVIL, labels={EVIL: EVIL})]
+    network.alerts_stored = [Alert(EVIL, EVIL, network.at, EVIL, labels={EVIL: EVIL})]
+    network.finding_list = [FindingSummary(EVIL, EVIL, EVIL, {EVIL: EVIL}, EVIL)]
     network.type_list = [msgspec.structs.replace(network.type_list[0], description=EVIL)]
     detail = network.details["cache-41be"]
     task = msgspec.structs.replace(detail.tasks[1], error=EVIL, asks=EVIL, digest=EVIL, status="waiting_approval")
@@ -155,8 +156,6 @@ async def test_tabs_share_one_stream(tmp_path: Path) -> None:
     network = busy_network()
     async with browsing(network, tmp_path) as (chromium, base):
         tabs = [await chromium.page(f"{base}/workflows/web2-7f31") for _ in range(3)]
-        for tab in tabs:
-            await tab.send("Emulation.setFocusEmulationEnabled", enabled=True)
         await asyncio.sleep(1)
         streams = [sum(url.endswith("/events") for url in tab.requests) for tab in tabs]
         network.add_workflow("web2-7f31", ["completed"] * 3, "completed", 14)

@@ -79,7 +79,7 @@ async def test_changes_are_coalesced(network: MemoryView, get: Client) -> None:
     one = summary(network.details["web2-7f31"])
     for done in range(100):
         network.emit(EventKind.WORKFLOW, msgspec.structs.replace(one, done=done))
-    network.emit(EventKind.ALERT, network.alert_list[0])
+    network.emit(EventKind.ALERT, network.alerts_stored[0])
     first, second = await feed.event(), await feed.event()
     took = loop.time() - begun
     await feed.close()

@@ -181,7 +181,7 @@ def test_times_have_one_unit() -> None:
 
 def test_event_keys_are_unique_per_object(network: MemoryView) -> None:
     """Two events with one key are about one thing."""
-    alert = network.alert_list[0]
+    alert = network.alerts_stored[0]
     other = msgspec.structs.replace(alert, labels={"node": "pve3"})
 
     keys = {
