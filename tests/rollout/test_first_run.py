@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import urllib.error
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,10 +96,12 @@ def test_access_to_proxmox(lab: Lab) -> None:
 
 
 def test_status_pages(lab: Lab) -> None:
-    """The status page of every agent answers as plain text on the address of its node."""
+    """Every agent answers on the address of its node: its metrics to everyone, its pages to known principals only."""
     for node in lab.nodes:
         for role, port in PORTS.items():
-            assert f"{role}-{node.name}" in get(f"http://{node.address}:{port}/")
+            assert f'agentd_role_up{{role="{role}"}}' in get(f"http://{node.address}:{port}/metrics")
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                get(f"http://{node.address}:{port}/")
 
 
 def test_prometheus(site: Site, lab: Lab, tmp_path: Path) -> None:

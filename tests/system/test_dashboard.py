@@ -101,7 +101,7 @@ async def test_a_second_principal_approves_what_it_sees(net: Net, tmp_path: Path
         await other.fill(".approval input[name=reason]", "checked")
         await other.click(".approval button.danger")
         await mine.until(
-            "!document.querySelector('.approval') && document.querySelector('#hero p').textContent.includes('completed')",
+            "!document.querySelector('.approval') && document.querySelector('#hero').innerText.includes('completed')",
             40,
         )
 
