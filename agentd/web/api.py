@@ -43,7 +43,7 @@ class Api:
     def routes(self) -> list[Route]:
         """Return the routes."""
         view = self._view
-        filtered = {
+        filtered: dict[str, tuple[Listing[Any], Callable[[], Awaitable[Sequence[Any]]]]] = {
             "guests": (lists.GUESTS, view.guests),
             "tools": (lists.TOOLS, view.tools),
             "audit": (lists.AUDIT, self._audit),

@@ -43,10 +43,13 @@ class Client:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    async def __call__(self, path: str, method: str = "GET", **headers: str) -> Answer:
         """Ask for `path`; a header is written with underscores."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asyncio.to_thread(self._ask, path, method, body, named)
+        return await asyncio.to_thread(self._ask, path, method, None, _named(headers))
+
+    async def send(self, path: str, body: bytes, **headers: str) -> Answer:
+        """Send `body` with these headers."""
+        return await asyncio.to_thread(self._ask, path, "POST", body, _named(headers))
 
     async def post(self, path: str, body: bytes, token: str) -> Answer:
         """Ask for a change, in the name of whose token it is."""
@@ -64,6 +67,10 @@ class Client:
             return Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
         finally:
             connection.close()
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 class Stream:

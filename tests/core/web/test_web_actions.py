@@ -127,7 +127,7 @@ class TestSessions:
 
     async def log_in(self, ask: Client, token: str, **headers: str) -> Answer:
         """Send the form of the login."""
-        return await ask("/login", "POST", f"token={token}&next=/workflows/{NAME}".encode(), **FORM, **headers)
+        return await ask.send("/login", f"token={token}&next=/workflows/{NAME}".encode(), **FORM, **headers)
 
     async def test_a_form_acts_as_the_principal_of_its_session(self) -> None:
         """A token becomes a cookie that no script reads; the page's form then acts, and shows the result."""
@@ -139,9 +139,9 @@ class TestSessions:
             found = re.search(r'name="csrf" value="([^"]+)"', page.text)
             assert found is not None
             body = f"csrf={found[1]}&reason=enough&undo=1".encode()
-            done = await ask(f"/workflows/{NAME}/cancel", "POST", body, **FORM, Cookie=cookie.partition(";")[0])
-            left = await ask("/logout", "POST", body, **FORM, Cookie=cookie.partition(";")[0])
-            after = await ask(f"/workflows/{NAME}/cancel", "POST", body, **FORM, Cookie=cookie.partition(";")[0])
+            done = await ask.send(f"/workflows/{NAME}/cancel", body, **FORM, Cookie=cookie.partition(";")[0])
+            left = await ask.send("/logout", body, **FORM, Cookie=cookie.partition(";")[0])
+            after = await ask.send(f"/workflows/{NAME}/cancel", body, **FORM, Cookie=cookie.partition(";")[0])
 
         assert (entered.code, entered.headers["location"]) == (303, f"/workflows/{NAME}")
         assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
@@ -168,9 +168,9 @@ class TestSessions:
             found = re.search(r'name="csrf" value="([^"]+)"', page.text)
             assert found is not None
             body = f"csrf={found[1] if csrf else 'guess'}".encode()
-            form = await ask(f"/workflows/{NAME}/cancel", "POST", body, **FORM, **headers, Cookie=cookie)
+            form = await ask.send(f"/workflows/{NAME}/cancel", body, **FORM, **headers, Cookie=cookie)
             secret = {"X_CSRF_Token": found[1]} if csrf else {}
-            api = await ask(f"{PATH}/cancel", "POST", b"{}", **headers, **secret, Cookie=cookie)
+            api = await ask.send(f"{PATH}/cancel", b"{}", **headers, **secret, Cookie=cookie)
             entered = await self.log_in(ask, token, **headers) if headers else form
 
         assert (form.code, api.code, entered.code) == (403, 403, 403)
@@ -180,9 +180,9 @@ class TestSessions:
         """An unknown token is refused with the reason; `next` never leads to another site."""
         view, (token, kept) = busy_network(), tokens.new_token()
         async with serving(view, tokens={"bob": kept}) as ask:
-            wrong = await ask("/login", "POST", b"token=agentd_guess", **FORM)
+            wrong = await ask.send("/login", b"token=agentd_guess", **FORM)
             bodies = [f"token={token}&next={target}".encode() for target in ("//evil.example", "http://evil.example")]
-            led = [(await ask("/login", "POST", body, **FORM)).headers["location"] for body in bodies]
+            led = [(await ask.send("/login", body, **FORM)).headers["location"] for body in bodies]
 
         assert (wrong.code, "unknown" in wrong.json()["detail"]) == (401, True)
         assert led == ["/overview"] * 2
@@ -214,9 +214,9 @@ async def test_a_workflow_is_submitted_from_a_form_and_over_the_api() -> None:
         assert found is not None
         fields = {"p.name": "web9", "p.memory": "4096", "p.tags": "a\nb", "p.start": "", "p.options": '{"x": 1}'}
         body = urlencode({"csrf": found[1], **fields}).encode()
-        form = await ask("/submit/vm_deployment", "POST", body, **FORM, Cookie=cookie)
+        form = await ask.send("/submit/vm_deployment", body, **FORM, Cookie=cookie)
         wrong = urlencode({"csrf": found[1], "p.name": "web9", "p.memory": "many"}).encode()
-        unreadable = await ask("/submit/vm_deployment", "POST", wrong, **FORM, Cookie=cookie)
+        unreadable = await ask.send("/submit/vm_deployment", wrong, **FORM, Cookie=cookie)
         wanted = b'{"workflow_type": "vm_deployment", "parameters": {"name": "web9"}, "workflow_id": "w9"}'
         api = await ask.post("/api/workflows", wanted, token)
         rejected = await ask.post("/api/workflows", b'{"workflow_type": "vm_deployment"}', token)
@@ -267,7 +267,7 @@ async def test_an_alert_is_acknowledged_and_silenced_by_a_tool() -> None:
             "reason": "x",
         }
         done = [
-            await ask(f"/alerts/{action}", "POST", urlencode(fields).encode(), **FORM, Cookie=cookie)
+            await ask.send(f"/alerts/{action}", urlencode(fields).encode(), **FORM, Cookie=cookie)
             for action in ("acknowledge", "silence")
         ]
 
