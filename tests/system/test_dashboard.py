@@ -34,8 +34,8 @@ async def running(net: Net) -> AsyncIterator[tuple[Daemon, str]]:
     net.settings["policy"] = {"default_tier": "read", "principals": {"alice": "destroy", "bob": "destroy"}}
     async with net.client() as bus:
         daemon = net.daemon("all")
-        await asyncio.to_thread(daemon.__enter__)
         try:
+            await asyncio.to_thread(lambda: daemon.start().ready(60))
             agent = (await eventually(lambda: queries.agents(bus), "an agent"))[0]
             yield daemon, agent.url
         finally:
