@@ -12,7 +12,7 @@ from starlette.routing import Route
 from agentd.errors import AgentdError
 from agentd.web.dashboard import forms, lists, network
 from agentd.web.dashboard.listing import PARAMETERS, select
-from agentd.web.overview import COUNTED, read_overview, read_view
+from agentd.web.overview import COUNTED, read_overview, read_view, service_status
 from agentd.web.plain_text import status_page_text, table_text, workflow_text
 from agentd.web.responses import (
     check_parameters,
@@ -105,7 +105,7 @@ class Dashboard:
         """Respond with the services and the list of tools."""
         found = await read_view(self._view.tools())
         services = await read_view(self._view.services())
-        return await self._list(request, lists.TOOLS, found, services=services)
+        return await self._list(request, lists.TOOLS, found, services=services, service_status=service_status)
 
     async def alerts(self, request: Request) -> Response:
         """Respond with the alerts that are firing."""

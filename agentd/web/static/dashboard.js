@@ -83,6 +83,7 @@ addEventListener('submit', event => {
 })
 addEventListener('pageshow', () => by('form').forEach(form => delete form.dataset.sent))
 colours(false)
+document.querySelector('#pages [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
 
 // One stream of changes for all tabs of a browser, which allows six connections: the tab that holds the lock passes on
 // what it receives.  Without locks (plain http to another machine) each visible tab has its own.

@@ -146,3 +146,15 @@ def test_an_empty_field_is_left_to_the_workflow() -> None:
         forms.parameters_of(fields, {"p.more": "{"})
     with pytest.raises(InvalidMessage, match="form"):
         forms.parse_form(b"&".join(b"a=1" for _ in range(forms.MOST_FIELDS + 1)))
+
+
+async def test_a_silent_agent_or_service_is_never_available() -> None:
+    """What was not heard lately is shown as silent on its page, and a filter finds it."""
+    async with serving(busy_network()) as get:
+        tools, agents = await get.page("/tools"), await get("/agents?q=status:silent")
+
+    service = tools.text.partition('id="s-mcp-filesystem"')[2].partition("</li>")[0]
+    assert "silent" in service
+    assert "available" not in service
+    assert "AGENTS: 1 of 6" in agents.text
+    assert "specialist-pve4" in agents.text
