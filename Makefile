@@ -41,7 +41,7 @@ demo: $(VENV)/wheel.stamp $(PVE)/pve.stamp ## deploy one VM on a simulated clust
 
 # Tests that start no server and no other process, by their text: a new file is among them by itself.  Not among them are
 # those that try many random cases, and those of the page.
-QUICK = $(shell grep -LE '[Nn]ats_?[Ss]erver|FakePve|quiet_net|\b(bus|lab|net|tools|steered|benches): |subprocess|SCRIPTS' \
+QUICK = $(shell grep -LE '[Nn]ats_?[Ss]erver|FakePve|quiet_net|\b(bus|lab|net|tools|sim|benches): |subprocess|SCRIPTS' \
 	$(shell find tests/core tests/plugins -name 'test_*.py' -not -name '*_chance.py' -not -path '*/web/*'))
 check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in less than a minute: style, layers, tests without servers
 	$(LINT)/bin/ruff format --check .

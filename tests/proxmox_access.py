@@ -47,7 +47,7 @@ def connect(pve: FakePve, token: str = "full", **changes: Any) -> Proxmox:  # no
     return Proxmox(access(pve, token, **changes))
 
 
-class Steer:
+class AsyncPve:
     """The simulator's control port for async tests: every method of FakePve, in a thread."""
 
     def __init__(self, pve: FakePve) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Workflow
     from harness import Net
 
-WISH = {"name": "web1", "template": 9000, "memory": 2048, "disk": 8, "tags": ["web"]}
+REQUEST = {"name": "web1", "template": 9000, "memory": 2048, "disk": 8, "tags": ["web"]}
 
 
 async def test_one_vm_is_deployed(net: Net) -> None:
@@ -26,7 +26,7 @@ async def test_one_vm_is_deployed(net: Net) -> None:
     assert net.pve is not None
     seen: list[Workflow] = []
     async with net.client() as bus, net.here("all"):
-        request = WorkflowRequest("vm_deployment", "walk", WISH)
+        request = WorkflowRequest("vm_deployment", "walk", REQUEST)
         await requests.submit(bus, "tester", request)
         answer = await queries.follow(bus, "walk", seen.append, wait=30)
         state = await queries.state(bus, "walk")

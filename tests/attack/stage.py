@@ -284,7 +284,7 @@ class Stage:
 
     def guests(self) -> dict[int, Any]:
         """Return every guest as it is, without what changes by itself."""
-        return {guest["vmid"]: guest for guest in self.pve.world()["guests"]}
+        return {guest["vmid"]: guest for guest in self.pve.inventory()["guests"]}
 
     def writes(self) -> list[str]:
         """Return every write that Proxmox has received since the attack began, as `METHOD path`."""

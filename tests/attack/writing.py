@@ -161,14 +161,14 @@ async def _served(stage: Stage, principal: str, workflow: str) -> float:
     """Ask for a workflow as `principal`; return the seconds until its answer is there."""
     begun = time.monotonic()
     body = {"workflow_type": "health_check", "workflow_id": workflow, "parameters": {}}
-    heard = await stage.raw.subscribe(f"ai.workflows.response.{workflow}")
+    received = await stage.raw.subscribe(f"ai.workflows.response.{workflow}")
     await stage.raw.request(f"ai.workflows.request.{principal}", json.dumps(body).encode(), timeout=60)
     try:
-        answer = await heard.next_msg(timeout=150)
+        answer = await received.next_msg(timeout=150)
     except TimeoutError as error:
         raise Breach(f"{workflow} of {principal} had no answer within 150 s") from error
     finally:
-        await heard.unsubscribe()
+        await received.unsubscribe()
     if json.loads(answer.data)["status"] != "completed":
         raise Breach(f"{workflow} of {principal}: {answer.data.decode()[:300]}")
     return time.monotonic() - begun

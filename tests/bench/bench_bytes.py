@@ -26,8 +26,8 @@ SIZES = (3, 10, 100, 990)
 
 def several(size: int) -> Callable[[Nothing], list[TaskSpec]]:
     """Return a plan of one task with so many items."""
-    wish = {"vmid": template("{{ item }}")}
-    spec = TaskSpec("t", "t", QUEUE, Tier.READ, for_each=list(range(size)), max_parallel=100, parameters=wish)
+    requested = {"vmid": template("{{ item }}")}
+    spec = TaskSpec("t", "t", QUEUE, Tier.READ, for_each=list(range(size)), max_parallel=100, parameters=requested)
     return lambda _: [spec]
 
 

@@ -2,7 +2,7 @@
 
 Two orchestrators and two agents work on many short workflows at once.  One process is killed with SIGKILL and started
 again as systemd would start it; measured is the time from there until every workflow that was open at its death is
-answered.  BENCH_DEATHS changes how often each dies.
+answered.  BENCH_KILLS changes how often each dies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentd.bus.setup.provision import provision
 from agentd.client import queries, requests
 from agentd.wire import subjects
 from agentd.wire.messages import WorkflowRequest
-from bench.systems import SLOTS, WISH, plugin
+from bench.systems import REQUEST, SLOTS, plugin
 from harness import Net
 from system.chaos.cluster import Cluster
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bench.conftest import Figures
     from harness import Daemon
 
-DEATHS = int(os.environ.get("BENCH_DEATHS", "7"))
+KILLS = int(os.environ.get("BENCH_KILLS", "7"))
 WIDTH = 20
 """Workflows that are open at once."""
 STEADY = 3.0
@@ -54,7 +54,7 @@ class Work:
         self.answered: dict[str, asyncio.Event] = {}
         self.numbers = itertools.count()
 
-    async def heard(self, received: Received) -> None:
+    async def on_response(self, received: Received) -> None:
         """Wake the lane that waits for this answer."""
         event = self.answered.get(received.subject.rpartition(".")[2])
         if event is not None:
@@ -66,7 +66,7 @@ class Work:
             name = f"r{next(self.numbers)}"
             self.answered[name] = asyncio.Event()
             over = self.open[name] = asyncio.get_running_loop().create_future()
-            await requests.submit(self.bus, "bench", WorkflowRequest("bench_read", name, WISH))
+            await requests.submit(self.bus, "bench", WorkflowRequest("bench_read", name, REQUEST))
             while not self.answered[name].is_set():  # an answer may be missed while the connection is away
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
@@ -87,7 +87,7 @@ class Work:
 async def working(bus: Bus) -> AsyncIterator[Work]:
     """Let the lanes work on a network whose daemons run."""
     work = Work(bus)
-    subscription = await bus.subscribe(subjects.response("*"), work.heard)
+    subscription = await bus.subscribe(subjects.response("*"), work.on_response)
     lanes = [asyncio.create_task(work.lane()) for _ in range(WIDTH)]
     try:
         yield work
@@ -117,8 +117,8 @@ async def test_recovery(cluster: Cluster, tmp_path: Path, figures: Figures) -> N
                 daemons = [stack.enter_context(daemon) for daemon in _daemons(net, plugin(tmp_path))]
                 async with working(bus) as work:
                     servers = f"{len(cluster.nodes)} nats-server{'s' * (len(cluster.nodes) > 1)}"
-                    _note(figures, f"orchestrator killed, {servers}", await _deaths(work, daemons[:2]))
-                    _note(figures, f"agent killed, {servers}", await _deaths(work, daemons[2:]))
+                    _note(figures, f"orchestrator killed, {servers}", await _kills(work, daemons[:2]))
+                    _note(figures, f"agent killed, {servers}", await _kills(work, daemons[2:]))
                     _note(figures, f"leader of JetStream killed, {servers}", await _leaders(work, cluster))
 
 
@@ -128,7 +128,7 @@ def _daemons(net: Net, path: str) -> list[Daemon]:
     return [net.daemon(name, PYTHONPATH=path, AGENTD_TEST_BLOCKBUSTER="") for name in INSTANCES]
 
 
-async def _deaths(work: Work, daemons: list[Daemon]) -> list[float]:
+async def _kills(work: Work, daemons: list[Daemon]) -> list[float]:
     """Kill one daemon after the other; return how long each death was felt."""
 
     async def again(daemon: Daemon) -> None:
@@ -136,7 +136,7 @@ async def _deaths(work: Work, daemons: list[Daemon]) -> list[float]:
         daemon.start()
 
     found = []
-    for _, daemon in zip(range(DEATHS), itertools.cycle(daemons), strict=False):
+    for _, daemon in zip(range(KILLS), itertools.cycle(daemons), strict=False):
         await asyncio.sleep(STEADY)
         daemon.kill()
         starting = asyncio.create_task(again(daemon))
@@ -148,7 +148,7 @@ async def _deaths(work: Work, daemons: list[Daemon]) -> list[float]:
 async def _leaders(work: Work, cluster: Cluster) -> list[float]:
     """Kill the server that leads the workflows, and start it again; return how long each death was felt."""
     found = []
-    for _ in range(DEATHS):
+    for _ in range(KILLS):
         await asyncio.sleep(STEADY)
         node = cluster.nodes[await asyncio.to_thread(cluster.leader, subjects.WORKFLOWS)]
         node.kill()

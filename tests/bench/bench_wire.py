@@ -11,7 +11,7 @@ import msgspec
 
 from agentd.wire import codec
 from agentd.wire.messages import TaskAssignment, Tier
-from bench.systems import WISH
+from bench.systems import REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ TASK = TaskAssignment(
     workflow_id="vm_deployment-0123456789",
     task_type="create_vm",
     assigned_to="mcp-proxmox",
-    parameters=dict(WISH),
+    parameters=dict(REQUEST),
     deadline=datetime(2026, 11, 22, tzinfo=UTC),
     dependencies=["validate_vm_parameters"],
     tier=Tier.OPERATE,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.systems import WISH, Agentd, Floor, Load
+from bench.systems import REQUEST, Agentd, Floor, Load
 from harness import NatsServer
 from pve.client import FakePve
 
@@ -29,7 +29,7 @@ SECONDS = float(os.environ.get("BENCH_SECONDS", "4"))
 WIDE = 50
 ALWAYS = "sync_interval: always"
 SHARES = {"orchestrator": ("orchestrator",), "bench": ("bench",)}
-SHORT = {**WISH, "deadline": 1.0}
+SHORT = {**REQUEST, "deadline": 1.0}
 """Deadlines that pass while the next workflows run: what timers cost shows."""
 
 
@@ -71,7 +71,7 @@ def _agentd(floor: Path, directory: Path, server: NatsServer, found: dict[str, R
         read.many.append(system.load(floor, WIDE, SECONDS))
         if more:
             found.setdefault("operate", Rounds()).many.append(system.load(floor, WIDE, SECONDS, "bench_operate"))
-            short = system.load(floor, WIDE, SECONDS * 2, wish=SHORT)
+            short = system.load(floor, WIDE, SECONDS * 2, requested=SHORT)
             found.setdefault("timers", Rounds()).many.append(short)
 
 
@@ -145,7 +145,7 @@ def test_three_reads_synced(floor: Path, tmp_path: Path, figures: Figures) -> No
 
 def test_vm_deployments(floor: Path, tmp_path: Path, figures: Figures) -> None:
     """What a VM costs when Proxmox takes no time: four roles, a simulated cluster without durations."""
-    wish = {"template": 9000, "memory": 2048, "disk": 8, "tags": ["bench"]}
+    requested = {"template": 9000, "memory": 2048, "disk": 8, "tags": ["bench"]}
     shares = {item: (item,) for item in ("orchestrator", "specialist", "mcp-bridge")}
     found = Rounds()
     for number in range(ROUNDS):
@@ -155,8 +155,8 @@ def test_vm_deployments(floor: Path, tmp_path: Path, figures: Figures) -> None:
             NatsServer(directory) as server,
             Agentd(directory, server, shares, pve).running() as system,
         ):
-            found.one.append(system.load(floor, 1, SECONDS, "vm_deployment", wish))
-            found.many.append(system.load(floor, 10, SECONDS, "vm_deployment", wish))
+            found.one.append(system.load(floor, 1, SECONDS, "vm_deployment", requested))
+            found.many.append(system.load(floor, 10, SECONDS, "vm_deployment", requested))
 
     figures.add("vm_deployment c=1", found.median(_wfs, one=True), "wf/s")
     figures.add("vm_deployment c=1 p50", found.median(_p50, one=True), "ms")

@@ -25,7 +25,7 @@ SERVICE = "bench"
 STEPS = ("validate", "create", "configure")
 
 
-class Wish(msgspec.Struct, frozen=True):
+class Parameters(msgspec.Struct, frozen=True):
     """The floor's parameters, and how long an attempt may take."""
 
     vmid: int
@@ -55,41 +55,41 @@ class Steps:
     """Tools without work."""
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="bench")
-    async def validate(self, call: Call, p: Wish) -> Done:
+    async def validate(self, call: Call, p: Parameters) -> Done:
         """Do nothing."""
         del call, p
         return Done("validate")
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="bench")
-    async def create(self, call: Call, p: Wish) -> Done:
+    async def create(self, call: Call, p: Parameters) -> Done:
         """Do nothing."""
         del call, p
         return Done("create")
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="bench")
-    async def configure(self, call: Call, p: Wish) -> Done:
+    async def configure(self, call: Call, p: Parameters) -> Done:
         """Do nothing."""
         del call, p
         return Done("configure")
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="bench")
-    async def operate(self, call: Call, p: Wish) -> Done:
+    async def operate(self, call: Call, p: Parameters) -> Done:
         """Do nothing, once: with a claim, two audit lines and an effect record."""
         del p
         await call.ensure(_nothing_there, _nothing)
         return Done("operate")
 
 
-def _plan(wish: Wish, tier: Tier) -> list[TaskSpec]:
+def _plan(requested: Parameters, tier: Tier) -> list[TaskSpec]:
     return [
         TaskSpec(
             name=name,
             tool=name if tier is Tier.READ else "operate",
             queue=SERVICE,
             tier=tier,
-            parameters=plain(wish),
+            parameters=plain(requested),
             after=list(STEPS[:number][-1:]),
-            timeout=wish.deadline,
+            timeout=requested.deadline,
         )
         for number, name in enumerate(STEPS)
     ]
@@ -129,6 +129,6 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
 def agentd_workflows() -> list[Definition]:
     """Return the chain of reads, and the same with effects."""
     return [
-        Definition("bench_read", "Three reads.", Wish, lambda wish: _plan(wish, Tier.READ)),
-        Definition("bench_operate", "Three effects.", Wish, lambda wish: _plan(wish, Tier.OPERATE)),
+        Definition("bench_read", "Three reads.", Parameters, lambda requested: _plan(requested, Tier.READ)),
+        Definition("bench_operate", "Three effects.", Parameters, lambda requested: _plan(requested, Tier.OPERATE)),
     ]

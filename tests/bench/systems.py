@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 TICK = os.sysconf("SC_CLK_TCK")
 SLOTS = 256
 """Tasks of the bench's agent under way at once: the floor's batch."""
-WISH = {
+REQUEST = {
     "vmid": 101,
     "cores": 4,
     "memory": 8192,
@@ -161,11 +161,11 @@ class Agentd:
             yield self
 
     def load(
-        self, floor: Path, width: int, seconds: float, kind: str = "bench_read", wish: dict[str, Any] = WISH
+        self, floor: Path, width: int, seconds: float, kind: str = "bench_read", requested: dict[str, Any] = REQUEST
     ) -> Load:
         """Run the client of agentd."""
         command = [sys.executable, str(HERE / "load.py"), str(self.server.port), str(width), str(seconds), str(WARM)]
-        return measured([*command, kind, json.dumps(wish)], self.pids, {"PYTHONPATH": str(floor)})
+        return measured([*command, kind, json.dumps(requested)], self.pids, {"PYTHONPATH": str(floor)})
 
 
 async def provisioned(net: Net) -> None:

@@ -16,11 +16,11 @@ GUEST: Final = Target("guest/100", "VM 100", {"status": "stopped"}, ["tag/keep",
 class Case:
     """One call: what it needs, what its principal was granted, and all that the decision depends on.
 
-    says  the sentence that the table has for it
-    code  of the error that refuses it; "" if it is done
+    message  the sentence that the table has for it
+    code     of the error that refuses it; "" if it is done
     """
 
-    says: str
+    message: str
     needed: Tier
     granted: Tier
     code: str = ""

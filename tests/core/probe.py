@@ -34,7 +34,7 @@ SIGNER = Signer.new()
 """The key of every agent of these tests, over their restarts."""
 
 
-class Wish(msgspec.Struct, frozen=True):
+class Parameters(msgspec.Struct, frozen=True):
     """What a tool is asked for."""
 
     number: int = 0
@@ -60,17 +60,17 @@ class Probe:
     """
 
     def __init__(self) -> None:
-        self.world: dict[str, str] = {}
+        self.inventory: dict[str, str] = {}
         self.steps: list[str] = []
         self.used: list[str] = []
         self.looks_like = "whole"
         self.at_work = asyncio.Event()
-        self.on_look: Callable[[Call], Awaitable[None]] = nothing
+        self.on_check: Callable[[Call], Awaitable[None]] = nothing
         self.on_act: Callable[[Call], Awaitable[None]] = nothing
         self.afterwards: Callable[[Call], Awaitable[None]] = nothing
 
     @property
-    def looks(self) -> int:
+    def checks(self) -> int:
         """Return how often the world was looked at."""
         return self.steps.count("look")
 
@@ -91,16 +91,16 @@ class Probe:
     async def _once(self, call: Call, *, blind: bool = False, target: bool = False) -> Done:
         async def check() -> Found | None:
             self.steps.append("look")
-            await self.on_look(call)
+            await self.on_check(call)
             if target:
                 call.target(Target("thing/1", "the thing", {"looks": self.looks_like}, ["tag/old"], ["all of it"]))
-            return None if blind or call.key not in self.world else Found(self.world[call.key])
+            return None if blind or call.key not in self.inventory else Found(self.inventory[call.key])
 
         async def apply() -> str:
             self.steps.append("act")
-            self.world[call.key] = f"UPID:{call.key}:{self.acts}"
+            self.inventory[call.key] = f"UPID:{call.key}:{self.acts}"
             await self.on_act(call)
-            return self.world[call.key]
+            return self.inventory[call.key]
 
         found = await call.ensure(check, apply)
         self.used.append(found.upid)
@@ -108,45 +108,45 @@ class Probe:
         return Done(found.upid)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="probing")
-    async def read_it(self, call: Call, p: Wish) -> Done:
+    async def read_it(self, call: Call, p: Parameters) -> Done:
         """Read."""
         self.steps.append("read")
         await self.afterwards(call)
         return Done(text=p.text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="probing")
-    async def touch_it(self, call: Call, p: Wish) -> Done:  # noqa: ARG002 - every tool has parameters
+    async def touch_it(self, call: Call, p: Parameters) -> Done:  # noqa: ARG002 - every tool has parameters
         """Touch the world, though it says that it only reads."""
         return await self._once(call)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="probing")
-    async def idempotent(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+    async def idempotent(self, call: Call, p: Parameters) -> Done:  # noqa: ARG002
         """Do what may be done twice."""
         return await self._once(call, blind=True)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="probing", stoppable=True)
-    async def marked(self, call: Call, p: Wish) -> Done:
+    async def marked(self, call: Call, p: Parameters) -> Done:
         """Make something that has our mark."""
         made = await self._once(call)
         return Done(made.upid, p.text)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="probing")
-    async def probed(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+    async def probed(self, call: Call, p: Parameters) -> Done:  # noqa: ARG002
         """Make it so, unless it is so."""
         return await self._once(call)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="probing")
-    async def unsafe(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+    async def unsafe(self, call: Call, p: Parameters) -> Done:  # noqa: ARG002
         """Do what cannot be seen afterwards."""
         return await self._once(call, blind=True)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="probing")
-    async def wipe(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+    async def wipe(self, call: Call, p: Parameters) -> Done:  # noqa: ARG002
         """Destroy it."""
         return await self._once(call, target=True)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="probing")
-    async def shell(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+    async def shell(self, call: Call, p: Parameters) -> Done:  # noqa: ARG002
         """Run a command."""
         return await self._once(call)
 
@@ -189,7 +189,7 @@ async def serving(worker: Worker, *, drain: float = 0.0) -> AsyncIterator[Worker
             await running
 
 
-async def assign(bus: Bus, tool_name: str, wish: dict[str, Any] | None = None, **more: Any) -> None:
+async def assign(bus: Bus, tool_name: str, requested: dict[str, Any] | None = None, **more: Any) -> None:
     """Assign a task; without more it is attempt 1 of `w.t` with a minute's time.  Twice is a redelivery."""
     workflow, task, attempt = more.pop("workflow", "w"), more.pop("task", "t"), more.pop("attempt", 1)
     message = TaskAssignment(
@@ -197,7 +197,7 @@ async def assign(bus: Bus, tool_name: str, wish: dict[str, Any] | None = None, *
         workflow_id=workflow,
         task_type=tool_name,
         assigned_to=SERVICE,
-        parameters=wish or {},
+        parameters=requested or {},
         deadline=bus.server_time() + timedelta(seconds=more.pop("seconds", 60.0)),
         attempt=attempt,
         tier=more.pop("tier", Tier.OPERATE),

@@ -10,7 +10,7 @@ import pytest_asyncio
 from agentd.bus.setup.provision import provision
 from core.jetstream import connected
 from core.probe import SERVICE, Probe
-from plugins.conftest import bus, download_server, known, lab, laboratory, quiet_net, recorded, steered, tools
+from plugins.conftest import bus, download_server, known, lab, laboratory, quiet_net, recorded, sim, tools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
-__all__ = ["bus", "download_server", "known", "lab", "laboratory", "quiet_net", "recorded", "steered", "tools"]
+__all__ = ["bus", "download_server", "known", "lab", "laboratory", "quiet_net", "recorded", "sim", "tools"]
 
 
 @pytest.fixture

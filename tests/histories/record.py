@@ -124,7 +124,7 @@ async def main() -> None:
     """Record all."""
     recorder, decide = Recorder(), wf.decide
     wf.decide = recorder.decide
-    for scene in (everything, deployments):
+    for recording in (everything, deployments):
         with (
             tempfile.TemporaryDirectory() as folder,
             NatsServer(Path(folder)) as nats,
@@ -132,7 +132,7 @@ async def main() -> None:
         ):
             net = Net(Path(folder), nats.url, pve)
             async with net.client() as bus:
-                await scene(net, bus)
+                await recording(net, bus)
     wf.decide = decide
     for name, lines in recorder.lines.items():
         history.write(HERE / f"{name}.jsonl", lines)

@@ -47,11 +47,11 @@ def counting(**more: Any) -> TaskSpec:
     return TaskSpec("count", "count_words", NAME, Tier.READ, **{"timeout": 60.0} | more)
 
 
-def plan(wish: Text) -> list[TaskSpec]:
+def plan(requested: Text) -> list[TaskSpec]:
     """Return a task for the plain agent and one of ours that uses its result."""
     listed = {"limit": result_of("count", "words")}
     return [
-        counting(parameters={"text": wish.text}),
+        counting(parameters={"text": requested.text}),
         TaskSpec("list", "list_guests", "mcp-proxmox", Tier.READ, parameters=listed, after=["count"]),
     ]
 
@@ -147,8 +147,8 @@ async def test_a_node_agent_joins_works_and_leaves(net: Net, node: Path) -> None
 async def test_a_node_agent_is_killed_with_its_task(quiet_net: Net, node: Path) -> None:
     """An agent that is killed with a task in its hands delays no others: the deadline passes and another does it."""
 
-    def tasks(wish: Text) -> list[TaskSpec]:
-        return [counting(parameters={"text": wish.text}, timeout=3.0, backoff=0.1)]
+    def tasks(requested: Text) -> list[TaskSpec]:
+        return [counting(parameters={"text": requested.text}, timeout=3.0, backoff=0.1)]
 
     async with prepared(quiet_net) as bus, daemons(quiet_net, tasks):
         with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:
@@ -169,8 +169,8 @@ async def test_a_node_agent_is_killed_with_its_task(quiet_net: Net, node: Path) 
 async def test_a_task_that_a_node_agent_did_not_acknowledge(quiet_net: Net, node: Path) -> None:
     """What an agent took and did not acknowledge is delivered to the next one, in the same attempt."""
 
-    def tasks(wish: Text) -> list[TaskSpec]:
-        return [counting(parameters={"text": wish.text})]
+    def tasks(requested: Text) -> list[TaskSpec]:
+        return [counting(parameters={"text": requested.text})]
 
     async with prepared(quiet_net) as bus, daemons(quiet_net, tasks):
         config = (await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["config"]

@@ -12,7 +12,7 @@ from agentd.plugins.manager import known_tools
 from agentd_proxmox.settings import ToolSettings
 from harness import Net
 from plugins.download_server import serving
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from pve.client import FakePve, available
 from tool_bench import Bench
 
@@ -62,9 +62,9 @@ def lab(laboratory: FakePve) -> FakePve:
 
 
 @pytest.fixture
-def steered(lab: FakePve) -> Steer:
+def sim(lab: FakePve) -> AsyncPve:
     """Steer the simulator without blocking the loop."""
-    return Steer(lab)
+    return AsyncPve(lab)
 
 
 @pytest_asyncio.fixture

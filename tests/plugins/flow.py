@@ -70,7 +70,7 @@ def step(state: Workflow, *inputs: Input, at: datetime = LATER) -> Workflow:
     return changed
 
 
-def ring(state: Workflow) -> Workflow:
+def fire(state: Workflow) -> Workflow:
     """Return the state after its timer has rung."""
     assert state.next_timer_at is not None
     return step(state, TimerFired(state.timers), at=state.next_timer_at)

@@ -110,9 +110,9 @@ def _entry(tool: Tool, where: set[str]) -> str:
     needed = set(schema.get("required", ()))
     given = " ".join(f"`{name}{'' if name in needed else '?'}`" for name in schema.get("properties", {})) or "none"
     answers = " ".join(f"`{name}`" for name in tool.output_schema().get("properties", {}))
-    traits = ", ".join([tool.tiers(), str(tool.repeat), *(["stoppable"] if tool.stoppable else [])])
+    properties = ", ".join([tool.tiers(), str(tool.repeat), *(["stoppable"] if tool.stoppable else [])])
     first = " ".join(tool.description.split("\n\n")[0].split())
-    lines = [f"**{tool.name}** ({traits}; {proof(tool, where)}): {first}", f"  {given} → {answers}"]
+    lines = [f"**{tool.name}** ({properties}; {proof(tool, where)}): {first}", f"  {given} → {answers}"]
     return "- " + "\n".join(lines)
 
 
@@ -121,7 +121,7 @@ def decisions() -> str:
     lines = ["| | needs | granted | yes by | decided |", "|---|---|---|---|---|"]
     for case in CASES:
         yes = "" if case.yes is None else case.yes or "none"
-        lines.append(f"| {case.says} | {case.needed} | {case.granted} | {yes} | {case.code or 'done'} |")
+        lines.append(f"| {case.message} | {case.needed} | {case.granted} | {yes} | {case.code or 'done'} |")
     return POLICY_HEAD + "\n".join(lines) + "\n"
 
 

@@ -200,9 +200,9 @@ class FakePve:
         query = {"method": method, "path": path, "since": since}
         return list(self.call("GET", "/log?" + urlencode({key: value for key, value in query.items() if value})))
 
-    def world(self) -> dict[str, Json]:
+    def inventory(self) -> dict[str, Json]:
         """Return guests, tasks, volumes and nodes as they really are."""
-        return dict(self.call("GET", "/world"))
+        return dict(self.call("GET", "/inventory"))
 
     def reset(self) -> None:
         """Go back to the cluster as it started, without rules and log."""
@@ -212,11 +212,11 @@ class FakePve:
 
     def found(self, vmid: int) -> dict[str, Json] | None:
         """Return a guest as it really is, or None."""
-        return next((guest for guest in self.world()["guests"] if guest["vmid"] == vmid), None)
+        return next((guest for guest in self.inventory()["guests"] if guest["vmid"] == vmid), None)
 
     def tasks(self, kind: str | None = None) -> list[dict[str, Json]]:
         """List the tasks there were, of one type or all, oldest first."""
-        return [task for task in self.world()["tasks"] if kind in (None, task["type"])]
+        return [task for task in self.inventory()["tasks"] if kind in (None, task["type"])]
 
     def creates(self) -> list[dict[str, Json]]:
         """List the creates and clones that were accepted and whose task did not fail, from the log of requests."""

@@ -50,7 +50,7 @@ class Control:
             "/settings": {"GET": self._settings, "POST": self._set_settings},
             "/guest": {"POST": self._guest, "DELETE": self._drop_guest},
             "/log": {"GET": self._log, "DELETE": self._clear_log},
-            "/world": {"GET": self._world},
+            "/inventory": {"GET": self._inventory},
             "/task": {"GET": self._task},
             "/reset": {"POST": self._reset},
         }
@@ -212,7 +212,7 @@ class Control:
     async def _task(self, request: web.Request) -> web.Response:
         return web.json_response(self._task_view(self.pve.tasks[request.query["upid"]]))
 
-    async def _world(self, _request: web.Request) -> web.Response:
+    async def _inventory(self, _request: web.Request) -> web.Response:
         """Show guests, tasks and volumes as they really are, independent of rights."""
         pve = self.pve
         guests = [self._view(guest) for guest in [*pve.vms, *pve.cts]]

@@ -213,7 +213,7 @@ class Simulator(
         if effect.get("lost_before") or (effect.get("hold") and gone):
             return self._cut(request, entry, "connection cut before anything was done")
         if "status" in effect:
-            return self._note(entry, self._told(effect))
+            return self._note(entry, self._configured_reply(effect))
         entry.task_exit = effect.get("task_exit")
         response = self._note(entry, await handler(request), done=self._is_modelled(request))
         if effect.get("cut_after"):
@@ -221,7 +221,7 @@ class Simulator(
         return response
 
     @staticmethod
-    def _told(effect: Values) -> web.Response:
+    def _configured_reply(effect: Values) -> web.Response:
         """Return the answer that a rule spells out; real PVE: 401 and the codes of its proxy have no body."""
         status, reason = int(effect["status"]), str(effect.get("reason") or "simulated error")
         if isinstance(effect.get("body"), dict):

@@ -44,13 +44,13 @@ async def verify(bus: Bus, name: str, parameters: dict[str, Any]) -> WorkflowRes
 
 def guests(pve: FakePve) -> set[int]:
     """Return the guests that there are."""
-    return {guest["vmid"] for guest in pve.world()["guests"]}
+    return {guest["vmid"] for guest in pve.inventory()["guests"]}
 
 
 async def test_good(net: Net) -> None:
     """A good backup is restored, isolated, started, seen to run, and nothing is left but the answer that says so."""
     async with backed_up(net, 101) as (bus, pve, asked):
-        before = pve.world()["volumes"], guests(pve)
+        before = pve.inventory()["volumes"], guests(pve)
         answer = await verify(bus, "good", asked)
         log = pve.log("POST")
 
@@ -67,7 +67,7 @@ async def test_good(net: Net) -> None:
             request["params"]["net0"].endswith(",link_down=1") for request in log if "net0" in request["params"]
         ] == [True]
         assert tasks["undo-restore"]["result"]["vmid"] == scratch["vmid"]
-        assert (pve.world()["volumes"], guests(pve)) == before
+        assert (pve.inventory()["volumes"], guests(pve)) == before
 
 
 async def test_bad(net: Net) -> None:
@@ -105,8 +105,8 @@ async def test_cancelled(net: Net) -> None:
         await requests.submit(bus, "tester", WorkflowRequest("backup_verification", "gone", asked | {"seconds": 3600}))
 
         async def runs() -> bool:
-            world = await asyncio.to_thread(pve.world)
-            return any(guest["vmid"] not in before and guest["status"] == "running" for guest in world["guests"])
+            inventory = await asyncio.to_thread(pve.inventory)
+            return any(guest["vmid"] not in before and guest["status"] == "running" for guest in inventory["guests"])
 
         await eventually(runs, "the scratch guest runs")
         await requests.signal(bus, "tester", "gone", WorkflowSignal("cancel"))

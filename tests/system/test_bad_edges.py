@@ -116,7 +116,7 @@ async def test_a_request_that_is_too_large_never_leaves(net: Net) -> None:
 async def test_a_large_parameter_reaches_its_tasks(net: Net) -> None:
     """What is too large to stand in the state reaches the tasks that need a part of it."""
     assert net.pve is not None
-    wish = {
+    requested = {
         "name": "keys",
         "template": 9000,
         "description": "d" * 8000,
@@ -125,7 +125,7 @@ async def test_a_large_parameter_reaches_its_tasks(net: Net) -> None:
         "tags": [f"tag-{number:030d}" for number in range(110)],
     }
     async with running(net) as bus:
-        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "keys", wish))
+        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "keys", requested))
         found = await queries.follow(bus, "keys", lambda _: None, wait=45)
 
     assert found.status.startswith("completed"), found

@@ -193,7 +193,7 @@ async def test_another_client_takes_the_vmid(net: Net) -> None:
     assert failed.status == "failed"
     assert "777" in failed.error
     assert "'other'" in failed.error or "other" in failed.error
-    assert [guest["name"] for guest in net.pve.world()["guests"] if guest["vmid"] in {vmid, 777}] == [
+    assert [guest["name"] for guest in net.pve.inventory()["guests"] if guest["vmid"] in {vmid, 777}] == [
         "stranger",
         "other",
     ]
@@ -215,8 +215,8 @@ async def test_a_node_goes_offline_meanwhile(net: Net) -> None:
     assert net.pve is not None
     net.pve.rule("POST", "/qemu$", {"delay": 1.0}, count=1)
     async with running(net) as (bus, _):
-        wish = {"name": "away", "node": "pve2"}
-        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "away", wish))
+        requested = {"name": "away", "node": "pve2"}
+        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "away", requested))
         await _validated(bus, "away")
         net.pve.node("pve2", online=False)
 

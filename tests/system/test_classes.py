@@ -25,10 +25,10 @@ class Guests(msgspec.Struct, frozen=True):
     vmids: list[int]
 
 
-def make(wish: Guests) -> list[TaskSpec]:
+def make(requested: Guests) -> list[TaskSpec]:
     """Make all at once, as far as their class lets."""
     vm = {"vmid": template("{{ item }}"), "node": "pve1", "name": template("c{{ item }}"), "storage": "local-lvm"}
-    return [TaskSpec("vm", "create_vm", QUEUE, Tier.OPERATE, vm, for_each=wish.vmids, max_parallel=20, retries=0)]
+    return [TaskSpec("vm", "create_vm", QUEUE, Tier.OPERATE, vm, for_each=requested.vmids, max_parallel=20, retries=0)]
 
 
 async def test_so_many_at_once(net: Net) -> None:

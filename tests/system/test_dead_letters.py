@@ -97,12 +97,12 @@ async def test_wrong_usage(net: Net) -> None:
     """What does not exist is reported in one line."""
     async with net.client():
         neither = await run(net, "dead-letters", "replay")
-        ghost = await run(net, "dead-letters", "show", "9")
+        unknown = await run(net, "dead-letters", "show", "9")
 
     assert neither.stderr == "agentd: name the letters to replay, or --all; `agentd dead-letters` lists them\n"
     assert neither.returncode == 2
     assert (
-        ghost.stderr
+        unknown.stderr
         == "agentd: there is no dead letter 9; `agentd dead-letters list --all` lists them, and they stay 30 days\n"
     )
-    assert ghost.returncode == 1
+    assert unknown.returncode == 1

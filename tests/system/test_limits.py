@@ -164,8 +164,8 @@ async def test_inputs_are_full(net: Net) -> None:
         await shrink(bus, subjects.INPUT, 200_000)
         await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 60)
         await fill(bus, subjects.complete("a", "ghost", "t"), size=1000)
-        wish = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
-        await requests.submit(bus, "tester", wish)
+        requested = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
+        await requests.submit(bus, "tester", requested)
         await running(bus, "web1", "validate_vm_parameters")
 
         async def refused() -> bool:
@@ -355,9 +355,9 @@ async def test_the_audit_is_full(tmp_path: Path) -> None:
         with FakePve(directory=tmp_path / "pve") as pve:
             net = Net(tmp_path, server.url, pve)
             async with net.here("all"):
-                wish = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
+                requested = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
                 await hold(bus, subjects.WORKFLOWS, "mcp-proxmox", 60)
-                await requests.submit(bus, "tester", wish)
+                await requests.submit(bus, "tester", requested)
                 await running(bus, "web1", "create_vm")
                 await fill(bus, "ai.audit.junk{}")
                 await fill(bus, "ai.audit.junk{}", size=100)

@@ -115,8 +115,8 @@ async def test_another_guest_has_the_number_now(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         await asyncio.to_thread(net.pve.drop_guest, 101)
-        stranger = {"cores": 3, "description": "another client's"}
-        await asyncio.to_thread(net.pve.guest, vmid=101, name="db-01", node="pve1", config=stranger)
+        foreign = {"cores": 3, "description": "another client's"}
+        await asyncio.to_thread(net.pve.guest, vmid=101, name="db-01", node="pve1", config=foreign)
         await requests.send_decision(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
@@ -162,7 +162,7 @@ async def test_a_client_of_mcp_receives_the_result_of_its_plan(net: Net) -> None
     assert len(net.pve.log("DELETE")) == 1
 
 
-class Person:
+class Approver:
     """A person at a client of MCP, who answers its forms."""
 
     def __init__(self, action: Any, **content: Any) -> None:
@@ -178,15 +178,15 @@ class Person:
         return self.answer
 
 
-@pytest.mark.parametrize("era", ["legacy", "auto"])
-async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> None:
+@pytest.mark.parametrize("protocol", ["legacy", "auto"])
+async def test_the_person_at_a_client_approves_by_a_form(net: Net, protocol: str) -> None:
     """What eve asks for is done in the same call once the person, who is bob, has approved what is shown."""
     assert net.pve is not None
     net.settings["mcp-bridge"] = {"approvers": {"eve": "bob"}}
-    person = Person("accept", approve=True)
+    approver = Approver("accept", approve=True)
     async with net.client() as bus, net.here() as daemon:
         await _do(bus, "create_snapshot", name="before")
-        async with _client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
+        async with _client(f"{daemon.url}/mcp", mode=protocol, elicitation_callback=approver) as mcp:
             done = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
         chain = [record.decode(AuditRecord) for record in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
@@ -194,33 +194,35 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
     assert done.structured_content is not None
     assert done.structured_content["snapshots"] == []
     assert len(net.pve.log("DELETE")) == 1
-    assert len(person.read) == 1
-    assert "eve requests delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
-    assert "You approve as bob" in person.read[0]
+    assert len(approver.read) == 1
+    assert "eve requests delete_snapshot: VM 101 'db-01' on pve1" in approver.read[0]
+    assert "You approve as bob" in approver.read[0]
     assert {(record.principal, record.approved_by) for record in chain if record.tool == "delete_snapshot"} == {
         ("eve", "bob")
     }
 
 
-@pytest.mark.parametrize("era", ["legacy", "auto"])
+@pytest.mark.parametrize("protocol", ["legacy", "auto"])
 @pytest.mark.parametrize(
-    ("person", "code"),
+    ("approver", "code"),
     [
-        (Person("decline"), "failed"),
-        (Person("accept", approve=False), "failed"),
-        (Person("accept", approve="true"), "failed"),
-        (Person("cancel"), "needs_approval"),
+        (Approver("decline"), "failed"),
+        (Approver("accept", approve=False), "failed"),
+        (Approver("accept", approve="true"), "failed"),
+        (Approver("cancel"), "needs_approval"),
         (None, "needs_approval"),
     ],
     ids=["declines", "says no", "says no yes", "closes it", "cannot be asked"],
 )
-async def test_without_an_approval_nothing_is_done(net: Net, era: str, person: Person | None, code: str) -> None:
+async def test_without_an_approval_nothing_is_done(
+    net: Net, protocol: str, approver: Approver | None, code: str
+) -> None:
     """A no ends the plan; a closed form, or a client without forms, leaves it to others."""
     assert net.pve is not None
     net.settings["mcp-bridge"] = {"approvers": {"eve": "bob"}}
     async with net.client() as bus, net.here() as daemon:
         await _do(bus, "create_snapshot", name="before")
-        async with _client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
+        async with _client(f"{daemon.url}/mcp", mode=protocol, elicitation_callback=approver) as mcp:
             output = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
 
     assert output.is_error

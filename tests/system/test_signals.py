@@ -37,7 +37,7 @@ class Manager:
         self.socket.close()
         shutil.rmtree(self.directory)
 
-    def hear(self) -> int:
+    def read(self) -> int:
         """Take what has come; return how many messages came until now."""
         while True:
             try:
@@ -51,7 +51,7 @@ class Manager:
         """Wait for the first message after number `since` that has this field, and if named this value in it."""
 
         def found() -> tuple[int, dict[str, str]] | None:
-            self.hear()
+            self.read()
             return next(
                 (message for message in self.reported[since:] if field in message[1] and value in message[1][field]),
                 None,
@@ -91,10 +91,10 @@ async def test_a_life(net: Net, manager: Manager) -> None:
     with _daemon(net, manager) as daemon:
         ready_at, ready = manager.wait("READY")
         seen = len(manager.reported)
-        until(lambda: manager.hear() > seen + 6, "six more messages")
+        until(lambda: manager.read() > seen + 6, "six more messages")
         daemon.signal(signal.SIGTERM)
         code = daemon.wait()
-    manager.hear()
+    manager.read()
     alive = [at for at, fields in manager.reported if "WATCHDOG" in fields and at >= ready_at]
     kinds = [field for _, fields in manager.reported for field in fields]
 
@@ -171,7 +171,7 @@ def _reload(net: Net, manager: Manager, daemon: Daemon, level: str) -> tuple[int
 
 
 def _hup(manager: Manager, daemon: Daemon) -> tuple[int, dict[str, str]]:
-    manager.hear()
+    manager.read()
     since = len(manager.reported)
     daemon.signal(signal.SIGHUP)
     reloading = manager.wait("RELOADING", since=since)

@@ -57,7 +57,7 @@ class Arena:
 
     def named(self, name: str) -> list[int]:
         """Return the guests of a name."""
-        return [guest["vmid"] for guest in self.pve.world()["guests"] if guest.get("name") == name]
+        return [guest["vmid"] for guest in self.pve.inventory()["guests"] if guest.get("name") == name]
 
 
 Case = Callable[[Arena], Awaitable[None]]
@@ -82,7 +82,7 @@ async def tools_list(arena: Arena) -> None:
 
 async def list_guests(arena: Arena) -> None:
     """A model asks for the guests of a cluster of 503."""
-    there = len(arena.pve.world()["guests"])
+    there = len(arena.pve.inventory()["guests"])
     for n in range(GUESTS - there):
         status = "running" if n % 4 else "stopped"
         config = {"tags": "prod;web"} if n % 3 else {}
@@ -94,7 +94,7 @@ async def list_guests(arena: Arena) -> None:
         calls = len(arena.pve.log())
     shown = sum(f"machine-{n:03}" in answer.text for n in range(GUESTS - there)) + sum(
         str(guest["name"]) in answer.text
-        for guest in arena.pve.world()["guests"]
+        for guest in arena.pve.inventory()["guests"]
         if guest["vmid"] < 1000 or guest["vmid"] == 9000
     )
     size = arena.record.calls[-1]["bytes"]
@@ -252,9 +252,9 @@ async def both(arena: Arena) -> None:
 async def _submitted(arena: Arena) -> None:
     """The same as a workflow, by the command line; `watch` is what waits for a retry."""
     arena.pve.rule("POST", "/start$", {"task_exit": "start failed: exit code 1"})
-    wish = ["name=both-1", "template=9000", "memory=1024", "disk=8", "node=pve1"]
+    requested = ["name=both-1", "template=9000", "memory=1024", "disk=8", "node=pve1"]
     with daemon(arena.binaries, arena.ground):
-        code, text = await _run(arena, "submit", "vm_deployment", *wish, "--id", "both", "--wait")
+        code, text = await _run(arena, "submit", "vm_deployment", *requested, "--id", "both", "--wait")
         left = arena.named("both-1")
         arena.pve.clear()
         await _run(arena, "retry", "both", "--id", "both-again")
@@ -280,11 +280,11 @@ def _tell(arena: Arena, first: str, left: list[int], text: str) -> None:
     arena.record.cell = f"{first}, {state} | then {_vms(len(after))}, {running} running"
 
 
-def _judge(arena: Arena, first: str, last: str, so: bool, world: str) -> None:  # noqa: FBT001 - a fact
+def _judge(arena: Arena, first: str, last: str, so: bool, inventory: str) -> None:  # noqa: FBT001 - a fact
     said = first if first == last else f"{first}, polled: {last}"
     arena.record.facts = {"first": first, "last": last, "so": so}
     arena.record.good = last != UNDER_WAY and (last == DONE) == so
-    arena.record.cell = f"{said}; {world}"
+    arena.record.cell = f"{said}; {inventory}"
 
 
 def _vms(count: int) -> str:

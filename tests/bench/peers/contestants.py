@@ -312,8 +312,8 @@ class Agentd:
 
     def create(self, vmid: int | None, name: str) -> Step:
         """Create a VM."""
-        wish = {"node": "pve1", "vmid": vmid, "name": name, "memory": 1024, "disk": 8, "storage": "local-lvm"}
-        return Step("use_tool", {"tool": "create_vm", "arguments": wish})
+        requested = {"node": "pve1", "vmid": vmid, "name": name, "memory": 1024, "disk": 8, "storage": "local-lvm"}
+        return Step("use_tool", {"tool": "create_vm", "arguments": requested})
 
     def verdict(self, answer: Answer) -> str:
         """An answer is the end of the task."""

@@ -71,13 +71,13 @@ async def _is_live(bus: Bus) -> bool:
 
 async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
     """An agent registers on the seed's subjects, and a reader of the bucket learns the same; then it says goodbye."""
-    heard: list[tuple[str, object]] = []
+    seen_messages: list[tuple[str, object]] = []
 
     async def on_agent(received: Received) -> None:
-        heard.append(("agent", received.decode(AgentRegistration)))
+        seen_messages.append(("agent", received.decode(AgentRegistration)))
 
     async def on_service(received: Received) -> None:
-        heard.append(("service", received.decode(ServiceRegistration)))
+        seen_messages.append(("service", received.decode(ServiceRegistration)))
 
     async with connected(nats_server.url, agent="listener") as listener:
         await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
@@ -87,12 +87,12 @@ async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
             await eventually(lambda: _is_live(listener), "the lease is there")
             live = await queries.presences(listener)
             agents, services = await queries.agents(listener), await queries.services(listener)
-            heard_first = list(heard)
+            heard_first = list(seen_messages)
 
-        async def goodbye() -> bool:
-            return ("agent", msgspec.structs.replace(AGENT, status="offline")) in heard
+        async def deregistered() -> bool:
+            return ("agent", msgspec.structs.replace(AGENT, status="offline")) in seen_messages
 
-        await eventually(goodbye, "the goodbye is heard")
+        await eventually(deregistered, "the deregistration is received")
         left = await queries.presences(listener)
         beats = await listener.every(subjects.METRICS, subjects.heartbeat(AGENT.agent_id))
         reports = await queries.metrics(listener)
@@ -111,17 +111,17 @@ async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
 @pytest.mark.parametrize("subject", [subjects.AGENT_DISCOVERY, subjects.SERVICE_DISCOVERY])
 async def test_discovery(bus: Bus, nats_server: NatsServer, subject: str) -> None:
     """Every agent answers a discovery, whatever its content."""
-    heard = asyncio.Queue[AgentRegistration]()
+    seen_messages = asyncio.Queue[AgentRegistration]()
 
     async def on_agent(received: Received) -> None:
-        heard.put_nowait(received.decode(AgentRegistration))
+        seen_messages.put_nowait(received.decode(AgentRegistration))
 
     async with connected(nats_server.url, agent="listener") as listener, announcing(bus):
         await eventually(lambda: _is_live(listener), "the lease is there")
         await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
         await listener.publish(subject, b"not even JSON")
         async with asyncio.timeout(5):
-            assert await heard.get() == AGENT
+            assert await seen_messages.get() == AGENT
 
 
 async def test_control(bus: Bus) -> None:

@@ -12,7 +12,7 @@ import pytest
 from agentd import errors
 from agentd.proxmox.client import Proxmox, encode
 from agentd.proxmox.responses import TaskStatus, Upid, classify, failure, role_for, task_status
-from proxmox_access import Steer, access, connect
+from proxmox_access import AsyncPve, access, connect
 from pve.client import FakePve, available
 
 if TYPE_CHECKING:
@@ -230,9 +230,9 @@ def pve(simulator: FakePve) -> FakePve:
 
 
 @pytest.fixture
-def steer(pve: FakePve) -> Steer:
+def sim(pve: FakePve) -> AsyncPve:
     """Steer the simulator without blocking the loop."""
-    return Steer(pve)
+    return AsyncPve(pve)
 
 
 @pytest.fixture
@@ -246,76 +246,76 @@ async def proxmox(pve: FakePve) -> AsyncIterator[Proxmox]:
 class TestCalls:
     """Calls to a server."""
 
-    async def test_values_arrive_whole(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_values_arrive_whole(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """An '=', a ';' and a '&' in a value arrive, booleans as Proxmox reads them."""
         text = "a=b;c&d %3D\nzwölf"
         upid = await proxmox.post("/nodes/pve1/qemu", vmid=300, description=text, onboot=True, cpu=None)
 
         assert await proxmox.wait(upid, 5) == []
-        config = (await steer.found(300))["config"]
+        config = (await sim.found(300))["config"]
         assert config["description"].strip() == text
         assert config["onboot"] == 1
 
-    async def test_warnings(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_warnings(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """WARNINGS is success, and the warnings come from the task's log."""
-        await steer.rule("POST", "/qemu$", {"task_exit": "WARNINGS: 2"})
+        await sim.rule("POST", "/qemu$", {"task_exit": "WARNINGS: 2"})
 
         lines = await proxmox.wait(await proxmox.post("/nodes/pve1/qemu", vmid=300), 5)
 
         assert [line.startswith("WARN") for line in lines] == [True, True]
 
-    async def test_task_failed(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_task_failed(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """A task that failed raises its exit status and the last lines of its log."""
-        await steer.rule("POST", "/qemu$", {"task_exit": "lvcreate failed"})
+        await sim.rule("POST", "/qemu$", {"task_exit": "lvcreate failed"})
         upid = await proxmox.post("/nodes/pve1/qemu", vmid=300)
 
         with pytest.raises(errors.TaskFailed, match="lvcreate failed") as caught:
             await proxmox.wait(upid, 5)
         assert caught.value.log[-1] == "TASK ERROR: lvcreate failed"
 
-    async def test_task_on_a_locked_guest(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_task_on_a_locked_guest(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """A start of a locked VM is accepted and fails; that names the lock and may be tried again."""
-        await steer.lock(101)
+        await sim.lock(101)
         upid = await proxmox.post("/nodes/pve1/qemu/101/status/start")
 
         with pytest.raises(errors.GuestLocked, match="backup"):
             await proxmox.wait(upid, 5)
 
-    async def test_polling_survives(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_polling_survives(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """595, 596, 599 and a lost connection while polling are no end of the task."""
-        await steer.durations(qmcreate=0.5)
+        await sim.durations(qmcreate=0.5)
         upid = await proxmox.post("/nodes/pve1/qemu", vmid=300)
         for effect in ({"status": 595}, {"status": 596}, {"status": 599}, {"cut_after": True}):
-            await steer.rule("GET", "/status$", effect, 2)
+            await sim.rule("GET", "/status$", effect, 2)
 
         assert await proxmox.wait(upid, 10) == []
 
-    async def test_wait_has_an_end(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_wait_has_an_end(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """A task that still runs at the deadline is reported as such, not as failed."""
-        await steer.durations(qmcreate=30)
+        await sim.durations(qmcreate=30)
         upid = await proxmox.post("/nodes/pve1/qemu", vmid=300)
 
         with pytest.raises(errors.TemporaryError, match="not known to be over"):
             await proxmox.wait(upid, 0.2)
 
-    async def test_lost_answers(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_lost_answers(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """A write without an answer has an unknown outcome, whether it happened or not; a read is sent again."""
-        await steer.rule("POST", "/qemu$", {"cut_after": True}, 1)
-        await steer.rule("POST", "/qemu$", {"lost_before": True}, 1)
-        await steer.rule("GET", "/version$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/qemu$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/qemu$", {"lost_before": True}, 1)
+        await sim.rule("GET", "/version$", {"cut_after": True}, 1)
 
         with pytest.raises(errors.UnknownOutcome):
             await proxmox.post("/nodes/pve1/qemu", vmid=300)
         with pytest.raises(errors.UnknownOutcome):
             await proxmox.post("/nodes/pve1/qemu", vmid=301)
         assert (await proxmox.get("/version"))["version"]
-        assert await steer.found(300) is not None
-        assert await steer.found(301) is None
+        assert await sim.found(300) is not None
+        assert await sim.found(301) is None
 
-    async def test_time_out(self, pve: FakePve, steer: Steer) -> None:
+    async def test_time_out(self, pve: FakePve, sim: AsyncPve) -> None:
         """A write that is not answered in time has an unknown outcome, a read may be sent again."""
         proxmox = connect(pve, timeout=0.2)
-        await steer.rule("*", "/(qemu|version)$", {"delay": 0.6})
+        await sim.rule("*", "/(qemu|version)$", {"delay": 0.6})
 
         with pytest.raises(errors.UnknownOutcome):
             await proxmox.post("/nodes/pve1/qemu", vmid=300)
@@ -344,17 +344,17 @@ class TestCalls:
         await strict.close()
         await lax.close()
 
-    async def test_wrong_token(self, pve: FakePve, steer: Steer) -> None:
+    async def test_wrong_token(self, pve: FakePve, sim: AsyncPve) -> None:
         """A wrong token is Denied, the secret is not shown, and Proxmox is not asked again at once."""
         proxmox = connect(pve, secret="11111111-2222-3333-4444-555555555555")  # noqa: S106
-        await steer.settings(auth_delay=0)
+        await sim.settings(auth_delay=0)
         texts = []
         for _ in range(3):
             with pytest.raises(errors.Denied) as caught:
                 await proxmox.get("/version")
             texts.append(str(caught.value))
 
-        assert len(await steer.log("GET", "/version$")) == 1
+        assert len(await sim.log("GET", "/version$")) == 1
         assert all(TOKEN in text and "11111111" not in text for text in texts)
         await proxmox.close()
 
@@ -374,11 +374,11 @@ class TestCalls:
         with pytest.raises(errors.Rejected):
             await proxmox.get(path)
 
-    async def test_two_calls_a_node(self, pve: FakePve, steer: Steer) -> None:
+    async def test_two_calls_a_node(self, pve: FakePve, sim: AsyncPve) -> None:
         """At most two protected calls are in flight on a node; cheap ones and other nodes do not wait for them."""
         seen: list[tuple[str, str]] = []
         proxmox = Proxmox(access(pve), observe=lambda method, outcome, _: seen.append((method, outcome)))
-        await steer.rule("GET", "/nodes/pve1/qemu$", {"delay": 0.4})
+        await sim.rule("GET", "/nodes/pve1/qemu$", {"delay": 0.4})
         started = time.monotonic()
         slow = [asyncio.ensure_future(proxmox.get("/nodes/pve1/qemu")) for _ in range(6)]
         await asyncio.sleep(0.05)
@@ -389,17 +389,17 @@ class TestCalls:
         )
         prompt = time.monotonic() - started
         await asyncio.gather(*slow[1:])
-        arrived = sorted(entry["t"] for entry in await steer.log("GET", "/nodes/pve1/qemu$"))
+        arrived = sorted(entry["t"] for entry in await sim.log("GET", "/nodes/pve1/qemu$"))
 
         assert prompt < 0.4
         assert all(later - early >= 0.35 for early, later in zip(arrived, arrived[2:], strict=False))
         assert seen.count(("GET", "ok")) >= 9
         await proxmox.close()
 
-    async def test_long_log(self, proxmox: Proxmox, steer: Steer) -> None:
+    async def test_long_log(self, proxmox: Proxmox, sim: AsyncPve) -> None:
         """The tail of a log is its last lines."""
         upid = await proxmox.post("/nodes/pve1/qemu", vmid=300, scsi0="local-lvm:4")
         await proxmox.wait(upid, 5)
 
         assert await proxmox.log_tail(upid, 1) == ["TASK OK"]
-        assert len(await proxmox.log_tail(upid)) == len((await steer.tasks("qmcreate"))[0]["log"])
+        assert len(await proxmox.log_tail(upid)) == len((await sim.tasks("qmcreate"))[0]["log"])

@@ -11,7 +11,7 @@ import pytest
 
 from agentd import errors
 from agentd.config import proxmox as settings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 
 if TYPE_CHECKING:
     from pve.client import FakePve
@@ -31,12 +31,12 @@ async def test_pinned(pve: FakePve) -> None:
     other = connect(pve, ca_file=None, fingerprint=wrong)
 
     assert (await pinned.get("/version"))["version"]
-    assert len(await Steer(pve).log("GET", "/version$")) == 1
+    assert len(await AsyncPve(pve).log("GET", "/version$")) == 1
     with pytest.raises(errors.ProxmoxUnavailable, match="not the pinned one"):
         await other.get("/version")
     with pytest.raises(errors.ProxmoxUnavailable, match="not the pinned one"):
         await other.post("/nodes/pve1/qemu", vmid=300)
-    assert len(await Steer(pve).log()) == 1
+    assert len(await AsyncPve(pve).log()) == 1
     assert not pinned.insecure
     await pinned.close()
     await other.close()
@@ -66,10 +66,10 @@ def test_colons() -> None:
 async def test_restarted(pve: FakePve) -> None:
     """While pvedaemon restarts a read is unavailable for the moment, and a write too if nothing was sent."""
     proxmox = connect(pve)
-    steer = Steer(pve)
-    await steer.rule("GET", "/version$", {"status": 502}, 1)
-    await steer.rule("POST", "/start$", {"status": 595, "reason": "Connection refused"}, 1)
-    await steer.rule("POST", "/start$", {"status": 502}, 1)
+    sim = AsyncPve(pve)
+    await sim.rule("GET", "/version$", {"status": 502}, 1)
+    await sim.rule("POST", "/start$", {"status": 595, "reason": "Connection refused"}, 1)
+    await sim.rule("POST", "/start$", {"status": 502}, 1)
 
     with pytest.raises(errors.ProxmoxUnavailable):
         await proxmox.get("/version")

@@ -16,7 +16,7 @@ import pytest
 
 from agentd import errors
 from agentd.proxmox.client import Proxmox
-from proxmox_access import Steer, access, connect
+from proxmox_access import AsyncPve, access, connect
 from tool_bench import Bench
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ async def test_while_the_api_answers_it_is_not_asked(pve: FakePve, tmp_path: Pat
     """An answer of the API is never overruled, a refusal neither: it runs as root and would see more."""
     program, log = shell(pve, tmp_path)
     proxmox = Proxmox(access(pve, "blind", pvesh=program))
-    await Steer(pve).rule("GET", "/version$", {"status": 595, "reason": "No route to host"}, 1)
+    await AsyncPve(pve).rule("GET", "/version$", {"status": 595, "reason": "No route to host"}, 1)
     with pytest.raises(errors.ProxmoxUnavailable, match="595"):
         await proxmox.get("/version")
     with pytest.raises(errors.Denied):

@@ -44,14 +44,14 @@ async def test_a_dry_run_only_reads(bus: Bus, probe: Probe, tool: str) -> None:
 
     assert (reply.status, reply.dry_run) == ("completed", True)
     assert reply.result == plain(Preview(tool, [THING] if tool == "wipe" else []))
-    assert (probe.looks, probe.acts) == (1, 0)
+    assert (probe.checks, probe.acts) == (1, 0)
     assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "tester=w.t.step")) is None
     assert await audit(bus) == []
 
 
 async def test_a_dry_run_without_a_change(bus: Bus, probe: Probe) -> None:
     """What is as wanted already would not be touched."""
-    probe.world["tester=w.t.step"] = "UPID"
+    probe.inventory["tester=w.t.step"] = "UPID"
     async with serving(a_worker(bus, probe)):
         reply = await call_tool(
             bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.t.step", dry_run=True), seconds=15

@@ -28,10 +28,10 @@ def notes(probe: Probe, number: int = 7) -> None:
     """Let the probe say how it is taken back, each time with another number."""
     numbers = iter(range(number, number + 100))
 
-    async def look(call: Call) -> None:
+    async def check_first(call: Call) -> None:
         call.inverse("probed", {"number": next(numbers)})
 
-    probe.on_look = look
+    probe.on_check = check_first
 
 
 async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None:
@@ -91,7 +91,7 @@ async def test_a_takeover_keeps_the_inverse(bus: Bus, probe: Probe) -> None:
 
 async def test_without_a_change_there_is_no_inverse(bus: Bus, probe: Probe) -> None:
     """Without an act there is nothing to undo."""
-    probe.world["w.t"] = "UPID"
+    probe.inventory["w.t"] = "UPID"
     async with serving(a_worker(bus, probe)):
         await assign(bus, "probed")
         await completion(bus)

@@ -118,7 +118,7 @@ async def test_two_lines_of_audit(bus: Bus, probe: Probe) -> None:
 async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> None:
     """An assignment that comes again after its end is answered from the record, by another worker as well."""
     if status == "failed":
-        probe.on_look = raising(VmidTaken("a stranger sits there"))
+        probe.on_check = raising(VmidTaken("a stranger sits there"))
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
         first = await completion(bus)
@@ -126,7 +126,7 @@ async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> Non
     async with serving(a_worker(bus, probe, "b")):
         again = await completion(bus, "b")
 
-    assert probe.looks == 1
+    assert probe.checks == 1
     assert (await record(bus)).epoch == 1, "it was not claimed again"
     assert (again.status, again.result, again.error) == (first.status, first.result, first.error)
     assert (again.error is None) is (status == "done")
@@ -212,7 +212,7 @@ async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str)
         reported = await completion(bus, "b")
 
     assert reported.status == Outcome.COMPLETED
-    assert (probe.looks, probe.acts) == (1, 1)
+    assert (probe.checks, probe.acts) == (1, 1)
     assert probe.used == ["UPID:w.t:1", "UPID:w.t:1"]
     assert (await record(bus)).epoch == 2
 
@@ -225,7 +225,7 @@ async def test_an_answer_was_lost(bus: Bus, probe: Probe) -> None:
         reported = await completion(bus)
 
     assert reported.status == Outcome.COMPLETED
-    assert (probe.looks, probe.acts, probe.used) == (2, 1, ["UPID:w.t:1"])
+    assert (probe.checks, probe.acts, probe.used) == (2, 1, ["UPID:w.t:1"])
 
 
 async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
     async def act(call: Call) -> None:
         at.append(asyncio.get_running_loop().time())
         if len(at) == 1:
-            del probe.world[call.key]
+            del probe.inventory[call.key]
             raise UnknownOutcome("lost", delay=0.1)
 
     probe.on_act = act
@@ -247,7 +247,7 @@ async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
     assert reported.status == Outcome.COMPLETED
     assert (probe.acts, len(at)) == (2, 2)
     assert at[1] - at[0] >= 1.5
-    assert probe.looks > 2
+    assert probe.checks > 2
 
 
 @pytest.mark.parametrize(
@@ -294,9 +294,9 @@ async def test_a_request_that_is_still_on_its_way(bus: Bus, probe: Probe, monkey
     await bus.store(subjects.effect(SERVICE, "w.t"), left)
 
     async def arrives(_: Call) -> None:
-        asyncio.get_running_loop().call_later(1.0, probe.world.setdefault, "w.t", "UPID:late")
+        asyncio.get_running_loop().call_later(1.0, probe.inventory.setdefault, "w.t", "UPID:late")
 
-    probe.on_look = arrives
+    probe.on_check = arrives
     async with serving(a_worker(bus, probe)):
         await assign(bus, "marked")
         done = await completion(bus)
@@ -313,7 +313,7 @@ async def test_fenced_before_it_acts(bus: Bus, probe: Probe, monkeypatch: pytest
         await asyncio.sleep(0.3)
         await _other_takes(bus, phase=effects.DONE, result={"upid": "other's"})
 
-    probe.on_look = stopped_for_a_while
+    probe.on_check = stopped_for_a_while
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
         reported = await completion(bus)

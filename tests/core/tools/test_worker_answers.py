@@ -69,16 +69,16 @@ async def test_malformed_assignment(bus: Bus, probe: Probe, body: bytes) -> None
     assert await bus.last(subjects.INPUT, "ai.tasks.complete.>") is None
 
 
-@pytest.mark.parametrize("wish", [{"number": "four"}, {"colour": "red"}])
-async def test_wrong_parameters(bus: Bus, probe: Probe, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize("requested", [{"number": "four"}, {"colour": "red"}])
+async def test_wrong_parameters(bus: Bus, probe: Probe, requested: dict[str, Any]) -> None:
     """Parameters that the tool does not take are refused before anything is claimed, with the field."""
-    await assign(bus, "marked", wish)
+    await assign(bus, "marked", requested)
     async with serving(a_worker(bus, probe)):
         reported = await completion(bus)
 
     assert isinstance(reported.error, msgspec.Struct)
     assert reported.error.code == "invalid"
-    assert next(iter(wish)) in reported.error.message
+    assert next(iter(requested)) in reported.error.message
     assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t")) is None
 
 

@@ -83,7 +83,7 @@ async def test_a_repeated_key_joins(bus: Bus, probe: Probe) -> None:
         answers = await asyncio.gather(*asked)
         late = await _call(bus)
 
-    assert (probe.looks, probe.acts) == (1, 1)
+    assert (probe.checks, probe.acts) == (1, 1)
     assert {msgspec.json.encode(item) for item in [*answers, late]} == {msgspec.json.encode(late)}
     assert msgspec.convert(late.result, Done) == Done("UPID:tester=w.t.step:1")
     assert [item.phase for item in await audit(bus)] == ["before", "after"]

@@ -57,11 +57,11 @@ async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> N
         await assign(bus, "marked")
         await probe.at_work.wait()
         async with asyncio.timeout(5):
-            begun_before = not await stop(bus)
+            started_before = not await stop(bus)
             reported = await completion(bus)
     again = effects.ClaimRequest(SERVICE, "w.t", "marked", "", attempt=1, owner="b/2", takeover=True)
 
-    assert begun_before
+    assert started_before
     assert reported.status is Outcome.CANCELLED
     assert isinstance(reported.error, TaskError)
     assert reported.error.message == "w.t: was ended while it ran; UPID:w.t:1 ended: stopped: unexpected status"

@@ -107,10 +107,10 @@ async def test_answers_of_a_service(bus: Bus, nats_server: NatsServer) -> None:
 async def test_a_message_written_into_the_inbox_of_a_pull(bus: Bus, nats_server: NatsServer) -> None:
     """A message that a stranger puts into the inbox of a pull is not acknowledged to where the stranger says."""
     async with connected(nats_server.url) as daemon:
-        heard: list[Any] = []
+        seen_messages: list[Any] = []
 
         async def on_message(message: Any) -> None:
-            heard.append(message)
+            seen_messages.append(message)
 
         pull = await daemon.pull("x", on_message)
         await daemon.ask("$JS.API.INFO", b"")  # the server has the subscription
@@ -118,11 +118,11 @@ async def test_a_message_written_into_the_inbox_of_a_pull(bus: Bus, nats_server:
             bus.send(pull.inbox, b"{}", reply)
 
         async def three() -> bool:
-            return len(heard) == 3
+            return len(seen_messages) == 3
 
         await eventually(three, "all have come")
 
-    assert [message.reply for message in heard] == ["", "", ""]
+    assert [message.reply for message in seen_messages] == ["", "", ""]
 
 
 async def test_a_signal_that_names_where_to_write(quiet_net: Net, bus: Bus) -> None:

@@ -190,13 +190,13 @@ async def test_no_other_key_signs_a_chain(bus: Bus, forger: Forger) -> None:
     await AuditLog(bus, "a", signer=signer).write(**line)
     for key in (subjects.audit_key("a"), subjects.audit_head("a")):
         await forger.acknowledge(_key(subjects.CHAINS, key), FLOOD)
-    same, stranger = AuditLog(bus, "a", signer=signer), AuditLog(bus, "a", signer=other)
+    same, other_log = AuditLog(bus, "a", signer=signer), AuditLog(bus, "a", signer=other)
     await same.open()
-    await stranger.open()
+    await other_log.open()
     pinned = await bus.kv_read(subjects.CHAINS, subjects.audit_key("a"), AuditKeys)
 
     assert same.alarm == ""
-    assert "is not the pinned one" in stranger.alarm
+    assert "is not the pinned one" in other_log.alarm
     assert [key.public for key in pinned.value.keys] == [signer.public]  # type: ignore[union-attr]
 
 

@@ -79,7 +79,7 @@ async def _subjects(bus: Bus) -> list[str]:
     return found
 
 
-async def _spoil(bus: Bus) -> int:
+async def _damage(bus: Bus) -> int:
     """Store every malformed record on every subject that holds a message, and on some of the inputs; count them."""
     count = 0
     inputs = [subjects.request("tester"), subjects.signal("tester", "w1"), subjects.complete("a", "w1", "t")]
@@ -119,7 +119,7 @@ async def test_everything_continues(net: Net) -> None:
         await bus.store(
             subjects.dead("given-up", "orch", "1"), b"{}", headers={"Agentd-Letter": encode(letter).decode()}
         )
-        spoilt = await _spoil(bus)
+        damaged = await _damage(bus)
         async with net.here() as daemon:
             pages = await _pages(daemon, [*PAGES, "/workflows/before", "/api/workflows/before", "/api/workflows/none"])
             codes = {words: await agentd(net, *words) for words in [*READS, *(("--json", *words) for words in READS)]}
@@ -139,7 +139,7 @@ async def test_everything_continues(net: Net) -> None:
             await eventually(counted, "what cannot be read is shown")
             alarm = daemon.audit_log.alarm
 
-    assert spoilt > 15 * len(MALFORMED)
+    assert damaged > 15 * len(MALFORMED)
     assert answer.status == "completed"
     assert alarm == ""
     wrong = {path: code for path, code in pages.items() if code != 200}

@@ -313,12 +313,12 @@ def test_a_wrong_file(config: load.Config, tmp_path: Path, change: dict[str, obj
 def test_as_text_and_json(config: load.Config, tmp_path: Path) -> None:
     """One user or all, as text or JSON; a key is written once."""
     del config
-    people = _agentd(tmp_path, "permissions", "--principal", "alice")
+    one_user = _agentd(tmp_path, "permissions", "--principal", "alice")
     script = _agentd(tmp_path, "--json", "permissions", "--role", "monitor", "--node", "pve2.example.org")
     new, old = (_agentd(tmp_path, "nkey", "--out", str(tmp_path / "alice.nk")) for _ in range(2))
 
-    assert "principal alice\n" in people.stdout
-    assert "  publish    ai.workflows.request.alice\n" in people.stdout
+    assert "principal alice\n" in one_user.stdout
+    assert "  publish    ai.workflows.request.alice\n" in one_user.stdout
     (monitor,) = json.loads(script.stdout)
     assert monitor["name"] == "monitor-pve2"
     assert "ai.alerts.*" in monitor["publish"]

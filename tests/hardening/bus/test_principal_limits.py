@@ -285,7 +285,7 @@ async def test_calls_over_mcp() -> None:
         return ToolReply(Outcome.COMPLETED, {"valid": True, "problems": [], "vm": None})
 
     context.worker.calls.perform_here = slow
-    name, wish = "validate_vm_parameters", {"name": "app"}
+    name, requested = "validate_vm_parameters", {"name": "app"}
 
     async def call(principal: str) -> Any:
         headers = {"Authorization": f"Bearer {made[principal][0]}"}
@@ -293,7 +293,7 @@ async def test_calls_over_mcp() -> None:
             httpx2.AsyncClient(headers=headers, timeout=30) as http,
             Client(streamable_http_client(url, http_client=http)) as ai,
         ):
-            return await ai.call_tool("read_tool", {"tool": name, "arguments": wish})
+            return await ai.call_tool("read_tool", {"tool": name, "arguments": requested})
 
     async with page(bridge) as url, running(bridge, context):
         held = [asyncio.create_task(call("bob")) for _ in range(2)]

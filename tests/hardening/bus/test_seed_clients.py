@@ -75,13 +75,13 @@ async def test_a_plain_client_from_the_request_to_the_answer(net: Net, nats_serv
 
     One workflow completes, a task of another one fails, and the type of a third one does not exist.
     """
-    heard: list[tuple[str, dict[str, Any]]] = []
+    received: list[tuple[str, dict[str, Any]]] = []
 
-    async def hear(msg: Msg) -> None:
-        heard.append((msg.subject, json.loads(msg.data)))
+    async def on_message(msg: Msg) -> None:
+        received.append((msg.subject, json.loads(msg.data)))
 
     plain = await nats.connect(nats_server.url)
-    await plain.subscribe("ai.>", cb=hear)
+    await plain.subscribe("ai.>", cb=on_message)
     async with net.client(), net.here():
         requests = [
             {"workflow_type": "health_check", "workflow_id": "good", "parameters": {}},
@@ -93,7 +93,7 @@ async def test_a_plain_client_from_the_request_to_the_answer(net: Net, nats_serv
             await plain.publish("ai.workflows.request", json.dumps(request).encode())
 
         async def answered() -> dict[str, dict[str, Any]] | None:
-            found = {body["workflow_id"]: body for subject, body in heard if subject == "ai.workflows.response"}
+            found = {body["workflow_id"]: body for subject, body in received if subject == "ai.workflows.response"}
             return found if len(found) == len(requests) else None
 
         answers = await eventually(answered, "the answers on the plain subject", 60)
@@ -108,10 +108,12 @@ async def test_a_plain_client_from_the_request_to_the_answer(net: Net, nats_serv
     }
     assert "nothing" in answers["unknown"]["error"]
     for start, fields in FIELDS.items():
-        those = [body for subject, body in heard if subject == start or subject.startswith(f"{start}.")]
+        those = [body for subject, body in received if subject == start or subject.startswith(f"{start}.")]
         assert those, start
         assert [(start, field) for body in those for field in fields if field not in body] == []
-    ended = [body for subject, body in heard if subject.startswith("ai.tasks.complete") and body["status"] != "started"]
+    ended = [
+        body for subject, body in received if subject.startswith("ai.tasks.complete") and body["status"] != "started"
+    ]
     assert [body for body in ended if (body["result"] is None) == (body["error"] is None)] == []
     assert {body["status"] for body in ended} == {"completed", "failed"}
-    assert {body["status"] for subject, body in heard if subject == "ai.workflows.event.good"} >= {"completed"}
+    assert {body["status"] for subject, body in received if subject == "ai.workflows.event.good"} >= {"completed"}

@@ -11,7 +11,7 @@ from agentd_proxmox.backup.archives import template
 from tool_bench import CONTAINER, Bench
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ def test_a_step_that_fits(text: str) -> None:
 
 
 @pytest.mark.parametrize("disk", ["efidisk0", "tpmstate0"])
-async def test_move(tools: Bench, steered: Steer, disk: str) -> None:
+async def test_move(tools: Bench, sim: AsyncPve, disk: str) -> None:
     """The EFI disk and the TPM state of a VM are moved like its other disks."""
     config = {disk: "local-lvm:vm-101-disk-0,size=4M"}
-    await steered.guest(vmid=300, node="pve1", name="odd", config=config)
+    await sim.guest(vmid=300, node="pve1", name="odd", config=config)
     done = await tools.call("move_disk", vmid=300, disk=disk, storage="shared")
 
     assert done.guest.storages == ["shared"]
@@ -80,9 +80,9 @@ async def test_container_ipv6(tools: Bench, more: dict[str, Any], parts: set[str
         {"gateway": "192.0.2.1"},
     ],
 )
-async def test_no_address(tools: Bench, steered: Steer, wrong: dict[str, Any]) -> None:
+async def test_no_address(tools: Bench, sim: AsyncPve, wrong: dict[str, Any]) -> None:
     """A zone, a missing or too long network, another version and a gateway without address are refused by name."""
     with pytest.raises((errors.Rejected, errors.InvalidMessage), match=r"ip|gateway"):
         await tools.call("create_container", **CONTAINER, **wrong)
 
-    assert await steered.log("POST") == []
+    assert await sim.log("POST") == []

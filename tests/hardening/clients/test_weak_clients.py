@@ -21,7 +21,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
 
-class Wish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Parameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Every kind of parameter."""
 
     vmid: int | None = None
@@ -45,7 +45,7 @@ class Owner:
     """One tool."""
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="test")
-    async def look(self, call: Call, p: Wish) -> Made:
+    async def look(self, call: Call, p: Parameters) -> Made:
         """Look."""
         del call, p
         return Made()

@@ -94,10 +94,10 @@ def test_a_plan_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa: 
     """Nothing is asked and nothing is done: the error says how much may be shown, and to split it."""
     if many:
         state = begun(drop(for_each=list(range(60)), parameters={"vmid": template("{{ item }}"), "text": "x" * 1500}))
-        looks = [ended(state, f"preview-drop-{number}", result=seen(THING)) for number in range(10)]
-        while looks:
-            state = step(state, *looks)
-            looks = [
+        checks = [ended(state, f"preview-drop-{number}", result=seen(THING)) for number in range(10)]
+        while checks:
+            state = step(state, *checks)
+            checks = [
                 ended(state, name, result=seen(THING))
                 for name, task in state.tasks.items()
                 if name.startswith("preview-drop-") and task.status == "assigned"
@@ -203,8 +203,8 @@ async def test_a_plan_is_shown_completely_in_every_interface(net: Net) -> None:
     precious = {"config": {"tags": "production;web", "protection": 1}}
     await asyncio.to_thread(net.pve.guest, vmid=150, node="pve1", name="app", **precious)
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
-        wish = {"method": "DELETE", "path": "/nodes/pve1/qemu/150", "parameters": {"purge": True}}
-        plan = await requests.plan(bus, "alice", "api_destroy", wish)
+        requested = {"method": "DELETE", "path": "/nodes/pve1/qemu/150", "parameters": {"purge": True}}
+        plan = await requests.plan(bus, "alice", "api_destroy", requested)
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}"
         reported = (await http.get(url)).json()["tasks"][-1]
         page = (await http.get(f"{daemon.url}/workflows/{plan.workflow_id}?format=text")).text

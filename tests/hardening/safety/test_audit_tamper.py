@@ -41,7 +41,7 @@ LINE: dict[str, Any] = {"principal": "alice", "tool": "stop_guest", "tier": Tier
 
 
 @dataclass
-class Scene:
+class Chains:
     """Two agents with six lines each, whose heads are anchored; `a` is the one whose chain is changed."""
 
     bus: Bus
@@ -79,7 +79,7 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Scene]:
+async def chains(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Chains]:
     """Yield two agents with six lines each, the heads of which are anchored in each other's chain."""
     async with connected(nats_server.url) as bus:
         await provision(bus, [SERVICE])
@@ -98,7 +98,7 @@ async def scene(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Scene]
             await anchor.note()
         for anchor in anchors:
             await anchor.anchor()
-        yield Scene(bus, tmp_path, signer, a, b, anchors)
+        yield Chains(bus, tmp_path, signer, a, b, anchors)
 
 
 def forged(record: AuditRecord, signer: Signer | None = None, **fields: Any) -> bytes:
@@ -166,118 +166,118 @@ def _named(lines: list[AuditRecord]) -> bytes:
     return encode(msgspec.structs.replace(line, hash=hash_of(line), signature=lines[0].signature))
 
 
-async def test_an_unchanged_chain(scene: Scene) -> None:
+async def test_an_unchanged_chain(chains: Chains) -> None:
     """An unchanged chain is whole, over restarts, and its heads are in the other's chain."""
-    audit_log = await scene.again()
+    audit_log = await chains.again()
     await audit_log.write(**LINE, key="x.y")
     for agent in "ab":
-        found = await scene.verdict(agent)
+        found = await chains.verdict(agent)
         assert (found.fault, found.faults, found.keys) == ("", [], "the bucket audit")
-    notes = [line for line in await scene.lines() if line.tool == "audit anchor"]
+    notes = [line for line in await chains.lines() if line.tool == "audit anchor"]
     assert [head["agent"] for head in notes[0].arguments["heads"]] == ["b"]
     assert audit_log.alarm == ""
 
 
-async def test_unchanged_heads_are_not_written_again(scene: Scene) -> None:
+async def test_unchanged_heads_are_not_written_again(chains: Chains) -> None:
     """Where nothing is done, no head is written again: notes of heads are no news."""
-    before = len(await scene.lines())
+    before = len(await chains.lines())
     for _ in range(3):
-        for anchor in scene.anchors:
+        for anchor in chains.anchors:
             await anchor.note()
             await anchor.anchor()
-    assert len(await scene.lines()) == before
+    assert len(await chains.lines()) == before
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_every_change_is_found(scene: Scene, name: str) -> None:
+async def test_every_change_is_found(chains: Chains, name: str) -> None:
     """Each change is named by `audit verify`, by the running agent and by the one that starts again."""
     change, text = CHANGES[name]
-    lines = await scene.lines()
-    await scene.replace(await asyncio.to_thread(change, lines))
-    found = await scene.verdict()
-    await scene.a.check_head()
+    lines = await chains.lines()
+    await chains.replace(await asyncio.to_thread(change, lines))
+    found = await chains.verdict()
+    await chains.a.check_head()
 
     assert text in " / ".join(found.faults), found.faults
-    assert scene.a.alarm
+    assert chains.a.alarm
     with pytest.raises(AuditBroken, match="agentd audit accept a --reason"):
-        scene.a.check("stop_guest")
-    await scene.a.write(**LINE, key="what.runs")
-    assert (await scene.again()).alarm, "the alarm outlives the process, though the last line is its own again"
+        chains.a.check("stop_guest")
+    await chains.a.write(**LINE, key="what.runs")
+    assert (await chains.again()).alarm, "the alarm outlives the process, though the last line is its own again"
 
 
 @pytest.mark.parametrize("name", ["tail cut", "re-hashed", "forged at the end", "not a line", "emptied"])
-async def test_found_at_the_start(scene: Scene, name: str) -> None:
+async def test_found_at_the_start(chains: Chains, name: str) -> None:
     """An agent that was not running while its chain was changed finds that at its start."""
     change, _ = CHANGES[name]
-    await scene.replace(await asyncio.to_thread(change, await scene.lines()))
-    assert (await scene.again()).alarm
+    await chains.replace(await asyncio.to_thread(change, await chains.lines()))
+    assert (await chains.again()).alarm
 
 
-async def test_found_without_a_memory(scene: Scene) -> None:
+async def test_found_without_a_memory(chains: Chains) -> None:
     """An agent that has lost its disk but the key knows from the bucket that its chain was longer."""
-    await scene.replace([encode(line) for line in (await scene.lines())[:2]])
-    audit_log = AuditLog(scene.bus, "a", signer=scene.signer)
+    await chains.replace([encode(line) for line in (await chains.lines())[:2]])
+    audit_log = AuditLog(chains.bus, "a", signer=chains.signer)
     await audit_log.open()
     assert "the end was cut off" in audit_log.alarm
 
 
-async def test_rewritten_with_a_new_pin(scene: Scene) -> None:
+async def test_rewritten_with_a_new_pin(chains: Chains) -> None:
     """A rewritten chain with another pinned key is found by what other agents have seen of it."""
     key = await asyncio.to_thread(Signer.new)
-    lines = await scene.lines()
-    await scene.replace(rehashed(lines, key))
+    lines = await chains.lines()
+    await chains.replace(rehashed(lines, key))
     pin = AuditKeys("a", [AuditKey(key.public, 1)])
-    await scene.bus.kv_put(subjects.CHAINS, subjects.audit_key("a"), pin)
-    await scene.bus.kv_delete(subjects.CHAINS, subjects.audit_head("a"))
-    found = await scene.verdict()
-    kept = await verify_chains(await Network.of(scene.bus), "a", {"a": [AuditKey(scene.signer.public, 1)]})
+    await chains.bus.kv_put(subjects.CHAINS, subjects.audit_key("a"), pin)
+    await chains.bus.kv_delete(subjects.CHAINS, subjects.audit_head("a"))
+    found = await chains.verdict()
+    kept = await verify_chains(await Network.of(chains.bus), "a", {"a": [AuditKey(chains.signer.public, 1)]})
 
     assert "line 6 is not the one that b has seen" in found.fault
     assert "is signed with another key" in kept[0].fault
     assert kept[0].keys == "--keys"
-    assert "is not the pinned one" in (await scene.again()).alarm
+    assert "is not the pinned one" in (await chains.again()).alarm
 
 
-async def test_a_pin_that_was_deleted(scene: Scene) -> None:
+async def test_a_pin_that_was_deleted(chains: Chains) -> None:
     """Signed lines without a known key are a fault, not a reason to believe them."""
-    await scene.bus.kv_delete(subjects.CHAINS, subjects.audit_key("a"))
-    assert "no key of this agent is known" in (await scene.verdict()).fault
+    await chains.bus.kv_delete(subjects.CHAINS, subjects.audit_key("a"))
+    assert "no key of this agent is known" in (await chains.verdict()).fault
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same key", "another key"])
-async def test_a_second_process(scene: Scene, same: bool) -> None:  # noqa: FBT001 - a case
+async def test_a_second_process(chains: Chains, same: bool) -> None:  # noqa: FBT001 - a case
     """Two processes that write one chain are found by both of them, and by who verifies."""
-    signer = scene.signer if same else await asyncio.to_thread(Signer.new)
-    second = AuditLog(scene.bus, "a", signer=signer)
+    signer = chains.signer if same else await asyncio.to_thread(Signer.new)
+    second = AuditLog(chains.bus, "a", signer=signer)
     await second.write(**LINE, key="second")
-    await scene.a.write(**LINE, key="first")
-    found = await scene.verdict()
+    await chains.a.write(**LINE, key="first")
+    found = await chains.verdict()
 
-    assert scene.a.alarm
+    assert chains.a.alarm
     assert bool(second.alarm) is not same
     assert ("two ran as a" if same else "is signed with another key") in found.fault
 
 
-async def test_refused_until_accepted(scene: Scene) -> None:
+async def test_refused_until_accepted(chains: Chains) -> None:
     """With the alarm nothing is changed and reads go on; a principal ends it by a line; the fault stays reported."""
     probe, heard = Probe(), []
 
     async def on_error(received: Any) -> None:
         heard.append(received.decode(CriticalError))
 
-    await scene.bus.subscribe("ai.critical_errors.*", on_error)
-    worker = a_worker(scene.bus, probe)
-    worker.runner.audit_log = scene.a
-    lines = await scene.lines()
-    await scene.bus.store(subjects.audit("a"), forged(following(lines)))
+    await chains.bus.subscribe("ai.critical_errors.*", on_error)
+    worker = a_worker(chains.bus, probe)
+    worker.runner.audit_log = chains.a
+    lines = await chains.lines()
+    await chains.bus.store(subjects.audit("a"), forged(following(lines)))
     async with serving(worker):
         with pytest.raises(AuditBroken, match="the last line is not one that this agent wrote"):
-            await call_tool(scene.bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.1"), seconds=5)
-        read = await call_tool(scene.bus, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({}), seconds=5)
+            await call_tool(chains.bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.1"), seconds=5)
+        read = await call_tool(chains.bus, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({}), seconds=5)
         assert probe.acts == 0
-        await scene.a.accept("olga", "restored from a backup")
-        await call_tool(scene.bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.2"), seconds=5)
-    found = await scene.verdict()
+        await chains.a.accept("olga", "restored from a backup")
+        await call_tool(chains.bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.2"), seconds=5)
+    found = await chains.verdict()
 
     assert read.status == "completed"
     assert probe.acts == 1
@@ -287,29 +287,29 @@ async def test_refused_until_accepted(scene: Scene) -> None:
         f"line {len(lines) + 1} is not signed: a did not write it (accepted by olga: restored from a backup)"
     ]
     with pytest.raises(Rejected, match="nothing to accept"):
-        await scene.a.accept("olga", "again")
+        await chains.a.accept("olga", "again")
 
 
-async def test_removed_lines_stay_missing(scene: Scene) -> None:
+async def test_removed_lines_stay_missing(chains: Chains) -> None:
     """After an accepted cut the chain goes on behind its own last line, so that the hole is never filled."""
-    lines = await scene.lines()
-    await scene.replace([encode(line) for line in lines[:3]])
-    await scene.a.check_head()
-    await scene.a.accept("olga", "the disk was lost")
-    await scene.a.write(**LINE, key="after")
-    found = await scene.verdict()
+    lines = await chains.lines()
+    await chains.replace([encode(line) for line in lines[:3]])
+    await chains.a.check_head()
+    await chains.a.accept("olga", "the disk was lost")
+    await chains.a.write(**LINE, key="after")
+    found = await chains.verdict()
 
-    assert (await scene.lines())[3].seq == len(lines) + 1
+    assert (await chains.lines())[3].seq == len(lines) + 1
     assert found.fault == ""
     assert "line 4 is missing" in found.accepted[0]
-    assert not (await scene.again()).alarm
+    assert not (await chains.again()).alarm
 
 
-async def test_an_export_is_verified_without_nats(scene: Scene, tmp_path: Path) -> None:
+async def test_an_export_is_verified_without_nats(chains: Chains, tmp_path: Path) -> None:
     """An export carries signatures, keys, heads and strays; what was done to the lines is found without NATS."""
-    lines = await scene.lines()
-    others = [record.data for record in await scene.bus.every(subjects.AUDIT, subjects.audit("b"))]
-    top = encode((await Network.of(scene.bus)).top)
+    lines = await chains.lines()
+    others = [record.data for record in await chains.bus.every(subjects.AUDIT, subjects.audit("b"))]
+    top = encode((await Network.of(chains.bus)).top)
 
     async def answer(mine: list[bytes]) -> Verdict:
         file = tmp_path / "export"

@@ -26,7 +26,7 @@ from agentd.wire.codec import now
 from agentd.wire.messages import Outcome, Tier, ToolCall, ToolReply
 from agentd.wire.records import EffectRecord
 from core.jetstream import connected
-from core.probe import SERVICE, Done, Probe, Wish, a_worker, assign, audit, completion, record, serving
+from core.probe import SERVICE, Done, Parameters, Probe, a_worker, assign, audit, completion, record, serving
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Caller:
     """A service `caller` whose tool calls `marked` of the service `probe`."""
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="calling")
-    async def ask(self, call: Call, p: Wish) -> Done:
+    async def ask(self, call: Call, p: Parameters) -> Done:
         """Have another agent do it."""
         return await call.use(SERVICE, "marked", {"text": p.text}, Done, step="made")
 
@@ -177,10 +177,10 @@ class Caller:
 
 async def test_a_tool_that_calls_another_one(bus: Bus, probe: Probe) -> None:
     """A step says for whom it is done, on the subject of the agent that calls; its key is below that of the call."""
-    heard: list[str] = []
+    seen_messages: list[str] = []
 
     async def on_step(received: Any) -> None:
-        heard.append(received.subject)
+        seen_messages.append(received.subject)
 
     await bus.subscribe("ai.tools.step.>", on_step)
     caller = Caller().worker(bus)
@@ -198,7 +198,7 @@ async def test_a_tool_that_calls_another_one(bus: Bus, probe: Probe) -> None:
     await running
 
     assert reply.result["text"] == "x"
-    assert heard == [f"ai.tools.step.caller-pve1.{SERVICE}.marked"]
+    assert seen_messages == [f"ai.tools.step.caller-pve1.{SERVICE}.marked"]
     assert (made.tool, made.phase) == ("marked", effects.DONE)
     assert [line.principal for line in await audit(bus)] == ["alice", "alice"]
 

@@ -94,8 +94,8 @@ READERS: dict[str, Callable[[Path], object]] = {"configuration": _read_config, "
 @pytest.mark.parametrize("wrong", WRONG)
 def test_refused_with_the_command_that_corrects_it(file: Path, reader: str, wrong: str) -> None:
     """The file is named, with the command that corrects it, and nothing of its content."""
-    spoil, advice = WRONG[wrong]
-    spoil(file)
+    damage, advice = WRONG[wrong]
+    damage(file)
     if (reader, wrong) == ("key", "huge"):
         return  # a library reads it
     with pytest.raises(ConfigError, match=re.escape(advice.format(path=file))) as raised:
@@ -193,14 +193,14 @@ def test_a_secret_is_written_to_its_file_only(tmp_path: Path, wrong: str) -> Non
     folder.mkdir(mode=0o700)
     target, victim = folder / "eve@pve!t", tmp_path / "victim"
     victim.write_text("precious")
-    spoil: dict[str, Callable[[], object]] = {
+    damage: dict[str, Callable[[], object]] = {
         "link": lambda: target.symlink_to(victim),
         "dangling": lambda: target.symlink_to(tmp_path / "new"),
         "fifo": lambda: os.mkfifo(target),
         "directory": target.mkdir,
         "parent": lambda: folder.chmod(0o777),
     }
-    spoil[wrong]()
+    damage[wrong]()
     with pytest.raises(UnsafeFile):
         files.write_secret(target, SECRET.encode())
 

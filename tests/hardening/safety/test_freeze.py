@@ -90,7 +90,7 @@ async def test_a_freeze_between_check_and_apply(there: Bus) -> None:
     async def freeze_now(_: object) -> None:
         await change(there, "freeze")
 
-    probe.on_look = freeze_now
+    probe.on_check = freeze_now
     async with serving(a_worker(there, probe)) as worker:
         worker.runner.freeze_watch._last = None  # noqa: SLF001 - it has heard nothing
         await assign(there, "probed")
@@ -149,18 +149,18 @@ async def test_nats_is_unreachable_before_apply(nats_server: NatsServer) -> None
         async def away(_: object) -> None:
             nats_server.kill()
 
-        probe.on_look = away
+        probe.on_check = away
         worker = a_worker(bus, probe)
         async with serving(worker):
             await assign(bus, "probed")
 
             async def checked() -> bool:
-                return probe.looks > 0
+                return probe.checks > 0
 
             await eventually(checked, "the tool has checked the state")
             await asyncio.sleep(2)
             assert probe.acts == 0
-            probe.on_look = Probe().on_look
+            probe.on_check = Probe().on_check
             nats_server.start()
 
 

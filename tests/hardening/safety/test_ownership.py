@@ -208,7 +208,7 @@ def test_a_declared_workflow_may_not_call_it(known: dict[str, Tool]) -> None:
 
 async def test_a_mark_without_a_record_is_foreign(probing: Bus, probe: Probe) -> None:
     """A tool that finds its mark though nothing was begun fails and changes nothing; so does its dry run."""
-    probe.world["w.t"] = probe.world["w.d"] = "UPID:forged"
+    probe.inventory["w.t"] = probe.inventory["w.d"] = "UPID:forged"
     async with serving(a_worker(probing, probe)):
         await assign(probing, "marked")
         done = await completion(probing)

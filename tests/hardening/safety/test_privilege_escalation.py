@@ -12,7 +12,7 @@ from agentd import errors
 from agentd_proxmox.api.access_guard import EXCESS_CHECKS
 from agentd_proxmox.api_tiers import TABLE
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def full(lab: FakePve) -> AsyncIterator[Proxmox]:
     await proxmox.put("/access/users/boss@pve", enable=False)
     await proxmox.post("/pools", poolid="web")
     await proxmox.put("/access/acl", path="/pool/web", roles="PVEVMAdmin", users="eve@pve")
-    await Steer(lab).hardware(directories={"corp": "ldap"})
+    await AsyncPve(lab).hardware(directories={"corp": "ldap"})
     yield proxmox
     await proxmox.close()
 
@@ -73,7 +73,7 @@ def role(name: str, who: str, path: str = "/", **more: Any) -> tuple[str, dict[s
 
 
 @pytest.mark.parametrize(
-    ("tool", "wish", "line"),
+    ("tool", "requested", "line"),
     [
         (*role("Administrator", OURS), "does not change its own rights"),
         (*role("Small", OURS, "/vms/100"), "does not change its own rights"),
@@ -105,16 +105,16 @@ def role(name: str, who: str, path: str = "/", **more: Any) -> tuple[str, dict[s
     ],
 )
 async def test_more_than_the_own_token_has_is_refused(
-    full: Proxmox, limited: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str
+    full: Proxmox, limited: Bench, sim: AsyncPve, tool: str, requested: dict[str, Any], line: str
 ) -> None:
     """What would widen rights beyond the own token's, or change these, is refused by name and nothing is sent."""
     before = await full.get("/access/acl")
-    seen = max(entry["n"] for entry in await steered.log())
+    seen = max(entry["n"] for entry in await sim.log())
     with pytest.raises(errors.Rejected, match=line):
-        await limited.call(tool, **wish)
+        await limited.call(tool, **requested)
 
     assert await full.get("/access/acl") == before
-    assert [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"] == []
+    assert [entry for entry in await sim.log(since=seen) if entry["method"] != "GET"] == []
 
 
 async def test_no_more_on_a_part_than_the_own_token_has_there(full: Proxmox, limited: Bench) -> None:
@@ -135,7 +135,7 @@ async def test_an_entry_that_shadows_a_larger_role_is_kept(full: Proxmox, limite
 
 
 @pytest.mark.parametrize(
-    ("tool", "wish"),
+    ("tool", "requested"),
     [
         role("Small", "@readers", "/vms/101"),
         ("create_role", {"id": "New", "privileges": ["VM.Audit"]}),
@@ -145,10 +145,10 @@ async def test_an_entry_that_shadows_a_larger_role_is_kept(full: Proxmox, limite
         ("update_user", {"id": "boss@pve", "comment": "left"}),
     ],
 )
-async def test_rights_of_the_own_token_may_be_granted(limited: Bench, tool: str, wish: dict[str, Any]) -> None:
+async def test_rights_of_the_own_token_may_be_granted(limited: Bench, tool: str, requested: dict[str, Any]) -> None:
     """Rights within those of the own token are given as before."""
     call = MemoryCall()
-    await limited.call(tool, call, **wish)
+    await limited.call(tool, call, **requested)
 
     assert call.acted == 1
 
@@ -209,12 +209,12 @@ def api(method: str, path: str, /, **parameters: Any) -> tuple[str, str, dict[st
     ],
 )
 async def test_the_api_tools_widen_no_rights_either(
-    full: Proxmox, limited: Bench, steered: Steer, call: tuple[str, str, dict[str, Any]], line: str
+    full: Proxmox, limited: Bench, sim: AsyncPve, call: tuple[str, str, dict[str, Any]], line: str
 ) -> None:
     """A call through the API tools is held to the same rule: it is refused by name and nothing is sent."""
     method, path, parameters = call
     before = await full.get("/access/acl")
-    seen = max(entry["n"] for entry in await steered.log())
+    seen = max(entry["n"] for entry in await sim.log())
     answer = []
     for tool in ("api_call", "api_destroy", "api_exec"):
         with pytest.raises(errors.AgentdError) as caught:
@@ -225,7 +225,7 @@ async def test_the_api_tools_widen_no_rights_either(
     assert judged
     assert all(re.search(line, text) for text in judged), judged
     assert await full.get("/access/acl") == before
-    assert [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"] == []
+    assert [entry for entry in await sim.log(since=seen) if entry["method"] != "GET"] == []
 
 
 async def test_the_api_tools_grant_rights_of_the_own_token(full: Proxmox, limited: Bench) -> None:

@@ -19,7 +19,7 @@ from harness import Net
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 ANNOUNCED = re.compile(r'Target\(\s*f?"([a-z_-]+)/')
 """How tools announce what they change."""
@@ -126,9 +126,9 @@ DISK = {"scsi0": "local-lvm:vm-300-disk-0,size=4G", "ide2": "local:iso/x.iso,med
     ],
     ids=["delete", "template", "rollback", "snapshot", "api delete", "api rollback"],
 )
-async def test_a_protected_storage(tools: Bench, steered: Steer, tool: str, parameters: dict[str, Any]) -> None:
+async def test_a_protected_storage(tools: Bench, sim: AsyncPve, tool: str, parameters: dict[str, Any]) -> None:
     """A guest whose disks lie on a protected storage is not deleted, rolled back or converted."""
-    await steered.guest(vmid=300, node="pve1", name="app", status="stopped", config=DISK)
+    await sim.guest(vmid=300, node="pve1", name="app", status="stopped", config=DISK)
     if "before" in str(parameters):
         await tools.call("create_snapshot", MemoryCall("w.snap"), vmid=300, name="before")
     call = MemoryCall()

@@ -86,9 +86,9 @@ async def test_opening_a_network_needs_two_principals(net: Net) -> None:
 
 async def test_a_workflow_may_give_its_own_guest_a_login(net: Net) -> None:
     """A deployment with keys runs at tier operate; the same step for a guest that was there is refused by the agent."""
-    wish = {"name": "web1", "template": 9000, "memory": 2048, "ciuser": "ada", "sshkeys": KEY}
+    requested = {"name": "web1", "template": 9000, "memory": 2048, "ciuser": "ada", "sshkeys": KEY}
     async with net.client() as bus, net.here():
-        await requests.submit(bus, "oscar", WorkflowRequest("vm_deployment", "w1", wish))
+        await requests.submit(bus, "oscar", WorkflowRequest("vm_deployment", "w1", requested))
         answer = await queries.follow(bus, "w1", lambda _: None, wait=60)
         before = writes(net)
         other = await requests.plan(bus, "oscar", "configure_vm", {"vmid": 101, "sshkeys": KEY, "start": False})

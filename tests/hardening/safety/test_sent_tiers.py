@@ -19,7 +19,7 @@ from agentd.wire.messages import Tier
 from agentd_proxmox import api_tiers
 from agentd_proxmox.api.schema_cache import Schemas
 from plugins.proxmox.walk import bench_of, keyed, walk
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Doubt
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ async def test_the_tier_of_every_tool_covers_its_requests(lab: FakePve, tmp_path
     """No named tool sends what the API tools would do only at a higher tier, but for what was reviewed."""
     sending, keeping = connect(lab), connect(lab)
     bench, dry = bench_of(sending, tmp_path), bench_of(keeping, tmp_path)
-    steered = Steer(lab)
+    sim = AsyncPve(lab)
     kept: list[tuple[str, str, Parameters]] = []
     tried: dict[str, int] = {}
     keep(keeping, kept)
@@ -182,16 +182,16 @@ async def test_the_tier_of_every_tool_covers_its_requests(lab: FakePve, tmp_path
         trying = tool.tier in {Tier.OPERATE, Tier.DESTROY} and tried[name] <= TRIED and name not in FETCHING
         for variant in variants(tool, parameters) if trying else ():
             await attempt(name, variant)
-        before = max((entry["n"] for entry in await steered.log()), default=0)
+        before = max((entry["n"] for entry in await sim.log()), default=0)
         result = await bench(name, keyed(Doubt(), name), **parameters)
-        for entry in await steered.log(since=before):
+        for entry in await sim.log(since=before):
             if entry["method"] != "GET":
                 judge(name, parameters, entry["method"], entry["path"], entry["params"])
         return result
 
     for name, parameters in BESIDES:
         await attempt(name, parameters)
-    await walk(lambda _: bench, steered, download_server, call=call)
+    await walk(lambda _: bench, sim, download_server, call=call)
     await sending.close()
     await keeping.close()
 

@@ -81,9 +81,9 @@ async def test_a_request_of_an_anonymous_principal_is_rejected(net: Net, princip
 
 async def test_a_request_that_declares_no_login(net: Net) -> None:
     """A daemon that publishes for a client without a token says so, and it counts under any name."""
-    wish = {"tool": "delete_guest", "parameters": DELETE}
+    requested = {"tool": "delete_guest", "parameters": DELETE}
     async with net.client() as bus, net.here():
-        plan = await requests.begin(bus, "alice", WorkflowRequest("tool_call", "x", wish, authenticated=False))
+        plan = await requests.begin(bus, "alice", WorkflowRequest("tool_call", "x", requested, authenticated=False))
 
     assert plan.status is Status.REJECTED
     assert "it needs two authenticated principals" in plan.error

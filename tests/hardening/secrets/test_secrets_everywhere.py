@@ -341,12 +341,12 @@ async def _by_nats(place: Place) -> None:
     calls = of_the_table() | CALLS
     for number, (what, call) in enumerate(calls.items()):
         tool = TOOLS[1 + number % 3]
-        wish = {
+        requested = {
             "workflow_type": "tool_call",
             "workflow_id": f"call-{number}",
             "parameters": {"tool": tool, "parameters": call},
         }
-        await place.store(subjects.request(f"p{number % 40}"), f"request {what}", wish)
+        await place.store(subjects.request(f"p{number % 40}"), f"request {what}", requested)
     for what, request in REQUESTS.items():
         await place.store(subjects.request("carol"), f"request {what}", request)
         await place.store(subjects.WORKFLOW_REQUEST, f"plain request {what}", request)
@@ -359,12 +359,12 @@ async def _by_signals(place: Place) -> None:
     shot = {"path": "/nodes/pve1/qemu/102", "method": "DELETE", "parameters": {}}
     for number, action in enumerate(("reject", "cancel")):
         name = f"waits-{number}"
-        wish = {
+        requested = {
             "workflow_type": "tool_call",
             "workflow_id": name,
             "parameters": {"tool": "api_destroy", "parameters": shot},
         }
-        await place.store(subjects.request("alice"), "what waits", wish)
+        await place.store(subjects.request("alice"), "what waits", requested)
 
         async def waits(name: str = name) -> Any:
             return "waiting_approval" in await asyncio.to_thread(_fetched, f"{place.url}/api/workflows/{name}") or None
@@ -409,7 +409,7 @@ async def _by_mcp(place: Place, token: str) -> None:
 
 
 async def _by_hand(place: Place, token: str) -> None:
-    wishes = [
+    arguments = [
         ["call", "api_exec", "path=/nodes/pve1/certificates/custom", "method=POST", f'parameters={{"key":"{NAMED}"}}'],
         ["--json", "call", "api_call", f"path={CONFIG}", "method=PUT", f'parameters={{"cipassword":"{NAMED}"}}'],
         ["submit", "vm_deployment", "name=x", f"password={NAMED}"],
@@ -420,9 +420,9 @@ async def _by_hand(place: Place, token: str) -> None:
             f'parameters={{"path":"/storage","parameters":{{"password":"{NAMED}"}}}}',
         ],
     ]
-    made = [place.planted.new(f"command {wish[0]} {number}", wish) for number, wish in enumerate(wishes)]
-    for wish, output in zip(made, await asyncio.gather(*(place.command(*item) for item in made)), strict=True):
-        place.answers.append((f"command {wish[0]}", output))
+    made = [place.planted.new(f"command {line[0]} {number}", line) for number, line in enumerate(arguments)]
+    for line, output in zip(made, await asyncio.gather(*(place.command(*item) for item in made)), strict=True):
+        place.answers.append((f"command {line[0]}", output))
     for path in ("/api/workflows/call-1/approve", "/api/workflows/call-1/cancel", "/api/freeze"):
         for body in ({"reason": f"password={NAMED}", "odd": NAMED}, {"digest": f"password={NAMED}"}, [NAMED]):
             await place.http(path, place.planted.new(f"HTTP {path}", body), token)
@@ -439,9 +439,9 @@ async def _by_answers(place: Place) -> None:
         made = place.planted.new(f"the answer of {path}", answer)
         effect = {"status": 200, "body": {"data": made}}
         await asyncio.to_thread(place.net.pve.rule, "GET", f"^{re.escape(path)}$", effect)
-        wish = {"workflow_type": "tool_call", "workflow_id": f"reads-{number}"}
-        wish["parameters"] = {"tool": "api_get", "parameters": {"path": path}}  # type: ignore[assignment]
-        await place.store(subjects.request("dora"), "a read", wish)
+        requested = {"workflow_type": "tool_call", "workflow_id": f"reads-{number}"}
+        requested["parameters"] = {"tool": "api_get", "parameters": {"path": path}}  # type: ignore[assignment]
+        await place.store(subjects.request("dora"), "a read", requested)
         await place.ask(subjects.tool_call("alice", "mcp-proxmox", "api_get"), "a read", {"parameters": {"path": path}})
     for number in range(len(ANSWERS)):
 
@@ -493,7 +493,7 @@ async def test_a_request_over_a_limit(quiet_net: Net) -> None:
     deep: Any = {"password": "qz0001plantedzq"}
     for _ in range(400):
         deep = {"x": deep}
-    wishes = {
+    sent_requests = {
         "over": WorkflowRequest("health_check", "over", {"password": "qz0000plantedzq", "word": "qz0002plantedzq"}),
         "deep": WorkflowRequest("health_check", "deep", deep),
     }
@@ -502,9 +502,9 @@ async def test_a_request_over_a_limit(quiet_net: Net) -> None:
             principal = "carol" if name == "over" else name
             await bus.store(subjects.request("carol"), encode(WorkflowRequest("health_check", "first")))
             await bus.store(
-                subjects.request(principal), encode(wishes.get(name, WorkflowRequest("health_check", name)))
+                subjects.request(principal), encode(sent_requests.get(name, WorkflowRequest("health_check", name)))
             )
-        for name in wishes:
+        for name in sent_requests:
 
             async def over(name: str = name) -> Any:
                 state = await requests.state_of(bus, name)

@@ -79,15 +79,15 @@ def test_carried(known: dict[str, Tool], carrier: str) -> None:
 
 async def _assigned(bus: Bus) -> TaskCompletion:
     """Assign list_vms; return its completion."""
-    heard: list[TaskCompletion] = []
+    seen_messages: list[TaskCompletion] = []
 
-    async def hear(received: Received) -> None:
-        heard.append(received.decode(TaskCompletion))
+    async def on_message(received: Received) -> None:
+        seen_messages.append(received.decode(TaskCompletion))
 
     async def completed() -> list[TaskCompletion]:
-        return heard
+        return seen_messages
 
-    listening = await bus.subscribe(subjects.complete("all-pve1", "old", "t"), hear)
+    listening = await bus.subscribe(subjects.complete("all-pve1", "old", "t"), on_message)
     task = TaskAssignment("old.t", "old", "list_vms", SERVICE, {}, bus.server_time() + timedelta(seconds=60))
     await bus.store(subjects.assign(SERVICE, "old", "t", 1), task)
     found = await eventually(completed, "the completion of old.t")

@@ -142,15 +142,15 @@ async def test_tools_are_served_while_the_role_runs() -> None:
             context = surroundings()
             async with running(bridge, context), Client(url) as client:
                 listed = [tool.name for tool in (await client.list_tools()).tools]
-                wish = {"name": "app"}
-                called = await client.call_tool("validate_vm_parameters", wish)
+                requested = {"name": "app"}
+                called = await client.call_tool("validate_vm_parameters", requested)
             after = await http.get(url)
 
             assert context.worker.served == ["mcp-proxmox"]
             assert context.health.ready
             assert listed == ["network_status", "dry_run", "find_tools", "read_tool"]
             assert called.structured_content == VALID
-            assert context.worker.calls.asked == [("validate_vm_parameters", wish, "mcp")]
+            assert context.worker.calls.asked == [("validate_vm_parameters", requested, "mcp")]
             assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")
 
     assert (before.status_code, before.text) == (503, "MCP is not served: starting\n")
@@ -186,16 +186,16 @@ def _with(token: str) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"})
 
 
-@pytest.mark.parametrize("era", ["legacy", "auto"])
-async def test_a_token_is_a_principal(era: str) -> None:
+@pytest.mark.parametrize("protocol", ["legacy", "auto"])
+async def test_a_token_is_a_principal(protocol: str) -> None:
     """Who shows alice's token is alice; without one it is `mcp`; a session is used by no other principal."""
     bridge, (token, kept) = Bridge(), tokens.new_token()
     context = surroundings(tokens={"alice": kept})
     async with page(bridge) as url, running(bridge, context), _with(token) as http:
         transport = streamable_http_client(url, http_client=http)
-        async with Client(transport, mode=era) as client:
+        async with Client(transport, mode=protocol) as client:
             await client.call_tool("read_tool", {"tool": "validate_vm_parameters", "arguments": {"name": "app"}})
-        async with Client(url, mode=era) as client:
+        async with Client(url, mode=protocol) as client:
             await client.call_tool("validate_vm_parameters", {"name": "app"})
         wrong = await http.post(url, json={}, headers={"Authorization": "Bearer agentd_guess"})
 

@@ -25,7 +25,7 @@ from agentd_mcp import server as mcp_server
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-ERAS = ["legacy", "auto"]
+PROTOCOLS = ["legacy", "auto"]
 
 
 class Greet(msgspec.Struct, omit_defaults=True):
@@ -136,10 +136,10 @@ async def serving(tier: Tier = Tier.DESTROY) -> AsyncIterator[Served]:
             await answering
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_tools_are_listed_with_schemas_and_hints(era: str) -> None:
-    """A client of either era sees what a tool takes and gives, and what harm it can do."""
-    async with serving() as served, Client(served.url, mode=era) as client:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_tools_are_listed_with_schemas_and_hints(protocol: str) -> None:
+    """A client of either protocol version sees what a tool takes and gives, and what harm it can do."""
+    async with serving() as served, Client(served.url, mode=protocol) as client:
         listed = {item.name: item for item in (await client.list_tools()).tools}
 
     assert set(listed) == {"greet", "paint", "tear_down"}
@@ -156,10 +156,10 @@ async def test_tools_are_listed_with_schemas_and_hints(era: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_a_call_answers_structured_and_as_text(era: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_call_answers_structured_and_as_text(protocol: str) -> None:
     """The result of a tool reaches the client as data, and as the same data in text."""
-    async with serving() as served, Client(served.url, mode=era) as client:
+    async with serving() as served, Client(served.url, mode=protocol) as client:
         answer = await client.call_tool("greet", {"name": "Ada", "times": 2})
 
     assert not answer.is_error
@@ -176,7 +176,7 @@ async def test_warnings_stand_beside_the_result() -> None:
     assert _texts(answer)[1:] == ["warning: it was a nice wall"]
 
 
-@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -188,20 +188,20 @@ async def test_warnings_stand_beside_the_result() -> None:
         ({"name": "ghost"}, "task_failed: no ghost answered\nTrying again may help.\nboo\nTASK ERROR"),
     ],
 )
-async def test_an_error_is_a_line_that_names_the_fault(era: str, arguments: dict[str, Any], line: str) -> None:
+async def test_an_error_is_a_line_that_names_the_fault(protocol: str, arguments: dict[str, Any], line: str) -> None:
     """A refused or failed call is a result that a model can read, never an opaque protocol error."""
-    async with serving() as served, Client(served.url, mode=era) as client:
+    async with serving() as served, Client(served.url, mode=protocol) as client:
         answer = await client.call_tool("greet", arguments)
 
     assert answer.is_error
     assert _texts(answer) == [line]
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_tools_above_the_tier_do_not_exist(era: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_tools_above_the_tier_do_not_exist(protocol: str) -> None:
     """What a principal may not use is neither listed nor distinguishable from what is not there."""
     refused = []
-    async with serving(Tier.READ) as served, Client(served.url, mode=era) as client:
+    async with serving(Tier.READ) as served, Client(served.url, mode=protocol) as client:
         listed = [item.name for item in (await client.list_tools()).tools]
         for name in ("tear_down", "no_such"):
             with pytest.raises(MCPError) as caught:
@@ -212,8 +212,8 @@ async def test_tools_above_the_tier_do_not_exist(era: str) -> None:
     assert refused == ["there is no tool 'X' within tier read; find_tools finds those there are"] * 2
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_progress_reaches_the_client_in_order(era: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_progress_reaches_the_client_in_order(protocol: str) -> None:
     """What a tool says on its way comes before its result, in order."""
     heard: list[tuple[float, str | None]] = []
 
@@ -221,7 +221,7 @@ async def test_progress_reaches_the_client_in_order(era: str) -> None:
         assert total is None
         heard.append((progress, message))
 
-    async with serving() as served, Client(served.url, mode=era) as client:
+    async with serving() as served, Client(served.url, mode=protocol) as client:
         await client.call_tool("greet", {"name": "Ada"}, progress_callback=listen)
 
     assert heard == [(1, "clearing the throat"), (2, "speaking")]
@@ -254,7 +254,7 @@ async def test_an_effect_outlives_its_client() -> None:
     ("header", "status"), [({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)]
 )
 async def test_a_foreign_host_or_origin_is_refused(header: dict[str, str], status: int) -> None:
-    """A web page that rebinds a name to this address gets nothing, in both eras."""
+    """A web page that rebinds a name to this address gets nothing, in both versions of the protocol."""
     ask = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     plain = {"Accept": "application/json, text/event-stream", **header}
     modern = {**plain, "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/list"}

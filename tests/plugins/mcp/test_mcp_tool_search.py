@@ -62,11 +62,11 @@ def test_the_daily_tools_exist_and_their_list_is_small(tools: dict[str, Tool]) -
 
 def test_a_carried_call(tools: dict[str, Tool]) -> None:
     """A carried call is the call itself, any other name stays as it is."""
-    wish = {"tool": "get_guest", "arguments": {"vmid": 100}}
+    requested = {"tool": "get_guest", "arguments": {"vmid": 100}}
 
     assert tool_search.unwrap("get_guest", {"vmid": 100}, tools) == ("get_guest", {"vmid": 100})
-    assert tool_search.unwrap("read_tool", wish, tools) == ("get_guest", {"vmid": 100})
-    assert tool_search.unwrap("use_tool", wish, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrap("read_tool", requested, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrap("use_tool", requested, tools) == ("get_guest", {"vmid": 100})
 
 
 @pytest.mark.parametrize(

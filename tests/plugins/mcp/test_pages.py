@@ -16,7 +16,7 @@ from agentd_mcp.server import answer
 from agentd_proxmox.model import pages
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from tool_bench import Bench
 
 TOKENS = 1000
@@ -59,21 +59,21 @@ def tokens(result: object) -> float:
     return len(answer(reply).model_dump_json(by_alias=True, exclude_none=True).encode()) / 4
 
 
-async def test_a_large_cluster_costs_a_model_little(tools: Bench, steered: Steer) -> None:
+async def test_a_large_cluster_costs_a_model_little(tools: Bench, sim: AsyncPve) -> None:
     """Of 503 guests, 33 nodes, 99 storages and 60 tasks each list is one page under 1,000 tokens by one API call."""
     for n in range(30):
-        await steered.node(f"node{n:02}", add=True)
+        await sim.node(f"node{n:02}", add=True)
     for n in range(494):
         config = {"tags": "prod;web"} if n % 3 else {}
         where = f"node{n % 30:02}"
-        await steered.guest(vmid=1000 + n, node=where, name=f"machine-{n:03}", type="qemu", config=config)
+        await sim.guest(vmid=1000 + n, node=where, name=f"machine-{n:03}", type="qemu", config=config)
     for n in range(60):
         await tools("start_guest", vmid=1000 + n)
 
     for name, lines in LISTS.items():
-        await steered.call("DELETE", "/log")
+        await sim.call("DELETE", "/log")
         page = await tools.call(name)
-        calls = {(request["method"], request["path"]) for request in await steered.log()}
+        calls = {(request["method"], request["path"]) for request in await sim.log()}
 
         assert tokens(page) < TOKENS, name
         assert len(calls) == (2 if name == "list_nodes" else 1)  # the quorum is asked for too
@@ -118,11 +118,11 @@ async def test_fields_are_chosen(tools: Bench) -> None:
         await tools.call("list_guests", cursor="pve1")
 
 
-async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) -> None:
+async def test_texts_have_no_control_characters(tools: Bench, sim: AsyncPve) -> None:
     """What a user wrote into a name, a tag or the end of a task cannot steer a terminal, nor begin a line."""
     config = {"tags": "a\x1b[2J;b"}
-    await steered.guest(vmid=500, node="pve3", name="odd\x1b]0;x\x07\nname", type="qemu", config=config)
-    await steered.rule("POST", "/start$", {"task_exit": "bad\r\n\x1b[31mred"})
+    await sim.guest(vmid=500, node="pve3", name="odd\x1b]0;x\x07\nname", type="qemu", config=config)
+    await sim.rule("POST", "/start$", {"task_exit": "bad\r\n\x1b[31mred"})
     with pytest.raises(errors.TaskFailed):
         await tools.call("start_guest", vmid=101)
     found = [await tools.call("list_guests"), await tools.call("list_tasks")]

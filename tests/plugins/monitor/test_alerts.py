@@ -148,12 +148,12 @@ def test_a_flapping_alert_stays_raised() -> None:
     values = [99, 99, 10, 10] * 30
     changes = [item for tick, value in enumerate(values) for item in report(seen, 30 * tick, host_cpu_percent=value)]
     end = 30 * len(values)
-    calm = [item for tick in range(30) for item in report(seen, end + 30 * tick, host_cpu_percent=10)]
+    steady = [item for tick in range(30) for item in report(seen, end + 30 * tick, host_cpu_percent=10)]
 
     assert [change.state for change in changes] == ["firing", "resolved", "firing", "resolved", "firing"]
     assert changes[-1].message == "host pve1: CPU at 99 %, flapping"
-    assert reported(calm) == [("high_cpu", "pve1", "resolved")]
-    assert calm[0].timestamp - at(end) >= timedelta(minutes=9)
+    assert reported(steady) == [("high_cpu", "pve1", "resolved")]
+    assert steady[0].timestamp - at(end) >= timedelta(minutes=9)
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(1, 300)), max_size=60))
@@ -368,11 +368,11 @@ def test_a_schedule_with_a_failed_last_run() -> None:
     cancelled = move(seen, 3, "cancelled", "cron-night-ly-10")
     other = move(seen, 4, "completed", "cron-night-7")
     by_hand = move(seen, 5, "completed_with_warnings", "cron-night-ly-m3fa2")
-    nobodys = move(seen, 6, "failed", "w1") + move(seen, 7, "failed", "cron-x")
+    unscheduled = move(seen, 6, "failed", "w1") + move(seen, 7, "failed", "cron-x")
 
     assert reported(first) == [("schedule_failed", "night-ly", "firing")]
     assert first[0].message == "schedule night-ly: cron-night-ly-7 failed"
-    assert second + cancelled + other + nobodys == []
+    assert second + cancelled + other + unscheduled == []
     assert reported(by_hand) == [("schedule_failed", "night-ly", "resolved")]
 
 

@@ -45,7 +45,7 @@ class Network:
     def __init__(self, url: str) -> None:
         """Keep the address."""
         self.url = url
-        self.heard: list[Alert] = []
+        self.seen_messages: list[Alert] = []
         self.bus: Bus
 
     async def connect(self, name: str) -> Bus:
@@ -56,7 +56,7 @@ class Network:
 
     async def listen(self, received: Received) -> None:
         """Keep an alert."""
-        self.heard.append(received.decode(Alert))
+        self.seen_messages.append(received.decode(Alert))
 
     async def until(self, what: Callable[[], bool]) -> None:
         """Wait until something is so."""
@@ -66,7 +66,7 @@ class Network:
 
     def states(self) -> list[tuple[str, str]]:
         """Return the alerts that were heard, short."""
-        return [(message.alert_type, message.state) for message in self.heard]
+        return [(message.alert_type, message.state) for message in self.seen_messages]
 
     @contextlib.asynccontextmanager
     async def monitor(self, settings: MonitorSettings = QUICK, name: str = "monitor-pve1") -> AsyncIterator[Context]:
@@ -111,15 +111,15 @@ async def test_the_alert_of_a_lost_agent_stays_until_it_is_back(network: Network
     """The alert is published once, is in the bucket, is counted, and is resolved by a heartbeat."""
     async with network.monitor() as context:
         await network.bus.publish(subjects.heartbeat("a1"), beat())
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
         await asyncio.sleep(0.3)
         stored = await kv_list(network.bus, subjects.ALERTS)
         counted = (await context.metrics.render()).decode()
         await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
 
     assert network.states() == [("agent_offline", "firing"), ("agent_offline", "resolved")]
-    assert [item.decode(Alert) for item in stored.values()] == network.heard[:1]
+    assert [item.decode(Alert) for item in stored.values()] == network.seen_messages[:1]
     assert 'agentd_alerts_firing{type="agent_offline"} 1' in counted
     assert 'agentd_agents{status="lost"} 1' in counted
     (after,) = (await kv_list(network.bus, subjects.ALERTS)).values()
@@ -133,7 +133,7 @@ async def test_two_monitors_publish_an_alert_once(network: Network) -> None:
             report = MetricReport("a1", now(), {"host_cpu_percent": 99.0}, {"node": "pve1"})
             await network.bus.publish(subjects.metrics("a1"), report)
             await asyncio.sleep(0.1)
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
         await asyncio.sleep(0.5)
 
     assert network.states() == [("high_cpu", "firing")]
@@ -143,12 +143,12 @@ async def test_a_restart_publishes_no_alert_again(network: Network) -> None:
     """What was firing is taken over from the bucket, and ends when its cause does."""
     async with network.monitor():
         await network.bus.publish(subjects.heartbeat("a1"), beat())
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
     async with network.monitor():
         await asyncio.sleep(0.8)
         before = network.states()
         await network.bus.publish(subjects.heartbeat("a1"), beat())
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
 
     assert before == [("agent_offline", "firing")]
     assert network.states()[:2] == [("agent_offline", "firing"), ("agent_offline", "resolved")]
@@ -161,7 +161,7 @@ async def test_an_agent_that_stopped_before_the_monitor_started(network: Network
     await network.bus.store(subjects.event("w1"), event)
     await network.bus.store(subjects.event("w2"), event | {"workflow_id": "w2", "status": "completed"})
     async with network.monitor():
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
         await network.bus.store(subjects.event("w1"), event | {"status": "completed"})
         await network.until(lambda: ("workflow_stuck", "resolved") in network.states())
 
@@ -178,7 +178,7 @@ async def test_a_message_of_unknown_form_is_skipped(network: Network) -> None:
         await network.bus.publish(subjects.heartbeat("a1"), b"not JSON")
         await network.bus.publish(subjects.metrics("a1"), b'{"agent_id": 3}')
         await network.bus.publish(subjects.heartbeat("a1"), beat())
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
 
     assert network.states() == [("agent_offline", "firing")]
 
@@ -202,9 +202,9 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
     for _ in range(2):
         await network.bus.publish(subjects.metrics("a1"), MetricReport("a1", now(), {"cpu_percent": 91.0}))
         await asyncio.sleep(timedelta(milliseconds=50).total_seconds())
-    await network.until(lambda: bool(network.heard))
+    await network.until(lambda: bool(network.seen_messages))
     monitor.reload(MonitorSettings(agent_trigger=99, agent_clear=95))
-    await network.until(lambda: len(network.heard) > 1)
+    await network.until(lambda: len(network.seen_messages) > 1)
     context.stopping.set()
     await running
     await bus.close()
@@ -221,17 +221,17 @@ async def test_dead_letters_are_reported_and_counted(network: Network) -> None:
 
     async with network.monitor() as context:
         await store_dead_letter(1)
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
         counted = (await context.metrics.render()).decode()
         await store_dead_letter(2)
     async with network.monitor() as context:
         for item in await dead_letters.letters(network.bus):
             await dead_letters.close(network.bus, item, "alice")
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
         after = (await context.metrics.render()).decode()
 
     assert network.states() == [("dead_letters", "firing"), ("dead_letters", "resolved")]
-    assert network.heard[0].message == (
+    assert network.seen_messages[0].message == (
         "a dead letter of AI_INPUT: ai.tasks.complete.a.w.t: not JSON; see `agentd dead-letters show 1`"
     )
     assert 'agentd_dead_letters_open{stream="AI_INPUT"} 1' in counted
@@ -247,16 +247,16 @@ async def test_a_stream_that_fills_up_is_reported(network: Network, monkeypatch:
     async with network.monitor() as context:
         for _ in range(8):
             await network.bus.store(subjects.complete("a", "w", "t"), b"x" * 95_000)
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
         shown = (await context.metrics.render()).decode()
         await network.bus.api(f"STREAM.PURGE.{subjects.INPUT}")
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
 
     assert network.states() == [("nats_storage", "firing"), ("nats_storage", "resolved")]
-    assert network.heard[0].message == (
+    assert network.seen_messages[0].message == (
         "AI_INPUT is 73% full (0.7 of 1 MiB); completions and signals wait: is an orchestrator at work? see its /readyz"
     )
-    assert network.heard[0].severity == "critical"
+    assert network.seen_messages[0].severity == "critical"
     assert 'agentd_storage_share{what="AI_INPUT"} 0.7' in shown
     assert 'agentd_stream_bytes{stream="AI_INPUT"} 76' in shown
 
@@ -279,7 +279,7 @@ async def test_a_monitor_without_permission_to_read(network: Network, monkeypatc
     running = asyncio.create_task(Monitor().run(context))
     await network.until(lambda: "cannot be checked" in context.health.reason)
     await network.bus.publish(subjects.heartbeat("a1"), beat())
-    await network.until(lambda: bool(network.heard))
+    await network.until(lambda: bool(network.seen_messages))
     reason = context.health.reason
     await provision(network.bus)
     await network.until(lambda: context.health.ready)

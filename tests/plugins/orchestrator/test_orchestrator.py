@@ -229,10 +229,10 @@ async def test_a_retry_continues_a_failed_workflow(quiet_net: Net, bus: Bus) -> 
 
 async def test_a_failed_undo_is_a_critical_error(quiet_net: Net, bus: Bus) -> None:
     """A person hears of it by a critical error, and the answer names what is left."""
-    heard: asyncio.Queue[CriticalError] = asyncio.Queue()
+    seen_messages: asyncio.Queue[CriticalError] = asyncio.Queue()
 
     async def on_error(received: Received) -> None:
-        heard.put_nowait(received.decode(CriticalError))
+        seen_messages.put_nowait(received.decode(CriticalError))
 
     await bus.subscribe(subjects.critical_error("orchestrator"), on_error)
     undo = Compensation("undo", QUEUE, Tier.READ, retries=0)
@@ -242,7 +242,7 @@ async def test_a_failed_undo_is_a_critical_error(quiet_net: Net, bus: Bus) -> No
     async with orchestrators(quiet_net, lambda _: plan), agent.working():
         answer = await ask(bus)
         async with asyncio.timeout(10):
-            reported = await heard.get()
+            reported = await seen_messages.get()
 
     assert answer.status == "compensation_failed"
     assert reported.error == "w1: compensation_failed: b: no"

@@ -10,7 +10,7 @@ from agentd import errors
 from tool_bench import MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from tool_bench import Bench
 
 NOTHING_DONE = {"status": 200, "reason": "OK", "body": {"data": None}}
@@ -34,14 +34,14 @@ DELETIONS: list[tuple[tuple[str, dict[str, Any]], str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("made", "tool", "given"), DELETIONS, ids=[tool for _, tool, _ in DELETIONS])
 async def test_deletion(
-    tools: Bench, steered: Steer, made: tuple[str, dict[str, Any]], tool: str, given: dict[str, Any]
+    tools: Bench, sim: AsyncPve, made: tuple[str, dict[str, Any]], tool: str, given: dict[str, Any]
 ) -> None:
     """An object that is still there is an error; then it is deleted, and a repeat finds nothing."""
     await tools.call(made[0], MemoryCall("wf.make"), **made[1])
-    rule = await steered.rule("DELETE", ".", NOTHING_DONE)
+    rule = await sim.rule("DELETE", ".", NOTHING_DONE)
     with pytest.raises(errors.TaskFailed, match=r"Proxmox reports success, but .* is still there"):
         await tools.call(tool, MemoryCall("wf.in-vain"), **given)
-    await steered.clear(rule["id"])
+    await sim.clear(rule["id"])
     gone = await tools.call(tool, MemoryCall("wf.delete"), **given)
     twice = await tools.call(tool, again := MemoryCall("wf.again"), **given)
 
@@ -49,9 +49,9 @@ async def test_deletion(
 
 
 @pytest.mark.parametrize(("tool", "given"), [EVE, GROUP, POOL, SERVER])
-async def test_creation(tools: Bench, steered: Steer, tool: str, given: dict[str, Any]) -> None:
+async def test_creation(tools: Bench, sim: AsyncPve, tool: str, given: dict[str, Any]) -> None:
     """An object that is missing after it was created is an error."""
-    await steered.rule("POST", ".", NOTHING_DONE)
+    await sim.rule("POST", ".", NOTHING_DONE)
 
     with pytest.raises(errors.TaskFailed, match="Proxmox reports success, but there is no "):
         await tools.call(tool, MemoryCall("wf.make"), **given)

@@ -9,7 +9,7 @@ import pytest
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 VM: tuple[str, dict[str, Any]] = ("get_guest", {"vmid": 101})
 APART = {"name": "apart", "type": "resource-affinity", "guests": [100, 102], "affinity": "negative"}
@@ -41,12 +41,12 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[str, dict[str, Any]]]]] =
 
 @pytest.mark.parametrize(("tool", "given", "lost", "before"), CASES, ids=[case[0] for case in CASES])
 async def test_own_change(
-    tools: Bench, steered: Steer, tool: str, given: dict[str, Any], lost: str, before: list[tuple[str, dict[str, Any]]]
+    tools: Bench, sim: AsyncPve, tool: str, given: dict[str, Any], lost: str, before: list[tuple[str, dict[str, Any]]]
 ) -> None:
     """A change whose answer is lost is found as done, though what it changed has another digest than was given."""
     done = [await tools.call(name, MemoryCall(f"{n}.x"), **parameters) for n, (name, parameters) in enumerate(before)]
     method, _, path = lost.partition(" ")
-    await steered.rule(method, path, {"cut_after": True}, 1)
+    await sim.rule(method, path, {"cut_after": True}, 1)
     await tools.until_done(tool, call := MemoryCall("own.x"), **given, digest=done[-1].digest)
 
     assert call.adopted

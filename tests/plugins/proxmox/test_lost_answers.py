@@ -9,7 +9,7 @@ import pytest
 from agentd.tools.definition import Repeat
 from agentd_proxmox.api.schema_cache import Schemas
 from plugins.proxmox.walk import bench_of, keyed, walk
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Doubt, MemoryCall
 
 if TYPE_CHECKING:
@@ -33,31 +33,31 @@ async def walked(
     """Call every tool, with a fault in the first request of each kind; return what each did, and whom that hit."""
     lab.reset()
     lab.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)
-    proxmox, steered = connect(lab), Steer(lab)
+    proxmox, sim = connect(lab), AsyncPve(lab)
     bench, done, hit = bench_of(proxmox, folder), list[tuple[str, list[str]]](), set[str]()
     catalogue = await Schemas(proxmox, None).catalogue()
 
     async def call(tool: str, parameters: Any) -> Any:
         nonlocal hit
         unsafe = bench.tools[tool].repeat is Repeat.UNSAFE
-        seen = max((entry["n"] for entry in await steered.log()), default=0)
-        rules = [await steered.rule(write, ".", {fault: True}, 1) for write in WRITES if fault and not unsafe]
+        seen = max((entry["n"] for entry in await sim.log()), default=0)
+        rules = [await sim.rule(write, ".", {fault: True}, 1) for write in WRITES if fault and not unsafe]
         if unsafe:
             result = await bench(tool, keyed(Doubt(), tool), **parameters)
         else:
             result = await bench.until_done(tool, keyed(MemoryCall("wf.api"), tool), **parameters)
-        applied = {rule["id"] for rule in await steered.rules() if rule["applied"]}
+        applied = {rule["id"] for rule in await sim.rules() if rule["applied"]}
         hit |= {tool for rule in rules if rule["id"] in applied}
         for rule in rules:
-            await steered.clear(rule["id"])
-        sent = [entry for entry in await steered.log(since=seen) if entry["method"] in WRITES and entry["performed"]]
+            await sim.clear(rule["id"])
+        sent = [entry for entry in await sim.log(since=seen) if entry["method"] in WRITES and entry["performed"]]
         keys = [catalogue.resolve(entry["method"], entry["path"]).key for entry in sent]
         if bench.tools[tool].repeat is Repeat.IDEMPOTENT:  # twice is the same as once
             keys = sorted(set(keys))
         done.append((tool, keys[-1:] if tool in CREATED_AGAIN else keys))
         return result
 
-    await walk(lambda _: bench, steered, download_server, call=call)
+    await walk(lambda _: bench, sim, download_server, call=call)
     await proxmox.close()
     return done, hit
 

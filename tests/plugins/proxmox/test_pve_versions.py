@@ -13,7 +13,7 @@ from agentd_proxmox.areas import declared
 from plugins.proxmox.walk import WALK, bench_of, keyed
 from plugins.proxmox.walks.guests import EIGHT
 from plugins.proxmox.walks.local import CEPH
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from pve.client import FakePve, available
 from tool_bench import Doubt
 
@@ -44,8 +44,8 @@ def _calls(version: str) -> list[tuple[str, Any]]:
 
 async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path, download_server: str) -> None:
     """A token with exactly the rights that are derived from this version's schema can do all that the tools do."""
-    steer, full = Steer(cluster), connect(cluster)
-    await steer.reset()
+    sim, full = AsyncPve(cluster), connect(cluster)
+    await sim.reset()
     version = str((await full.get("/version"))["release"])
     roles = await full.get("/access/roles")
     known = {name for role in roles for name in role["privs"].split(",")}
@@ -56,13 +56,13 @@ async def test_every_tool_with_its_rights_alone(cluster: FakePve, tmp_path: Path
     least = connect(cluster, "blind")
     bench = bench_of(least, tmp_path)
     results: dict[str, Any] = {"shelf": download_server}
-    await steer.settings(ha_has_groups=int(version == "8.4"))
+    await sim.settings(ha_has_groups=int(version == "8.4"))
     for tool, given in _calls(version):
         if (tool, given) == CEPH[0]:
-            await steer.hardware(ceph={}, directories={"corp": "ldap"})
+            await sim.hardware(ceph={}, directories={"corp": "ldap"})
         parameters = given(results) if callable(given) else given
         results[tool] = await bench(tool, keyed(Doubt(), tool), **parameters)
-        results["upid"] = ([request["upid"] for request in await steer.log() if request.get("upid")] or [""])[-1]
+        results["upid"] = ([request["upid"] for request in await sim.log() if request.get("upid")] or [""])[-1]
 
     assert ("VM.Monitor" in privileges) is (version == "8.4")
     assert ("VM.GuestAgent.Audit" in privileges) is (version != "8.4")

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
     Replay = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture
-def replay(facts: Path, steered: Steer) -> Replay:
+def replay(facts: Path, sim: AsyncPve) -> Replay:
     """Let the cluster answer as a real one did; return the last of the answers."""
 
     async def replay(*names: str, kind: str = "") -> dict[str, Any]:
@@ -32,7 +32,7 @@ def replay(facts: Path, steered: Steer) -> Replay:
                 answer["body"]["data"] = [item for item in answer["body"]["data"] if item["type"] == kind]
             path = answer["path"].partition("?")[0]
             effect = {"status": answer["status"], "reason": answer["reason"], "body": answer["body"]}
-            await steered.rule(answer["method"], f"^{re.escape(path)}$", effect, 50)
+            await sim.rule(answer["method"], f"^{re.escape(path)}$", effect, 50)
         return answer
 
     return replay
@@ -133,11 +133,11 @@ class TestGuests:
     """A VM and a container of a real node; the cluster's list says where they are."""
 
     @pytest.fixture(autouse=True)
-    async def _here(self, facts: Path, steered: Steer) -> None:
+    async def _here(self, facts: Path, sim: AsyncPve) -> None:
         del facts
         for vmid, kind, name in ((101, "qemu", "web-01"), (201, "lxc", "ct201")):
-            await steered.drop_guest(vmid)  # the cluster of the tests has others of these numbers
-            await steered.guest(vmid=vmid, name=name, node="pve1", type=kind, config={})
+            await sim.drop_guest(vmid)  # the cluster of the tests has others of these numbers
+            await sim.guest(vmid=vmid, name=name, node="pve1", type=kind, config={})
 
     @pytest.mark.parametrize(
         ("state", "status"), [("running", "running"), ("stopped", "stopped"), ("paused", "paused")]

@@ -19,7 +19,7 @@ from agentd_proxmox.api import rights
 from agentd_proxmox.api.schema_cache import Schemas
 from agentd_proxmox.areas import CALLS, declared
 from plugins.proxmox.walk import bench_of, calls, keyed, walk
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import MemoryCall
 
 if TYPE_CHECKING:
@@ -56,20 +56,20 @@ class Dry(MemoryCall):
 
 async def test_dry_runs(lab: FakePve, tmp_path: Path, download_server: str) -> None:
     """A dry run of any tool reads alone, and one that destroys or executes says what it would change."""
-    proxmox, steered = connect(lab), Steer(lab)
+    proxmox, sim = connect(lab), AsyncPve(lab)
     bench = bench_of(proxmox, tmp_path)
 
     async def dry(name: str, parameters: Any) -> None:
-        seen = max((entry["n"] for entry in await steered.log()), default=0)
+        seen = max((entry["n"] for entry in await sim.log()), default=0)
         call, tool = keyed(Dry(), name), bench.tools[name]
         call.tool = tool
         with dry_run_context(), contextlib.suppress(asyncio.CancelledError):
             await tool.run(call, tool.parse(parameters))
-        sent = [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"]
+        sent = [entry for entry in await sim.log(since=seen) if entry["method"] != "GET"]
 
         assert sent == [], name
 
-    await walk(lambda _: bench, steered, download_server, dry)
+    await walk(lambda _: bench, sim, download_server, dry)
     await proxmox.close()
 
 
@@ -86,7 +86,7 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, dow
     can, all_can = bench_of(least, tmp_path), bench_of(full, tmp_path)
     await walk(
         lambda tool: all_can if tool in beyond or not tier.covers(can.tools[tool].tier) else can,
-        Steer(lab),
+        AsyncPve(lab),
         download_server,
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentd import errors
 from agentd.proxmox.responses import one_line
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ LISTS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.fixture
-async def crowded(tools: Bench, steered: Steer) -> Bench:
+async def crowded(tools: Bench, sim: AsyncPve) -> Bench:
     """Return the tools of a cluster in which each list has something in it."""
     for number in range(3):
         await tools.call("create_backup", MemoryCall(f"b{number}.x"), vmid=100 + number % 2, storage="local")
@@ -104,7 +104,7 @@ async def crowded(tools: Bench, steered: Steer) -> Bench:
     for name in ("one", "two"):
         await tools.call("create_snapshot", MemoryCall(f"{name}.x"), vmid=100, name=name)
     await tools.call("refresh_updates", node="pve1")
-    del steered
+    del sim
     return tools
 
 

@@ -24,7 +24,7 @@ from agentd_proxmox.settings import ToolSettings
 from plugins.download_server import serving
 from plugins.proxmox.walks.guests import EIGHT
 from plugins.proxmox.walks.local import CEPH
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from pve.client import FakePve
 from tool_bench import Bench, Doubt, MemoryCall
 
@@ -63,7 +63,7 @@ def keyed(call: C, tool: str) -> C:
 
 async def walk(
     benches: Callable[[str], Bench],
-    steer: Steer,
+    sim: AsyncPve,
     download_server: str,
     before: Callable[[str, Any], Awaitable[None]] | None = None,
     call: Callable[[str, Any], Awaitable[Any]] | None = None,
@@ -75,19 +75,19 @@ async def walk(
     results: dict[str, Any] = {"shelf": download_server}
     for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *CEPH, *EIGHT]:
         if (tool, given) == CEPH[0]:
-            await steer.hardware(ceph={}, directories={"corp": "ldap"})
+            await sim.hardware(ceph={}, directories={"corp": "ldap"})
         if (tool, given) == EIGHT[0]:
-            await steer.settings(ha_has_groups=1)
-            await steer.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
+            await sim.settings(ha_has_groups=1)
+            await sim.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
         parameters = given(results) if callable(given) else given
         if before is not None:
             await before(tool, parameters)
-        seen = max((entry["n"] for entry in await steer.log()), default=0)
+        seen = max((entry["n"] for entry in await sim.log()), default=0)
         if call is not None:
             results[tool] = await call(tool, parameters)
         else:
             results[tool] = await benches(tool)(tool, keyed(Doubt(), tool), **parameters)
-        for entry in await steer.log(since=seen):
+        for entry in await sim.log(since=seen):
             called.setdefault(tool, set()).add(catalogue.resolve(entry["method"], entry["path"]).key)
             results["upid"] = entry.get("upid") or results.get("upid")
     return called
@@ -104,7 +104,7 @@ async def calls(lab: FakePve, folder: Path, download_server: str) -> dict[str, l
     lab.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)
     proxmox = connect(lab)
     bench = bench_of(proxmox, folder)
-    called = await walk(lambda _: bench, Steer(lab), download_server)
+    called = await walk(lambda _: bench, AsyncPve(lab), download_server)
     await proxmox.close()
     own = {"GET /access/permissions"}  # what any token may read of itself
     return {tool: sorted(keys - own) for tool, keys in sorted(called.items())}

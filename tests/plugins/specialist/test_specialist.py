@@ -22,7 +22,7 @@ from agentd_specialist import agentd_tools
 from agentd_specialist.role import Specialist
 from agentd_specialist.settings import SpecialistSettings
 from agentd_specialist.summary import GuestState, NodeState, StorageState, summarize
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from pve.client import FakePve, available
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def simulator() -> Iterator[FakePve]:
 @pytest.fixture
 async def bench(simulator: FakePve) -> AsyncIterator[Bench]:
     """Offer both services on a cluster as it was at first."""
-    await Steer(simulator).reset()
+    await AsyncPve(simulator).reset()
     proxmox = connect(simulator)
     yield Bench(named(proxmox_tools(Toolbox("pve1", proxmox, ToolSettings(lock_timeout=3, ha_timeout=1)))))
     await proxmox.close()

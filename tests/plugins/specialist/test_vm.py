@@ -332,9 +332,9 @@ def test_a_storage_of_other_nodes_names_them() -> None:
 
 def test_a_full_range_is_reported() -> None:
     """When no VMID is free the range is named."""
-    everyone = [GuestView(vmid, f"vm-{vmid}", "pve1") for vmid in range(100, 200)]
+    all_guests = [GuestView(vmid, f"vm-{vmid}", "pve1") for vmid in range(100, 200)]
 
-    assert refused(lab(guests=everyone)) == [
+    assert refused(lab(guests=all_guests)) == [
         "vmid: none is free from 100 to 199; widen [proxmox] vmid_min and vmid_max"
     ]
 

@@ -75,7 +75,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
     return Cluster(nodes, storages, guests, templates, template, bridges)
 
 
-WISHES = st.builds(
+REQUESTS = st.builds(
     VmParameters,
     st.just("app"),
     vmid=st.none() | st.integers(98, 112),
@@ -87,7 +87,7 @@ WISHES = st.builds(
 )
 
 
-@given(cluster=clusters(), requested=WISHES, draw=st.floats(0, 1, exclude_max=True))
+@given(cluster=clusters(), requested=REQUESTS, draw=st.floats(0, 1, exclude_max=True))
 def test_any_request_has_a_possible_answer_or_a_reason(cluster: Cluster, requested: VmParameters, draw: float) -> None:
     """Never an offline node, never a taken VMID, never too little room, and never silence."""
     rules = Rules(vmid_min=100, vmid_max=110)

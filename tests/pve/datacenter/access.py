@@ -95,18 +95,18 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         self.apitokens[tokenid] = secret
         self.token_info[tokenid] = {"expire": 0, "privsep": int(privsep)}
 
-    def permit(self, who: str, path: str, role: str, *, propagate: bool = True) -> None:
+    def permit(self, holder: str, path: str, role: str, *, propagate: bool = True) -> None:
         """Add an entry to the access list."""
-        entry = {"path": path, "ugid": who, "roleid": role, "propagate": int(propagate)}
-        entry["type"] = "token" if "!" in who else "user" if "@" in who else "group"
+        entry = {"path": path, "ugid": holder, "roleid": role, "propagate": int(propagate)}
+        entry["type"] = "token" if "!" in holder else "user" if "@" in holder else "group"
         if entry not in self.entries:
             self.entries.append(entry)
 
-    def _granted(self, who: str, path: str) -> frozenset[str]:
+    def _granted(self, holder: str, path: str) -> frozenset[str]:
         """Add up the roles on the path; real PVE: an entry on a deeper path replaces those above it."""
         held: frozenset[str] = frozenset()
         for level in ancestors(path):
-            names = {who, *self.accounts.get(who, {}).get("groups", [])}
+            names = {holder, *self.accounts.get(holder, {}).get("groups", [])}
             here = [
                 e for e in self.entries
                 if e["ugid"] in names and e["path"] == level and (e["propagate"] or level == path)
@@ -116,13 +116,13 @@ class Access(FakePve):  # type: ignore[misc] # untyped
                 held = frozenset().union(*roles)
         return held
 
-    def privileges(self, who: str, path: str) -> frozenset[str]:
+    def privileges(self, holder: str, path: str) -> frozenset[str]:
         """Return what a user or token may do on a path, by itself and by the pools that hold it."""
-        account, _, token = who.partition("!")
+        account, _, token = holder.partition("!")
         held = EVERYTHING if account == "root@pam" else self._granted(account, path)
-        if token and self.token_info.get(who, {}).get("privsep", 1):
+        if token and self.token_info.get(holder, {}).get("privsep", 1):
             # Real PVE: a privilege-separated token has what both it and its user were given.
-            held &= self._granted(who, path)
+            held &= self._granted(holder, path)
         return held
 
     def allowed(self, user: str, path: str, priv: str) -> bool:
@@ -150,9 +150,9 @@ class Access(FakePve):  # type: ignore[misc] # untyped
 
     async def _permissions(self, v: Values, user: str) -> dict[str, dict[str, int]]:
         """Answer GET /access/permissions: a token without rights gets an empty object."""
-        who = v.get("userid") or user
+        holder = v.get("userid") or user
         paths = [v["path"]] if v.get("path") else sorted({*STANDARD_PATHS, *(e["path"] for e in self.entries)})
-        held = {path: sorted(self.privileges(who, path)) for path in paths}
+        held = {path: sorted(self.privileges(holder, path)) for path in paths}
         return {path: dict.fromkeys(privs, 1) for path, privs in held.items() if privs}
 
     # ---------------------------------------------------------------- access list
@@ -171,14 +171,14 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         for role in split_list(v["roles"]):
             if role not in self.roles:
                 raise die(f"role '{role}' does not exist")
-            for who in split_list(v.get("users")) + split_list(v.get("tokens")) + split_list(v.get("groups")):
+            for holder in split_list(v.get("users")) + split_list(v.get("tokens")) + split_list(v.get("groups")):
                 if v.get("delete"):
-                    found = (v["path"], who, role)
+                    found = (v["path"], holder, role)
                     self.entries = [e for e in self.entries if (e["path"], e["ugid"], e["roleid"]) != found]
-                elif who not in self.accounts and who not in self.apitokens and who not in self.user_groups:
-                    raise die(f"user '{who}' does not exist" if "!" not in who else f"no such token '{who}'")
+                elif holder not in self.accounts and holder not in self.apitokens and holder not in self.user_groups:
+                    raise die(f"user '{holder}' does not exist" if "!" not in holder else f"no such token '{holder}'")
                 else:
-                    self.permit(who, v["path"], role, propagate=bool(v.get("propagate", 1)))
+                    self.permit(holder, v["path"], role, propagate=bool(v.get("propagate", 1)))
 
     def need_access_quorum(self) -> None:
         """Real PVE: without a quorum, changes of users and rights fail on the lock of user.cfg."""
@@ -268,7 +268,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
     async def _user_group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
         found = []
         for name, info in self.user_groups.items():
-            members = sorted(who for who, account in self.accounts.items() if name in account.get("groups", []))
+            members = sorted(holder for holder, account in self.accounts.items() if name in account.get("groups", []))
             found.append({"groupid": name, "users": ",".join(members), **info})
         return found
 

@@ -86,8 +86,8 @@ class Guests(Tasks):
             # Real PVE: a VM that was suspended to disk is started, and that lock goes (proxmox.md, Guests).
             if not values.get("skiplock") and (action, vm.lock) != ("start", "suspended"):
                 check_lock(vm)
-            deed: Callable[[Guest, Values], Awaitable[str | None]] = getattr(self, f"_power_{action}")
-            return await deed(vm, values)
+            operation: Callable[[Guest, Values], Awaitable[str | None]] = getattr(self, f"_power_{action}")
+            return await operation(vm, values)
 
         return ok(await self.task(node, f"qm{action}", vmid, user, body, vm=guest))
 

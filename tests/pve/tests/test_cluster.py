@@ -50,10 +50,10 @@ def storage_used(api: Api) -> dict[str, int]:
 def test_resources_match_the_guests(api: Api, pve: FakePve) -> None:
     """The list of resources and the real world hold the same guests."""
     listed = {item["vmid"]: item for item in api.data("GET", "/cluster/resources", type="vm")}
-    world = {guest["vmid"]: guest for guest in pve.world()["guests"]}
+    inventory = {guest["vmid"]: guest for guest in pve.inventory()["guests"]}
 
-    assert set(listed) == set(world)
-    assert all(listed[vmid]["status"] == world[vmid]["status"] for vmid in world)
+    assert set(listed) == set(inventory)
+    assert all(listed[vmid]["status"] == inventory[vmid]["status"] for vmid in inventory)
     assert listed[9000]["template"] == 1
     assert listed[100]["tags"] == "prod;web"
 

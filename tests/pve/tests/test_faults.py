@@ -183,7 +183,7 @@ def test_reset_restores_the_start(api: Api, pve: FakePve) -> None:
 
     assert pve.rules() == []
     assert pve.found(400) is None
-    assert pve.world()["quorate"] is True
+    assert pve.inventory()["quorate"] is True
     assert pve.durations() == {}
     assert api("POST", "/nodes/pve1/qemu", **NEW_VM).status_code == 200
 

@@ -111,7 +111,7 @@ def test_delete_refuses_a_running_guest(api: Api, pve: FakePve) -> None:
     assert (running.status_code, running.reason) == (500, "VM 100 is running - destroy failed")
     assert api.exit("DELETE", "/nodes/pve1/qemu/101") == "OK"
     assert pve.found(101) is None
-    assert not [volume for volume in pve.world()["volumes"]["local-lvm"] if "-101-" in volume]
+    assert not [volume for volume in pve.inventory()["volumes"]["local-lvm"] if "-101-" in volume]
 
 
 def test_backup_and_restore(api: Api, pve: FakePve) -> None:

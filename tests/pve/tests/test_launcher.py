@@ -221,7 +221,7 @@ def test_outlives_the_thread_that_started_it() -> None:
     with ThreadPoolExecutor(1) as pool:
         pve = pool.submit(FakePve().start).result()
     try:
-        assert pve.world()["quorate"] is True
+        assert pve.inventory()["quorate"] is True
         assert is_alive(pve.pid)
     finally:
         pve.stop()

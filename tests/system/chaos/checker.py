@@ -245,7 +245,7 @@ def audited(found: Evidence) -> Iterator[Violation]:
         if request["method"] == "GET" or not request["performed"]:
             continue
         if not any(
-            _tells(line, request) for tool in _tools_of(request) for at, line in before[tool] if at <= request["t"]
+            _shows(line, request) for tool in _tools_of(request) for at, line in before[tool] if at <= request["t"]
         ):
             yield Violation(
                 "audited", f"{request['method']} {request['path']}", f"no audit line before request {request['n']}"
@@ -259,7 +259,7 @@ def _tools_of(request: Json) -> set[str]:
     return TOOLS.get(at[2] or "", set())
 
 
-def _tells(line: Json, request: Json) -> bool:
+def _shows(line: Json, request: Json) -> bool:
     """Return whether an audit line is of what the request did."""
     key = _mark_of(request)
     if key:

@@ -104,7 +104,7 @@ class Recorder:
 
     async def __aenter__(self) -> Self:
         """Begin to listen."""
-        await self._client.subscribe("ai.tasks.complete.>", cb=self._hear)
+        await self._client.subscribe("ai.tasks.complete.>", cb=self._on_completion)
         await self._client.flush()
         return self
 
@@ -112,7 +112,7 @@ class Recorder:
         """Find out whether the connection was cut meanwhile."""
         self.blind = self._client.stats["reconnects"] > 0
 
-    async def _hear(self, msg: Msg) -> None:
+    async def _on_completion(self, msg: Msg) -> None:
         reply = json.loads(msg.data)
         workflow, _, task = reply["task_id"].rpartition(".")
         self.reported.append(
@@ -156,8 +156,8 @@ async def _read(client: Client, control: str, wanted: list[Json], recorder: Reco
         found.audit.setdefault(line.subject.rpartition(".")[2], []).append(line)
     found.pending = await pending(client)
     found.requests = await ask(control, "/log")
-    world = await ask(control, "/world")
-    found.tasks, found.guests = world["tasks"], world["guests"]
+    inventory = await ask(control, "/inventory")
+    found.tasks, found.guests = inventory["tasks"], inventory["guests"]
     if recorder is not None:
         found.reported, found.blind = recorder.reported, recorder.blind or client.stats["reconnects"] > 0
     return found

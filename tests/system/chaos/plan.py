@@ -102,13 +102,13 @@ _SMALL: Final[dict[str, Any]] = {"memory": 64, "disk": 1}
 def _request(chance: random.Random, at: float, name: str, kind: str) -> Request:
     twice = chance.random() < 0.1
     if kind in {"clone", "new"}:
-        wish = _SMALL if kind == "new" else {"template": 9000, "memory": 128, "disk": 4}
+        requested = _SMALL if kind == "new" else {"template": 9000, "memory": 128, "disk": 4}
         cancelled = chance.random() < 0.15
         return Request(
             at,
             name,
             "vm_deployment",
-            {"name": name, **wish},
+            {"name": name, **requested},
             (*DONE, "cancelled") if cancelled else DONE,
             twice,
             "cancel" if cancelled else "",

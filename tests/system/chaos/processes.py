@@ -125,7 +125,7 @@ class Processes:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    async def suffer(self, faults: list[Fault]) -> None:
+    async def inject(self, faults: list[Fault]) -> None:
         """Let the faults happen, each at its time; return when all are over."""
         begun = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:

@@ -60,7 +60,7 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
             clients = Clients(client, requests)
             async with evidence.Recorder(client) as recorder, asyncio.TaskGroup() as group:
                 group.create_task(clients.ask())
-                group.create_task(processes.suffer(faults))
+                group.create_task(processes.inject(faults))
             await processes.recover()
             wanted = clients.wanted()
             (folder / "ids.json").write_text(json.dumps(wanted, indent=1))
@@ -70,13 +70,13 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
             await clients.end()
             found = await evidence.read(client, pve.control, wanted, recorder)
             await client.close()
-            deaths = processes.count()
+            restarts = processes.count()
         (folder / "world.json").write_text(json.dumps({"requests": found.requests, "tasks": found.tasks}, indent=1))
         violations = checker.judge(found)
     say(checker.report(violations))
     for item in left:
         say(f"not settled: {item}")
-    figures = ", ".join(f"{kind} {number}" for kind, number in sorted(deaths.items()))
+    figures = ", ".join(f"{kind} {number}" for kind, number in sorted(restarts.items()))
     verdict = "FAILED" if violations or left else "passed"
     say(
         f"chaos {verdict}: seed {given.seed}, {len(wanted)} workflows ({clients.summary(found.events)}), "

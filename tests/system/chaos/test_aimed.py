@@ -93,8 +93,8 @@ async def test_the_outbox_of_a_killed_orchestrator_is_sent(stage: Callable[..., 
 async def test_a_completed_change_is_not_repeated(stage: Callable[..., Any]) -> None:
     """A bridge that dies after Proxmox has grown a disk finds it grown when it is asked again."""
     async with stage("after-post@resize", ("orchestrator", "specialist", "mcp-bridge")) as on:
-        wish = {"name": "look", "template": 9000, "memory": 128, "disk": 8}
-        await on.ask(Request(0, "look", "vm_deployment", wish))
+        requested = {"name": "look", "template": 9000, "memory": 128, "disk": 8}
+        await on.ask(Request(0, "look", "vm_deployment", requested))
         verdict = await on.verdict()
 
         assert verdict == "every invariant holds"

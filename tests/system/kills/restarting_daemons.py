@@ -34,9 +34,9 @@ class RestartingDaemons:
         self.daemons: dict[str, Daemon] = {name: net.daemon(name, (name.rstrip("0123456789"),)) for name in names}
         net.config_file()
         self.environment: dict[str, dict[str, str]] = {}
-        self.deaths: list[tuple[str, int]] = []
-        self.died = asyncio.Event()
-        self._told: dict[str, int] = {}
+        self.restarts: list[tuple[str, int]] = []
+        self.exited = asyncio.Event()
+        self._reported: dict[str, int] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,7 +61,7 @@ class RestartingDaemons:
 
     def _start(self, name: str) -> None:
         daemon = self.daemons[name]
-        self._told[name] = self._ready_lines(daemon)
+        self._reported[name] = self._ready_lines(daemon)
         daemon.start(**self.environment.get(name, {}))
 
     @staticmethod
@@ -73,7 +73,7 @@ class RestartingDaemons:
         for name, daemon in self.daemons.items():
 
             def works(name: str = name, daemon: Daemon = daemon) -> bool:
-                return self._ready_lines(daemon) > self._told[name]
+                return self._ready_lines(daemon) > self._reported[name]
 
             await asyncio.to_thread(until, works, f"{name} ready ({daemon.log})", START)
 
@@ -87,8 +87,8 @@ class RestartingDaemons:
         while True:
             for name, daemon in self.daemons.items():
                 if daemon.exit_code is not None:
-                    self.deaths.append((name, daemon.exit_code))
-                    self.died.set()
+                    self.restarts.append((name, daemon.exit_code))
+                    self.exited.set()
                     self._start(name)
             await asyncio.sleep(0.05)
 
@@ -107,10 +107,10 @@ def note(what: str, value: object) -> None:
     sys.stdout.write(f"{what}: {value}\n")
 
 
-async def deploy(bus: Bus, name: str, wish: dict[str, object] | None = None, wait: float = 90) -> float:
+async def deploy(bus: Bus, name: str, requested: dict[str, object] | None = None, wait: float = 90) -> float:
     """Deploy a VM; return the seconds that it took."""
     begun = time.monotonic()
-    request = WorkflowRequest("vm_deployment", name, {"name": name, **(TEMPLATE if wish is None else wish)})
+    request = WorkflowRequest("vm_deployment", name, {"name": name, **(TEMPLATE if requested is None else requested)})
     await requests.submit(bus, "tester", request)
     answer = await queries.follow(bus, name, lambda _state: None, wait=wait)
     assert answer.status.startswith("completed"), answer  # an empty VM is made with a warning: it has nothing to boot
@@ -142,7 +142,7 @@ async def settled(bus: Bus, net: Net, *names: str) -> None:
     """
     assert net.pve is not None
     await eventually(lambda: _quiet(bus), "no pending messages", QUIET)
-    guests = [guest for guest in net.pve.world()["guests"] if guest["name"] in names]
+    guests = [guest for guest in net.pve.inventory()["guests"] if guest["name"] in names]
     answers = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
     records = [message.decode(EffectRecord) for message in await bus.last_many(subjects.EFFECTS, "ai.effects.>")]
     chains: dict[str, list[AuditRecord]] = {}

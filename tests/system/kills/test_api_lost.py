@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mcp.client import Client
 
-from proxmox_access import Steer
+from proxmox_access import AsyncPve
 
 if TYPE_CHECKING:
     from harness import Net
@@ -17,24 +17,24 @@ async def test_settled_by_the_task_list(net: Net) -> None:
     """A start whose answer is cut off is found as a task and waited for: one start, and the answer says so."""
     net.settings["policy"]["principals"] = {"mcp": "operate"}
     assert net.pve is not None
-    steer = Steer(net.pve)
-    await steer.rule("POST", "/status/start$", {"cut_after": True}, 1)
+    sim = AsyncPve(net.pve)
+    await sim.rule("POST", "/status/start$", {"cut_after": True}, 1)
     async with net.client(), net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
         done = await client.call_tool("api_call", {"path": "/nodes/pve1/qemu/101/status/start"})
 
     assert not done.is_error, done.content
     assert done.structured_content is not None
     assert done.structured_content["settled"]
-    assert len(await steer.log("POST", "/status/start$")) == 1
-    assert (await steer.found(101))["status"] == "running"
+    assert len(await sim.log("POST", "/status/start$")) == 1
+    assert (await sim.found(101))["status"] == "running"
 
 
 async def test_left_to_a_person(net: Net) -> None:
     """A write without a task whose answer is cut off is never sent again; the answer says to look."""
     net.settings["policy"]["principals"] = {"mcp": "operate"}
     assert net.pve is not None
-    steer = Steer(net.pve)
-    await steer.rule("PUT", "/config$", {"cut_after": True}, 1)
+    sim = AsyncPve(net.pve)
+    await sim.rule("PUT", "/config$", {"cut_after": True}, 1)
     config = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"cores": 3}}
     async with net.client(), net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
         done = await client.call_tool("api_call", config)
@@ -45,6 +45,6 @@ async def test_left_to_a_person(net: Net) -> None:
 
     assert done.is_error
     assert "its result is not known" in done.content[0].text  # type: ignore[union-attr]
-    assert len(await steer.log("PUT", "/config$")) == 1
+    assert len(await sim.log("PUT", "/config$")) == 1
     assert [item.is_error for item in refused] == [True, True]
-    assert await steer.log("DELETE") == []
+    assert await sim.log("DELETE") == []

@@ -46,7 +46,7 @@ async def test_one_archive_and_one_snapshot(net: Net, tmp_path: Path, point: str
             with second:
                 made[tool] = await asked
 
-    volumes = [item for item in pve.world()["volumes"]["local"] if item.startswith("backup/")]
+    volumes = [item for item in pve.inventory()["volumes"]["local"] if item.startswith("backup/")]
     assert {tool: reply.status for tool, reply in made.items()} == dict.fromkeys(made, "completed")
     assert [f"local:{volume}" for volume in volumes] == [made["create_backup"].result["volid"]]
     assert (pve.found(101) or {})["snapshots"] == ["once"]

@@ -47,12 +47,12 @@ def _cases() -> list[tuple[str, str, dict[str, object]]]:
 
 
 @pytest.mark.parametrize(
-    ("point", "victim", "wish"),
+    ("point", "victim", "requested"),
     _cases(),
     ids=lambda item: item if isinstance(item, str) else "clone" if "template" in item else "new",
 )
 async def test_a_process_is_killed_between_two_writes(
-    net: Net, bus: Bus, tmp_path: Path, point: str, victim: str, wish: dict[str, object]
+    net: Net, bus: Bus, tmp_path: Path, point: str, victim: str, requested: dict[str, object]
 ) -> None:
     """Whichever process dies, the VM is made once, configured once, started once, and reported once."""
     reached = tmp_path / "crash"
@@ -60,9 +60,9 @@ async def test_a_process_is_killed_between_two_writes(
     daemons = RestartingDaemons(net)
     daemons.environment[victim] = {"AGENTD_TEST_CRASH": point, "AGENTD_TEST_CRASH_DIR": str(reached)}
     async with daemons:
-        took = await deploy(bus, "once", wish)
+        took = await deploy(bus, "once", requested)
         await settled(bus, net, "once")
 
     assert (reached / point).exists()
-    assert daemons.deaths == [(victim, -9)]
+    assert daemons.restarts == [(victim, -9)]
     assert took < 30, "a dead and restarted process stalls its work for seconds, not for ack_wait"

@@ -68,7 +68,7 @@ async def test_all_daemons_die_at_once(net: Net, bus: Bus) -> None:
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "all")
 
-    assert sorted(daemons.deaths) == sorted((name, -9) for name in ROLES)
+    assert sorted(daemons.restarts) == sorted((name, -9) for name in ROLES)
     assert time.monotonic() - killed < 60
 
 
@@ -85,7 +85,7 @@ async def test_nats_is_killed(net: Net, bus: Bus, nats_server: NatsServer) -> No
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "nats")
 
-    assert daemons.deaths == []
+    assert daemons.restarts == []
 
 
 async def test_nats_and_a_bridge_die(net: Net, bus: Bus, nats_server: NatsServer) -> None:
@@ -97,25 +97,25 @@ async def test_nats_and_a_bridge_die(net: Net, bus: Bus, nats_server: NatsServer
         nats_server.kill()
         daemons.kill("mcp-bridge")
         killed = time.monotonic()
-        await daemons.died.wait()
+        await daemons.exited.wait()
         await asyncio.to_thread(nats_server.start)
         await deploying
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "both")
 
-    assert daemons.deaths == [("mcp-bridge", -9)]
+    assert daemons.restarts == [("mcp-bridge", -9)]
 
 
 @pytest.mark.parametrize("effect", ["cut_after", "lost_before"])
-@pytest.mark.parametrize(("path", "wish"), [(CLONE, TEMPLATE), (CREATE, EMPTY)], ids=["clone", "new"])
+@pytest.mark.parametrize(("path", "requested"), [(CLONE, TEMPLATE), (CREATE, EMPTY)], ids=["clone", "new"])
 async def test_an_answer_is_lost_and_the_bridge_is_killed(
-    net: Net, bus: Bus, effect: str, path: str, wish: dict[str, object]
+    net: Net, bus: Bus, effect: str, path: str, requested: dict[str, object]
 ) -> None:
     """The successor of a bridge that died over an unanswered write knows nothing of it: it looks, and settles it."""
     assert net.pve is not None
     net.pve.rule("POST", path, {effect: True}, count=1)
     async with RestartingDaemons(net) as daemons:
-        deploying = asyncio.create_task(deploy(bus, "cut", wish))
+        deploying = asyncio.create_task(deploy(bus, "cut", requested))
         await asked(net, path)
         daemons.kill("mcp-bridge")
         killed = time.monotonic()
@@ -123,7 +123,7 @@ async def test_an_answer_is_lost_and_the_bridge_is_killed(
         note("recovery_s", round(time.monotonic() - killed, 1))
         await settled(bus, net, "cut")
 
-    assert daemons.deaths == [("mcp-bridge", -9)]
+    assert daemons.restarts == [("mcp-bridge", -9)]
     assert time.monotonic() - killed < 60
 
 
@@ -170,7 +170,7 @@ async def test_a_paused_bridge_is_fenced(net: Net, bus: Bus, where: str) -> None
         assert await record(bus, "zombie.create_vm") == made
     assert not made.owner.startswith(f"{sleeper}-pve1/")
     assert made.epoch == 2
-    assert daemons.deaths == []
+    assert daemons.restarts == []
 
 
 async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
@@ -197,7 +197,7 @@ async def test_ten_deployments_among_kills(net: Net, bus: Bus) -> None:
         note("slowest_s", round(slowest, 1))
         await settled(bus, net, *names)
 
-    assert sorted(daemons.deaths) == sorted((name, -9) for name in victims), f"AGENTD_TEST_SEED={seed}"
+    assert sorted(daemons.restarts) == sorted((name, -9) for name in victims), f"AGENTD_TEST_SEED={seed}"
     assert time.monotonic() - begun < 110, f"AGENTD_TEST_SEED={seed}"
 
 
@@ -214,12 +214,12 @@ async def test_drain(net: Net, bus: Bus, clone: float, epoch: int) -> None:
         daemons.signal(first, signal.SIGTERM)
         reported = time.monotonic()
         async with asyncio.timeout(20):
-            await daemons.died.wait()
+            await daemons.exited.wait()
         went = time.monotonic() - reported
         note("drain_s", round(went, 1))
         await deploying
         await settled(bus, net, "drained")
 
         assert (await record(bus, "drained.create_vm")).epoch == epoch
-    assert daemons.deaths == [(first, 0)]
+    assert daemons.restarts == [(first, 0)]
     assert went < 10

@@ -59,7 +59,7 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
             daemons.kill(*dying)
 
             async def noticed(count: int = len(killed)) -> bool:
-                return len(daemons.deaths) == count
+                return len(daemons.restarts) == count
 
             await eventually(noticed, "the dead are started again")
             await daemons.ready()
@@ -81,9 +81,9 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
         answers = [await queries.follow(bus, id_, lambda _: None, wait=90) for id_ in await ids()]
         responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
         last = await bus.kv_get(subjects.CONF, subjects.schedule_key("often"))
-        note("runs", f"{len(answers)} in {seconds:.0f} s with {len(daemons.deaths)} deaths")
+        note("runs", f"{len(answers)} in {seconds:.0f} s with {len(daemons.restarts)} deaths")
 
-    assert Counter(name for name, _ in daemons.deaths) == Counter(killed)
+    assert Counter(name for name, _ in daemons.restarts) == Counter(killed)
     assert len(answers) >= KILLS
     assert set(Counter(answer.status for answer in answers)) <= {"completed", "completed_with_warnings"}
     assert len(responses) == len(answers)

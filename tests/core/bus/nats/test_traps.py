@@ -49,15 +49,15 @@ async def _count_abandoned() -> int:
 
 async def test_a_cancelled_wait_leaves_the_connection_reading(bus: Bus, nats_server: NatsServer) -> None:
     """Trap 1: cancelling a waiting call, or stopping a pull at a frozen server, does not stop the others."""
-    heard = asyncio.Event()
+    seen_messages = asyncio.Event()
 
-    async def hear(_: Received) -> None:
-        heard.set()
+    async def on_message(_: Received) -> None:
+        seen_messages.set()
 
     async def ignore(_: object) -> None:
         """Take what a pull brings."""
 
-    await bus.subscribe("here", hear)
+    await bus.subscribe("here", on_message)
     pull = await bus.pull("test", ignore)
     nats_server.pause()
     asked = [asyncio.create_task(bus.last(subjects.WORKFLOWS, EVENT)) for _ in range(50)]
@@ -70,7 +70,7 @@ async def test_a_cancelled_wait_leaves_the_connection_reading(bus: Bus, nats_ser
     nats_server.resume()
     await bus.publish("here", b"")
     async with asyncio.timeout(3):
-        await heard.wait()
+        await seen_messages.wait()
 
     assert stopped < 4
     assert bus.counters["reconnects"] == 0
@@ -103,10 +103,10 @@ async def test_a_frozen_server_is_left_for_another(
     """Trap 2: a server that is silent, with full buffers, is left by any call; subscriptions move too."""
     monkeypatch.setattr(connection, "PING_INTERVAL", ping)
     monkeypatch.setattr(connection, "SILENCE", silence)
-    heard = asyncio.Event()
+    seen_messages = asyncio.Event()
 
-    async def hear(_: Received) -> None:
-        heard.set()
+    async def on_message(_: Received) -> None:
+        seen_messages.set()
 
     async def there() -> bool:
         return bus.connected and bool(bus.counters["watchdog_aborts"])
@@ -114,7 +114,7 @@ async def test_a_frozen_server_is_left_for_another(
     with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
         by_url = {one.url: one, two.url: two}
         async with connected(one.url, two.url) as bus:
-            await bus.subscribe("here", hear)
+            await bus.subscribe("here", on_message)
             frozen = by_url.pop(_server_of(bus))
             frozen.pause()
             await _flood(bus)
@@ -124,7 +124,7 @@ async def test_a_frozen_server_is_left_for_another(
                 await answers(bus)
                 await other.publish("here", b"")
                 async with asyncio.timeout(5):
-                    await heard.wait()
+                    await seen_messages.wait()
 
             assert _server_of(bus) == left
             assert bus.counters["reconnects"] >= 1
@@ -316,12 +316,12 @@ async def test_failed_calls_leave_nothing_behind(nats_server: NatsServer) -> Non
 
 async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
     """Trap 10: while one message or call is being handled for long, the next is handled."""
-    release, heard = asyncio.Event(), asyncio.Event()
+    release, seen_messages = asyncio.Event(), asyncio.Event()
 
     async def slow_once(received: Received) -> None:
         if received.data == b'"slow"':
             await release.wait()
-        heard.set()
+        seen_messages.set()
         await received.respond(announcements.ControlRequest("done"))
 
     await bus.subscribe("here", slow_once)
@@ -329,7 +329,7 @@ async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
     await bus.publish("here", "slow")
     await bus.publish("here", "quick")
     async with asyncio.timeout(5):
-        await heard.wait()
+        await seen_messages.wait()
     waiting = asyncio.create_task(bus.request("ops.go", "slow", announcements.ControlRequest, wait=10))
     await bus.request("ops.go", "quick", announcements.ControlRequest, wait=2)
 

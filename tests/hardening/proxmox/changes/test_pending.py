@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentd.proxmox.client import Proxmox
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from pve.client import FakePve
 
 MAC = "BC:24:11:00:AB:66"
@@ -28,10 +28,10 @@ async def proxmox(lab: FakePve) -> AsyncIterator[Proxmox]:
     await client.close()
 
 
-async def test_reverted(tools: Bench, steered: Steer, proxmox: Proxmox) -> None:
+async def test_reverted(tools: Bench, sim: AsyncPve, proxmox: Proxmox) -> None:
     """A value that Proxmox kept as pending when its hotplug failed is reverted, and the error says so."""
     net = f"virtio={MAC},bridge=vmbr9"
-    await steered.guest(vmid=300, node="pve1", name="odd", status="running", config={"net0": net})
+    await sim.guest(vmid=300, node="pve1", name="odd", status="running", config={"net0": net})
     with pytest.raises(errors.TaskFailed, match=r"hotplug problem.*net0 of VM 300 .* is as before"):
         await tools.call("set_guest_network", vmid=300, tag=5)
 
@@ -53,7 +53,7 @@ async def test_the_inverse_restores_the_live_value(tools: Bench, proxmox: Proxmo
     assert "vmbr9" in call.warnings[0]
 
 
-async def test_interfaces_of_a_node(tools: Bench, steered: Steer) -> None:
+async def test_interfaces_of_a_node(tools: Bench, sim: AsyncPve) -> None:
     """Proxmox keeps its file of changes after a change was taken back: it is dropped, unless it says something else."""
     made = MemoryCall("wf.make")
     before = await tools.call("list_interfaces", node="pve1")
@@ -66,7 +66,7 @@ async def test_interfaces_of_a_node(tools: Bench, steered: Steer) -> None:
 
     assert (after.pending, after.digest, after.interfaces) == ([], "", before.interfaces)
     assert any("vmbr8" in line for line in other.pending)
-    assert [entry["path"] for entry in await steered.log("DELETE", "/network$")] == ["/nodes/pve1/network"]
+    assert [entry["path"] for entry in await sim.log("DELETE", "/network$")] == ["/nodes/pve1/network"]
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ async def test_interfaces_of_a_node(tools: Bench, steered: Steer) -> None:
         ("create_container", {**CONTAINER, "bridge": "vmbr9"}),
     ],
 )
-async def test_bridge(tools: Bench, steered: Steer, tool: str, parameters: dict[str, Any]) -> None:
+async def test_bridge(tools: Bench, sim: AsyncPve, tool: str, parameters: dict[str, Any]) -> None:
     """A bridge that the node does not have is refused by its name, with those that there are; nothing is sent."""
     with pytest.raises(errors.Rejected, match=r"bridge: there is no bridge 'vmbr9' on pve\d.*it has vmbr0"):
         await tools.call(tool, **parameters)
 
-    assert await steered.log("POST") == await steered.log("PUT") == []
+    assert await sim.log("POST") == await sim.log("PUT") == []

@@ -19,7 +19,7 @@ from plugins.proxmox.availability.test_preflight import FREE, NODES, STORAGES, f
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 GIB = 2**30
 MIXED: dict[str, Any] = {
@@ -49,31 +49,31 @@ CLONE = {"vmid": 310, "node": "pve2", "name": "copy", "template": 9100}
     ],
 )
 async def test_a_clone_on_another_node_needs_shared_drives(
-    tools: Bench, steered: Steer, drive: dict[str, str], line: str
+    tools: Bench, sim: AsyncPve, drive: dict[str, str], line: str
 ) -> None:
     """Every drive counts: the refusal comes in the look, so a dry run says it too, and nothing is sent."""
-    await steered.guest(**MIXED | {"config": MIXED["config"] | drive})
+    await sim.guest(**MIXED | {"config": MIXED["config"] | drive})
     with pytest.raises(errors.Rejected, match=line):
         await tools.call("create_vm", MemoryCall("wf.clone"), **CLONE)
 
-    assert await steered.log("POST") == []
+    assert await sim.log("POST") == []
 
 
-async def test_a_clone_on_another_node_needs_a_shared_target(tools: Bench, steered: Steer) -> None:
+async def test_a_clone_on_another_node_needs_a_shared_target(tools: Bench, sim: AsyncPve) -> None:
     """A shared template with a local storage as the target can be cloned on its own node alone."""
-    wish = {"vmid": 311, "name": "copy", "template": 9000, "storage": "local-lvm"}
+    requested = {"vmid": 311, "name": "copy", "template": 9000, "storage": "local-lvm"}
     with pytest.raises(errors.Rejected, match="local-lvm is not shared"):
-        await tools.call("create_vm", MemoryCall("wf.clone"), **wish, node="pve2")
+        await tools.call("create_vm", MemoryCall("wf.clone"), **requested, node="pve2")
 
-    assert await steered.log("POST") == []
+    assert await sim.log("POST") == []
 
 
-async def test_a_container_likewise(tools: Bench, steered: Steer) -> None:
+async def test_a_container_likewise(tools: Bench, sim: AsyncPve) -> None:
     """A container on local storage is cloned on its node, one with a folder of the node nowhere."""
-    wish = {"vmid": 312, "name": "copy", "source": 201}
+    requested = {"vmid": 312, "name": "copy", "source": 201}
     with pytest.raises(errors.Rejected, match="rootfs on local-lvm"):
-        await tools.call("clone_container", MemoryCall("wf.clone"), **wish, node="pve1")
-    await steered.guest(
+        await tools.call("clone_container", MemoryCall("wf.clone"), **requested, node="pve1")
+    await sim.guest(
         type="lxc",
         vmid=210,
         name="bound",
@@ -81,9 +81,9 @@ async def test_a_container_likewise(tools: Bench, steered: Steer) -> None:
         config={"rootfs": "local-lvm:vm-210-disk-0,size=8G", "mp0": "/srv/data,mp=/data", "hostname": "bound"},
     )
     with pytest.raises(errors.Rejected, match="mp0 is a folder or device of the node"):
-        await tools.call("clone_container", MemoryCall("wf.bound"), **wish | {"source": 210}, node="pve1")
+        await tools.call("clone_container", MemoryCall("wf.bound"), **requested | {"source": 210}, node="pve1")
 
-    assert await steered.log("POST") == []
+    assert await sim.log("POST") == []
 
 
 def cluster(template: TemplateView) -> Cluster:
@@ -118,8 +118,8 @@ def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: s
     template = TemplateView(
         9000, "base", "pve1", memory=1024, disks={"scsi0": 3.0}, storages=["shared"], all_storages=more
     )
-    wish = VmParameters(name="web1", template=9000, storage=storage)
-    chosen = vm.validate(wish, cluster(template), SpecialistSettings().rules(), 0.5)
+    requested = VmParameters(name="web1", template=9000, storage=storage)
+    chosen = vm.validate(requested, cluster(template), SpecialistSettings().rules(), 0.5)
 
     assert isinstance(chosen, ValidatedVm), chosen
     assert chosen.node == node
@@ -145,7 +145,7 @@ def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: s
 )
 def test_devices_that_block_a_move(config: dict[str, str], line: str, *, running: bool) -> None:
     """What only the node has blocks, of a running VM and of a stopped one."""
-    lines = found(config, running=running, wish={"with_local_disks": True})
+    lines = found(config, running=running, requested={"with_local_disks": True})
 
     assert any(line in item for item in lines), lines
 

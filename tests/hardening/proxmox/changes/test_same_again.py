@@ -14,7 +14,7 @@ from plugins.mcp.test_mcp_server import Desk, serving
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         ("shutdown_guest", 200, "vzshutdown", {"patience": 30}),
     ],
 )
-async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: str, more: dict[str, Any]) -> None:
+async def test_power(tools: Bench, sim: AsyncPve, tool: str, vmid: int, kind: str, more: dict[str, Any]) -> None:
     """Each power tool waits for the task that does the same to the guest now, whichever principal started it."""
     rootfs = {"rootfs": "local-lvm:vm-202-disk-0,size=8G"}
-    await steered.guest(vmid=202, node="pve1", name="off", type="lxc", config=rootfs)
-    await steered.durations(**{kind: 1.5})
+    await sim.guest(vmid=202, node="pve1", name="off", type="lxc", config=rootfs)
+    await sim.durations(**{kind: 1.5})
     first = asyncio.create_task(tools.call(tool, MemoryCall("alice.first"), vmid=vmid, **more))
-    await until(lambda: steered.tasks(kind))
+    await until(lambda: sim.tasks(kind))
     first.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await first
@@ -42,34 +42,34 @@ async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: s
     guest = await tools.call(tool, second, vmid=vmid, **more)
 
     assert guest.status == ("running" if tool == "start_guest" else "stopped")
-    assert len(await steered.tasks(kind)) == 1
+    assert len(await sim.tasks(kind)) == 1
     assert (second.acted, second.undo, second.warnings) == (0, None, [])
 
 
-async def test_another_guest(tools: Bench, steered: Steer) -> None:
+async def test_another_guest(tools: Bench, sim: AsyncPve) -> None:
     """A task of another guest, or one that does something else to this one, is not waited for."""
-    await steered.durations(qmstart=1.5)
+    await sim.durations(qmstart=1.5)
     first = asyncio.create_task(tools.call("start_guest", MemoryCall("alice.first"), vmid=101))
-    await until(lambda: steered.tasks("qmstart"))
+    await until(lambda: sim.tasks("qmstart"))
     await tools.call("stop_guest", MemoryCall("alice.stop"), vmid=100)
     await tools.call("start_guest", MemoryCall("alice.second"), vmid=100)
     await first
 
-    assert len(await steered.tasks("qmstart")) == 2
+    assert len(await sim.tasks("qmstart")) == 2
 
 
-async def test_it_failed(tools: Bench, steered: Steer) -> None:
+async def test_it_failed(tools: Bench, sim: AsyncPve) -> None:
     """Where the task that was waited for fails, the call has failed too, and nothing is sent by it."""
-    await steered.durations(qmstart=1.5)
-    await steered.rule("POST", "/status/start$", {"task_exit": "start failed: no such bridge"}, 1)
+    await sim.durations(qmstart=1.5)
+    await sim.rule("POST", "/status/start$", {"task_exit": "start failed: no such bridge"}, 1)
     first = asyncio.create_task(tools.call("start_guest", MemoryCall("alice.first"), vmid=101))
-    await until(lambda: steered.tasks("qmstart"))
+    await until(lambda: sim.tasks("qmstart"))
     with pytest.raises(errors.TaskFailed, match="no such bridge"):
         await tools.call("start_guest", MemoryCall("alice.second"), vmid=101)
     with pytest.raises(errors.TaskFailed, match="no such bridge"):
         await first
 
-    assert len(await steered.tasks("qmstart")) == 1
+    assert len(await sim.tasks("qmstart")) == 1
 
 
 async def _leave(url: str, name: str) -> None:

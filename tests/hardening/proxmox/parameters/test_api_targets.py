@@ -12,7 +12,7 @@ from agentd.wire.messages import Consent, Tier
 from tool_bench import Doubt
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from pve.client import FakePve
     from tool_bench import Bench
 
@@ -102,10 +102,10 @@ async def test_all_that_is_named(
 )
 @pytest.mark.parametrize("protected", ["guest/102", "tag/keep"])
 async def test_protected_holds(
-    tools: Bench, steered: Steer, protected: str, method: str, path: str, parameters: dict[str, Any]
+    tools: Bench, sim: AsyncPve, protected: str, method: str, path: str, parameters: dict[str, Any]
 ) -> None:
     """A protected guest is protected, whatever names it: by id, as owner of a volume, by its tag."""
-    at = await steered.found(102)
+    at = await sim.found(102)
     await tools("api_call", path=f"/nodes/{at['node']}/qemu/102/config", method="PUT", parameters={"tags": "keep"})
     call = await seen(tools, "api_destroy", method, path, parameters)
 
@@ -113,11 +113,11 @@ async def test_protected_holds(
         Policy(protected=[protected]).check_targets("api_destroy", Tier.DESTROY, call.targets)
 
 
-async def test_renamed_meanwhile(tools: Bench, steered: Steer) -> None:
+async def test_renamed_meanwhile(tools: Bench, sim: AsyncPve) -> None:
     """A guest that was renamed between the approval and the act is not what was approved."""
     path, parameters = f"{NODE}/qemu", {"vmid": 102, "archive": ARCHIVE, "force": 1}
     before = await seen(tools, "api_destroy", "POST", path, parameters)
-    at = await steered.found(102)
+    at = await sim.found(102)
     await tools("api_call", path=f"/nodes/{at['node']}/qemu/102/config", method="PUT", parameters={"name": "other"})
     after = await seen(tools, "api_destroy", "POST", path, parameters)
 

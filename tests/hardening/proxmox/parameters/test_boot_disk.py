@@ -10,7 +10,7 @@ from agentd import errors
 from agentd_proxmox.model.option_strings import boot_disk
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from tool_bench import Bench
 
 ROOT, DATA = "local-lvm:vm-101-disk-0,size=3G", "local-lvm:vm-100-disk-0,size=10G"
@@ -38,11 +38,11 @@ def test_which(config: dict[str, Any], disk: str) -> None:
     assert boot_disk(config) == disk
 
 
-async def test_grown(tools: Bench, steered: Steer) -> None:
+async def test_grown(tools: Bench, sim: AsyncPve) -> None:
     """The boot disk grows and the data disk stays; where it is not known which one it is, the call says so."""
     config = {"virtio0": ROOT, "scsi0": DATA, "boot": "order=virtio0"}
-    await steered.guest(vmid=300, node="pve1", name="odd", config=config)
-    await steered.guest(vmid=301, node="pve1", name="old", config={"virtio0": ROOT, "scsi0": DATA})
+    await sim.guest(vmid=300, node="pve1", name="odd", config=config)
+    await sim.guest(vmid=301, node="pve1", name="old", config={"virtio0": ROOT, "scsi0": DATA})
     done = await tools.call("resize_disk", vmid=300, size=40)
 
     assert (done.boot_disk, done.disks) == ("virtio0", {"virtio0": 40.0, "scsi0": 10.0})

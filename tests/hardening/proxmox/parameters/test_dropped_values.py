@@ -10,7 +10,7 @@ from agentd_proxmox.model import dropped_values
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 
 async def test_ha_rule_off_and_on(tools: Bench) -> None:
@@ -28,14 +28,14 @@ async def test_ha_rule_off_and_on(tools: Bench) -> None:
     assert on.strict is False
 
 
-async def test_the_others(tools: Bench, steered: Steer) -> None:
+async def test_the_others(tools: Bench, sim: AsyncPve) -> None:
     """Storages and matchers are switched on again by `delete`, not by a 0 that could be dropped."""
     await tools.call("update_storage", MemoryCall("wf.off"), storage="shared", enabled=False)
     on = await tools.call("update_storage", MemoryCall("wf.on"), storage="shared", enabled=True)
     matcher: dict[str, Any] = {"name": "nights", "targets": ["mail-to-root"]}
     await tools.call("set_notification_matcher", MemoryCall("wf.m"), **matcher, enabled=False)
     matched = await tools.call("set_notification_matcher", MemoryCall("wf.n"), **matcher, enabled=True)
-    sent = [entry["params"] for entry in await steered.log("PUT", "/storage/shared$|/matchers/nights$")]
+    sent = [entry["params"] for entry in await sim.log("PUT", "/storage/shared$|/matchers/nights$")]
 
     assert on.enabled
     assert "disable" not in matched.settings

@@ -10,7 +10,7 @@ from agentd.errors import InvalidMessage
 
 if TYPE_CHECKING:
     from agentd.tools.definition import Tool
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from tool_bench import Bench
 
 
@@ -46,7 +46,7 @@ def test_tag(tools: Bench, tag: str) -> None:
     assert tools.tools["update_tags"].parse({"vmid": 101, "remove": [tag]}).remove == [tag]
 
 
-async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> None:
+async def test_a_user_with_marks_in_the_name(tools: Bench, sim: AsyncPve) -> None:
     """A user may have `@` and `!` in the name: it is none of the tokens, and all tools find it."""
     name = "x!y@corp@pve"
     await tools.call("create_user", id=name)
@@ -56,7 +56,7 @@ async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> No
     assert (await tools.call("get_user", id=name)).id == name
     assert (await tools.call("list_tokens", id=name)).tokens == []
     assert [grant.who for grant in grants.grants] == [name]
-    assert [entry["params"].get("users") for entry in await steered.log("PUT", "/access/acl$")] == [name]
+    assert [entry["params"].get("users") for entry in await sim.log("PUT", "/access/acl$")] == [name]
 
 
 @pytest.mark.parametrize("name", ["a%41@pve", "a?b@pve", "a#b@pve", "jörg@pve"])

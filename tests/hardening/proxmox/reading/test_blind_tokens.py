@@ -41,11 +41,11 @@ async def blind(lab: FakePve) -> AsyncIterator[Bench]:
     await proxmox.close()
 
 
-@pytest.mark.parametrize(("tool", "wish"), CALLS)
-async def test_a_blind_token_is_called_blind(blind: Bench, tool: str, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("tool", "requested"), CALLS)
+async def test_a_blind_token_is_called_blind(blind: Bench, tool: str, requested: dict[str, Any]) -> None:
     """Every tool that lists says that the token may not see it, and how that is changed."""
     with pytest.raises(errors.Denied, match="pveum acl modify"):
-        await blind.call(tool, **wish)
+        await blind.call(tool, **requested)
 
 
 @pytest.mark.parametrize(

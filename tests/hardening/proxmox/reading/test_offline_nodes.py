@@ -11,7 +11,7 @@ from agentd import errors
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 GUEST = r"VM 104 'nas' on pve3: the node pve3 is offline"
 
@@ -31,38 +31,38 @@ GUEST = r"VM 104 'nas' on pve3: the node pve3 is offline"
         ("check_guest", {"vmid": 104}),
     ],
 )
-async def test_of_a_guest(tools: Bench, steered: Steer, tool: str, given: dict[str, Any]) -> None:
+async def test_of_a_guest(tools: Bench, sim: AsyncPve, tool: str, given: dict[str, Any]) -> None:
     """A guest on an offline node is reported at once, and its node is not asked."""
-    await steered.node("pve3", online=False, delay=22)
+    await sim.node("pve3", online=False, delay=22)
     begun = time.monotonic()
     with pytest.raises(errors.NodeOffline, match=GUEST):
         await tools.call(tool, **given)
 
     assert time.monotonic() - begun < 5
-    assert await steered.log("GET", "^/nodes/pve3/") == []
+    assert await sim.log("GET", "^/nodes/pve3/") == []
 
 
 @pytest.mark.parametrize("tool", ["list_tasks", "list_bridges", "list_services", "get_node_log", "list_node_disks"])
-async def test_of_a_node(tools: Bench, steered: Steer, tool: str) -> None:
+async def test_of_a_node(tools: Bench, sim: AsyncPve, tool: str) -> None:
     """A tool that reads from an offline node says so after one call."""
-    await steered.node("pve3", online=False, delay=0.1)
+    await sim.node("pve3", online=False, delay=0.1)
     with pytest.raises(errors.NodeOffline, match="the node pve3 is offline"):
         await tools.call(tool, node="pve3")
 
-    assert len(await steered.log("GET", "^/nodes/pve3/")) == 1
+    assert len(await sim.log("GET", "^/nodes/pve3/")) == 1
 
 
-async def test_lists_go_on(tools: Bench, steered: Steer) -> None:
+async def test_lists_go_on(tools: Bench, sim: AsyncPve) -> None:
     """Lists show the guests of an offline node as unknown, and HA knows them."""
-    await steered.node("pve3", online=False, delay=0.1)
+    await sim.node("pve3", online=False, delay=0.1)
     states = {guest.vmid: guest.status for guest in (await tools.call("list_guests")).guests}
     await tools.call("create_ha_resource", MemoryCall("wf.ha"), vmid=104)
 
     assert states[104] == "unknown"
 
 
-async def test_a_node_that_answers_again(tools: Bench, steered: Steer) -> None:
+async def test_a_node_that_answers_again(tools: Bench, sim: AsyncPve) -> None:
     """A node that is online and does not answer for a moment is asked again."""
-    await steered.rule("GET", "/status/current$", {"status": 595}, 1)
+    await sim.rule("GET", "/status/current$", {"status": 595}, 1)
 
     assert (await tools.until_done("get_guest", MemoryCall(), vmid=104)).vmid == 104

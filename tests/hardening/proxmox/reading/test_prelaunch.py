@@ -12,24 +12,24 @@ from agentd_proxmox.model import guest_model
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 
-async def _backup(tools: Bench, steered: Steer, vmid: int = 101) -> asyncio.Task[object]:
+async def _backup(tools: Bench, sim: AsyncPve, vmid: int = 101) -> asyncio.Task[object]:
     """Begin a backup of a stopped VM and return when Proxmox lists the VM as running."""
-    await steered.durations(vzdump=3)
+    await sim.durations(vzdump=3)
     backup = asyncio.ensure_future(tools.call("create_backup", MemoryCall("wf.backup"), vmid=vmid, storage="local"))
 
     async def begun() -> bool:
-        return bool((await steered.found(vmid))["status"] == "running")
+        return bool((await sim.found(vmid))["status"] == "running")
 
     await until(begun)
     return backup
 
 
-async def test_it_is_not_running(tools: Bench, steered: Steer) -> None:
+async def test_it_is_not_running(tools: Bench, sim: AsyncPve) -> None:
     """A stopped VM stays stopped for every tool while it is backed up, and its lock says why."""
-    backup = await _backup(tools, steered)
+    backup = await _backup(tools, sim)
     shown = await tools.call("get_guest", vmid=101)
     listed = {guest.vmid: guest for guest in (await tools.call("list_guests")).guests}
     running = await tools.call("list_guests", status="running")
@@ -44,9 +44,9 @@ async def test_it_is_not_running(tools: Bench, steered: Steer) -> None:
     await backup
 
 
-async def test_start_is_sent(tools: Bench, steered: Steer) -> None:
+async def test_start_is_sent(tools: Bench, sim: AsyncPve) -> None:
     """A start during the backup of a stopped VM is sent, and the VM still runs after the backup."""
-    backup = await _backup(tools, steered)
+    backup = await _backup(tools, sim)
     call = MemoryCall("wf.start")
     started = await tools.call("start_guest", call, vmid=101)
     await backup
@@ -63,49 +63,49 @@ async def test_start_is_sent(tools: Bench, steered: Steer) -> None:
         ("suspend_vm", "only a running VM"),
     ],
 )
-async def test_only_a_running_guest(tools: Bench, steered: Steer, tool: str, text: str) -> None:
+async def test_only_a_running_guest(tools: Bench, sim: AsyncPve, tool: str, text: str) -> None:
     """What only a running guest can do is refused once the backup is over, and nothing is sent."""
-    backup = await _backup(tools, steered)
+    backup = await _backup(tools, sim)
     with pytest.raises((errors.Rejected, errors.GuestLocked), match=f"{text}|locked"):
         await tools.call(tool, MemoryCall("wf.other"), vmid=101)
     await backup
 
-    assert [entry for entry in await steered.log("POST") if "/status/" in entry["path"]] == []
+    assert [entry for entry in await sim.log("POST") if "/status/" in entry["path"]] == []
 
 
-async def test_stop_and_shutdown(tools: Bench, steered: Steer) -> None:
+async def test_stop_and_shutdown(tools: Bench, sim: AsyncPve) -> None:
     """A VM that is off needs no stop: the process that the backup has started is left to the backup."""
-    backup = await _backup(tools, steered)
+    backup = await _backup(tools, sim)
     for tool in ("stop_guest", "shutdown_guest"):
         assert (await tools.call(tool, MemoryCall(f"wf.{tool}"), vmid=101)).status == "stopped"
     await backup
 
-    assert [entry for entry in await steered.log("POST") if "/status/" in entry["path"]] == []
+    assert [entry for entry in await sim.log("POST") if "/status/" in entry["path"]] == []
 
 
-async def test_a_running_guest_in_a_backup_runs(tools: Bench, steered: Steer) -> None:
+async def test_a_running_guest_in_a_backup_runs(tools: Bench, sim: AsyncPve) -> None:
     """A running VM is listed as running while it is backed up."""
-    await steered.durations(vzdump=2)
+    await sim.durations(vzdump=2)
     backup = asyncio.ensure_future(tools.call("create_backup", vmid=100, storage="local"))
-    await until(lambda: _locked(steered))
+    await until(lambda: _locked(sim))
     listed = {guest.vmid: guest.status for guest in (await tools.call("list_guests")).guests}
 
     assert ((await tools.call("get_guest", vmid=100)).status, listed[100]) == ("running", "running")
     await backup
 
 
-async def _locked(steered: Steer) -> bool:
-    return bool((await steered.found(100))["lock"] == "backup")
+async def _locked(sim: AsyncPve) -> bool:
+    return bool((await sim.found(100))["lock"] == "backup")
 
 
-async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:
+async def test_start_of_a_paused_vm(tools: Bench, sim: AsyncPve) -> None:
     """A paused VM does not run: start_guest names resume_vm and does not claim that it runs."""
     await tools.call("suspend_vm", MemoryCall("wf.pause"), vmid=100)
     with pytest.raises(errors.Rejected, match="paused: resume_vm"):
         await tools.call("start_guest", MemoryCall("wf.start"), vmid=100)
 
     assert (await tools.call("get_guest", vmid=100)).status == "paused"
-    assert len(await steered.log("POST")) == 1
+    assert len(await sim.log("POST")) == 1
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,11 @@ def test_the_same_guest() -> None:
 async def test_written_down(probing: Bus, probe: Probe, parameters: dict[str, Any], named: dict[str, str]) -> None:
     """The names stand beside the inverse before the act; of a change of the name itself there are none."""
 
-    async def look(call: Call) -> None:
+    async def check_first(call: Call) -> None:
         call.target(WEB)
         call.inverse("probed", parameters)
 
-    probe.on_look = look
+    probe.on_check = check_first
     async with serving(a_worker(probing, probe)):
         await call_tool(probing, subjects.tool_call("tester", SERVICE, "marked"), ToolCall({}, "w.t.step"), seconds=15)
 

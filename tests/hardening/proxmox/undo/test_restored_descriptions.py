@@ -9,19 +9,19 @@ from agentd_proxmox.model import guest_model
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 NOTE = "qmdump#map:scsi0:drive-scsi0:local-lvm:raw:"
 
 
-async def test_restore(tools: Bench, steered: Steer) -> None:
+async def test_restore(tools: Bench, sim: AsyncPve) -> None:
     """A restored VM has its description, and none of the lines about its drives."""
     await tools.call("update_vm", MemoryCall("wf.text"), vmid=101, description="the database")
     backup = await tools.call("create_backup", MemoryCall("wf.b"), vmid=101, storage="local")
     restored = await tools.call("restore_backup", MemoryCall("wf.r"), volid=backup.volid, node="pve1", vmid=300)
 
     assert restored.description == "the database"
-    assert "qmdump" not in (await steered.found(300))["description"]
+    assert "qmdump" not in (await sim.found(300))["description"]
 
 
 def test_text() -> None:

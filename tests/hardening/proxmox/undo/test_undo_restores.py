@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agentd import errors
 from agentd_proxmox.model.option_strings import MODELS
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -283,9 +283,9 @@ async def test_an_impossible_restore_is_reported(
         {"description": "agentd:wf.other"},
     ],
 )
-async def test_options_that_are_not_restored(tools: Bench, steered: Steer, options: dict[str, str]) -> None:
+async def test_options_that_are_not_restored(tools: Bench, sim: AsyncPve, options: dict[str, str]) -> None:
     """A new volume, another guest's, a path, an option of root, a new MAC address or a mark is not written."""
     with pytest.raises((errors.Rejected, errors.InvalidMessage)):
         await tools.call("update_guest_options", vmid=101, options=options)
 
-    assert await steered.log("POST", "/config$") == []
+    assert await sim.log("POST", "/config$") == []

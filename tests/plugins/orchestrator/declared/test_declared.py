@@ -188,9 +188,9 @@ def test_parameters_that_make_a_plan_wrong(
         tasks: [{{name: a, {task}}}]
     """
     of = definition(text, known)
-    wish = of.parameters(**{f"p_{key}": value for key, value in parameters.items()})
+    requested = of.parameters(**{f"p_{key}": value for key, value in parameters.items()})
     with pytest.raises(AgentdError) as caught:
-        of.plan(wish)
+        of.plan(requested)
 
     assert str(caught.value).startswith(problem)
     assert isinstance(caught.value, (Rejected, InvalidMessage))

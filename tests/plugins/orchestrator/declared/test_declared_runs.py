@@ -180,8 +180,8 @@ async def test_the_examples_work(net: Net, tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path / "workflows")
     net.settings["orchestrator"] = {"workflows_dir": str(tmp_path / "workflows")}
     async with net.client() as bus, net.here("all"):
-        wish = {"names": ["web1", "web2", "web3"], "node": "pve1", "template": 9000, "tags": ["fresh"]}
-        made = await ask(bus, "deploy_many", "make", wish)
+        requested = {"names": ["web1", "web2", "web3"], "node": "pve1", "template": 9000, "tags": ["fresh"]}
+        made = await ask(bus, "deploy_many", "make", requested)
         restarted = await ask(bus, "restart_tagged", "restart", {"tag": "fresh", "at_once": 1})
         none = await ask(bus, "restart_tagged", "none", {"tag": "none"})
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 async def test_an_input_that_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     """An input that decide stumbles over comes again, twice; then the workflow ends, and a person is notified."""
     reported: list[dict[str, Any]] = []
-    heard = asyncio.Event()
+    seen_messages = asyncio.Event()
 
     async def on_alarm(received: Any) -> None:
         reported.append(received.decode(dict))
-        heard.set()
+        seen_messages.set()
 
     listening = await bus.subscribe(subjects.critical_error("*"), on_alarm)
     only = engine(bus)
@@ -38,7 +38,7 @@ async def test_an_input_that_cannot_be_decided_ends_the_workflow(bus: Bus) -> No
     state = await only.feed("w1", ended("a"), delivered=3)
     answer = await queries.answer_of(bus, "w1")
     async with asyncio.timeout(10):
-        await heard.wait()
+        await seen_messages.wait()
     await listening.stop()
     (letter,) = await eventually(lambda: dead_letters.letters(bus), "a dead letter") or []
 

@@ -18,7 +18,7 @@ from agentd_orchestrator.state_machine import decide as wf
 from agentd_orchestrator.state_machine import outgoing
 from agentd_orchestrator.state_machine.inputs import PlannedRequest
 from agentd_orchestrator.state_machine.planner import Planner, with_previews
-from plugins.flow import LATER, T0, ended, fold, kinds, ring, signal, spec, step
+from plugins.flow import LATER, T0, ended, fire, fold, kinds, signal, spec, step
 
 DAY = 86_400.0
 WEB = Target("guest/100", "VM 100 'web' on pve1, stopped", {"status": "stopped"}, ["tag/web"], ["2 disks, 40 GiB"])
@@ -141,9 +141,9 @@ def test_an_approval_after_its_time_is_refused() -> None:
     assert approval.until is not None
     with pytest.raises(Rejected, match=r"drop was to be approved by 2026-01-02 00:00:10 UTC; request it again"):
         fold(state, [approve(state)], approval.until)
-    over = ring(state)
+    over = fire(state)
     while not over.over:
-        over = ring(over)
+        over = fire(over)
 
     assert over.status is Status.FAILED
     assert over.error == "drop: it was not approved within 86400 s"
@@ -162,8 +162,8 @@ def test_items_are_approved_at_once_and_bound_to_their_previews() -> None:
     plan = drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")})
     state = begun(plan)
     other = replace(WEB, name="guest/200", title="VM 200")
-    looks = [seen(WEB, undo=BACK), seen(other, undo=BACK)]
-    state = step(state, *(ended(state, f"preview-drop-{number}", result=look) for number, look in enumerate(looks)))
+    checks = [seen(WEB, undo=BACK), seen(other, undo=BACK)]
+    state = step(state, *(ended(state, f"preview-drop-{number}", result=look) for number, look in enumerate(checks)))
     approval = state.tasks["drop"].approval
     assert approval is not None
     assert approval.text.split(";\n  ") == [

@@ -14,7 +14,7 @@ from agentd.wire.workflow import OutboxMessage, Status, TaskSpec, TaskStatus, Wo
 from agentd_orchestrator.state_machine import failures, outgoing
 from agentd_orchestrator.state_machine.inputs import AgentReport, DecideFailed, PlannedRequest, TimerFired
 from agentd_orchestrator.state_machine.plan_check import check_plan
-from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
+from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fire, fold, kinds, spec, started, step
 
 
 def test_a_request_starts_tasks_without_dependencies() -> None:
@@ -86,7 +86,7 @@ def test_an_error_that_may_pass_is_tried_again_later() -> None:
     assert timedelta(seconds=1.6) <= retry_at - LATER <= timedelta(seconds=2.4)
     assert state.outbox == [OutboxMessage("timer", attempt=2, at=retry_at)]
     assert fold(state, [TimerFired(1)], retry_at - timedelta(seconds=1)) is None, "another timer changes nothing before"
-    state = ring(state)
+    state = fire(state)
     assert kinds(state) == [("assign", "a", 2), ("timer", "_", 3)]
     assert fold(state, [TimerFired(2), TimerFired(1)], retry_at) is None
     state = step(state, ended(state, "a", PASSING))
@@ -99,9 +99,9 @@ def test_a_deadline_ends_an_attempt() -> None:
     """Without a result in time the next attempt begins; a late failure of the first changes nothing."""
     state = started(spec("a", retries=1))
     late = ended(state, "a", "too late")
-    state = ring(state)
+    state = fire(state)
     assert "no result within 60 s of attempt 1" in state.timeline[-1].what
-    state = ring(state)
+    state = fire(state)
 
     assert fold(state, [late], LATER) is None
     assert state.tasks["a"].attempt == 2
@@ -156,7 +156,7 @@ def test_cancel_waits_for_running_tasks() -> None:
     assert fold(state, [cancel()], LATER) is None
     buried = step(state, ended(state, "a", status=Outcome.CANCELLED))
     halted = step(state, ended(state, "a", TaskError("cancelled", "UPID:1 ended: stopped"), status=Outcome.CANCELLED))
-    silent = ring(state)
+    silent = fire(state)
     failed = step(state, ended(state, "a", TaskError("x", "no", retry=True)))
 
     assert {item.status for item in (buried, halted, silent, failed)} == {Status.CANCELLED}
@@ -168,7 +168,7 @@ def test_cancel_waits_for_running_tasks() -> None:
 
 def test_the_time_out_of_the_whole() -> None:
     """A workflow that is not done in its time fails, once what changes the world has ended."""
-    state = ring(started(spec("a"), timeout=5.0))
+    state = fire(started(spec("a"), timeout=5.0))
     assert kinds(state) == [("entomb", "a", 1), ("timer", "_", 2)]
     assert fold(state, [TimerFired(1)], LATER) is None
     state = step(state, ended(state, "a"))

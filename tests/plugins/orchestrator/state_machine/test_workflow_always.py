@@ -9,7 +9,7 @@ import pytest
 from agentd.wire.codec import decode, encode
 from agentd.wire.workflow import Status, TaskStatus, Workflow
 from agentd_orchestrator.state_machine import outgoing
-from plugins.flow import PASSING, cancel, ended, kinds, ring, signal, spec, started, statuses, step, undo
+from plugins.flow import PASSING, cancel, ended, fire, kinds, signal, spec, started, statuses, step, undo
 
 PLAN = [
     spec("keep", compensation=undo("unkeep")),
@@ -86,7 +86,7 @@ def test_tried_again() -> None:
     """What may pass is tried again."""
     state = at_check()
     state = step(state, ended(state, "check"))
-    again = ring(step(state, ended(state, "undo-make", PASSING)))
+    again = fire(step(state, ended(state, "undo-make", PASSING)))
 
     assert kinds(again)[0] == ("assign", "undo-make", 2)
 

@@ -19,9 +19,9 @@ from plugins.flow import (
     T0,
     cancel,
     ended,
+    fire,
     fold,
     kinds,
-    ring,
     spec,
     started,
     statuses,
@@ -49,12 +49,12 @@ def test_a_condition_that_is_not_so_skips_its_task() -> None:
 
 def test_templates_are_filled_in_when_a_task_is_assigned() -> None:
     """They know the workflow's parameters and what came before; a lone expression keeps its type."""
-    wish = {
+    requested = {
         "memory": template("{{ tasks.look.result.free // 2 }}"),
         "name": template("{{ parameters.name }}-{{ workflow_id }}"),
         "text": "{{ not a template }}",
     }
-    state = started(spec("look"), spec("act", "look", parameters=wish), parameters={"name": "web"})
+    state = started(spec("look"), spec("act", "look", parameters=requested), parameters={"name": "web"})
     state = step(state, ended(state, "look", result={"free": 10}))
     message = outgoing.assignment(state, "act", 1)
 
@@ -228,7 +228,7 @@ def test_undoing_is_tried_again() -> None:
     state = step(state, ended(state, "a"))
     state = step(state, ended(state, "b", "broken"))
     state = step(state, ended(state, "undo-a", PASSING))
-    state = ring(state)
+    state = fire(state)
     late = step(state, ended(state, "undo-a"), at=T0 + HOUR)
 
     assert state.tasks["undo-a"].attempt == 2

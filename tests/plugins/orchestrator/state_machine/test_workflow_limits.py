@@ -16,7 +16,7 @@ from agentd_orchestrator.state_machine import decide as wf
 from agentd_orchestrator.state_machine import inputs, outgoing, signals
 from agentd_orchestrator.state_machine.inputs import AgentReport, Input, TimerFired
 from agentd_orchestrator.state_machine.plan_check import check_plan
-from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, started, step
+from plugins.flow import PASSING, T0, begin, cancel, ended, fire, fold, spec, started, step
 
 TAKEN = TaskError("vmid_taken", "a stranger's")
 
@@ -54,7 +54,7 @@ def test_going_back_uses_up_no_retries() -> None:
     state = step(state, ended(state, "draw"))
     state = step(state, ended(state, "make", PASSING))
     waiting = state.tasks["make"]
-    state = ring(state)
+    state = fire(state)
     state = step(state, ended(state, "make", TAKEN))
     state = step(state, ended(state, "draw"))
     state = step(state, ended(state, "make", TAKEN))

@@ -22,9 +22,9 @@ from plugins.flow import (
     begin,
     cancel,
     ended,
+    fire,
     fold,
     kinds,
-    ring,
     signal,
     spec,
     started,
@@ -163,7 +163,7 @@ def test_an_attempt_that_no_agent_starts() -> None:
     state = started(spec("a", start_within=30.0, retries=1))
     message = outgoing.assignment(state, "a", 1)
     begun = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=25))
-    late = ring(state)
+    late = fire(state)
 
     assert message is not None
     assert message.start_by == T0 + timedelta(seconds=30)
@@ -178,11 +178,11 @@ def test_an_agent_that_falls_silent() -> None:
     state = started(spec("a", heartbeat_timeout=5.0, retries=1))
     state = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=1))
     lives = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=4))
-    rung = step(lives, TimerFired(lives.timers), at=T0 + timedelta(seconds=6))
-    lost = ring(rung)
+    fired = step(lives, TimerFired(lives.timers), at=T0 + timedelta(seconds=6))
+    lost = fire(fired)
 
     assert state.next_timer_at == T0 + timedelta(seconds=6)
-    assert rung.tasks["a"].status is TaskStatus.RUNNING
+    assert fired.tasks["a"].status is TaskStatus.RUNNING
     assert lost.tasks["a"].error == TaskError("lost", "a1 was silent for 5 s", retry=True)
     assert len(lives.timeline) == len(state.timeline), "a sign of life is no event that a person reads"
 

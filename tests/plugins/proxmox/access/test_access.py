@@ -9,7 +9,7 @@ import pytest
 
 from agentd import errors
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ EVE: dict[str, Any] = {"id": "eve@pve", "comment": "on call", "email": "eve@exam
 class TestUsers:
     """Users and groups."""
 
-    async def test_from_its_making_to_its_end(self, tools: Bench, steered: Steer) -> None:
+    async def test_from_its_making_to_its_end(self, tools: Bench, sim: AsyncPve) -> None:
         """A user is made once, put into a group, disabled and deleted; each time what is so is read back."""
         call = MemoryCall("wf.make")
         made = await tools.call("create_user", call, **EVE)
@@ -44,7 +44,7 @@ class TestUsers:
         assert (gone.name, gone.existed) == ("eve@pve", True)
         with pytest.raises(errors.AgentdError):
             await tools.call("get_user", id="eve@pve")
-        assert len(await steered.log("DELETE")) == 1
+        assert len(await sim.log("DELETE")) == 1
 
     async def test_the_list_is_short(self, tools: Bench) -> None:
         """A tally and a page; a part of the name chooses."""
@@ -67,7 +67,7 @@ class TestUsers:
         assert all(group.id != "ops" for group in (await tools.call("list_groups")).groups)
 
     @pytest.mark.parametrize(
-        ("tool", "wish", "line"),
+        ("tool", "requested", "line"),
         [
             ("delete_user", {"id": "root@pam"}, "root@pam is the user that can repair everything: it is not deleted"),
             ("delete_user", {"id": "agentd@pve"}, "is the user that agentd itself is: it is not deleted"),
@@ -76,12 +76,12 @@ class TestUsers:
             ("delete_token", {"user": "agentd@pve", "name": "full"}, "is the token that agentd itself uses"),
         ],
     )
-    async def test_refused(self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str) -> None:
+    async def test_refused(self, tools: Bench, sim: AsyncPve, tool: str, requested: dict[str, Any], line: str) -> None:
         """What agentd depends on, and the way back in, are left alone; nothing is sent."""
         with pytest.raises(errors.Rejected, match=line):
-            await tools.call(tool, **wish)
+            await tools.call(tool, **requested)
 
-        assert [request for request in await steered.log() if request["method"] != "GET"] == []
+        assert [request for request in await sim.log() if request["method"] != "GET"] == []
 
     @pytest.mark.parametrize("wrong", ["eve", "eve@", "e/ve@pve", "eve@pve!t", "a b@pve", "e\x00ve@pve"])
     async def test_names_that_are_no_user(self, tools: Bench, wrong: str) -> None:
@@ -93,9 +93,9 @@ class TestUsers:
 class TestTokens:
     """API tokens and their secrets."""
 
-    async def test_the_secret_is_in_its_file_only(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
+    async def test_the_secret_is_in_its_file_only(self, lab: FakePve, sim: AsyncPve, tmp_path: Path) -> None:
         """Its file is the agent's alone; neither result nor preview holds it, and it works."""
-        del steered
+        del sim
         proxmox = connect(lab)
         tools = Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets"))
         await tools.call("create_user", MemoryCall("wf.u"), **EVE)
@@ -116,12 +116,12 @@ class TestTokens:
         assert (await tools.call("list_tokens", id="eve@pve")).tokens == []
         await proxmox.close()
 
-    async def test_without_a_place_for_the_secret(self, tools: Bench, steered: Steer) -> None:
+    async def test_without_a_place_for_the_secret(self, tools: Bench, sim: AsyncPve) -> None:
         """No token is made whose secret could not be read."""
         with pytest.raises(errors.Rejected, match=r"set \[mcp-proxmox\] secrets_dir"):
             await tools.call("create_token", user="agentd@pve", name="t1")
 
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
 
 class TestRights:
@@ -155,7 +155,7 @@ class TestRights:
         assert all(role.id != "Looker" for role in (await tools.call("list_roles")).roles)
 
     @pytest.mark.parametrize(
-        ("tool", "wish", "line"),
+        ("tool", "requested", "line"),
         [
             ("update_role", {"id": "PVEAuditor", "privileges": ["VM.Audit"]}, "comes with Proxmox and stays as it is"),
             ("delete_role", {"id": "Administrator"}, "comes with Proxmox and stays as it is"),
@@ -163,12 +163,12 @@ class TestRights:
             ("grant_role", {"role": "Nothing", "who": "eve@pve", "path": "/"}, "there is no role 'Nothing'"),
         ],
     )
-    async def test_refused(self, tools: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str) -> None:
+    async def test_refused(self, tools: Bench, sim: AsyncPve, tool: str, requested: dict[str, Any], line: str) -> None:
         """What comes with Proxmox, and what agentd depends on, stays; nothing is sent."""
         with pytest.raises(errors.PermanentError, match=line):
-            await tools.call(tool, **wish)
+            await tools.call(tool, **requested)
 
-        assert [request for request in await steered.log() if request["method"] != "GET"] == []
+        assert [request for request in await sim.log() if request["method"] != "GET"] == []
 
     async def test_realms_and_own_permissions(self, tools: Bench) -> None:
         """Where users come from, and what agentd's own token may do."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agentd import errors
 from agentd.wire.messages import Tier
 from agentd_proxmox.api.schema_cache import Schemas
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, Doubt
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ START = "/nodes/pve1/qemu/101/status/start"
 class TestSchema:
     """Where the schema comes from."""
 
-    async def test_kept(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
+    async def test_kept(self, lab: FakePve, sim: AsyncPve, tmp_path: Path) -> None:
         """It is fetched once a version; another process reads the file, half a file is fetched again."""
         proxmox = connect(lab)
         first = await Schemas(proxmox, tmp_path / "new").catalogue()
@@ -55,7 +55,7 @@ class TestSchema:
         assert first.info("GET /version") == third.info("GET /version")
         assert file.read_bytes() == whole
         assert [path.name for path in (tmp_path / "new").iterdir()] == [file.name]
-        assert len(await steered.log("GET", "/version$")) == 3
+        assert len(await sim.log("GET", "/version$")) == 3
         await proxmox.close()
 
     async def test_no_folder(self, lab: FakePve, tmp_path: Path) -> None:
@@ -145,28 +145,28 @@ class TestCall:
         assert [set(item) for item in listed.data] == [{"vmid"}] * 2
         assert (await bench("api_get", path="/version")).data["version"]
 
-    async def test_waits(self, bench: Bench, steered: Steer) -> None:
+    async def test_waits(self, bench: Bench, sim: AsyncPve) -> None:
         """A task is waited for, with progress and the end of its log; the world has changed."""
-        await steered.durations(default=0.4)
+        await sim.durations(default=0.4)
         call = Doubt()
         done = await bench("api_call", call, path="/nodes/pve1/qemu/{vmid}/status/start", parameters={"vmid": 101})
 
-        assert (await steered.found(101))["status"] == "running"
+        assert (await sim.found(101))["status"] == "running"
         assert done.upid.startswith("UPID:pve1:")
         assert done.log[-1] == "TASK OK"
         assert call.texts[0] == f"POST {START}"
 
-    async def test_warnings(self, bench: Bench, steered: Steer) -> None:
+    async def test_warnings(self, bench: Bench, sim: AsyncPve) -> None:
         """WARNINGS is a success that says what Proxmox warned of."""
-        await steered.rule("POST", "/start$", {"task_exit": "WARNINGS: 1"})
+        await sim.rule("POST", "/start$", {"task_exit": "WARNINGS: 1"})
         call = Doubt()
         await bench("api_call", call, path=START)
 
         assert len(call.warnings) == 1
 
-    async def test_task_failed(self, bench: Bench, steered: Steer) -> None:
+    async def test_task_failed(self, bench: Bench, sim: AsyncPve) -> None:
         """Accepted is not done: a task that fails is an error."""
-        await steered.rule("POST", "/start$", {"task_exit": "no space left"})
+        await sim.rule("POST", "/start$", {"task_exit": "no space left"})
 
         with pytest.raises(errors.TaskFailed, match="no space left"):
             await bench("api_call", path=START)
@@ -182,42 +182,42 @@ class TestCall:
         ],
     )
     async def test_wrong_tool(
-        self, bench: Bench, steered: Steer, tool: str, method: str, path: str, parameters: dict[str, Any], right: str
+        self, bench: Bench, sim: AsyncPve, tool: str, method: str, path: str, parameters: dict[str, Any], right: str
     ) -> None:
         """A call of another tier is refused with the tool that may carry it, and nothing is sent."""
         with pytest.raises(errors.Rejected, match=f"{right} is the tool"):
             await bench(tool, path=path, method=method, parameters=parameters)
-        assert [request for request in await steered.log() if request["method"] != "GET"] == []
+        assert [request for request in await sim.log() if request["method"] != "GET"] == []
 
     async def test_reads_that_are_none(self, bench: Bench) -> None:
         """A GET that shows the inside of a guest is no read."""
         with pytest.raises(errors.Rejected, match="api_exec"):
             await bench("api_get", path="/nodes/pve1/qemu/101/agent/file-read", parameters={"file": "/etc/shadow"})
 
-    async def test_destroy(self, bench: Bench, steered: Steer) -> None:
+    async def test_destroy(self, bench: Bench, sim: AsyncPve) -> None:
         """The tool of tier destroy does destroy; the policy refuses it to every principal."""
         await bench("api_destroy", path="/nodes/pve1/qemu/101", method="DELETE")
 
         assert bench.tools["api_destroy"].tier is Tier.DESTROY
-        assert await steered.found(101) is None
+        assert await sim.found(101) is None
 
-    async def test_faults(self, bench: Bench, steered: Steer) -> None:
+    async def test_faults(self, bench: Bench, sim: AsyncPve) -> None:
         """Every fault is named at once, and nothing is sent."""
         parameters = {"cors": 2, "memory": "2048", "onboot": "maybe", "net0": "virtio,bridgge=x"}
         with pytest.raises(errors.Rejected) as caught:
             await bench("api_call", path="/nodes/pve1/qemu/101/config", parameters=parameters)
 
         assert all(item in str(caught.value) for item in ("cors", "cores", "onboot", "bridgge"))
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
     @pytest.mark.parametrize(
         "path", ["/nodes/../access/users", "/nodes/pve1%2F..", "/nodes/a\nb/status", "/nodes/pve1/qemu/101/config?x=1"]
     )
-    async def test_traversal(self, bench: Bench, steered: Steer, path: str) -> None:
+    async def test_traversal(self, bench: Bench, sim: AsyncPve, path: str) -> None:
         """A path that would lead elsewhere leads nowhere."""
         with pytest.raises((errors.Rejected, errors.NotFound)):
             await bench("api_get", path=path)
-        assert [request for request in await steered.log() if request["path"] != "/version"] == []
+        assert [request for request in await sim.log() if request["path"] != "/version"] == []
 
     async def test_unknown(self, bench: Bench) -> None:
         """An unknown path names near ones, an unknown method those that there are."""
@@ -251,9 +251,9 @@ class TestCall:
 class TestLost:
     """A write whose answer is lost."""
 
-    async def test_settled(self, bench: Bench, steered: Steer) -> None:
+    async def test_settled(self, bench: Bench, sim: AsyncPve) -> None:
         """The task that it began is found in the list and waited for; nothing is sent again."""
-        await steered.rule("POST", "/start$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/start$", {"cut_after": True}, 1)
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", call, path=START)
@@ -262,11 +262,11 @@ class TestLost:
         assert done.settled
         assert done.upid.startswith("UPID:pve1:")
         assert call.acted == 1
-        assert len(await steered.log("POST", "/start$")) == 1
+        assert len(await sim.log("POST", "/start$")) == 1
 
-    async def test_an_unlisted_task_has_an_unknown_outcome(self, bench: Bench, steered: Steer) -> None:
+    async def test_an_unlisted_task_has_an_unknown_outcome(self, bench: Bench, sim: AsyncPve) -> None:
         """While its task may yet be listed the outcome is unknown; later a person decides, and nothing is repeated."""
-        await steered.rule("POST", "/start$", {"lost_before": True}, 1)
+        await sim.rule("POST", "/start$", {"lost_before": True}, 1)
         call = Doubt()
         for _ in range(2):
             with pytest.raises(errors.UnknownOutcome):
@@ -275,9 +275,9 @@ class TestLost:
         with pytest.raises(errors.PermanentError, match="its result is not known"):
             await bench("api_call", call, path=START)
 
-        assert len(await steered.log("POST", "/start$")) == 1
+        assert len(await sim.log("POST", "/start$")) == 1
 
-    async def test_a_foreign_task_is_not_adopted(self, bench: Bench, steered: Steer) -> None:
+    async def test_a_foreign_task_is_not_adopted(self, bench: Bench, sim: AsyncPve) -> None:
         """A task of before, or of another kind, is never taken for ours."""
         await bench("api_call", path=START)
         await bench("api_call", path="/nodes/pve1/qemu/101/status/shutdown")
@@ -285,11 +285,11 @@ class TestLost:
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", call, path=START)
 
-        assert len(await steered.tasks("qmstart")) == 1
+        assert len(await sim.tasks("qmstart")) == 1
 
-    async def test_synchronous(self, bench: Bench, steered: Steer) -> None:
+    async def test_synchronous(self, bench: Bench, sim: AsyncPve) -> None:
         """A write that has no task cannot be settled: a person looks."""
-        await steered.rule("PUT", "/config$", {"cut_after": True}, 1)
+        await sim.rule("PUT", "/config$", {"cut_after": True}, 1)
         call = Doubt()
         config: dict[str, Any] = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"cores": 3}}
         with pytest.raises(errors.UnknownOutcome):
@@ -300,33 +300,33 @@ class TestLost:
     @pytest.mark.parametrize(
         ("status", "kind"), [(595, "ProxmoxUnavailable"), (596, "UnknownOutcome"), (599, "UnknownOutcome")]
     )
-    async def test_proxy(self, bench: Bench, steered: Steer, status: int, kind: str) -> None:
+    async def test_proxy(self, bench: Bench, sim: AsyncPve, status: int, kind: str) -> None:
         """595 has sent nothing, 596 and 599 may have."""
-        await steered.rule("POST", "/start$", {"status": status}, 1)
+        await sim.rule("POST", "/start$", {"status": status}, 1)
         with pytest.raises(errors.TemporaryError) as caught:
             await bench("api_call", path=START)
 
         assert type(caught.value).__name__ == kind
 
-    async def test_cluster(self, bench: Bench, steered: Steer) -> None:
+    async def test_cluster(self, bench: Bench, sim: AsyncPve) -> None:
         """A node that is off, an unknown one and a cluster without a quorum are distinguished."""
-        await steered.node("pve3", online=False)
+        await sim.node("pve3", online=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="offline"):
             await bench("api_call", path="/nodes/pve3/qemu/104/status/start")
         with pytest.raises(errors.NotFound, match="there is no node"):
             await bench("api_get", path="/nodes/pve9/status")
-        await steered.quorum(quorate=False)
+        await sim.quorum(quorate=False)
         with pytest.raises(errors.NoQuorum):
             await bench("api_call", path=START)
 
-    async def test_time_out(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
+    async def test_time_out(self, lab: FakePve, sim: AsyncPve, tmp_path: Path) -> None:
         """A client's time-out on a write is an unknown outcome."""
         proxmox = connect(lab)
         bench = Bench(proxmox, folder=tmp_path)
         await bench("api_find", words="x")
         hasty = connect(lab, timeout=0.3)
         bench = Bench(hasty, folder=tmp_path)
-        await steered.rule("POST", "/start$", {"delay": 1.0}, 1)
+        await sim.rule("POST", "/start$", {"delay": 1.0}, 1)
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", path=START)
         await proxmox.close()

@@ -10,7 +10,7 @@ import pytest
 from agentd import errors
 from agentd_proxmox.api import schema_cache
 from agentd_proxmox.api.schema_cache import Schemas
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench
 
 if TYPE_CHECKING:
@@ -50,16 +50,16 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_faults(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, fault: str) -> None:
+async def test_faults(lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Path, fault: str) -> None:
     """A schema that cannot be had is an error that says why, nothing of it is kept, and the next try has all of it."""
     effect, kind, words = FAULTS[fault]
     proxmox, kept = connect(lab), tmp_path / "kept"
     bench = Bench(proxmox, folder=kept)
-    await steered.rule("GET", SCRIPT, effect)
+    await sim.rule("GET", SCRIPT, effect)
     with pytest.raises(kind, match=words):
         await bench("api_find", words="version")
     files = names(kept)
-    await steered.clear()
+    await sim.clear()
     found = await bench("api_describe", path="/version", method="GET")
     await proxmox.close()
 
@@ -70,11 +70,11 @@ async def test_faults(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_disk_stands_in(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, fault: str) -> None:
+async def test_disk_stands_in(lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Path, fault: str) -> None:
     """Where the node's own cannot be had or read, this machine's copy is used."""
     lay(disk, BY_NODE)
     proxmox = connect(lab)
-    await steered.rule("GET", SCRIPT, FAULTS[fault][0])
+    await sim.rule("GET", SCRIPT, FAULTS[fault][0])
     found = await Schemas(proxmox, tmp_path / "kept").catalogue()
     await proxmox.close()
 
@@ -82,13 +82,13 @@ async def test_disk_stands_in(lab: FakePve, steered: Steer, tmp_path: Path, disk
 
 
 async def test_disk_is_for_the_moment(
-    lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+    lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version may run on this machine: its copy is never kept as the node's, which is asked for again."""
     lay(disk, BY_NODE)
     proxmox = connect(lab)
     own = Schemas(proxmox, tmp_path / "kept")
-    await steered.rule("GET", SCRIPT, {"status": 404, "reason": "Not Found"}, 1)
+    await sim.rule("GET", SCRIPT, {"status": 404, "reason": "Not Found"}, 1)
     first = len(await own.catalogue())
     with pytest.raises(errors.NotFound, match="by this machine's copy"):
         (await own.catalogue()).resolve("GET", "/nodes")
@@ -101,18 +101,18 @@ async def test_disk_is_for_the_moment(
     assert len(names(tmp_path / "kept")) == 1
 
 
-async def test_broken_disk(lab: FakePve, steered: Steer, tmp_path: Path, disk: Path) -> None:
+async def test_broken_disk(lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Path) -> None:
     """Where the copy on disk is broken too, the fault of the node's own is reported."""
     lay(disk, "const apiSchema = [")
     proxmox = connect(lab)
-    await steered.rule("GET", SCRIPT, {"status": 404, "reason": "Not Found"})
+    await sim.rule("GET", SCRIPT, {"status": 404, "reason": "Not Found"})
     with pytest.raises(errors.AgentdError, match="Not Found"):
         await Schemas(proxmox, tmp_path / "kept").catalogue()
     await proxmox.close()
 
 
 async def test_upgraded(
-    lab: FakePve, steered: Steer, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+    lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that was upgraded is asked for its new schema; each version has a file, whatever it is called."""
     proxmox = connect(lab)
@@ -120,8 +120,8 @@ async def test_upgraded(
     old = await own.catalogue()
     monkeypatch.setattr(schema_cache, "FRESH", 0.0)
     answer = {"status": 200, "reason": "OK", "body": {"data": {"version": "../../9.9/x"}}}
-    await steered.rule("GET", "/version$", answer)
-    await steered.rule("GET", SCRIPT, {"text": BY_NODE})
+    await sim.rule("GET", "/version$", answer)
+    await sim.rule("GET", SCRIPT, {"text": BY_NODE})
     new = await own.catalogue()
     await proxmox.close()
 

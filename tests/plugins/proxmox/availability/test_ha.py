@@ -8,7 +8,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ GROUPS = {"status": 501, "reason": "Method 'GET /cluster/ha/rules' not implement
 class TestResources:
     """list_ha and the tools for resources."""
 
-    async def test_life(self, tools: Bench, steered: Steer) -> None:
+    async def test_life(self, tools: Bench, sim: AsyncPve) -> None:
         """A guest is put under HA, changed and taken out; each step is left alone when nothing to do."""
         wanted: dict[str, Any] = {"vmid": 101, "max_restart": 3, "comment": "x; ü=1"}
         await tools.call("create_ha_resource", **wanted)
         added = await tools.call("create_ha_resource", call := MemoryCall(), **wanted)
-        running = (await steered.found(101))["status"]
+        running = (await sim.found(101))["status"]
         changed = await tools.call("update_ha_resource", vmid=101, state="stopped", comment="")
         same = MemoryCall()
         await tools.call("update_ha_resource", same, vmid=101, state="stopped")
@@ -36,7 +36,7 @@ class TestResources:
         assert (added.sid, added.max_restart, added.comment, call.adopted) == ("vm:101", 3, "x; ü=1", True)
         assert running == "running"
         assert (changed.requested, changed.comment, same.adopted) == ("stopped", "", True)
-        assert (await steered.found(101))["status"] == "stopped"
+        assert (await sim.found(101))["status"] == "stopped"
         assert (shown.quorate, shown.states, shown.rules_from) == (True, {"stopped": 1}, "rules")
         assert shown.nodes == {"pve1": "active", "pve2": "active", "pve3": "active"}
         assert (shown.resources[0].name, shown.resources[0].node) == ("db-01", "pve1")
@@ -60,15 +60,15 @@ class TestResources:
             assert (back.sid, back.requested, back.max_relocate, back.comment) == ("ct:200", "started", 2, "dns")
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A resource whose answer or request is lost is there once."""
-        await steered.rule("POST", "/ha/resources$", {fault: True}, 1)
+        await sim.rule("POST", "/ha/resources$", {fault: True}, 1)
         await tools.until_done("create_ha_resource", call := MemoryCall(), vmid=101)
 
         assert call.adopted is (fault == "cut_after")
         assert (await tools.call("list_ha")).states == {"started": 1}
 
-    async def test_changed(self, tools: Bench, steered: Steer) -> None:
+    async def test_changed(self, tools: Bench, sim: AsyncPve) -> None:
         """A resource that changed since it was read is left alone; a change between look and write is refused."""
         seen = await tools.call("create_ha_resource", vmid=101)
         await tools.call("update_ha_resource", vmid=101, max_restart=5)
@@ -77,12 +77,12 @@ class TestResources:
                 await tools.call(tool, vmid=101, digest=seen.digest, **more)
         await tools.call("update_ha_resource", vmid=101, max_restart=7)
 
-        assert (await steered.log("PUT"))[-1]["params"]["digest"] != seen.digest
+        assert (await sim.log("PUT"))[-1]["params"]["digest"] != seen.digest
         assert (await tools.call("list_ha")).resources[0].max_restart == 7
 
-    async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:
+    async def test_no_quorum(self, tools: Bench, sim: AsyncPve) -> None:
         """Without a quorum nothing is changed, and that passes."""
-        await steered.quorum(quorate=False)
+        await sim.quorum(quorate=False)
 
         with pytest.raises(errors.NoQuorum, match="the cluster has no quorum"):
             await tools.call("create_ha_resource", vmid=101)
@@ -154,10 +154,10 @@ class TestRules:
             await tools.call("update_ha_rule", name="left", comment="x", digest=made.digest)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A rule whose answer or request is lost is there once."""
         await tools.call("create_ha_resource", vmid=100)
-        await steered.rule("POST", "/ha/rules$", {fault: True}, 1)
+        await sim.rule("POST", "/ha/rules$", {fault: True}, 1)
         await tools.until_done(
             "create_ha_rule", call := MemoryCall(), name="left", type="node-affinity", guests=[100], nodes={"pve1": 0}
         )
@@ -165,10 +165,10 @@ class TestRules:
         assert call.adopted is (fault == "cut_after")
         assert [rule.name for rule in (await tools.call("list_ha")).rules] == ["left"]
 
-    async def test_groups(self, tools: Bench, steered: Steer) -> None:
+    async def test_groups(self, tools: Bench, sim: AsyncPve) -> None:
         """Proxmox VE 8 has groups: made, changed and deleted, unless a resource is in it."""
-        await steered.settings(ha_has_groups=1)
-        await steered.rule("GET", "/cluster/ha/rules$", GROUPS)
+        await sim.settings(ha_has_groups=1)
+        await sim.rule("GET", "/cluster/ha/rules$", GROUPS)
         made = await tools.call("set_ha_group", name="left", nodes={"pve1": 2}, restricted=True, comment="x")
         await tools.call("create_ha_resource", vmid=100, group="left")
         changed = await tools.call("set_ha_group", call := MemoryCall(), name="left", nodes={"pve2": 0}, failback=False)

@@ -10,7 +10,7 @@ from agentd import errors
 from agentd_proxmox.availability.migration_model import Facts, MigrationRequest
 from agentd_proxmox.availability.preflight import findings
 from agentd_proxmox.inventory import GuestLocation
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ FREE: dict[str, Any] = {"running": 1, "local_disks": [], "local_resources": [], 
 
 def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[str]:
     """Return the lines that block, for a VM on pve1 that is to go to pve2."""
-    requested = MigrationRequest(**{"vmid": 100, "target": "pve2"} | more.pop("wish", {}))
+    requested = MigrationRequest(**{"vmid": 100, "target": "pve2"} | more.pop("requested", {}))
     at = more.pop("at", AT)
     facts: dict[str, Any] = {
         "at": at,
@@ -61,8 +61,8 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
 @pytest.mark.parametrize(
     ("config", "more", "line"),
     [
-        ({}, {"wish": {"target": "pve9"}}, "there is no node 'pve9' (target: pve2)"),
-        ({}, {"wish": {"target": "pve3"}}, "pve3 is offline (online are: pve2)"),
+        ({}, {"requested": {"target": "pve9"}}, "there is no node 'pve9' (target: pve2)"),
+        ({}, {"requested": {"target": "pve3"}}, "pve3 is offline (online are: pve2)"),
         (
             {},
             {"status": {"lock": "backup"}},
@@ -70,7 +70,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         ),
         (
             {},
-            {"wish": {"online": False}},
+            {"requested": {"online": False}},
             "VM 100 'web' on pve1 runs (online=true moves it while it runs; or shutdown_guest first)",
         ),
         (
@@ -83,12 +83,12 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         ),
         (
             {"scsi0": "lvm:vm-100-disk-0,size=60G"},
-            {"wish": {"with_local_disks": True}},
+            {"requested": {"with_local_disks": True}},
             "60 GiB do not fit: storage lvm of pve2 has 50 GiB (target_storage or storage_map: ceph, fast, lvm)",
         ),
         (
             {"scsi0": "lvm:vm-100-disk-0,size=8G"},
-            {"wish": {"with_local_disks": True, "storage_map": {"lvm": "iso"}}},
+            {"requested": {"with_local_disks": True, "storage_map": {"lvm": "iso"}}},
             "storage iso of pve2 does not hold images (target_storage or storage_map: ceph, fast, lvm)",
         ),
         (
@@ -98,7 +98,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         ),
         (
             {"scsi0": "lvm:vm-100-disk-0,size=8G", "parent": "daily"},
-            {"wish": {"with_local_disks": True}},
+            {"requested": {"with_local_disks": True}},
             (
                 "VM 100 'web' on pve1 has snapshots, and scsi0 would be copied (delete the snapshots, or shutdown_guest"
                 " first)"
@@ -171,8 +171,8 @@ def test_blocks(config: dict[str, Any], more: dict[str, Any], line: str) -> None
     [
         ({"scsi0": "ceph:vm-100-disk-0,size=800G", "net0": "virtio=BC:24:11:00:00:10,bridge=vmbr0"}, {}),
         ({"scsi0": "lvm:vm-100-disk-0,size=8G", "parent": "daily"}, {"running": False}),
-        ({"scsi0": "lvm:vm-100-disk-0,size=60G"}, {"running": False, "wish": {"target_storage": "ceph"}, "n": 60}),
-        ({"ide2": "lvm:vm-100-cloudinit,media=cdrom"}, {"wish": {"with_local_disks": True}}),
+        ({"scsi0": "lvm:vm-100-disk-0,size=60G"}, {"running": False, "requested": {"target_storage": "ceph"}, "n": 60}),
+        ({"ide2": "lvm:vm-100-cloudinit,media=cdrom"}, {"requested": {"with_local_disks": True}}),
         ({"ide2": "none,media=cdrom"}, {}),
         ({"cpu": "host"}, {"cpus": ("EPYC 9354", "EPYC 9354")}),
         ({"cpu": "host"}, {"running": False, "cpus": ("EPYC 9354", "Xeon 6130")}),
@@ -181,13 +181,13 @@ def test_blocks(config: dict[str, Any], more: dict[str, Any], line: str) -> None
             {"mp0": "/srv/data,mp=/data,shared=1"},
             {"at": GuestLocation(200, "pve1", "lxc", "dns", "stopped", template=False)},
         ),
-        ({}, {"wish": {"target": "pve1"}}),
+        ({}, {"requested": {"target": "pve1"}}),
     ],
 )
 def test_accepts(config: dict[str, Any], more: dict[str, Any]) -> None:
     """What can move is not held up."""
     storages = STORAGES | {("pve2", "ceph"): STORAGES["pve2", "ceph"] | {"disk": (100 - more.pop("n", 50)) * GIB}}
-    restart = {"wish": {"restart": True}} if "at" in more else {}
+    restart = {"requested": {"restart": True}} if "at" in more else {}
 
     assert found(config, **more | restart, storages=storages) == []
 
@@ -203,13 +203,13 @@ class TestTool:
         assert (bad.possible, [finding.check for finding in bad.findings if finding.blocks]) == (False, ["disks"])
         assert (good.possible, good.running, good.ha, good.source) == (True, True, False, "pve1")
 
-    async def test_target_is_offline(self, tools: Bench, steered: Steer) -> None:
+    async def test_target_is_offline(self, tools: Bench, sim: AsyncPve) -> None:
         """Of a node that is away nothing is asked: the finding says so at once."""
-        await steered.node("pve2", online=False)
+        await sim.node("pve2", online=False)
         report = await tools.call("check_migration", vmid=100, target="pve2")
 
         assert [finding.text for finding in report.findings] == ["pve2 is offline"]
-        assert await steered.log("GET", "/nodes/pve2") == []
+        assert await sim.log("GET", "/nodes/pve2") == []
         with pytest.raises(errors.Rejected, match="pve2 is offline"):
             await tools.call("migrate_guest", MemoryCall(), vmid=100, target="pve2")
 

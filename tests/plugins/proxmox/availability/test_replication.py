@@ -9,7 +9,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ class TestJobs:
         assert [job.id for job in listed.jobs] == ["101-0"]
         assert tools.tools["delete_replication"].tier is Tier.DESTROY
 
-    async def test_deleted_later(self, tools: Bench, steered: Steer) -> None:
+    async def test_deleted_later(self, tools: Bench, sim: AsyncPve) -> None:
         """A job that is deleted goes with its next run, and is not deleted twice."""
-        await steered.settings(replication_lag=30)
+        await sim.settings(replication_lag=30)
         await tools.call("create_replication", **TO_2)
         gone = await tools.call("delete_replication", id="101-0", guest="db-01")
         again = await tools.call("delete_replication", call := MemoryCall(), id="101-0", guest="db-01")
@@ -59,9 +59,9 @@ class TestJobs:
             await tools.call("create_replication", **TO_2)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A job whose answer or request is lost is there once."""
-        await steered.rule("POST", "/cluster/replication$", {fault: True}, 1)
+        await sim.rule("POST", "/cluster/replication$", {fault: True}, 1)
         made = await tools.until_done("create_replication", call := MemoryCall(), **TO_2)
 
         assert made.id == "101-0"
@@ -78,11 +78,11 @@ class TestJobs:
             with pytest.raises(errors.ConfigChanged, match="read it again"):
                 await tools.call(tool, id="101-0", digest=seen.digest, **more)
 
-    async def test_node_is_offline(self, tools: Bench, steered: Steer) -> None:
+    async def test_node_is_offline(self, tools: Bench, sim: AsyncPve) -> None:
         """Jobs of a node that is away are listed, and that their state is not known is reported."""
         await tools.call("create_replication", **TO_2)
         await tools.call("create_replication", vmid=105, target="pve1")
-        await steered.node("pve3", online=False)
+        await sim.node("pve3", online=False)
         listed = await tools.call("list_replications")
 
         assert [job.id for job in listed.jobs] == ["101-0", "105-0"]
@@ -117,9 +117,9 @@ class TestJobs:
 class TestRun:
     """run_replication and get_replication."""
 
-    async def test_run(self, tools: Bench, steered: Steer) -> None:
+    async def test_run(self, tools: Bench, sim: AsyncPve) -> None:
         """A run is waited for, and its log is shown."""
-        await steered.settings(replication_lag=0.5)
+        await sim.settings(replication_lag=0.5)
         await tools.call("create_replication", **TO_2)
         ran = await tools.call("run_replication", call := MemoryCall(), id="101-0")
         shown = await tools.call("get_replication", id="101-0")
@@ -130,9 +130,9 @@ class TestRun:
         assert shown.log[-1] == "101-0: end replication job"
         assert shown.job.last_sync == ran.last_sync
 
-    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+    async def test_failed(self, tools: Bench, sim: AsyncPve) -> None:
         """A run that fails returns the error of Proxmox, and is found by the list of those that fail."""
-        await steered.settings(replication_fails=1)
+        await sim.settings(replication_fails=1)
         await tools.call("create_replication", **TO_2)
         await tools.call("create_replication", vmid=105, target="pve1")
 
@@ -141,9 +141,9 @@ class TestRun:
         listed = await tools.call("list_replications", failing=True)
         assert (listed.total, listed.failing, [job.id for job in listed.jobs]) == (2, 1, ["101-0"])
 
-    async def test_two_runs_at_once(self, tools: Bench, steered: Steer) -> None:
+    async def test_two_runs_at_once(self, tools: Bench, sim: AsyncPve) -> None:
         """Two who make a job due at once both see it run."""
-        await steered.settings(replication_lag=0.3)
+        await sim.settings(replication_lag=0.3)
         await tools.call("create_replication", **TO_2)
         first, second = await asyncio.gather(*(tools.call("run_replication", id="101-0") for _ in range(2)))
 

@@ -13,18 +13,18 @@ from agentd_proxmox.backup.job_model import job_of
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
 
 
-async def stored(steered: Steer) -> list[str]:
+async def stored(sim: AsyncPve) -> list[str]:
     """Return the archives that really are on the storage."""
-    return [item for item in (await steered.world())["volumes"]["local"] if item.startswith("backup/")]
+    return [item for item in (await sim.inventory())["volumes"]["local"] if item.startswith("backup/")]
 
 
 class TestPrune:
     """preview_prune and prune_backups."""
 
-    async def test_pruned(self, tools: Bench, steered: Steer) -> None:
+    async def test_pruned(self, tools: Bench, sim: AsyncPve) -> None:
         """What the preview shows goes, and nothing else: protected ones and other guests' stay."""
         made = [await tools.call("create_backup", MemoryCall(f"wf.{n}"), vmid=101) for n in range(4)]
         await tools.call("create_backup", MemoryCall("wf.other"), vmid=100)
@@ -36,12 +36,12 @@ class TestPrune:
         assert (shown.keep, shown.remove, shown.protected) == (1, 2, 1)
         assert sorted(done.removed) == sorted(item.volid for item in shown.removed)
         assert done.left == []
-        assert len(await stored(steered)) == 3
-        assert made[0].volid.partition(":")[2] in await stored(steered)
+        assert len(await stored(sim)) == 3
+        assert made[0].volid.partition(":")[2] in await stored(sim)
         again = await tools.call("prune_backups", call := MemoryCall(), **rule, digest=shown.digest)
         assert (call.adopted, again.removed) == (True, [])
 
-    async def test_changed(self, tools: Bench, steered: Steer) -> None:
+    async def test_changed(self, tools: Bench, sim: AsyncPve) -> None:
         """A backup that came after the preview changes what would go: then nothing is deleted."""
         for n in range(2):
             await tools.call("create_backup", MemoryCall(f"wf.{n}"), vmid=101)
@@ -53,15 +53,15 @@ class TestPrune:
             await tools.call("prune_backups", **rule, digest=shown.digest)
         with pytest.raises(errors.Rejected, match="keeps nothing"):
             await tools.call("preview_prune", storage="local", node="pve1")
-        assert len(await stored(steered)) == 3
+        assert len(await stored(sim)) == 3
 
-    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+    async def test_failed(self, tools: Bench, sim: AsyncPve) -> None:
         """A prune that fails names what is gone and what is left."""
         for n in range(2):
             await tools.call("create_backup", MemoryCall(f"wf.{n}"), vmid=101)
         rule: dict[str, Any] = {"storage": "local", "node": "pve1", "keep_last": 1}
         shown = await tools.call("preview_prune", **rule)
-        await steered.rule("DELETE", "/prunebackups", {"task_exit": "error pruning backups - check log"})
+        await sim.rule("DELETE", "/prunebackups", {"task_exit": "error pruning backups - check log"})
 
         with pytest.raises(errors.TaskFailed, match=f"0 backups are deleted, left are: {shown.removed[0].volid}"):
             await tools.call("prune_backups", **rule, digest=shown.digest)
@@ -96,14 +96,14 @@ class TestJobs:
         assert (await tools.call("list_backup_jobs")).total == 1
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A job whose answer or request is lost is there exactly once."""
-        await steered.rule("POST", "/cluster/backup$", {fault: True}, 1)
+        await sim.rule("POST", "/cluster/backup$", {fault: True}, 1)
         await tools.until_done("create_backup_job", MemoryCall(), **JOB)
 
         assert (await tools.call("list_backup_jobs")).total == 1
 
-    async def test_refused(self, tools: Bench, steered: Steer) -> None:
+    async def test_refused(self, tools: Bench, sim: AsyncPve) -> None:
         """A job for no guest or to a wrong storage, and another's id, is refused by name of the field."""
         await tools.call("create_backup_job", **JOB, id="nightly")
         with pytest.raises(errors.Rejected, match="backup job nightly with other settings"):
@@ -116,9 +116,9 @@ class TestJobs:
             await tools.call("create_backup_job", **JOB | {"keep": {"forever": 1}})
         with pytest.raises(errors.InvalidMessage, match="schedule"):
             await tools.call("create_backup_job", **JOB | {"schedule": "$(reboot)"})
-        assert len(await steered.log("POST")) == 1
+        assert len(await sim.log("POST")) == 1
 
-    async def test_changed(self, tools: Bench, steered: Steer) -> None:
+    async def test_changed(self, tools: Bench, sim: AsyncPve) -> None:
         """A job is changed as asked, once; with the digest of a job that changed since, nothing is done."""
         made = await tools.call("create_backup_job", **JOB, id="nightly", comment="old")
         now = await tools.call("update_backup_job", id="nightly", enabled=False, comment="", vmids=[103], keep={})
@@ -126,7 +126,7 @@ class TestJobs:
 
         assert (now.enabled, now.vmids, now.keep, now.comment, now.schedule) == (False, [103], {}, "", "sun 02:00")
         assert call.adopted
-        assert len(await steered.log("PUT")) == 1
+        assert len(await sim.log("PUT")) == 1
         with pytest.raises(errors.ConfigChanged, match="nightly was changed since"):
             await tools.call("update_backup_job", id="nightly", enabled=True, digest=made.digest)
         assert (await tools.call("update_backup_job", id="nightly", enabled=True, digest=now.digest)).enabled
@@ -151,12 +151,12 @@ class TestJobs:
         rest = await tools.call("list_guests_without_backup", limit=2, cursor=page.next)
         assert [guest.vmid for guest in rest.guests] == [102, 103]
 
-    async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:
+    async def test_no_quorum(self, tools: Bench, sim: AsyncPve) -> None:
         """Without a quorum nothing is changed; it is done when there is one again."""
-        await steered.quorum(quorate=False)
+        await sim.quorum(quorate=False)
         task = asyncio.ensure_future(tools.until_done("create_backup_job", MemoryCall(), **JOB))
-        await until(lambda: steered.log("POST", "/cluster/backup"))
-        await steered.quorum(quorate=True)
+        await until(lambda: sim.log("POST", "/cluster/backup"))
+        await sim.quorum(quorate=True)
 
         assert (await task).vmids == [100, 101]
 

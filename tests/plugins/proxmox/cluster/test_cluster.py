@@ -10,7 +10,7 @@ from agentd import errors
 from agentd.tools.definition import Toolbox
 from agentd_proxmox import agentd_settings, agentd_tools
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import NEW, Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class TestLists:
                 await tools.call(tool)
         await proxmox.close()
 
-    async def test_nodes(self, tools: Bench, steered: Steer) -> None:
+    async def test_nodes(self, tools: Bench, sim: AsyncPve) -> None:
         """Nodes are listed with their load; one that is offline is not asked."""
-        await steered.node("pve3", online=False)
+        await sim.node("pve3", online=False)
         listed = await tools.call("list_nodes")
-        await steered.call("DELETE", "/log")
+        await sim.call("DELETE", "/log")
         away = await tools.call("get_node", node="pve3")
 
         assert [(node.node, node.status) for node in listed.nodes] == [
@@ -44,7 +44,7 @@ class TestLists:
         ]
         assert listed.quorate is True
         assert away.status == "offline"
-        assert len(await steered.log()) == 1
+        assert len(await sim.log()) == 1
         assert (await tools.call("get_node", node="pve1")).memory > 0
         with pytest.raises(errors.NotFound, match="pve1, pve2, pve3"):
             await tools.call("get_node", node="pve9")
@@ -61,13 +61,13 @@ class TestLists:
         """The bridges of a node are listed."""
         assert "vmbr0" in [bridge.bridge for bridge in (await tools.call("list_bridges", node="pve1")).bridges]
 
-    async def test_tasks(self, tools: Bench, steered: Steer) -> None:
+    async def test_tasks(self, tools: Bench, sim: AsyncPve) -> None:
         """Tasks are listed with how they ended, running ones as running; one is shown with its log."""
         await tools.call("create_vm", **NEW)
-        await steered.rule("POST", "/start$", {"task_exit": "start failed"})
+        await sim.rule("POST", "/start$", {"task_exit": "start failed"})
         with pytest.raises(errors.TaskFailed):
             await tools.call("start_guest", vmid=101)
-        await steered.durations(qmstop=5)
+        await sim.durations(qmstop=5)
         running = MemoryCall(seconds=0.5)
         with pytest.raises(errors.TemporaryError):
             await tools.call("stop_guest", running, vmid=100)

@@ -8,7 +8,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall, size
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class TestPools:
         assert last.undo == ("create_pool", {"pool": "prod", "comment": "a=1; ü"})
         assert tools.tools["delete_pool"].tier is Tier.DESTROY
 
-    async def test_right_gone_with_it(self, tools: Bench, steered: Steer) -> None:
+    async def test_right_gone_with_it(self, tools: Bench, sim: AsyncPve) -> None:
         """A deletion is read back from the list: the right to read the pool itself may be deleted with it."""
         await tools.call("create_pool", pool="prod")
         await tools.call("delete_pool", pool="prod")
 
-        [sent] = await steered.log("DELETE")
-        assert {str(read["params"]) for read in await steered.log("GET", "/pools$", since=sent["n"])} == {"{}"}
+        [sent] = await sim.log("DELETE")
+        assert {str(read["params"]) for read in await sim.log("GET", "/pools$", since=sent["n"])} == {"{}"}
 
     async def test_taken_back(self, tools: Bench) -> None:
         """What was changed can be taken back by the call that was kept."""
@@ -57,7 +57,7 @@ class TestPools:
         assert (changed.total, changed.comment) == (2, "new")
         assert ([guest.vmid for guest in back.guests], back.comment) == ([100], "old")
 
-    async def test_not_empty(self, tools: Bench, steered: Steer) -> None:
+    async def test_not_empty(self, tools: Bench, sim: AsyncPve) -> None:
         """A pool with members is not deleted, and they are named."""
         await tools.call("create_pool", pool="prod")
         await tools.call("create_pool", pool="prod/web")
@@ -68,7 +68,7 @@ class TestPools:
             match=r"the pool prod is not empty: guest 100, .*storage local, pool prod/web and 1 more; update_pool with",
         ):
             await tools.call("delete_pool", pool="prod")
-        assert await steered.log("DELETE") == []
+        assert await sim.log("DELETE") == []
 
     async def test_other_pool(self, tools: Bench) -> None:
         """A guest of another pool is taken out of it only if that is given."""
@@ -84,10 +84,10 @@ class TestPools:
         assert call.undo is None
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A change whose answer or request is lost is settled by the members."""
         await tools.call("create_pool", pool="prod")
-        await steered.rule("PUT", "/pools$", {fault: True}, 1)
+        await sim.rule("PUT", "/pools$", {fault: True}, 1)
         changed = await tools.until_done("update_pool", call := MemoryCall(), pool="prod", guests=[100, 101])
 
         assert changed.total == 2
@@ -101,11 +101,11 @@ class TestPools:
         with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_pool", pool="prod", guests=[101], digest=seen.digest)
 
-    async def test_many(self, tools: Bench, steered: Steer) -> None:
+    async def test_many(self, tools: Bench, sim: AsyncPve) -> None:
         """A pool of 300 guests is a page and a total."""
         vmids = list(range(1000, 1300))
         for vmid in vmids:
-            await steered.guest(vmid=vmid, name=f"guest-{vmid}", node="pve1", config={})
+            await sim.guest(vmid=vmid, name=f"guest-{vmid}", node="pve1", config={})
         await tools.call("create_pool", pool="big")
         pool = await tools.call("update_pool", pool="big", guests=vmids)
         rest = await tools.call("get_pool", pool="big", cursor=pool.next, limit=500)

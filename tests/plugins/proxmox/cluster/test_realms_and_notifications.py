@@ -9,7 +9,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TestRealms:
             with pytest.raises(errors.InvalidMessage, match=name):
                 await tools.call("create_realm", **{**OPENID, "settings": {name: "x"}})
 
-    async def test_refused(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
+    async def test_refused(self, tools: Bench, sim: AsyncPve, lab: FakePve) -> None:
         """What is missing, foreign, built in or changed meanwhile is reported, and nothing is done."""
         for given, line in (
             ({**LDAP, "settings": {"server1": "a"}}, "settings: a realm of type ldap needs base_dn and user_attr too"),
@@ -98,7 +98,7 @@ class TestRealms:
             await tools.call("delete_realm", id="pam")
         with pytest.raises(errors.NotFound, match="id: there is no realm 'nope'; there are pam, pve"):
             await tools.call("get_realm", id="nope")
-        assert [request for request in await steered.log() if request["method"] != "GET"] == []
+        assert [request for request in await sim.log() if request["method"] != "GET"] == []
         await tools.call("create_realm", **LDAP)
         with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_realm", id="corp", settings={"comment": "x"}, digest="0" * 40)
@@ -108,23 +108,23 @@ class TestRealms:
         await audit.close()
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A change whose answer or request was lost is made once, though its digest is an old one then."""
         made = await tools.call("create_realm", **LDAP)
-        await steered.rule("PUT", "/access/domains/corp$", {fault: True}, 1)
+        await sim.rule("PUT", "/access/domains/corp$", {fault: True}, 1)
         call, wanted = MemoryCall(), {"settings": {"comment": "x"}, "digest": made.digest}
         done = await tools.until_done("update_realm", call, id="corp", **wanted)
 
         assert done.settings["comment"] == "x"
         assert call.adopted is (fault == "cut_after")
-        assert len(await steered.log("PUT", "/access/domains")) == (1 if fault == "cut_after" else 2)
+        assert len(await sim.log("PUT", "/access/domains")) == (1 if fault == "cut_after" else 2)
 
-    async def test_preview(self, tools: Bench, steered: Steer) -> None:
+    async def test_preview(self, tools: Bench, sim: AsyncPve) -> None:
         """A preview of a sync asks Proxmox to change nothing."""
-        await steered.hardware(directories={"corp": "ldap"})
+        await sim.hardware(directories={"corp": "ldap"})
         await tools.call("sync_realm", realm="corp", preview=True)
 
-        (sent,) = await steered.log("POST", "/sync$")
+        (sent,) = await sim.log("POST", "/sync$")
         assert sent["params"]["dry-run"] == "1"
 
 
@@ -181,7 +181,7 @@ class TestNotices:
         assert listed == {"graph": "graphite 192.0.2.7:2003"}
         assert (await tools.call("list_notifications")).metric_servers == {}
 
-    async def test_refused(self, tools: Bench, steered: Steer) -> None:
+    async def test_refused(self, tools: Bench, sim: AsyncPve) -> None:
         """What comes with Proxmox stays, what does not exist is reported, and nothing is done."""
         for tool, given, line in (
             (
@@ -207,15 +207,15 @@ class TestNotices:
         with pytest.raises(errors.NotFound, match="targets: there is no target 'nope'; there are mail-to-root"):
             await tools.call("set_notification_matcher", name="nights", targets=["nope"])
 
-        assert [request for request in await steered.log() if request["method"] != "GET"] == []
+        assert [request for request in await sim.log() if request["method"] != "GET"] == []
 
 
 class TestCephDisks:
     """list_ceph_pools, move_osd_data."""
 
-    async def test_out_and_in(self, tools: Bench, steered: Steer) -> None:
+    async def test_out_and_in(self, tools: Bench, sim: AsyncPve) -> None:
         """A disk is taken out once while all data is whole, and taken in again; it is named by its node too."""
-        await steered.hardware(ceph={"pgmap": {"bytes_total": 300, "bytes_used": 100, "pgs_by_state": CLEAN}})
+        await sim.hardware(ceph={"pgmap": {"bytes_total": 300, "bytes_used": 100, "pgs_by_state": CLEAN}})
         await tools.call("move_osd_data", out := MemoryCall(), osd=1, host="pve2", data="out")
         await tools.call("move_osd_data", same := MemoryCall(), osd=1, host="pve2", data="out")
         first = (await tools.call("list_osds", node="pve1")).osds[0]
@@ -228,19 +228,19 @@ class TestCephDisks:
         assert back is not None
         assert back.in_
 
-    async def test_not_while_data_is_missing(self, tools: Bench, steered: Steer) -> None:
+    async def test_not_while_data_is_missing(self, tools: Bench, sim: AsyncPve) -> None:
         """No disk is taken out while some data has not all its copies."""
         groups = [*CLEAN, {"state_name": "active+undersized+degraded", "count": 4}]
-        await steered.hardware(ceph={"pgmap": {"pgs_by_state": groups}})
+        await sim.hardware(ceph={"pgmap": {"pgs_by_state": groups}})
         with pytest.raises(errors.Rejected, match=r"osd: not all data has all its copies now \(4 active\+undersized"):
             await tools.call("move_osd_data", osd=1, host="pve2", data="out")
 
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
-    async def test_pools(self, tools: Bench, steered: Steer) -> None:
+    async def test_pools(self, tools: Bench, sim: AsyncPve) -> None:
         """Pools are listed in percent, and a monitor that is away is warned of."""
-        await steered.hardware(ceph={})
-        await steered.node("pve3", online=False)
+        await sim.hardware(ceph={})
+        await sim.node("pve3", online=False)
         found = await tools.call("list_ceph_pools", call := MemoryCall(), node="pve1")
 
         assert [(pool.name, pool.size, pool.used) for pool in found.pools] == [("vms", 3, 86.1)]
@@ -251,7 +251,7 @@ class TestCephDisks:
 class TestDisk:
     """initialize_disk."""
 
-    async def test_once(self, tools: Bench, steered: Steer) -> None:
+    async def test_once(self, tools: Bench, sim: AsyncPve) -> None:
         """An unused disk gets its partition table once; one that is used, or another one, is left alone."""
         disk: dict[str, Any] = {"node": "pve1", "device": "/dev/sdc", "serial": "pve1-C"}
         done = await tools.call("initialize_disk", call := MemoryCall(), **disk)
@@ -268,4 +268,4 @@ class TestDisk:
 
         assert (done.gpt, same.acted) == (True, 0)
         assert call.targets[0].state == {"/dev/sdc": "pve1-C"}
-        assert len(await steered.tasks("diskinit")) == 1
+        assert len(await sim.tasks("diskinit")) == 1

@@ -15,7 +15,7 @@ from proxmox_access import without_hotplug
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from pve.client import FakePve
 
 
@@ -23,7 +23,7 @@ class TestIsolate:
     """isolate_guest."""
 
     @pytest.mark.parametrize("vmid", [105, 201])
-    async def test_cut(self, tools: Bench, steered: Steer, vmid: int) -> None:
+    async def test_cut(self, tools: Bench, sim: AsyncPve, vmid: int) -> None:
         """A stopped VM or container has every cable unplugged and does not start at boot, and is changed once."""
         for _ in range(2):
             guest = await tools.call("isolate_guest", vmid=vmid)
@@ -31,7 +31,7 @@ class TestIsolate:
             assert guest.networks
             assert all("link_down=1" in network.split(",") for network in guest.networks.values())
             assert not guest.onboot
-        assert len(await steered.log("POST")) + len(await steered.log("PUT")) == 1
+        assert len(await sim.log("POST")) + len(await sim.log("PUT")) == 1
 
     async def test_later(self, tools: Bench, lab: FakePve) -> None:
         """A running VM that would take it on only at its next start is not called isolated."""
@@ -40,9 +40,9 @@ class TestIsolate:
             await tools.call("isolate_guest", vmid=100)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A change whose answer or request is lost is settled by looking."""
-        await steered.rule("POST", "/config$", {fault: True}, 1)
+        await sim.rule("POST", "/config$", {fault: True}, 1)
         guest = await tools.until_done("isolate_guest", MemoryCall(), vmid=105)
 
         assert guest.networks["net0"].count("link_down=1") == 1
@@ -72,17 +72,17 @@ class TestCheck:
         assert (seen.agent, seen.vmid) == (True, 100)
         assert seen.checked[1].startswith("its guest agent ")
 
-    async def test_runs(self, tools: Bench, steered: Steer) -> None:
+    async def test_runs(self, tools: Bench, sim: AsyncPve) -> None:
         """One without an agent, and a container, have to run for so many seconds, which is waited for."""
         await tools.call("stop_guest", vmid=200)
         await tools.call("start_guest", vmid=200)
         call = MemoryCall()
         seen = await tools.call("check_guest", call, vmid=200, seconds=2)
-        await steered.guest(vmid=300, node="pve1", name="mute", status="running", config={"agent": "0"})
-        mute = await tools.call("check_guest", vmid=300, seconds=1)
+        await sim.guest(vmid=300, node="pve1", name="mute", status="running", config={"agent": "0"})
+        silent = await tools.call("check_guest", vmid=300, seconds=1)
 
         assert seen.checked == [f"it runs for {seen.uptime} s", "a container has no guest agent"]
-        assert (seen.agent, mute.agent, mute.checked[1][:24]) == (False, False, "no guest agent answers: ")
+        assert (seen.agent, silent.agent, silent.checked[1][:24]) == (False, False, "no guest agent answers: ")
         assert "container 200 'dns' on pve1 runs for 0 of 2 s" in call.texts
 
     async def test_stops(self, tools: Bench) -> None:

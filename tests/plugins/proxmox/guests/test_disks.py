@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from proxmox_access import Steer, connect, without_hotplug
+from proxmox_access import AsyncPve, connect, without_hotplug
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MOVE: dict[str, Any] = {"vmid": 101, "disk": "scsi0", "storage": "shared"}
 class TestMove:
     """move_disk."""
 
-    async def test_moved(self, tools: Bench, steered: Steer) -> None:
+    async def test_moved(self, tools: Bench, sim: AsyncPve) -> None:
         """A disk is on the other storage, as large as before, the old volume is kept; the second time nothing."""
         before = await tools.call("get_guest", vmid=101)
         for _ in range(2):
@@ -27,25 +27,25 @@ class TestMove:
 
             assert (done.guest.storages, done.guest.disks) == (["shared"], before.disks)
             assert [item.partition(":")[0] for item in done.unused.values()] == before.storages
-        assert len(await steered.log("POST")) == 1
+        assert len(await sim.log("POST")) == 1
 
-    async def test_cut(self, tools: Bench, steered: Steer) -> None:
+    async def test_cut(self, tools: Bench, sim: AsyncPve) -> None:
         """A move whose answer is lost is found while it runs, and not begun again."""
-        await steered.durations(qmmove=0.8)
-        await steered.rule("POST", "/move_disk$", {"cut_after": True}, 1)
+        await sim.durations(qmmove=0.8)
+        await sim.rule("POST", "/move_disk$", {"cut_after": True}, 1)
         await tools.until_done("move_disk", MemoryCall(), **MOVE)
 
-        assert len(await steered.tasks("qmmove")) == 1
+        assert len(await sim.tasks("qmmove")) == 1
 
-    async def test_warnings(self, tools: Bench, steered: Steer) -> None:
+    async def test_warnings(self, tools: Bench, sim: AsyncPve) -> None:
         """A move that ends with warnings is done, and they are handed on."""
-        await steered.rule("POST", "/move_disk$", {"task_exit": "WARNINGS: 1"})
+        await sim.rule("POST", "/move_disk$", {"task_exit": "WARNINGS: 1"})
         call = MemoryCall()
         await tools.call("move_disk", call, **MOVE)
 
         assert call.warnings
 
-    async def test_wrong(self, tools: Bench, steered: Steer) -> None:
+    async def test_wrong(self, tools: Bench, sim: AsyncPve) -> None:
         """No such disk, no such storage, another configuration than the one that was read: nothing is sent."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 has no disk scsi5; it has scsi0"):
             await tools.call("move_disk", **MOVE | {"disk": "scsi5"})
@@ -53,7 +53,7 @@ class TestMove:
             await tools.call("move_disk", **MOVE | {"storage": "nope"})
         with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("move_disk", **MOVE, digest="0" * 40)
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
     async def test_denied(self, lab: FakePve) -> None:
         """A token without the right gets the missing one, and how to grant it."""
@@ -67,7 +67,7 @@ class TestMove:
 class TestDetach:
     """detach_disk and attach_disk."""
 
-    async def test_off_and_on(self, tools: Bench, steered: Steer) -> None:
+    async def test_off_and_on(self, tools: Bench, sim: AsyncPve) -> None:
         """A disk that is taken off is kept and can be put back, each once."""
         off = [await tools.call("detach_disk", vmid=101, disk="scsi0") for _ in range(2)][1]
         (volume,) = off.unused.values()
@@ -75,7 +75,7 @@ class TestDetach:
 
         assert off.guest.disks == {}
         assert (list(on.guest.disks), on.unused) == (["scsi1"], {})
-        assert len(await steered.log("POST")) == 2
+        assert len(await sim.log("POST")) == 2
 
     async def test_running(self, tools: Bench, lab: FakePve) -> None:
         """A running VM that keeps its disk until its next start says so."""
@@ -85,7 +85,7 @@ class TestDetach:
 
         assert call.warnings == ["VM 100 'web-01' on pve1 keeps scsi0 until its next start"]
 
-    async def test_wrong(self, tools: Bench, steered: Steer) -> None:
+    async def test_wrong(self, tools: Bench, sim: AsyncPve) -> None:
         """A volume of another guest, and a place that is taken, are refused; an unused one is no disk to detach."""
         with pytest.raises(errors.Rejected, match="is no unused one of VM 101 'db-01' on pve1; it has none"):
             await tools.call("attach_disk", vmid=101, disk="scsi1", volume="shared:9000/base-9000-disk-0.raw")
@@ -93,7 +93,7 @@ class TestDetach:
             await tools.call("attach_disk", vmid=101, disk="scsi0", volume="shared:9000/base-9000-disk-0.raw")
         with pytest.raises(errors.InvalidMessage, match="disk"):
             tools.tools["detach_disk"].parse({"vmid": 101, "disk": "unused0"})
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
 
 class TestAdd:
@@ -108,18 +108,18 @@ class TestAdd:
         ],
     )
     async def test_added(
-        self, tools: Bench, steered: Steer, vmid: int, disk: str, more: dict[str, Any], value: str
+        self, tools: Bench, sim: AsyncPve, vmid: int, disk: str, more: dict[str, Any], value: str
     ) -> None:
         """A stopped VM, a container that runs or not, gets one more disk, once; detach_disk takes it back."""
         wanted: dict[str, Any] = {"vmid": vmid, "disk": disk, "storage": "local-lvm", "size": 5, **more}
         call = MemoryCall()
         done = [await tools.call("create_disk", item, **wanted) for item in (call, MemoryCall())][1]
 
-        found = await steered.found(vmid)
+        found = await sim.found(vmid)
         assert (done.guest.disks[disk], done.unused) == (5.0, {})
         assert found["config"][disk] == value
         assert call.undo == ("detach_disk", {"vmid": vmid, "disk": disk})
-        assert len(await steered.log("POST")) + len(await steered.log("PUT")) == 1
+        assert len(await sim.log("POST")) + len(await sim.log("PUT")) == 1
 
     async def test_later(self, tools: Bench, lab: FakePve) -> None:
         """A running VM that takes its disk on only when it starts again says so."""
@@ -131,17 +131,17 @@ class TestAdd:
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("vmid", [101, 201])
-    async def test_lost(self, tools: Bench, steered: Steer, vmid: int, fault: str) -> None:
+    async def test_lost(self, tools: Bench, sim: AsyncPve, vmid: int, fault: str) -> None:
         """A change whose answer or request is lost is settled by looking: one disk is made."""
         disk, more = ("scsi1", {}) if vmid == 101 else ("mp0", {"mount": "/srv"})
-        await steered.rule("POST" if vmid == 101 else "PUT", f"/{vmid}/config$", {fault: True}, 1)
+        await sim.rule("POST" if vmid == 101 else "PUT", f"/{vmid}/config$", {fault: True}, 1)
         call = MemoryCall()
         done = await tools.until_done("create_disk", call, vmid=vmid, disk=disk, storage="local-lvm", size=5, **more)
 
         assert sorted(done.guest.disks) == sorted(["scsi0", disk] if vmid == 101 else ["rootfs", disk])
         assert done.unused == {}
 
-    async def test_wrong(self, tools: Bench, steered: Steer) -> None:
+    async def test_wrong(self, tools: Bench, sim: AsyncPve) -> None:
         """A place that is taken, another kind of guest, a storage for other things, no mount: nothing is sent."""
         disk: dict[str, Any] = {"vmid": 101, "disk": "scsi1", "storage": "local-lvm", "size": 5}
         with pytest.raises(errors.Rejected, match="has another scsi0 already: choose a free one"):
@@ -158,13 +158,13 @@ class TestAdd:
             await tools.call("create_disk", **disk | {"storage": "local"})
         with pytest.raises(errors.InvalidMessage, match="mount"):
             tools.tools["create_disk"].parse(disk | {"mount": "/srv/../etc,ro=1"})
-        assert await steered.log("POST") == await steered.log("PUT") == []
+        assert await sim.log("POST") == await sim.log("PUT") == []
 
 
 class TestContainers:
     """The same tools for the mount points of containers."""
 
-    async def test_resized(self, tools: Bench, steered: Steer) -> None:
+    async def test_resized(self, tools: Bench, sim: AsyncPve) -> None:
         """A container's root file system grows to a size, by default, also while it runs; a larger one is left."""
         grown = await tools.call("resize_disk", vmid=200, size=12)
         await tools.call("resize_disk", vmid=200, size=12)
@@ -174,28 +174,28 @@ class TestContainers:
         assert call.warnings == [
             "rootfs of container 200 'dns' on pve1 has 12 GiB and a disk cannot shrink: left as it is"
         ]
-        assert len(await steered.log("PUT")) == 1
+        assert len(await sim.log("PUT")) == 1
 
-    async def test_moved(self, tools: Bench, steered: Steer) -> None:
+    async def test_moved(self, tools: Bench, sim: AsyncPve) -> None:
         """A stopped container's volume is moved once, the old one is kept; a running one is refused."""
-        await steered.storage("shared", content="images,rootdir")
+        await sim.storage("shared", content="images,rootdir")
         for _ in range(2):
             done = await tools.call("move_disk", vmid=201, disk="rootfs", storage="shared")
 
             assert (done.guest.storages, done.guest.disks) == (["shared"], {"rootfs": 8.0})
             assert list(done.unused.values()) == ["local-lvm:vm-201-disk-0"]
-        assert len(await steered.tasks("move_volume")) == 1
+        assert len(await sim.tasks("move_volume")) == 1
         with pytest.raises(errors.Rejected, match="container 200 'dns' on pve1 is running: shutdown_guest first"):
             await tools.call("move_disk", vmid=200, disk="rootfs", storage="shared")
 
-    async def test_moved_lost(self, tools: Bench, steered: Steer) -> None:
+    async def test_moved_lost(self, tools: Bench, sim: AsyncPve) -> None:
         """A move whose answer is lost is found while it runs, and not begun again."""
-        await steered.storage("shared", content="images,rootdir")
-        await steered.durations(move_volume=0.8)
-        await steered.rule("POST", "/move_volume$", {"cut_after": True}, 1)
+        await sim.storage("shared", content="images,rootdir")
+        await sim.durations(move_volume=0.8)
+        await sim.rule("POST", "/move_volume$", {"cut_after": True}, 1)
         await tools.until_done("move_disk", MemoryCall(), vmid=201, disk="rootfs", storage="shared")
 
-        assert len(await steered.tasks("move_volume")) == 1
+        assert len(await sim.tasks("move_volume")) == 1
 
     async def test_off_and_on(self, tools: Bench) -> None:
         """A mount point that is taken off is kept and put back where it was, each once."""
@@ -210,23 +210,23 @@ class TestContainers:
         assert sorted(on.disks) == ["mp0", "rootfs"]
         assert parameters["options"] == {"mp0": "local-lvm:vm-201-disk-1,backup=1,mp=/srv,size=5G"}
 
-    async def test_running(self, tools: Bench, steered: Steer) -> None:
+    async def test_running(self, tools: Bench, sim: AsyncPve) -> None:
         """A running container keeps its mount point until its next start, and says so each time; it is asked once."""
         await tools.call("create_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
-        before = len(await steered.log("PUT"))
+        before = len(await sim.log("PUT"))
         calls = MemoryCall(), MemoryCall()
         for call in calls:
             await tools.call("detach_disk", call, vmid=200, disk="mp0")
 
             assert call.warnings == ["container 200 'dns' on pve1 keeps mp0 until its next start"]
-        assert len(await steered.log("PUT")) == before + 1
+        assert len(await sim.log("PUT")) == before + 1
 
-    async def test_digest(self, tools: Bench, steered: Steer) -> None:
+    async def test_digest(self, tools: Bench, sim: AsyncPve) -> None:
         """Another configuration than the one that was read is refused before anything is sent, and by Proxmox after."""
         mount: dict[str, Any] = {"vmid": 201, "disk": "mp0", "storage": "local-lvm", "size": 5, "mount": "/srv"}
         with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("create_disk", **mount, digest="0" * 40)
         changed = {"status": 500, "reason": "detected modified configuration - file changed by other user? Try again."}
-        await steered.rule("PUT", "/config$", changed)
+        await sim.rule("PUT", "/config$", changed)
         with pytest.raises(errors.ConfigChanged, match="detected modified configuration"):
             await tools.call("create_disk", **mount)

@@ -14,20 +14,20 @@ from harness import until
 from tool_bench import NEW, Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from pve.client import FakePve
 
 
 class TestLists:
     """What is only looked at of guests."""
 
-    async def test_list(self, tools: Bench, steered: Steer) -> None:
+    async def test_list(self, tools: Bench, sim: AsyncPve) -> None:
         """One API call gives a tally and a page; the cursor leads through all of them."""
-        await steered.call("DELETE", "/log")
+        await sim.call("DELETE", "/log")
         page = await tools.call("list_guests", limit=3)
         rest = await tools.call("list_guests", limit=50, cursor=page.next)
 
-        assert len(await steered.log()) == 2
+        assert len(await sim.log()) == 2
         assert page.total == rest.total == 8
         assert [guest.vmid for guest in page.guests + rest.guests] == [100, 101, 102, 103, 104, 105, 200, 201]
         assert page.by_status == {"running": 5, "stopped": 3}
@@ -45,18 +45,18 @@ class TestLists:
             assert [guest.vmid for guest in (await tools.call("list_guests", **filters)).guests] == vmids
         assert [template.vmid for template in (await tools.call("list_templates")).templates] == [9000]
 
-    async def test_many(self, tools: Bench, steered: Steer) -> None:
+    async def test_many(self, tools: Bench, sim: AsyncPve) -> None:
         """A page of many guests stays small enough for a model to read."""
         for n in range(60):
-            await steered.guest(vmid=1000 + n, node="pve1", name=f"machine-{n:03}", type="qemu", status="running")
+            await sim.guest(vmid=1000 + n, node="pve1", name=f"machine-{n:03}", type="qemu", status="running")
         page = await tools.call("list_guests")
 
         assert page.total == 68
         assert len(msgspec.json.encode(page)) < 3000
 
-    async def test_get(self, tools: Bench, steered: Steer) -> None:
+    async def test_get(self, tools: Bench, sim: AsyncPve) -> None:
         """A guest is found by VMID or unique name, VM or container, without control characters."""
-        await steered.guest(vmid=500, node="pve3", name="odd", type="qemu", config={"description": "a\x1b[31mb\nc"})
+        await sim.guest(vmid=500, node="pve3", name="odd", type="qemu", config={"description": "a\x1b[31mb\nc"})
 
         assert (await tools.call("get_guest", name="nas")).vmid == 104
         assert (await tools.call("get_guest", vmid=200)).type == "lxc"
@@ -64,7 +64,7 @@ class TestLists:
         assert (await tools.call("get_guest", vmid=500)).description == "a [31mb\nc"
         with pytest.raises(errors.NotFound, match="777"):
             await tools.call("get_guest", vmid=777)
-        await steered.guest(vmid=501, node="pve1", name="nas", type="qemu")
+        await sim.guest(vmid=501, node="pve1", name="nas", type="qemu")
         with pytest.raises(errors.Rejected, match="2 guests are called 'nas'"):
             await tools.call("get_guest", name="nas")
         with pytest.raises(errors.Rejected):
@@ -74,7 +74,7 @@ class TestLists:
 class TestUpdate:
     """update_vm and resize_disk."""
 
-    async def test_update(self, tools: Bench, steered: Steer) -> None:
+    async def test_update(self, tools: Bench, sim: AsyncPve) -> None:
         """Everything that is asked for is so afterwards; the second time nothing is sent."""
         wanted: dict[str, Any] = {
             "vmid": 101,
@@ -94,8 +94,8 @@ class TestUpdate:
             "searchdomain": "example.org",
         }
         changed = await tools.call("update_vm", **wanted)
-        config = (await steered.found(101))["config"]
-        sent = len(await steered.log("POST"))
+        config = (await sim.found(101))["config"]
+        sent = len(await sim.log("POST"))
         again = MemoryCall()
         await tools.call("update_vm", again, **wanted)
 
@@ -105,28 +105,28 @@ class TestUpdate:
         assert (config["startup"], guest_model.enabled(config["protection"])) == ("order=2,up=30", True)
         assert config["sshkeys"].startswith("ssh-ed25519%20AAAA%2B%2F%3Dx%20one%40host%0A")
         assert changed.description == "the\ndatabase"
-        assert (len(await steered.log("POST")), sent) == (1, 1)
+        assert (len(await sim.log("POST")), sent) == (1, 1)
         assert again.adopted
 
-    async def test_mark_stays(self, tools: Bench, steered: Steer) -> None:
+    async def test_mark_stays(self, tools: Bench, sim: AsyncPve) -> None:
         """A new description keeps the mark, so that the guest is still known as ours; removing works too."""
         await tools.call("create_vm", MemoryCall("wf.mark"), **NEW, description="old", tags=["x"])
         await tools.call("update_vm", vmid=300, description="new", tags=[])
 
-        real = await steered.found(300)
+        real = await sim.found(300)
         assert guest_model.marks(real["description"]) == ["agentd:wf.mark"]
         assert guest_model.text_of(real["description"]) == "new"
         assert "tags" not in real["config"]
         assert (await tools.call("create_vm", MemoryCall("wf.mark"), **NEW)).description == "new"
 
-    async def test_digest(self, tools: Bench, steered: Steer) -> None:
+    async def test_digest(self, tools: Bench, sim: AsyncPve) -> None:
         """With a digest that is old nothing is changed; without one a race is won by looking again."""
         seen = await tools.call("get_guest", vmid=101)
         await tools.call("update_vm", vmid=101, cores=3)
 
         with pytest.raises(errors.ConfigChanged):
             await tools.call("update_vm", vmid=101, cores=4, digest=seen.digest)
-        await steered.rule("POST", "/config$", {"status": 500, "reason": "checksum mismatch (file change)"}, 2)
+        await sim.rule("POST", "/config$", {"status": 500, "reason": "checksum mismatch (file change)"}, 2)
         assert (await tools.call("update_vm", vmid=101, cores=4)).cores == 4
 
     async def test_container(self, tools: Bench) -> None:
@@ -134,7 +134,7 @@ class TestUpdate:
         with pytest.raises(errors.Rejected, match="not a VM"):
             await tools.call("update_vm", vmid=200, cores=2)
 
-    async def test_resize(self, tools: Bench, steered: Steer) -> None:
+    async def test_resize(self, tools: Bench, sim: AsyncPve) -> None:
         """A disk grows to a size, once; one that is larger is left alone with a warning."""
         grown = await tools.call("resize_disk", vmid=101, size=40)
         await tools.call("resize_disk", vmid=101, size=40)
@@ -142,15 +142,15 @@ class TestUpdate:
         await tools.call("resize_disk", call, vmid=101, size=20)
 
         assert grown.disks == {"scsi0": 40.0}
-        assert "size=40G" in (await steered.found(101))["config"]["scsi0"]
-        assert len(await steered.log("PUT")) == 1
+        assert "size=40G" in (await sim.found(101))["config"]["scsi0"]
+        assert len(await sim.log("PUT")) == 1
         assert "cannot shrink" in call.warnings[0]
         with pytest.raises(errors.Rejected, match="has no disk scsi7; it has scsi0"):
             await tools.call("resize_disk", vmid=101, size=20, disk="scsi7")
 
-    async def test_a_late_resize_is_refused(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
+    async def test_a_late_resize_is_refused(self, tools: Bench, sim: AsyncPve, lab: FakePve) -> None:
         """A request that was taken for lost, and reaches the guest after another one, is refused by Proxmox."""
-        await steered.rule("PUT", "/resize$", {"delay": 2.0}, 1)
+        await sim.rule("PUT", "/resize$", {"delay": 2.0}, 1)
         lost = asyncio.create_task(tools.call("resize_disk", vmid=101, size=40))
         await asyncio.to_thread(until, lambda: lab.log("PUT", "resize") or None, "the first request arrived")
         lost.cancel()  # its caller waits no more; Proxmox carries it out all the same
@@ -160,13 +160,13 @@ class TestUpdate:
         assert grown.disks == {"scsi0": 40.0}
         assert ended == ["OK", "checksum mismatch (file change by other user?)"]
 
-    async def test_resize_cut(self, tools: Bench, steered: Steer) -> None:
+    async def test_resize_cut(self, tools: Bench, sim: AsyncPve) -> None:
         """A resize whose answer is lost is found done, not done again."""
-        await steered.rule("PUT", "/resize$", {"cut_after": True}, 1)
+        await sim.rule("PUT", "/resize$", {"cut_after": True}, 1)
         grown = await tools.until_done("resize_disk", MemoryCall(), vmid=101, size=40)
 
         assert grown.disks == {"scsi0": 40.0}
-        assert len(await steered.log("PUT")) == 1
+        assert len(await sim.log("PUT")) == 1
 
 
 def _ends(lab: FakePve, count: int) -> list[str] | None:

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from agentd import errors
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     with (tmp_path / "cloud.qcow2").open("wb") as file:
         file.truncate(64 << 20)
     await bench.call("upload_file", path=str(tmp_path / "cloud.qcow2"), storage="local", node="pve1", content="import")
-    await Steer(lab).call("DELETE", "/log")
+    await AsyncPve(lab).call("DELETE", "/log")
     yield bench
     await proxmox.close()
 
 
-async def test_made(bench: Bench, steered: Steer) -> None:
+async def test_made(bench: Bench, sim: AsyncPve) -> None:
     """One call makes the VM with its disk, cloud-init drive and what cloud-init reads; it grows and is cloned."""
     made = await bench.call("create_vm", **CLOUDY)
-    config = (await steered.found(300))["config"]
+    config = (await sim.found(300))["config"]
     grown = await bench.call("resize_disk", vmid=300, size=10)
     template = await bench.call("convert_to_template", vmid=300, name="cloud-01")
     clone = await bench.call("create_vm", vmid=301, node="pve1", name="cloud-02", template=300, full=False)
@@ -55,13 +55,13 @@ async def test_made(bench: Bench, steered: Steer) -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
+async def test_lost(bench: Bench, sim: AsyncPve, fault: str) -> None:
     """A VM whose answer or request is lost is made once."""
-    await steered.durations(qmcreate=0.5)
-    await steered.rule("POST", "/qemu$", {fault: True}, 1)
+    await sim.durations(qmcreate=0.5)
+    await sim.rule("POST", "/qemu$", {fault: True}, 1)
     made = await bench.until_done("create_vm", MemoryCall(), **CLOUDY)
 
-    assert (made.vmid, len(await steered.creates())) == (300, 1)
+    assert (made.vmid, len(await sim.creates())) == (300, 1)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
         ({"storage": None}, "a new VM needs a storage"),
     ],
 )
-async def test_wrong(bench: Bench, steered: Steer, wrong: dict[str, Any], reported: str) -> None:
+async def test_wrong(bench: Bench, sim: AsyncPve, wrong: dict[str, Any], reported: str) -> None:
     """A wrong image, and what cannot be meant together, is reported by its field; nothing is made."""
     with pytest.raises(errors.AgentdError, match=reported):
         await bench.call("create_vm", **CLOUDY | wrong)
-    assert await steered.log("POST") == []
+    assert await sim.log("POST") == []

@@ -11,7 +11,7 @@ from proxmox_access import add_bridge, without_hotplug
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from proxmox_access import AsyncPve
     from pve.client import FakePve
 
 MAC = "BC:24:11:00:00:65"
@@ -23,7 +23,7 @@ async def bridges(lab: FakePve) -> None:
     await add_bridge(lab, "vmbr1")
 
 
-async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
+async def test_changed_and_back(tools: Bench, sim: AsyncPve) -> None:
     """Only what is given changes, once; the inverse restores the former value."""
     before = (await tools.call("get_guest", vmid=101)).networks
     wanted: dict[str, Any] = {
@@ -41,7 +41,7 @@ async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
 
     assert done.networks["net0"] == f"virtio={MAC},bridge=vmbr1,firewall=1,link_down=1,rate=12.5,tag=5"
     assert back.networks == before
-    assert len(await steered.log("POST", "/config$")) == 2
+    assert len(await sim.log("POST", "/config$")) == 2
 
 
 async def test_add_and_remove(tools: Bench) -> None:
@@ -58,7 +58,7 @@ async def test_add_and_remove(tools: Bench) -> None:
     assert again.networks == made.networks
 
 
-async def test_container(tools: Bench, steered: Steer) -> None:
+async def test_container(tools: Bench, sim: AsyncPve) -> None:
     """A container's card has addresses; a new one is called after its number."""
     call = MemoryCall()
     await tools.call("set_guest_network", call, vmid=201, ip="192.0.2.5/24", gateway="192.0.2.1")
@@ -71,7 +71,7 @@ async def test_container(tools: Bench, steered: Steer) -> None:
     assert {"ip=192.0.2.5/24", "gw=192.0.2.1"} < set(made.networks["net0"].split(","))
     assert "gw=" not in back.networks["net0"]
     assert "hwaddr=BC:24:11:01:00:C9" in back.networks["net0"].split(",")
-    assert len(await steered.log("PUT")) == 3
+    assert len(await sim.log("PUT")) == 3
 
 
 async def test_running(tools: Bench, lab: FakePve) -> None:
@@ -92,28 +92,28 @@ async def test_running(tools: Bench, lab: FakePve) -> None:
         ({"tag": 1, "digest": "0" * 40}, "was changed since it was read"),
     ],
 )
-async def test_wrong(tools: Bench, steered: Steer, wrong: dict[str, Any], reported: str) -> None:
+async def test_wrong(tools: Bench, sim: AsyncPve, wrong: dict[str, Any], reported: str) -> None:
     """What a guest cannot have, and another configuration than the one that was read, is refused; nothing is sent."""
     with pytest.raises(errors.AgentdError, match=reported):
         await tools.call("set_guest_network", **{"vmid": 101, **wrong})
     with pytest.raises(errors.InvalidMessage, match="bridge"):
         tools.tools["set_guest_network"].parse({"vmid": 101, "bridge": "vmbr0,tag=1"})
-    assert await steered.log("POST", "/config$") == await steered.log("PUT", "/config$") == []
+    assert await sim.log("POST", "/config$") == await sim.log("PUT", "/config$") == []
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-async def test_lost(tools: Bench, steered: Steer, fault: str) -> None:
+async def test_lost(tools: Bench, sim: AsyncPve, fault: str) -> None:
     """A change whose answer or request is lost is settled by looking."""
-    await steered.rule("POST", "/config$", {fault: True}, 1)
+    await sim.rule("POST", "/config$", {fault: True}, 1)
     done = await tools.until_done("set_guest_network", MemoryCall(), vmid=101, card="net1", bridge="vmbr0")
 
     assert sorted(done.networks) == ["net0", "net1"]
 
 
-async def test_whole(tools: Bench, steered: Steer) -> None:
+async def test_whole(tools: Bench, sim: AsyncPve) -> None:
     """All options are shown as they are written, secrets as stars, texts in one line."""
     config = {"cipassword": "geheim", "description": "a\x1b[31m\nb", "cores": 2}
-    await steered.guest(vmid=300, node="pve1", name="odd", config=config)
+    await sim.guest(vmid=300, node="pve1", name="odd", config=config)
     shown = await tools.call("get_guest_config", vmid=300)
 
     assert shown.options["cipassword"] == "***"
@@ -121,18 +121,18 @@ async def test_whole(tools: Bench, steered: Steer) -> None:
     assert len(shown.digest) == 40
 
 
-async def test_options(tools: Bench, steered: Steer) -> None:
+async def test_options(tools: Bench, sim: AsyncPve) -> None:
     """Options are written whole and removed, once, and put back by the inverse; a key in both lists is refused."""
-    before = (await steered.found(101))["config"]
+    before = (await sim.found(101))["config"]
     wanted: dict[str, Any] = {"vmid": 101, "options": {"startup": "order=3"}, "remove": ["net0"]}
     call = MemoryCall()
     for item in (call, MemoryCall()):
         await tools.call("update_guest_options", item, **wanted)
-    between = (await steered.found(101))["config"]
+    between = (await sim.found(101))["config"]
     assert call.undo is not None
     await tools.call(call.undo[0], MemoryCall("wf.back"), **call.undo[1])
 
     assert (between["startup"], "net0" in between) == ("order=3", False)
-    assert (await steered.found(101))["config"] == before
+    assert (await sim.found(101))["config"] == before
     with pytest.raises(errors.Rejected, match="net0: name it in `options` or in `remove`"):
         await tools.call("update_guest_options", vmid=101, options={"net0": "x"}, remove=["net0"])

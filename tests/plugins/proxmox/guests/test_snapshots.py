@@ -13,26 +13,26 @@ from agentd.wire.messages import Tier
 from agentd_proxmox.guests.snapshot_tree import tree
 from agentd_proxmox.inventory import GuestLocation
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall, size, until
 
 if TYPE_CHECKING:
     from pve.client import FakePve
 
-NASTY = "before $(reboot); `rm -rf /` = 100% 'quoted' & ünïcødé\nsecond line"
+SPECIAL = "before $(reboot); `rm -rf /` = 100% 'quoted' & ünïcødé\nsecond line"
 
 
 class TestCreate:
     """create_snapshot."""
 
     @pytest.mark.parametrize("vmid", [101, 201])
-    async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
+    async def test_made(self, tools: Bench, sim: AsyncPve, vmid: int) -> None:
         """A snapshot of a VM or container is there afterwards, with its description."""
-        made = await tools.call("create_snapshot", vmid=vmid, name="before-upgrade", description=NASTY)
+        made = await tools.call("create_snapshot", vmid=vmid, name="before-upgrade", description=SPECIAL)
         listed = await tools.call("list_snapshots", vmid=vmid)
 
-        assert (await steered.found(vmid))["snapshots"] == ["before-upgrade"]
-        assert made.description == NASTY.replace("\n", " ")
+        assert (await sim.found(vmid))["snapshots"] == ["before-upgrade"]
+        assert made.description == SPECIAL.replace("\n", " ")
         assert (made.name, made.ours, made.state) == ("before-upgrade", True, "")
         assert (listed.current, [snapshot.name for snapshot in listed.snapshots]) == (
             "before-upgrade",
@@ -50,7 +50,7 @@ class TestCreate:
         with pytest.raises(errors.Rejected, match="container 201 'proxy' on pve2 has no memory"):
             await tools.call("create_snapshot", vmid=201, name="ram", vmstate=True)
 
-    async def test_name_from_key(self, tools: Bench, steered: Steer) -> None:
+    async def test_name_from_key(self, tools: Bench, sim: AsyncPve) -> None:
         """Without a name it comes from the call's key, so that a repeat finds its own."""
         first = await tools.call("create_snapshot", MemoryCall("wf-1.snap"), vmid=101)
         again = await tools.call("create_snapshot", call := MemoryCall("wf-1.snap"), vmid=101)
@@ -58,31 +58,31 @@ class TestCreate:
 
         assert first.name == again.name != other.name
         assert call.adopted
-        assert len(await steered.tasks("qmsnapshot")) == 2
+        assert len(await sim.tasks("qmsnapshot")) == 2
 
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
     @pytest.mark.parametrize("vmid", [101, 201])
-    async def test_answer_cut(self, tools: Bench, steered: Steer, vmid: int, seconds: float) -> None:
+    async def test_answer_cut(self, tools: Bench, sim: AsyncPve, vmid: int, seconds: float) -> None:
         """A snapshot whose answer is lost is found, also while it is being made: there is exactly one."""
-        await steered.durations(default=seconds)
-        await steered.rule("POST", "/snapshot$", {"cut_after": True}, 1)
+        await sim.durations(default=seconds)
+        await sim.rule("POST", "/snapshot$", {"cut_after": True}, 1)
         made = await tools.until_done("create_snapshot", call := MemoryCall(), vmid=vmid, name="s1")
 
         assert call.adopted
         assert (made.name, made.state) == ("s1", "")
-        assert len([task for task in await steered.tasks() if task["type"].endswith("snapshot")]) == 1
+        assert len([task for task in await sim.tasks() if task["type"].endswith("snapshot")]) == 1
 
-    async def test_write_lost(self, tools: Bench, steered: Steer) -> None:
+    async def test_write_lost(self, tools: Bench, sim: AsyncPve) -> None:
         """A request that was lost before Proxmox saw it is sent again."""
-        await steered.rule("POST", "/snapshot$", {"lost_before": True}, 1)
+        await sim.rule("POST", "/snapshot$", {"lost_before": True}, 1)
         await tools.until_done("create_snapshot", MemoryCall(), vmid=101, name="s1")
 
-        assert len(await steered.tasks("qmsnapshot")) == 1
-        assert len(await steered.log("POST")) == 2
+        assert len(await sim.tasks("qmsnapshot")) == 1
+        assert len(await sim.log("POST")) == 2
 
-    async def test_late_write(self, tools: Bench, steered: Steer) -> None:
+    async def test_late_write(self, tools: Bench, sim: AsyncPve) -> None:
         """Our own request that comes late takes the name first; then it is ours all the same."""
-        await steered.rule("POST", "/snapshot$", {"delay": 0.5}, 2)
+        await sim.rule("POST", "/snapshot$", {"delay": 0.5}, 2)
         first = asyncio.ensure_future(tools.call("create_snapshot", call := MemoryCall("wf.l"), vmid=101, name="s1"))
         await asyncio.sleep(0.2)
         second = await tools.call("create_snapshot", other := MemoryCall("wf.l"), vmid=101, name="s1")
@@ -90,7 +90,7 @@ class TestCreate:
         assert (await first).time == second.time
         assert "already used" in (call.warnings + other.warnings)[0]
 
-    async def test_a_snapshot_of_another_client(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_snapshot_of_another_client(self, tools: Bench, sim: AsyncPve) -> None:
         """A snapshot of that name by another client is not taken for ours, and nothing is sent."""
         await tools.call("create_snapshot", MemoryCall("other.one"), vmid=101, name="daily")
 
@@ -100,7 +100,7 @@ class TestCreate:
             await tools.call("create_snapshot", vmid=101, name="current")
         with pytest.raises(errors.Rejected, match="template"):
             await tools.call("create_snapshot", vmid=9000, name="daily")
-        assert len(await steered.log("POST")) == 1
+        assert len(await sim.log("POST")) == 1
 
     @pytest.mark.parametrize("name", ["x", "1st", "a b", "a;b", "ä-umlaut", "a" * 41, "../x", "$(id)"])
     async def test_bad_name(self, tools: Bench, name: str) -> None:
@@ -108,33 +108,33 @@ class TestCreate:
         with pytest.raises(errors.InvalidMessage, match="name"):
             await tools.call("create_snapshot", vmid=101, name=name)
 
-    async def test_warnings(self, tools: Bench, steered: Steer) -> None:
+    async def test_warnings(self, tools: Bench, sim: AsyncPve) -> None:
         """WARNINGS is a success that says what Proxmox warned of."""
-        await steered.rule("POST", "/snapshot$", {"task_exit": "WARNINGS: 2"})
+        await sim.rule("POST", "/snapshot$", {"task_exit": "WARNINGS: 2"})
         await tools.call("create_snapshot", call := MemoryCall(), vmid=101, name="s1")
 
         assert len(call.warnings) == 2
 
-    async def test_locked(self, lab: FakePve, steered: Steer) -> None:
+    async def test_locked(self, lab: FakePve, sim: AsyncPve) -> None:
         """A lock is waited for with a bound and reported; when it goes, the snapshot is made."""
         proxmox = connect(lab)
         bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
-        await steered.lock(101, "backup")
+        await sim.lock(101, "backup")
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
             await bench.call("create_snapshot", vmid=101, name="s1")
-        sent = await steered.log("POST")
-        await steered.lock(101, None)
+        sent = await sim.log("POST")
+        await sim.lock(101, None)
 
         assert sent == []
         assert (await bench.call("create_snapshot", vmid=101, name="s1")).name == "s1"
         await proxmox.close()
 
-    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+    async def test_failed(self, tools: Bench, sim: AsyncPve) -> None:
         """A failure says what is left: nothing, or a snapshot half made and a lock with the way out."""
-        await steered.rule("POST", "/snapshot$", {"task_exit": "snapshot feature is not available"}, 1)
+        await sim.rule("POST", "/snapshot$", {"task_exit": "snapshot feature is not available"}, 1)
         with pytest.raises(errors.TaskFailed, match=r"not available.*no snapshot s1 was left behind.*not locked"):
             await tools.call("create_snapshot", vmid=101, name="s1")
-        await steered.durations(qmsnapshot=30)
+        await sim.durations(qmsnapshot=30)
         call = MemoryCall()
         task = asyncio.ensure_future(tools.call("create_snapshot", call, vmid=101, name="s2"))
         await until(lambda: asyncio.sleep(0, call.upid))
@@ -144,22 +144,22 @@ class TestCreate:
         with pytest.raises(errors.TaskFailed, match="s2"):
             await task
 
-    async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:
+    async def test_no_quorum(self, tools: Bench, sim: AsyncPve) -> None:
         """Without a quorum the task fails and nothing was done; it is made when there is one."""
-        await steered.quorum(quorate=False)
+        await sim.quorum(quorate=False)
         task = asyncio.ensure_future(tools.until_done("create_snapshot", MemoryCall(), vmid=101, name="s1"))
-        await until(lambda: steered.tasks("qmsnapshot"))
-        await steered.quorum(quorate=True)
+        await until(lambda: sim.tasks("qmsnapshot"))
+        await sim.quorum(quorate=True)
 
         assert (await task).name == "s1"
 
-    async def test_denied(self, lab: FakePve, steered: Steer) -> None:
+    async def test_denied(self, lab: FakePve, sim: AsyncPve) -> None:
         """A token without the right gets the path, the privilege and the command."""
         proxmox = connect(lab, "audit")
 
         with pytest.raises(errors.Denied, match=r"VM.Snapshot on /vms/101; .*pveum acl modify /vms/101 --tokens"):
             await Bench(proxmox, ToolSettings()).call("create_snapshot", vmid=101, name="s1")
-        assert await steered.tasks() == []
+        assert await sim.tasks() == []
         await proxmox.close()
 
 
@@ -167,33 +167,33 @@ class TestRollback:
     """rollback_snapshot."""
 
     @pytest.mark.parametrize(("vmid", "guest"), [(101, "db-01"), (201, "proxy")])
-    async def test_back(self, tools: Bench, steered: Steer, vmid: int, guest: str) -> None:
+    async def test_back(self, tools: Bench, sim: AsyncPve, vmid: int, guest: str) -> None:
         """The guest is as it was at the snapshot, and runs if that was asked for."""
-        before = (await steered.found(vmid))["config"]["memory"]
+        before = (await sim.found(vmid))["config"]["memory"]
         await tools.call("create_snapshot", vmid=vmid, name="s1")
         proxmox = tools.tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         at = f"/nodes/{'pve1' if vmid == 101 else 'pve2'}/{'qemu' if vmid == 101 else 'lxc'}/{vmid}"
         await proxmox.put(f"{at}/config", memory=1234)
         done = await tools.call("rollback_snapshot", vmid=vmid, guest=guest, name="s1", start=True)
 
-        assert str((await steered.found(vmid))["config"]["memory"]) == str(before)
+        assert str((await sim.found(vmid))["config"]["memory"]) == str(before)
         assert (done.guest.status, done.snapshots.current) == ("running", "s1")
 
-    async def test_wrong_guest(self, tools: Bench, steered: Steer) -> None:
+    async def test_wrong_guest(self, tools: Bench, sim: AsyncPve) -> None:
         """A guest that is called otherwise, or has no such snapshot, is left alone."""
         await tools.call("create_snapshot", vmid=101, name="s1")
-        sent = len(await steered.log("POST"))
+        sent = len(await sim.log("POST"))
 
         with pytest.raises(errors.Rejected, match="is not called 'nas'"):
             await tools.call("rollback_snapshot", vmid=101, guest="nas", name="s1")
         with pytest.raises(errors.Rejected, match="has no whole snapshot s2; it has s1"):
             await tools.call("rollback_snapshot", vmid=101, guest="db-01", name="s2")
-        assert len(await steered.log("POST")) == sent
+        assert len(await sim.log("POST")) == sent
 
-    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+    async def test_failed(self, tools: Bench, sim: AsyncPve) -> None:
         """A rollback that fails says why, and whether the guest is locked."""
         await tools.call("create_snapshot", vmid=101, name="s1")
-        await steered.rule("POST", "/rollback$", {"task_exit": "can't rollback, 's2' is more recent"})
+        await sim.rule("POST", "/rollback$", {"task_exit": "can't rollback, 's2' is more recent"})
 
         with pytest.raises(errors.TaskFailed, match=r"more recent.*is not locked"):
             await tools.call("rollback_snapshot", vmid=101, guest="db-01", name="s1")
@@ -212,7 +212,7 @@ class TestRollback:
 class TestDelete:
     """delete_snapshot."""
 
-    async def test_deleted(self, tools: Bench, steered: Steer) -> None:
+    async def test_deleted(self, tools: Bench, sim: AsyncPve) -> None:
         """A snapshot is gone, its child has its parent; deleting it again does nothing."""
         for name in ("s1", "s2", "s3"):
             await tools.call("create_snapshot", MemoryCall(f"wf.{name}"), vmid=101, name=name)
@@ -225,27 +225,27 @@ class TestDelete:
         ]
         assert call.adopted
         assert [snapshot.name for snapshot in again.snapshots] == ["s1", "s3"]
-        assert int((await steered.log("DELETE", "/snapshot/"))[0]["params"]["force"]) == 1
+        assert int((await sim.log("DELETE", "/snapshot/"))[0]["params"]["force"]) == 1
         with pytest.raises(errors.Rejected, match="is not called"):
             await tools.call("delete_snapshot", vmid=101, guest="x", name="s1")
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("vmid", [101, 201])
-    async def test_lost(self, tools: Bench, steered: Steer, fault: str, vmid: int) -> None:
+    async def test_lost(self, tools: Bench, sim: AsyncPve, fault: str, vmid: int) -> None:
         """A delete whose answer or request is lost is settled by looking: once, and no other snapshot goes."""
         guest = "db-01" if vmid == 101 else "proxy"
         for name in ("s1", "s2"):
             await tools.call("create_snapshot", MemoryCall(f"wf.{name}"), vmid=vmid, name=name)
-        await steered.durations(qmdelsnapshot=0.5, vzdelsnapshot=0.5)
-        await steered.rule("DELETE", "/snapshot/", {fault: True}, 1)
+        await sim.durations(qmdelsnapshot=0.5, vzdelsnapshot=0.5)
+        await sim.rule("DELETE", "/snapshot/", {fault: True}, 1)
         left = await tools.until_done("delete_snapshot", MemoryCall(), vmid=vmid, guest=guest, name="s2")
 
         assert [snapshot.name for snapshot in left.snapshots] == ["s1"]
 
-    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+    async def test_failed(self, tools: Bench, sim: AsyncPve) -> None:
         """A delete that fails says so."""
         await tools.call("create_snapshot", vmid=101, name="s1")
-        await steered.rule("DELETE", "/snapshot/", {"task_exit": "lvremove failed"})
+        await sim.rule("DELETE", "/snapshot/", {"task_exit": "lvremove failed"})
 
         with pytest.raises(errors.TaskFailed, match=r"lvremove failed.*not locked"):
             await tools.call("delete_snapshot", vmid=101, guest="db-01", name="s1")
@@ -254,14 +254,14 @@ class TestDelete:
 class TestOld:
     """list_old_snapshots."""
 
-    async def test_found(self, tools: Bench, steered: Steer) -> None:
+    async def test_found(self, tools: Bench, sim: AsyncPve) -> None:
         """Old snapshots are found over the cluster by one call a guest, paged; who cannot be asked is named."""
         for vmid in (101, 103, 201):
             await tools.call("create_snapshot", vmid=vmid, name="old")
-        await steered.node("pve2", online=False)
-        await steered.call("DELETE", "/log")
+        await sim.node("pve2", online=False)
+        await sim.call("DELETE", "/log")
         first = await tools.call("list_old_snapshots", days=0, guests=5)
-        calls = len(await steered.log("GET"))
+        calls = len(await sim.log("GET"))
         second = await tools.call("list_old_snapshots", days=0, guests=5, cursor=first.next)
 
         assert [snapshot.vmid for snapshot in first.snapshots] == [101]

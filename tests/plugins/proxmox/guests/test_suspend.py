@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, Doubt, MemoryCall
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class TestSuspend:
     """suspend_vm and resume_vm."""
 
     @pytest.mark.parametrize("todisk", [False, True])
-    async def test_there_and_back(self, tools: Bench, steered: Steer, *, todisk: bool) -> None:
+    async def test_there_and_back(self, tools: Bench, sim: AsyncPve, *, todisk: bool) -> None:
         """A VM sleeps and goes on, each once: what is so already is left alone."""
         asleep = [await tools.call("suspend_vm", vmid=100, todisk=todisk) for _ in range(2)]
         awake = [await tools.call("resume_vm", vmid=100) for _ in range(2)]
@@ -26,15 +26,15 @@ class TestSuspend:
         state = ("stopped", "suspended") if todisk else ("paused", "")
         assert [(item.status, item.lock) for item in asleep] == [state] * 2
         assert [(item.status, item.lock) for item in awake] == [("running", "")] * 2
-        assert len(await steered.log("POST")) == 2
+        assert len(await sim.log("POST")) == 2
 
-    async def test_not_running(self, tools: Bench, steered: Steer) -> None:
+    async def test_not_running(self, tools: Bench, sim: AsyncPve) -> None:
         """A stopped VM can neither be suspended nor resumed; what to do is reported."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 is stopped: only a running VM"):
             await tools.call("suspend_vm", vmid=101)
         with pytest.raises(errors.Rejected, match="stopped, not suspended: start_guest starts it"):
             await tools.call("resume_vm", vmid=101)
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
     async def test_container(self, tools: Bench) -> None:
         """A container is no VM."""
@@ -44,12 +44,12 @@ class TestSuspend:
             await tools.call("suspend_vm", vmid=200)
 
     @pytest.mark.parametrize("todisk", [False, True])
-    async def test_cut(self, tools: Bench, steered: Steer, *, todisk: bool) -> None:
+    async def test_cut(self, tools: Bench, sim: AsyncPve, *, todisk: bool) -> None:
         """A suspend whose answer is lost is found done, not done again."""
-        await steered.rule("POST", "/suspend$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/suspend$", {"cut_after": True}, 1)
         await tools.until_done("suspend_vm", MemoryCall(), vmid=100, todisk=todisk)
 
-        assert len(await steered.tasks("qmsuspend")) == 1
+        assert len(await sim.tasks("qmsuspend")) == 1
 
     async def test_denied(self, lab: FakePve) -> None:
         """A token without the right gets the missing one, and how to grant it."""
@@ -63,38 +63,38 @@ class TestSuspend:
 class TestReset:
     """reset_vm."""
 
-    async def test_reset(self, tools: Bench, steered: Steer) -> None:
+    async def test_reset(self, tools: Bench, sim: AsyncPve) -> None:
         """A running VM runs again after one task; a stopped one is refused."""
         assert (await tools.call("reset_vm", vmid=100)).status == "running"
         with pytest.raises(errors.Rejected, match="only a running VM can be reset"):
             await tools.call("reset_vm", vmid=101)
-        assert len(await steered.tasks("qmreset")) == 1
+        assert len(await sim.tasks("qmreset")) == 1
 
-    async def test_doubt(self, tools: Bench, steered: Steer) -> None:
+    async def test_doubt(self, tools: Bench, sim: AsyncPve) -> None:
         """A reset whose answer is lost is not repeated: a person looks."""
-        await steered.rule("POST", "/reset$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/reset$", {"cut_after": True}, 1)
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):
             await tools("reset_vm", call, vmid=100)
         with pytest.raises(errors.PermanentError, match="its result is not known"):
             await tools("reset_vm", call, vmid=100)
 
-        assert len(await steered.tasks("qmreset")) == 1
+        assert len(await sim.tasks("qmreset")) == 1
 
 
 class TestTemplate:
     """convert_to_template."""
 
     @pytest.mark.parametrize("vmid", [101, 201])
-    async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
+    async def test_made(self, tools: Bench, sim: AsyncPve, vmid: int) -> None:
         """A stopped VM or container becomes a template, once."""
         name = (await tools.call("get_guest", vmid=vmid)).name
         for _ in range(2):
             assert (await tools.call("convert_to_template", vmid=vmid, name=name)).template
 
-        assert len(await steered.log("POST")) == 1
+        assert len(await sim.log("POST")) == 1
 
-    async def test_kept(self, tools: Bench, steered: Steer) -> None:
+    async def test_kept(self, tools: Bench, sim: AsyncPve) -> None:
         """A guest of another name, one that runs and one with snapshots are refused with what to do."""
         with pytest.raises(errors.Rejected, match="is not called 'x'"):
             await tools.call("convert_to_template", vmid=101, name="x")
@@ -105,25 +105,25 @@ class TestTemplate:
         with pytest.raises(errors.Rejected, match=r"has snapshots \(before\): delete_snapshot first"):
             await tools.call("convert_to_template", vmid=101, name="db-01")
 
-        assert not (await steered.found(101)).get("template")
+        assert not (await sim.found(101)).get("template")
 
-    async def test_cut(self, tools: Bench, steered: Steer) -> None:
+    async def test_cut(self, tools: Bench, sim: AsyncPve) -> None:
         """A conversion whose answer is lost is found done."""
-        await steered.rule("POST", "/template$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/template$", {"cut_after": True}, 1)
 
         assert (await tools.until_done("convert_to_template", MemoryCall(), vmid=101, name="db-01")).template
-        assert len(await steered.tasks("qmtemplate")) == 1
+        assert len(await sim.tasks("qmtemplate")) == 1
 
 
 class TestTags:
     """update_tags."""
 
     @pytest.mark.parametrize("vmid", [101, 201])
-    async def test_set(self, tools: Bench, steered: Steer, vmid: int) -> None:
+    async def test_set(self, tools: Bench, sim: AsyncPve, vmid: int) -> None:
         """Tags are set as a whole, added and removed; a tag that is there already is left alone."""
         await tools.call("update_tags", MemoryCall("a"), vmid=vmid, tags=["web", "old"])
         found = await tools.call("update_tags", MemoryCall("b"), vmid=vmid, add=["new"], remove=["old"])
-        sent = len(await steered.log("POST") + await steered.log("PUT"))
+        sent = len(await sim.log("POST") + await sim.log("PUT"))
         again = await tools.call("update_tags", MemoryCall("c"), vmid=vmid, add=["new"], remove=["old"])
         none = await tools.call("update_tags", MemoryCall("d"), vmid=vmid, tags=[])
 
@@ -144,11 +144,11 @@ class TestTags:
         with pytest.raises(errors.Rejected, match=text):
             await tools.call("update_tags", vmid=101, **wrong)
 
-    async def test_digest(self, tools: Bench, steered: Steer) -> None:
+    async def test_digest(self, tools: Bench, sim: AsyncPve) -> None:
         """A configuration that was changed since is not changed."""
         with pytest.raises(errors.ConfigChanged, match="read it again"):
             await tools.call("update_tags", vmid=201, add=["a"], digest="0" * 40)
-        assert await steered.log("PUT") == []
+        assert await sim.log("PUT") == []
 
 
 class TestPending:
@@ -169,24 +169,24 @@ class TestPending:
 class TestConsole:
     """get_console."""
 
-    async def test_hint(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
+    async def test_hint(self, tools: Bench, sim: AsyncPve, lab: FakePve) -> None:
         """The page and the command fit the guest's kind, and no ticket is made."""
         vm, container = [await tools.call("get_console", vmid=vmid) for vmid in (101, 200)]
 
         assert vm.url == f"{lab.url}/?console=kvm&novnc=1&vmid=101&vmname=db-01&node=pve1"
         assert (vm.command, container.command) == ("qm terminal 101", "pct console 200")
         assert "console=lxc" in container.url
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
 
 class TestCloudInit:
     """regenerate_cloudinit."""
 
-    async def test_sent(self, tools: Bench, steered: Steer) -> None:
+    async def test_sent(self, tools: Bench, sim: AsyncPve) -> None:
         """It is asked for once where there is a drive, and refused where there is none."""
         await tools.call("create_vm", MemoryCall("wf.c"), vmid=302, node="pve1", name="cloudy", template=9000)
         assert (await tools.call("regenerate_cloudinit", vmid=302)).vmid == 302
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 has no cloud-init drive"):
             await tools.call("regenerate_cloudinit", vmid=101)
 
-        assert len(await steered.log("PUT", "/302/cloudinit$")) == len(await steered.log("PUT")) == 1
+        assert len(await sim.log("PUT", "/302/cloudinit$")) == len(await sim.log("PUT")) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall, size
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class TestRules:
         assert [item.pos for item in (*first.rules, *rest.rules)] == list(range(120))
         assert (rest.next, rest.rules[0].comment) == ("", "")
 
-    async def test_a_changed_rule(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_changed_rule(self, tools: Bench, sim: AsyncPve) -> None:
         """A rule comes to say exactly what is asked for, once though the answer is lost, and can say the old again."""
         await tools.call("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH, comment="admins")
         becomes: dict[str, Any] = {"action": "DROP", "proto": "icmp", "icmp_type": "echo-request", "log": "info"}
         wanted: dict[str, Any] = {"vmid": 100, "pos": 0, "rule": SAYS, "becomes": becomes, "comment": ""}
-        await steered.rule("PUT", "/firewall/rules/0$", {"cut_after": True}, 1)
+        await sim.rule("PUT", "/firewall/rules/0$", {"cut_after": True}, 1)
         await tools.until_done("update_firewall_rule", call := MemoryCall(), **wanted)
         await tools.call("update_firewall_rule", same := MemoryCall(), **wanted)
         found = await tools.call("list_firewall", vmid=100)
@@ -76,14 +76,14 @@ class TestRules:
         assert call.targets[0].loses == [f"{SAYS} becomes {rule.rule}, gets another comment"]
         assert (back.rules[0].rule, back.rules[0].comment) == (SAYS, "admins")
 
-    async def test_equal_rules(self, tools: Bench, steered: Steer) -> None:
+    async def test_equal_rules(self, tools: Bench, sim: AsyncPve) -> None:
         """Of rules that say the same the one that is meant goes, and no second one when the answer is lost."""
         for number in range(3):
             await tools.call("create_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, **SSH)
         called = [rule.rule for rule in (await tools.call("list_firewall", vmid=100)).rules]
         with pytest.raises(errors.Rejected, match=r"3 rules read .*; begin with the last of them, '.* \(3\)'"):
             await tools.call("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
-        await steered.rule("DELETE", "/firewall/rules/2$", {"cut_after": True}, 1)
+        await sim.rule("DELETE", "/firewall/rules/2$", {"cut_after": True}, 1)
         gone = await tools.until_done("delete_firewall_rule", MemoryCall(), vmid=100, pos=2, rule=f"{SAYS} (3)")
 
         assert called == [SAYS, f"{SAYS} (2)", f"{SAYS} (3)"]
@@ -108,11 +108,11 @@ class TestRules:
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize(("method", "times"), [("POST", 1), ("PUT", 1), ("PUT", 2)])
-    async def test_in_its_place(self, tools: Bench, steered: Steer, method: str, times: int, fault: str) -> None:
+    async def test_in_its_place(self, tools: Bench, sim: AsyncPve, method: str, times: int, fault: str) -> None:
         """A rule that belongs further down is off until it is there, and is one rule, whichever answer is lost."""
         for number in range(3):
             await tools.call("create_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}")
-        await steered.rule(method, "/cluster/firewall/rules(/.*)?$", {fault: True}, times)
+        await sim.rule(method, "/cluster/firewall/rules(/.*)?$", {fault: True}, times)
         found = await tools.until_done("create_firewall_rule", MemoryCall("wf.last"), action="DROP", to=2)
 
         assert [rule.rule for rule in found.rules][1:] == [
@@ -121,9 +121,9 @@ class TestRules:
             "in ACCEPT from 192.0.2.0",
         ]
         assert all(rule.enabled for rule in found.rules)
-        assert {str(request["params"]["enable"]) for request in (await steered.log("POST"))[3:]} == {"0"}
+        assert {str(request["params"]["enable"]) for request in (await sim.log("POST"))[3:]} == {"0"}
 
-    async def test_another_rule_has_its_place(self, tools: Bench, steered: Steer) -> None:
+    async def test_another_rule_has_its_place(self, tools: Bench, sim: AsyncPve) -> None:
         """A rule that has moved is not confused with the one that is in its place now."""
         await tools.call("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
         await tools.call("create_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP", source="198.51.100.1")
@@ -132,8 +132,8 @@ class TestRules:
         with pytest.raises(errors.NotFound, match=r"rule: firewall of VM 100 .* has no rule 'in DROP'; list_firewall"):
             await tools.call("update_firewall_rule", vmid=100, pos=0, rule="in DROP", enabled=False)
 
-        assert await steered.log("DELETE") == []
-        assert await steered.log("PUT") == []
+        assert await sim.log("DELETE") == []
+        assert await sim.log("PUT") == []
 
     async def test_changed_in_between(self, tools: Bench) -> None:
         """A list that changes between the look and the act is refused by Proxmox itself."""
@@ -171,11 +171,11 @@ class TestRules:
         assert [rule.rule for rule in up.rules] == names
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A rule whose answer or request was lost is there once; one that was to go is gone."""
-        await steered.rule("POST", "/firewall/rules$", {fault: True}, 1)
+        await sim.rule("POST", "/firewall/rules$", {fault: True}, 1)
         added = await tools.until_done("create_firewall_rule", add := MemoryCall(), vmid=100, **SSH)
-        await steered.rule("DELETE", "/firewall/rules/0$", {fault: True}, 1)
+        await sim.rule("DELETE", "/firewall/rules/0$", {fault: True}, 1)
         gone = await tools.until_done("delete_firewall_rule", delete := MemoryCall(), vmid=100, pos=0, rule=SAYS)
 
         assert (len(added.rules), len(gone.rules)) == (1, 0)
@@ -202,11 +202,11 @@ class TestRules:
 class TestOptions:
     """update_firewall_options."""
 
-    async def test_a_lockout_is_refused(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_lockout_is_refused(self, tools: Bench, sim: AsyncPve) -> None:
         """The cluster's firewall is not switched on before its nodes can still be reached, unless that is meant."""
         with pytest.raises(errors.Rejected, match="no rule of the cluster opens the ports 8006 and 22"):
             await tools.call("update_firewall_options", enable=True)
-        assert await steered.log("PUT") == []
+        assert await sim.log("PUT") == []
         await tools.call("create_firewall_rule", proto="tcp", dport="22,8006", source="192.0.2.0/24")
         on = await tools.call("update_firewall_options", call := MemoryCall(), enable=True, policy_in="DROP")
         again = await tools.call("update_firewall_options", same := MemoryCall(), enable=True)
@@ -330,13 +330,13 @@ class TestNames:
         assert (left.aliases, left.ipsets, left.groups) == ([], [], {})
         assert size(sets) < 200
 
-    async def test_of_a_guest(self, tools: Bench, steered: Steer) -> None:
+    async def test_of_a_guest(self, tools: Bench, sim: AsyncPve) -> None:
         """A guest has names of its own, as Proxmox writes them; a set whose making was cut off is made whole."""
         whose: dict[str, Any] = {"vmid": 200}
         await tools.call("set_firewall_alias", **whose, name="Home", cidr="192.0.2.7/24")
         await tools.call("set_firewall_alias", case := MemoryCall(), **whose, name="home", cidr="192.0.2.0/24")
         wanted: dict[str, Any] = {**whose, "name": "friends", "entries": ["192.0.2.1/32", "!2001:DB8::1", "guest/home"]}
-        await steered.rule("POST", "/ipset/friends$", {"lost_before": True}, 1)
+        await sim.rule("POST", "/ipset/friends$", {"lost_before": True}, 1)
         found = await tools.until_done("set_firewall_ipset", MemoryCall(), **wanted)
         await tools.call("set_firewall_ipset", same := MemoryCall(), **wanted)
         turned = await tools.call("set_firewall_ipset", **whose, name="friends", entries=["!192.0.2.1"])

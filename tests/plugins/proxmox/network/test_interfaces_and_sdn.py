@@ -8,7 +8,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TestInterfaces:
         assert [interface.iface for interface in gone.interfaces] == ["eno1", "vmbr0"]
         assert tools.tools["apply_network"].tier is tools.tools["revert_network"].tier is Tier.DESTROY
 
-    async def test_another_pending_change(self, tools: Bench, steered: Steer) -> None:
+    async def test_another_pending_change(self, tools: Bench, sim: AsyncPve) -> None:
         """What another client prepared after the preview is neither put in force nor dropped."""
         seen = await tools.call("set_interface", **BRIDGE)
         await tools.call("set_interface", **{**BRIDGE, "iface": "vmbr8"})
@@ -52,7 +52,7 @@ class TestInterfaces:
             with pytest.raises(errors.Rejected, match="digest: what waits on pve1 is not what was read"):
                 await tools.call(tool, **PVE1, digest=seen.digest)
 
-        assert [request["path"] for request in await steered.log("PUT")] == []
+        assert [request["path"] for request in await sim.log("PUT")] == []
         now = await tools.call("list_interfaces", **PVE1)
         dropped = await tools.call("revert_network", **PVE1, digest=now.digest)
         assert [interface.iface for interface in dropped.interfaces] == ["eno1", "vmbr0"]
@@ -122,26 +122,24 @@ class TestInterfaces:
             await tools.call("set_interface", **PVE1, iface="bond1", type="bond", members=[])
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_the_node_is_unreachable_meanwhile(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_the_node_is_unreachable_meanwhile(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """It is put in force once, though the answer is lost and the node cannot be asked for a while."""
         made = await tools.call("set_interface", **BRIDGE)
-        await steered.durations(srvreload=0.5)
-        await steered.rule("PUT", "/network$", {fault: True}, 1)
-        await steered.rule("GET", "/tasks/.*/status$", {"status": 595, "reason": "No route to host"}, 2)
+        await sim.durations(srvreload=0.5)
+        await sim.rule("PUT", "/network$", {fault: True}, 1)
+        await sim.rule("GET", "/tasks/.*/status$", {"status": 595, "reason": "No route to host"}, 2)
         applied = await tools.until_done("apply_network", call := MemoryCall(), **PVE1, digest=made.digest)
 
         tasks = [
-            request
-            for request in await steered.log("PUT")
-            if request["path"].endswith("/network") and request["performed"]
+            request for request in await sim.log("PUT") if request["path"].endswith("/network") and request["performed"]
         ]
         assert (applied.pending, len(tasks)) == ([], 1)
         assert call.adopted is (fault == "cut_after")
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """An interface whose answer or request was lost is there once."""
-        await steered.rule("POST", "/network$", {fault: True}, 1)
+        await sim.rule("POST", "/network$", {fault: True}, 1)
         made = await tools.until_done("set_interface", call := MemoryCall(), **BRIDGE)
 
         assert "vmbr7" in [interface.iface for interface in made.interfaces]
@@ -228,16 +226,16 @@ class TestSdn:
         assert (found.vnets[0].alias, found.vnets[0].subnets) == ("", ["2001:db8::/64"])
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """What is put in force is so once, and its task is waited for, whose answer never came."""
         made = await tools.call("set_sdn_zone", zone="lab", type="simple")
-        await steered.durations(reloadnetworkall=1)
-        await steered.rule("PUT", "/cluster/sdn$", {fault: True}, 1)
+        await sim.durations(reloadnetworkall=1)
+        await sim.rule("PUT", "/cluster/sdn$", {fault: True}, 1)
         await tools.until_done("apply_sdn", call := MemoryCall(), digest=made.digest)
 
         assert call.adopted is (fault == "cut_after")
         assert call.upid
-        assert [task["exitstatus"] for task in await steered.tasks("reloadnetworkall")] == ["OK"]
+        assert [task["exitstatus"] for task in await sim.tasks("reloadnetworkall")] == ["OK"]
 
     async def test_refused(self, tools: Bench) -> None:
         """Wrong kinds, unknown zones and what changed since it was read are reported."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 PVE1: dict[str, Any] = {"node": "pve1"}
 
 
-async def orders(steered: Steer) -> list[str]:
+async def orders(sim: AsyncPve) -> list[str]:
     """Return the types of the tasks that asked a provider."""
-    return [task["type"] for task in await steered.tasks() if task["type"].startswith("acme")]
+    return [task["type"] for task in await sim.tasks() if task["type"].startswith("acme")]
 
 
 async def say_domain(lab: FakePve) -> None:
@@ -29,10 +29,10 @@ async def say_domain(lab: FakePve) -> None:
     await proxmox.close()
 
 
-async def test_listed(tools: Bench, lab: FakePve, steered: Steer) -> None:
+async def test_listed(tools: Bench, lab: FakePve, sim: AsyncPve) -> None:
     """Each is listed with its days, the one that ends first before the others; what ends soon is warned of."""
     await say_domain(lab)
-    await steered.settings(acme_days=10)
+    await sim.settings(acme_days=10)
     await tools.call("renew_certificate", **PVE1)
     found = await tools.call("list_certificates", call := MemoryCall(), **PVE1)
 
@@ -46,7 +46,7 @@ async def test_listed(tools: Bench, lab: FakePve, steered: Steer) -> None:
     assert call.warnings == [f"pveproxy-ssl.pem of pve1 ends in 9 days ({found.certificates[0].until:%Y-%m-%d})"]
 
 
-async def test_ordered_and_left_alone(tools: Bench, lab: FakePve, steered: Steer) -> None:
+async def test_ordered_and_left_alone(tools: Bench, lab: FakePve, sim: AsyncPve) -> None:
     """The first time one is ordered; while it holds for long nothing is asked of the provider."""
     await say_domain(lab)
     made = await tools.call("renew_certificate", first := MemoryCall(), **PVE1)
@@ -54,33 +54,33 @@ async def test_ordered_and_left_alone(tools: Bench, lab: FakePve, steered: Steer
 
     assert (first.acted, second.acted) == (1, 0)
     assert again == made
-    assert await orders(steered) == ["acmenewcert"]
+    assert await orders(sim) == ["acmenewcert"]
 
 
-async def test_due(tools: Bench, lab: FakePve, steered: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_due(tools: Bench, lab: FakePve, sim: AsyncPve, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its last days it is renewed; one that was made just now is what was asked for, however short it holds."""
     await say_domain(lab)
-    await steered.settings(acme_days=6)
+    await sim.settings(acme_days=6)
     await tools.call("renew_certificate", **PVE1)
     await tools.call("renew_certificate", fresh := MemoryCall(), **PVE1)
     monkeypatch.setattr("agentd_proxmox.nodes.certificates.FRESH", timedelta(0))
-    await steered.settings(acme_days=90)
+    await sim.settings(acme_days=90)
     found = await tools.call("renew_certificate", due := MemoryCall(), **PVE1)
 
     assert (fresh.acted, due.acted) == (0, 1)
     assert [certificate.days for certificate in found.certificates if certificate.file == "pveproxy-ssl.pem"] == [89]
-    assert await orders(steered) == ["acmenewcert", "acmerenew"]
+    assert await orders(sim) == ["acmenewcert", "acmerenew"]
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-async def test_answer_lost(tools: Bench, lab: FakePve, steered: Steer, fault: str) -> None:
+async def test_answer_lost(tools: Bench, lab: FakePve, sim: AsyncPve, fault: str) -> None:
     """An order whose answer never came is found, running or done, and not made again."""
     await say_domain(lab)
-    await steered.settings(acme_days=6)
-    await steered.rule("POST", "/acme/certificate$", {fault: True}, 1)
+    await sim.settings(acme_days=6)
+    await sim.rule("POST", "/acme/certificate$", {fault: True}, 1)
     await tools.until_done("renew_certificate", MemoryCall(), **PVE1)
 
-    assert await orders(steered) == ["acmenewcert"]
+    assert await orders(sim) == ["acmenewcert"]
 
 
 async def test_without_an_acme_domain(tools: Bench) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agentd import errors
 from agentd.wire.messages import Tier
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, MemoryCall, size
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ HEALTH: dict[str, Any] = {
 class TestDisks:
     """list_node_disks, get_disk_health, list_local_storage, get_zfs_status, create_local_storage."""
 
-    async def test_problems_are_listed_first(self, tools: Bench, steered: Steer) -> None:
+    async def test_problems_are_listed_first(self, tools: Bench, sim: AsyncPve) -> None:
         """A disk that fails or is worn out is at the top of the list and warned of; so is a full thin pool."""
-        await steered.hardware(disks={"pve1:/dev/sda": "FAILED"})
+        await sim.hardware(disks={"pve1:/dev/sda": "FAILED"})
         disks = await tools.call("list_node_disks", call := MemoryCall(), **PVE1)
         smart = await tools.call("get_disk_health", **PVE1, device="/dev/sda")
         made = await tools.call("list_local_storage", full := MemoryCall(), **PVE1)
@@ -47,13 +47,13 @@ class TestDisks:
         assert full.warnings == ["thin pool data of pve1: data 95.0 %, metadata 25.0 % used"]
         assert size(disks) < 250
 
-    async def test_a_pool_is_made_once(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_pool_is_made_once(self, tools: Bench, sim: AsyncPve) -> None:
         """A pool is made of the disks that were shown, which are used then; asked again nothing is made."""
         made = await tools.call("create_local_storage", call := MemoryCall(), **ZFS)
         await tools.call("create_local_storage", same := MemoryCall(), **ZFS)
         used = {disk.device: disk.used for disk in (await tools.call("list_node_disks", **PVE1)).disks}
         well = await tools.call("get_zfs_status", **PVE1, pool="tank")
-        await steered.hardware(pools={"pve1:tank": "DEGRADED"})
+        await sim.hardware(pools={"pve1:tank": "DEGRADED"})
         ill = await tools.call("get_zfs_status", **PVE1, pool="tank")
         await tools.call("list_local_storage", warned := MemoryCall(), **PVE1)
 
@@ -68,7 +68,7 @@ class TestDisks:
         assert "zfs tank of pve1 is DEGRADED: get_zfs_status shows which disk" in warned.warnings
         assert tools.tools["create_local_storage"].tier is Tier.DESTROY
 
-    async def test_another_disk_has_its_path(self, tools: Bench, steered: Steer) -> None:
+    async def test_another_disk_has_its_path(self, tools: Bench, sim: AsyncPve) -> None:
         """A disk that is used, or that is another one than was shown, is left alone."""
         for wrong, line in (
             (
@@ -86,16 +86,16 @@ class TestDisks:
         with pytest.raises(errors.NotFound, match="pool: pve1 has no ZFS pool 'nope'; it has none"):
             await tools.call("get_zfs_status", **PVE1, pool="nope")
 
-        assert [request for request in await steered.log() if request["method"] != "GET"] == []
+        assert [request for request in await sim.log() if request["method"] != "GET"] == []
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A pool whose answer or request was lost is there once."""
-        await steered.rule("POST", "/disks/zfs$", {fault: True}, 1)
+        await sim.rule("POST", "/disks/zfs$", {fault: True}, 1)
         await tools.until_done("create_local_storage", call := MemoryCall(), **ZFS)
 
         assert call.adopted is (fault == "cut_after")
-        assert len(await steered.tasks("zfscreate")) == 1
+        assert len(await sim.tasks("zfscreate")) == 1
 
 
 class TestCeph:
@@ -108,19 +108,19 @@ class TestCeph:
             await tools.call("set_ceph_flag", flag="noout", value=True)
 
     @pytest.mark.parametrize("reason", ["got timeout", "rados_connect failed - Operation timed out"])
-    async def test_unreachable(self, tools: Bench, steered: Steer, reason: str) -> None:
+    async def test_unreachable(self, tools: Bench, sim: AsyncPve, reason: str) -> None:
         """A Ceph whose monitors do not answer is not taken for none."""
-        await steered.rule("GET", "/cluster/ceph/status$", {"status": 500, "reason": reason})
+        await sim.rule("GET", "/cluster/ceph/status$", {"status": 500, "reason": reason})
 
         with pytest.raises(errors.AgentdError, match=reason):
             await tools.call("get_ceph_status")
 
-    async def test_health(self, tools: Bench, steered: Steer) -> None:
+    async def test_health(self, tools: Bench, sim: AsyncPve) -> None:
         """Warnings are reported in words, disks that are down come first, flags are set once and undone."""
-        await steered.hardware(ceph=HEALTH)
+        await sim.hardware(ceph=HEALTH)
         set_ = await tools.call("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
         await tools.call("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
-        await steered.node("pve3", online=False)
+        await sim.node("pve3", online=False)
         found = await tools.call("get_ceph_status")
         osds = await tools.call("list_osds", **PVE1)
 
@@ -162,11 +162,11 @@ class TestStorages:
         assert "shelf" not in left
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_change_unanswered(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_change_unanswered(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A change bound to a digest is made once, though its answer or request was lost."""
         found = await tools.call("list_storage_definitions")
         digest = next(storage.digest for storage in found.storages if storage.storage == "local")
-        await steered.rule("PUT", "/storage/local$", {fault: True}, 1)
+        await sim.rule("PUT", "/storage/local$", {fault: True}, 1)
         call = MemoryCall()
         off = await tools.until_done("update_storage", call, storage="local", enabled=False, digest=digest)
 
@@ -189,12 +189,12 @@ class TestStorages:
         with pytest.raises(errors.InvalidMessage, match="'password': is a secret"):
             await tools.call("create_storage", **share, password="x")  # noqa: S106 - none
 
-    async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:
+    async def test_one_that_is_used_stays(self, tools: Bench, sim: AsyncPve) -> None:
         """A storage on which guests have disks is not removed, and they are named."""
         with pytest.raises(errors.Rejected, match=r"storage: local-lvm holds disks of VM 100 .*: nothing was done"):
             await tools.call("delete_storage", storage="local-lvm")
 
-        assert await steered.log("DELETE") == []
+        assert await sim.log("DELETE") == []
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """What does not fit the type, what is there as something else, and what has changed are reported."""
@@ -251,13 +251,13 @@ class TestNotices:
         with pytest.raises(errors.NotFound, match="name: there is no target 'nope'; there are"):
             await tools.call("test_notification", name="nope")
 
-    async def test_sync(self, tools: Bench, steered: Steer) -> None:
+    async def test_sync(self, tools: Bench, sim: AsyncPve) -> None:
         """A directory is synced without deleting users; an unknown realm is reported."""
-        await steered.hardware(directories={"corp": "ldap"})
+        await sim.hardware(directories={"corp": "ldap"})
         done = await tools.call("sync_realm", realm="corp", scope="users")
 
         assert "updating users" in done.log[0]
-        (sent,) = await steered.log("POST", "/sync$")
+        (sent,) = await sim.log("POST", "/sync$")
         assert sent["params"]["remove-vanished"] == "none"
         with pytest.raises(errors.NotFound, match="realm: there is no directory 'pam' to sync with; there are corp"):
             await tools.call("sync_realm", realm="pam")

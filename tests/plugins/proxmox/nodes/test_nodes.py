@@ -11,7 +11,7 @@ from agentd import errors
 from agentd.wire.messages import Tier
 from agentd_proxmox.nodes import syslog
 from agentd_proxmox.nodes.syslog import SEARCHED
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, Doubt, MemoryCall, size, until
 
 if TYPE_CHECKING:
@@ -45,26 +45,26 @@ class TestServices:
         assert size(before) < 400
 
     @pytest.mark.parametrize("service", ["pveproxy", "pvedaemon", "pve-cluster"])
-    async def test_the_api_stays(self, tools: Bench, steered: Steer, service: str) -> None:
+    async def test_the_api_stays(self, tools: Bench, sim: AsyncPve, service: str) -> None:
         """What the API runs by is not stopped over the API, only restarted."""
         with pytest.raises(errors.Rejected, match="the API cannot start it again without it; use restart_service"):
             await tools.call("stop_service", **PVE1, service=service)
         await tools.call("restart_service", **PVE1, service=service)
 
-        assert [request["path"] for request in await steered.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
+        assert [request["path"] for request in await sim.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
 
-    async def test_a_service_that_does_not_start(self, tools: Bench, steered: Steer) -> None:
+    async def test_a_service_that_does_not_start(self, tools: Bench, sim: AsyncPve) -> None:
         """A service whose task ends well and which does not run is a failure that names it."""
         await tools.call("stop_service", **PVE1, service="cron")
-        await steered.rule("POST", "/services/cron/start$", {"task_exit": "command 'systemctl start cron' failed"}, 1)
+        await sim.rule("POST", "/services/cron/start$", {"task_exit": "command 'systemctl start cron' failed"}, 1)
 
         with pytest.raises(errors.TaskFailed, match="systemctl start cron"):
             await tools.call("start_service", **PVE1, service="cron")
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A stop whose answer or request is lost is settled by how the service is."""
-        await steered.rule("POST", "/services/cron/stop$", {fault: True}, 1)
+        await sim.rule("POST", "/services/cron/stop$", {fault: True}, 1)
         line = await tools.until_done("stop_service", call := MemoryCall(), **PVE1, service="cron")
 
         assert line.state == "dead"
@@ -102,18 +102,18 @@ class TestSettings:
                 await tools.call("set_dns", **PVE1, dns=dns, search=search)
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
-    async def test_dns_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+    async def test_dns_answer_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
         """A change whose answer is lost is known by what the node asks now, though its digest is another by then."""
         before = await tools.call("get_node_settings", **PVE1)
-        await steered.rule("PUT", "/dns$", {fault: True}, 1)
+        await sim.rule("PUT", "/dns$", {fault: True}, 1)
         wanted = {"dns": ["192.0.2.1"], "search": "lab.example", "digest": before.digest}
         after = await tools.until_done("set_dns", call := MemoryCall(), **PVE1, **wanted)
 
         assert (after.dns, call.adopted) == (["192.0.2.1"], fault == "cut_after")
 
-    async def test_not_so(self, tools: Bench, steered: Steer) -> None:
+    async def test_not_so(self, tools: Bench, sim: AsyncPve) -> None:
         """A change that Proxmox says it made and did not is a failure that says how things are."""
-        await steered.rule("PUT", "/(dns|time)$", {"status": 200, "body": {"data": None}})
+        await sim.rule("PUT", "/(dns|time)$", {"status": 200, "body": {"data": None}})
 
         with pytest.raises(
             errors.TaskFailed, match=r"pve1 uses the DNS servers 192\.0\.2\.53 and searches 'example\.com'"
@@ -122,10 +122,10 @@ class TestSettings:
         with pytest.raises(errors.TaskFailed, match="the time zone of pve1 is Etc/UTC"):
             await tools.call("set_timezone", **PVE1, timezone="Europe/Berlin")
 
-    async def test_clock(self, tools: Bench, steered: Steer) -> None:
+    async def test_clock(self, tools: Bench, sim: AsyncPve) -> None:
         """A time zone is set and undone; a clock that is off is reported with its offset."""
         set_ = await tools.call("set_timezone", call := MemoryCall(), **PVE1, timezone="Europe/Berlin")
-        await steered.settings(clock_skew=60)
+        await sim.settings(clock_skew=60)
         found = await tools.call("get_node_settings", off := MemoryCall(), **PVE1)
 
         assert set_.timezone == "Europe/Berlin"
@@ -139,10 +139,10 @@ class TestSettings:
 class TestUpdates:
     """list_updates, refresh_updates, get_node_log."""
 
-    async def test_refreshed(self, tools: Bench, steered: Steer) -> None:
+    async def test_refreshed(self, tools: Bench, sim: AsyncPve) -> None:
         """A refresh brings what could be newer; one that runs is waited for."""
         before = await tools.call("list_updates", **PVE1)
-        await steered.durations(aptupdate=0.4)
+        await sim.durations(aptupdate=0.4)
         both = await asyncio.gather(*(tools.call("refresh_updates", MemoryCall(), **PVE1) for _ in range(2)))
         page = await tools.call("list_updates", **PVE1, limit=1)
 
@@ -152,7 +152,7 @@ class TestUpdates:
         assert page.packages[0].package == "libssl3t64"
         assert page.next
 
-    async def test_log(self, tools: Bench, steered: Steer) -> None:
+    async def test_log(self, tools: Bench, sim: AsyncPve) -> None:
         """The last lines are shown, or those of them with a word; Proxmox' own marks are no lines."""
         last = await tools.call("get_node_log", **PVE1, lines=3)
         some = await tools.call("get_node_log", **PVE1, match="LINE 5")
@@ -161,14 +161,14 @@ class TestUpdates:
         assert [line[-7:] for line in last.lines] == ["line 57", "line 58", "line 59"]
         assert len(some.lines) == 11
         assert (some.searched, none.lines) == (60, [])
-        sent = [request["params"] for request in await steered.log("GET", "/journal$")]
+        sent = [request["params"] for request in await sim.log("GET", "/journal$")]
         assert [message.get("lastentries") for message in sent] == ["3", str(SEARCHED), None]
 
-    async def test_log_of_a_time(self, tools: Bench, steered: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_log_of_a_time(self, tools: Bench, sim: AsyncPve, monkeypatch: pytest.MonkeyPatch) -> None:
         """A time is read in pieces that meet, the newest first, no further than wanted; omissions are reported."""
-        await steered.settings(journal_step=10)
+        await sim.settings(journal_step=10)
         few = await tools.call("get_node_log", **PVE1, minutes=60, lines=10)
-        asked = [request["params"] for request in await steered.log("GET", "/journal$")]
+        asked = [request["params"] for request in await sim.log("GET", "/journal$")]
         whole = await tools.call("get_node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
         monkeypatch.setattr(syslog, "MOST", 20)
         cut = await tools.call("get_node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
@@ -184,7 +184,7 @@ class TestUpdates:
 class TestPower:
     """stop_node, wake_node, stop_task."""
 
-    async def test_down_and_up(self, tools: Bench, steered: Steer) -> None:
+    async def test_down_and_up(self, tools: Bench, sim: AsyncPve) -> None:
         """Who approves sees the guests that go down; asked again nothing is sent; the node is woken."""
         down = await tools.call("stop_node", call := MemoryCall(), node="pve3", command="shutdown")
         again = await tools.call("stop_node", same := MemoryCall(), node="pve3", command="shutdown")
@@ -197,50 +197,50 @@ class TestPower:
         assert {"guest/104", "guest/nas"} <= set(target.labels)
         assert (down.status, down.guests) == ("offline", ["VM 104 'nas' on pve3"])
         assert (again.status, same.acted, up.status) == ("offline", 0, "online")
-        assert len(await steered.log("POST", "/status$")) == 1
+        assert len(await sim.log("POST", "/status$")) == 1
 
-    async def test_our_own_way(self, tools: Bench, steered: Steer) -> None:
+    async def test_our_own_way(self, tools: Bench, sim: AsyncPve) -> None:
         """Who approves sees that agentd reaches the cluster through this node; that it went away is no failure."""
         refused = {"status": 595, "reason": "Connection refused", "empty": True}
-        await steered.rule("GET", "/cluster/status$", refused, 1, 2)
+        await sim.rule("GET", "/cluster/status$", refused, 1, 2)
         found = await tools.call("stop_node", call := MemoryCall(), node="pve1", command="reboot")
 
         assert (found.node, found.status) == ("pve1", "unknown")
         assert call.targets[0].loses[0].startswith("agentd's own way to the cluster")
 
-    async def test_quorum(self, tools: Bench, steered: Steer) -> None:
+    async def test_quorum(self, tools: Bench, sim: AsyncPve) -> None:
         """A node without which the others could decide nothing stays up, unless that is meant."""
-        await steered.node("pve2", online=False)
+        await sim.node("pve2", online=False)
         with pytest.raises(errors.Rejected, match=r"without pve3 1 of 3 nodes would be online: no quorum"):
             await tools.call("stop_node", node="pve3", command="shutdown")
 
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
         await tools.call("stop_node", node="pve3", command="shutdown", without_quorum=True)
 
-    async def test_reboot_is_not_repeated(self, tools: Bench, steered: Steer) -> None:
+    async def test_reboot_is_not_repeated(self, tools: Bench, sim: AsyncPve) -> None:
         """A reboot whose answer is lost is never sent again by itself."""
-        await steered.rule("POST", "/nodes/pve3/status$", {"cut_after": True}, 1)
+        await sim.rule("POST", "/nodes/pve3/status$", {"cut_after": True}, 1)
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):
             await tools("stop_node", call, node="pve3", command="reboot")
         with pytest.raises(errors.PermanentError, match="its result is not known"):
             await tools("stop_node", call, node="pve3", command="reboot")
 
-        assert len(await steered.log("POST", "/status$")) == 1
+        assert len(await sim.log("POST", "/status$")) == 1
 
-    async def test_unknown_and_off(self, tools: Bench, steered: Steer) -> None:
+    async def test_unknown_and_off(self, tools: Bench, sim: AsyncPve) -> None:
         """An unknown node is named with those there are; one that is off cannot be rebooted."""
         with pytest.raises(errors.NotFound, match="there is no node 'pve9'; there are pve1, pve2, pve3"):
             await tools.call("stop_node", node="pve9", command="reboot")
-        await steered.node("pve3", online=False)
+        await sim.node("pve3", online=False)
         with pytest.raises(errors.Rejected, match="pve3 is not online"):
             await tools.call("stop_node", node="pve3", command="reboot")
 
-    async def test_task_stopped(self, tools: Bench, steered: Steer) -> None:
+    async def test_task_stopped(self, tools: Bench, sim: AsyncPve) -> None:
         """A running task is shown, ended and its end reported; one that is over is left alone."""
-        await steered.durations(vzdump=30)
+        await sim.durations(vzdump=30)
         backing = asyncio.create_task(tools("create_backup", vmid=100, storage="local"))
-        running = await until(lambda: steered.tasks("vzdump"))
+        running = await until(lambda: sim.tasks("vzdump"))
         upid = running[0]["upid"]
         ended = await tools.call("stop_task", call := MemoryCall(), upid=upid)
         again = await tools.call("stop_task", same := MemoryCall(), upid=upid)

@@ -15,7 +15,7 @@ import pytest_asyncio
 from agentd import errors
 from agentd.proxmox.upload import CHUNK, Upload
 from agentd_proxmox.settings import ToolSettings
-from proxmox_access import Steer, connect
+from proxmox_access import AsyncPve, connect
 from tool_bench import Bench, Doubt, MemoryCall, until
 
 if TYPE_CHECKING:
@@ -49,28 +49,28 @@ async def bench(lab: FakePve, folder: Path) -> AsyncIterator[Bench]:
 class Meddling(MemoryCall):
     """A call at whose first progress of a kind something is done."""
 
-    def __init__(self, kind: str, deed: Callable[[], object]) -> None:
+    def __init__(self, kind: str, operation: Callable[[], object]) -> None:
         """Keep what is done, and when."""
         super().__init__(seconds=120)
-        self.kind, self.deed = kind, deed
+        self.kind, self.operation = kind, operation
 
     def progress(self, text: str) -> None:
         """Do it once."""
         super().progress(text)
         if text.startswith(self.kind):
-            self.deed()
+            self.operation()
             self.kind = "never"
 
 
-async def sent(steered: Steer) -> int:
+async def sent(sim: AsyncPve) -> int:
     """Return how many uploads arrived and were taken."""
-    return len(await steered.tasks("imgcopy"))
+    return len(await sim.tasks("imgcopy"))
 
 
 class TestSent:
     """What comes of a good file."""
 
-    async def test_sent(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_sent(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """A file arrives byte by byte as it is, with its checksum; the second time it is left alone, with a warning."""
         wanted: dict[str, Any] = {**WHERE, "path": str(folder / "a.iso"), "checksum": RIGHT.upper()}
         call, again = MemoryCall(), MemoryCall()
@@ -79,7 +79,7 @@ class TestSent:
 
         assert (made.volid, made.size) == ("local:iso/a.iso", len(IMAGE))
         assert f"sending {folder}/a.iso: 100 % of {len(IMAGE)} bytes" in call.texts
-        assert (same, await sent(steered)) == (made, 1)
+        assert (same, await sent(sim)) == (made, 1)
         assert again.warnings == [
             "local:iso/a.iso was there already with as many bytes, and is left as it is; it was not compared"
         ]
@@ -87,13 +87,13 @@ class TestSent:
     @pytest.mark.parametrize(
         ("content", "filename"), [("vztmpl", "d.tar.zst"), ("import", "cloud.qcow2"), ("iso", "other-1.2.img")]
     )
-    async def test_contents(self, bench: Bench, steered: Steer, folder: Path, content: str, filename: str) -> None:
+    async def test_contents(self, bench: Bench, sim: AsyncPve, folder: Path, content: str, filename: str) -> None:
         """Templates and images for import go the same way, under another name on request."""
         wanted: dict[str, Any] = {**WHERE, "content": content, "filename": filename}
         made = await bench.call("upload_file", **wanted, path=str(folder / "a.iso"))
 
         assert (made.volid, made.size, made.content) == (f"local:{content}/{filename}", len(IMAGE), content)
-        assert await sent(steered) == 1
+        assert await sent(sim) == 1
 
     async def test_memory(self, bench: Bench, folder: Path) -> None:
         """A file of 600 MiB does not make the process larger by more than 32 MiB."""
@@ -111,13 +111,13 @@ class TestLost:
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("seconds", [0.0, 0.7])
-    async def test_answer(self, bench: Bench, steered: Steer, folder: Path, fault: str, seconds: float) -> None:
+    async def test_answer(self, bench: Bench, sim: AsyncPve, folder: Path, fault: str, seconds: float) -> None:
         """An upload whose answer or connection is lost is settled by looking: it is taken in once."""
-        await steered.durations(imgcopy=seconds)
-        await steered.rule("POST", "/upload$", {fault: True}, 1)
+        await sim.durations(imgcopy=seconds)
+        await sim.rule("POST", "/upload$", {fault: True}, 1)
         made = await bench.until_done("upload_file", MemoryCall(), **WHERE, path=str(folder / "a.iso"))
 
-        assert (made.size, await sent(steered)) == (len(IMAGE), 1)
+        assert (made.size, await sent(sim)) == (len(IMAGE), 1)
 
     async def test_our_names_are_answered(self, bench: Bench, folder: Path) -> None:
         """What our own lost request has brought is no stranger's: nothing is warned of."""
@@ -127,15 +127,15 @@ class TestLost:
 
         assert (first, call.warnings) == (second, [])
 
-    async def test_cut(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_cut(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """A connection that breaks in the middle leaves nothing, and says how far it came."""
-        await steered.rule("POST", "/upload$", {"lost_before": True})
+        await sim.rule("POST", "/upload$", {"lost_before": True})
 
         with pytest.raises(errors.ProxmoxUnavailable, match=rf"lost after \d+ of {len(IMAGE)} bytes of a.iso; nothing"):
             await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"))
-        assert "iso/a.iso" not in (await steered.world())["volumes"]["local"]
+        assert "iso/a.iso" not in (await sim.inventory())["volumes"]["local"]
 
-    async def test_stopped(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_stopped(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """Who is stopped while a file is sent drops the connection, and nothing is kept."""
         sending = asyncio.Event()
         with (folder / "big.iso").open("wb") as file:
@@ -147,8 +147,8 @@ class TestLost:
 
         with pytest.raises(asyncio.CancelledError):
             await running
-        cut = await until(partial(steered.log, "POST", "/upload$"))
-        assert (len(cut), cut[0]["performed"], await sent(steered)) == (1, False, 0)
+        cut = await until(partial(sim.log, "POST", "/upload$"))
+        assert (len(cut), cut[0]["performed"], await sent(sim)) == (1, False, 0)
 
 
 class TestRefused:
@@ -176,7 +176,7 @@ class TestRefused:
         ],
     )
     async def test_wrong(
-        self, bench: Bench, steered: Steer, folder: Path, tmp_path: Path, wrong: dict[str, str], reported: str
+        self, bench: Bench, sim: AsyncPve, folder: Path, tmp_path: Path, wrong: dict[str, str], reported: str
     ) -> None:
         """A wrong file, name, checksum or storage is reported by its field, and nothing is sent."""
         (tmp_path / "secret.iso").write_bytes(b"x")
@@ -189,7 +189,7 @@ class TestRefused:
 
         with pytest.raises(errors.AgentdError, match=reported):
             await bench.call("upload_file", **{**WHERE, "path": str(folder / "a.iso"), **wrong})
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
     async def test_without_an_allowed_directory(self, lab: FakePve, folder: Path) -> None:
         """Where no folder is allowed nothing is sent."""
@@ -200,7 +200,7 @@ class TestRefused:
             await tools.call("upload_file", **WHERE, path=str(folder / "a.iso"))
         await proxmox.close()
 
-    async def test_full(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_full(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """A file that the storage has no room for is not sent."""
         with (folder / "huge.iso").open("wb") as file:
             file.truncate(200 << 30)
@@ -209,17 +209,17 @@ class TestRefused:
             errors.Rejected, match=r"local of pve1 has \d+ bytes left, \S+/huge.iso 214748364800: nothing"
         ):
             await bench.call("upload_file", **WHERE, path=str(folder / "huge.iso"))
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
-    async def test_other(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_other(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """Another file of that name is named with its size and left alone."""
         name = "debian-12.11.0-amd64-netinst.iso"
 
         with pytest.raises(errors.Rejected, match=rf"{name} is there with 702545920 bytes, .* choose another filename"):
             await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"), filename=name)
-        assert await steered.log("POST") == []
+        assert await sim.log("POST") == []
 
-    async def test_shorter(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_shorter(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """A file that becomes shorter while it is sent leaves nothing."""
         with (folder / "big.iso").open("wb") as file:
             file.truncate(300 << 20)
@@ -227,7 +227,7 @@ class TestRefused:
 
         with pytest.raises(errors.Rejected, match=r"big.iso: the file became shorter while it was read; nothing was k"):
             await bench.call("upload_file", call, **WHERE, path=str(folder / "big.iso"))
-        assert await sent(steered) == 0
+        assert await sent(sim) == 0
 
     def test_changed(self, folder: Path) -> None:
         """A file that is written to after its checksum was taken is not brought to its end."""
@@ -254,9 +254,9 @@ class TestRefused:
                 await proxmox.wait(upid, 5)
         await proxmox.close()
 
-    async def test_failed(self, bench: Bench, steered: Steer, folder: Path) -> None:
+    async def test_failed(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
         """A copy that fails on the node says so, with what was left."""
-        await steered.rule("POST", "/upload$", {"task_exit": "import failed: no space left on device"})
+        await sim.rule("POST", "/upload$", {"task_exit": "import failed: no space left on device"})
 
         with pytest.raises(errors.TaskFailed, match=r"no space left.*local:iso/a.iso: nothing was left"):
             await bench.call("upload_file", **WHERE, path=str(folder / "a.iso"))

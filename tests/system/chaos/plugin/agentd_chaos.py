@@ -108,9 +108,9 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
     validate, create = f"validate-{letter}", f"create-{letter}"
     vmid = template("{{ tasks['" + validate + "'].result.create.vmid }}")
     key = template("{{ workflow_id }}." + create)
-    wish = {"name": f"{name}-{letter}", "memory": 64, "disk": 1}
+    requested = {"name": f"{name}-{letter}", "memory": 64, "disk": 1}
     return [
-        TaskSpec(validate, "validate_vm_parameters", SPECIALIST, Tier.READ, wish, timeout=120, retries=5),
+        TaskSpec(validate, "validate_vm_parameters", SPECIALIST, Tier.READ, requested, timeout=120, retries=5),
         TaskSpec(
             create,
             "create_vm",
@@ -125,15 +125,15 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
     ]
 
 
-def graph(wish: Graph) -> list[TaskSpec]:
+def graph(requested: Graph) -> list[TaskSpec]:
     """Return eight tasks and their items: two VMs side by side, one started, looked at, approved, perhaps failed."""
     vmids = ["create-a", "create-b"]
-    items = [result_of(vmids[number % 2], "vmid") for number in range(wish.looks)]
+    items = [result_of(vmids[number % 2], "vmid") for number in range(requested.looks)]
     started: dict[str, Any] = {"vmid": result_of("create-a", "vmid")}
     off = Compensation("stop_guest", PROXMOX, Tier.OPERATE, started, timeout=300)
     return [
-        *_vm(wish.name, "a"),
-        *_vm(wish.name, "b"),
+        *_vm(requested.name, "a"),
+        *_vm(requested.name, "b"),
         TaskSpec("start", "start_guest", PROXMOX, Tier.OPERATE, started, after=["create-a"], compensation=off),
         TaskSpec(
             "look",
@@ -153,13 +153,13 @@ def graph(wish: Graph) -> list[TaskSpec]:
             Tier.READ,
             after=["look", "start"],
             retries=5,
-            approval="may it go on?" if wish.approval else "",
+            approval="may it go on?" if requested.approval else "",
         ),
         TaskSpec("end", "refuse", PROXMOX, Tier.READ, after=["gate"], condition="parameters.fail"),
     ]
 
 
-def sleep(wish: Sleep) -> list[TaskSpec]:
+def sleep(requested: Sleep) -> list[TaskSpec]:
     """Return one task that sleeps."""
     return [
         TaskSpec(
@@ -167,8 +167,8 @@ def sleep(wish: Sleep) -> list[TaskSpec]:
             "nap",
             PROXMOX,
             Tier.READ,
-            {"seconds": wish.seconds},
-            timeout=wish.deadline,
+            {"seconds": requested.seconds},
+            timeout=requested.deadline,
             start_within=3.0,  # so that agents say that they begin, and what a stopped one holds goes to another
             retries=6,
             backoff=0.5,
@@ -183,10 +183,14 @@ class Fan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = 0.0
 
 
-def fan(wish: Fan) -> list[TaskSpec]:
+def fan(requested: Fan) -> list[TaskSpec]:
     """Return one task with many items, all at once: their ends meet at several orchestrators."""
-    nap = {"seconds": wish.seconds}
-    return [TaskSpec("nap", "nap", PROXMOX, Tier.READ, nap, for_each=list(range(wish.naps)), max_parallel=wish.naps)]
+    nap = {"seconds": requested.seconds}
+    return [
+        TaskSpec(
+            "nap", "nap", PROXMOX, Tier.READ, nap, for_each=list(range(requested.naps)), max_parallel=requested.naps
+        )
+    ]
 
 
 @hookimpl
