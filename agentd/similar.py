@@ -17,16 +17,29 @@ SHOWN: Final = 20
 """Largest number of known names that are listed if none is similar."""
 _CLOSE: Final = 0.1
 """A name is offered only if its similarity is at most this much below that of the best one."""
+_SAME: Final = {"vm": "guest", "container": "guest", "ct": "guest", "lxc": "guest", "qemu": "guest"}
+"""Words of the same meaning: tools for both kinds of guests have the word `guest` in their names."""
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in the singular, with one word for each meaning."""
+    singular = [word.rstrip("s") for word in name.lower().split("_")]
+    return [_SAME.get(word, word) for word in singular]
 
 
 def nearest(wrong: str, known: Iterable[str], *, most: int = MOST, cutoff: float = 0.6) -> list[str]:
-    """Return the known names similar to `wrong`, the most similar first; upper and lower case are the same."""
-    from difflib import SequenceMatcher, get_close_matches  # only errors need it
+    """Return the known names similar to `wrong`, the most similar first; upper and lower case are the same.
 
+    Names with the same words come first: `list_guests` for `list_vm`.
+    """
     names: dict[str, list[str]] = {}
     for name in known:
         names.setdefault(name.lower(), []).append(name)
     wanted = wrong[:200].lower()
+    if same := [name for lower in names if _words(lower) == _words(wanted) for name in names[lower]]:
+        return sorted(same, key=lambda name: name.lower() != wanted)[:most]
+    from difflib import SequenceMatcher, get_close_matches  # only errors need it
+
     found = get_close_matches(wanted, list(names), n=most, cutoff=cutoff)
     if not found:
         return []

@@ -137,9 +137,7 @@ def check_request(request: NetworkRequest, principal: str, tier: Tier, current: 
         raise InvalidMessage(f"action: unknown {request.action!r}; there are {', '.join(ACTIONS)}")
     if request.action == "freeze":
         _check_freeze(request, principal, tier, current)
-    elif current is None:
-        raise Rejected("the network is not frozen")
-    elif principal != current.by and not tier.covers(Tier.DESTROY):
+    elif current is not None and principal != current.by and not tier.covers(Tier.DESTROY):
         raise Denied(f"{principal} may {tier}; to thaw what {current.by} has frozen needs destroy: {current.reason}")
 
 
@@ -170,6 +168,8 @@ async def carry_out(  # noqa: PLR0913, PLR0917 - a request, its principal, and t
         if current is not None and request.action == "freeze" and request.id and current.id == request.id:
             return NetworkReply(agent, done=True, message=describe(current), freeze=current)  # by another orchestrator
         check_request(request, principal, tier, current)
+        if current is None and request.action == "thaw":
+            return NetworkReply(agent, done=True, message="the network is not frozen: nothing was changed")
         try:
             if request.action == "freeze":
                 freeze = await _freeze(bus, principal, request, newest.seq)

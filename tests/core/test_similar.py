@@ -14,6 +14,12 @@ TOOLS = ["list_vms", "list_nodes", "list_volumes", "start_vm", "stop_vm", "creat
     [
         ("list_vmss", TOOLS, "; did you mean list_vms?"),
         ("LIST_VMS", TOOLS, "; did you mean list_vms?"),
+        ("list_vm", ["list_volumes", "list_guests", "list_realms"], "; did you mean list_guests?"),
+        (
+            "create_guest",
+            ["create_vm", "create_container", "create_user"],
+            "; did you mean create_vm or create_container?",
+        ),
         ("sto_vm", TOOLS, "; did you mean stop_vm?"),
         ("st_vm", TOOLS, "; did you mean stop_vm, start_vm or list_vms?"),
         ("disk3", ["disk0", "disk1", "disk2", "disk4"], "; did you mean disk4, disk2 or disk1?"),
