@@ -299,7 +299,7 @@ class Net:
             self.use_token("full")
 
     def use_token(self, name: str) -> None:
-        """Let the daemons speak to Proxmox with this token of the simulator."""
+        """Let the daemons connect to Proxmox with this token of the simulator."""
         assert self.pve is not None
         token_id, _, secret = self.pve.tokens[name].partition("=")
         file = self.directory / f"token-{name}"

@@ -1,4 +1,4 @@
-"""Reach the simulated Proxmox VE with the real client, and steer it without blocking the event loop."""
+"""Reach the simulated Proxmox VE with the real client, and control it without blocking the event loop."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def fingerprint_of(alert: Alert) -> str:
 
 @dataclass
 class _Agent:
-    heard: datetime
+    last_seen: datetime
     status: str
 
 
@@ -244,11 +244,11 @@ class AlertBook:
         changed: list[Alert] = []
         for name, agent in self._agents.items():
             key = fingerprint(AGENT_OFFLINE, {"agent": name})
-            silent = at - max(agent.heard, self._watching)
+            silent = at - max(agent.last_seen, self._watching)
             if agent.status == DRAINED or key in self._firing or silent < limit:
                 continue
             text = (
-                f"agent {name}: no heartbeat since {agent.heard:%Y-%m-%d %H:%M:%S} UTC; if it was removed on "
+                f"agent {name}: no heartbeat since {agent.last_seen:%Y-%m-%d %H:%M:%S} UTC; if it was removed on "
                 f'purpose, publish a heartbeat of it with status "{DRAINED}"'
             )
             changed.append(self._fire(AGENT_OFFLINE, {"agent": name}, text, name, at))

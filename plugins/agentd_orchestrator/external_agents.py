@@ -284,7 +284,7 @@ class ExternalAgents:
                 self._changed.set()
         elif known is not None:
             known.due = known.due or known.presence != presence or at - known.written > RENEW
-            known.presence, known.heard = presence, at
+            known.presence, known.seen = presence, at
             if known.due:
                 self._changed.set()
         elif self._has_room(at):
@@ -297,7 +297,7 @@ class ExternalAgents:
     def _has_room(self, at: float) -> bool:
         """Return whether one more agent can be kept, after removing the silent ones."""
         if len(self._known) >= KNOWN:
-            self._known = {name: known for name, known in self._known.items() if at - known.heard < LEASE}
+            self._known = {name: known for name, known in self._known.items() if at - known.seen < LEASE}
         return len(self._known) < KNOWN
 
     # -- the leases ---------------------------------------------------------------------------------------------------
@@ -342,12 +342,12 @@ class ExternalAgents:
 class _Known:
     """The last known presence of an external agent.
 
-    heard    monotonic time of its last message
+    seen     monotonic time of its last message
     written  monotonic time of the last write of its lease
     due      its lease has to be written
     """
 
     presence: Presence
-    heard: float
+    seen: float
     written: float = 0.0
     due: bool = True

@@ -2,7 +2,7 @@
 
     PYTHONPATH=FLOOR python load.py PORT C SECONDS WARM TYPE PARAMETERS
 
-It speaks through the floor's own client (found by PYTHONPATH), so that both loops cost the same.
+It uses the floor's own client (found by PYTHONPATH), so that both loops cost the same.
 """
 
 from __future__ import annotations

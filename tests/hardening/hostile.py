@@ -1,4 +1,4 @@
-"""Values of any message type in which every text is hostile: it steers a terminal, reorders or hides."""
+"""Values of any message type in which every text is hostile: it controls a terminal, reorders or hides text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MEMBERS = [
 TEXT = f"a{ESC}b[/red][bold]:skull:\n✓ forged{''.join(MEMBERS)}\\"
 
 
-def steers(text: str) -> set[str]:
-    """Return the characters of `text` that steer a terminal, reorder or hide text; line ends are none."""
+def controls(text: str) -> set[str]:
+    """Return the characters of `text` that control a terminal, reorder or hide text; line ends are none."""
     return {char for char in text if char in MEMBERS or (char != "\n" and unicodedata.category(char) in {"Cc", "Cf"})}
 
 

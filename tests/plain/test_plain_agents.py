@@ -1,4 +1,4 @@
-"""Plain agents: any client that speaks NATS and the seed's messages works, in any language, and can break nothing.
+"""Plain agents: any client of NATS that uses the seed's messages works, in any language, and can break nothing.
 
 `agent.mjs` is the whole of one, on the npm NATS client; the others are core NATS publishes by hand.
 """
@@ -320,7 +320,7 @@ async def test_nonsense_and_floods(quiet_net: Net, capfd: pytest.CaptureFixture[
         await bus.publish(subjects.AGENT_REGISTER, {"agent_id": "orchestrator-pve1", "status": "offline"})
         await bus.publish(subjects.AGENT_REGISTER, {"agent_id": "orchestrator-pve1", "capabilities": ["mine"]})
         for number in range(3000):
-            await bus.publish(subjects.AGENT_REGISTER, {"agent_id": f"stranger{number}"})
+            await bus.publish(subjects.AGENT_REGISTER, {"agent_id": f"foreign{number}"})
             await bus.publish(subjects.AGENT_REGISTER, b"\xff nonsense")
             await bus.publish(subjects.SERVICE_REGISTER, {"service_id": "mcp-proxmox", "service_type": "mine"})
             await bus.publish(subjects.heartbeat("x"), Heartbeat("a.b.*", now()))
@@ -336,7 +336,7 @@ async def test_nonsense_and_floods(quiet_net: Net, capfd: pytest.CaptureFixture[
         async def full() -> bool:
             return len(await listed(bus)) >= KNOWN
 
-        await eventually(full, "as many strangers are listed as may be")
+        await eventually(full, "as many foreign agents are listed as the limit allows")
         agents = {agent.agent_id: agent for agent in await queries.agents(bus)}
         services = await queries.services(bus)
     lines = [line for line in capfd.readouterr().err.splitlines() if '"warning"' in line]

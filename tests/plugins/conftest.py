@@ -63,7 +63,7 @@ def lab(laboratory: FakePve) -> FakePve:
 
 @pytest.fixture
 def sim(lab: FakePve) -> AsyncPve:
-    """Steer the simulator without blocking the loop."""
+    """Control the simulator without blocking the loop."""
     return AsyncPve(lab)
 
 

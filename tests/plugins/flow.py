@@ -54,7 +54,7 @@ def ended(state: Workflow, task: str, error: TaskError | str | None = None, **mo
 
 
 def cancel(reason: str = "", *, undo: bool = False, by: str = "bob") -> Signal:
-    """Return bob's wish that the workflow ends."""
+    """Return bob's request to cancel the workflow."""
     return Signal(by, Tier.OPERATE, WorkflowSignal("cancel", reason, undo=undo))
 
 

@@ -1,4 +1,4 @@
-"""Start and steer the simulated Proxmox VE cluster from a test or the demo.
+"""Start and control the simulated Proxmox VE cluster from a test or the demo.
 
     with FakePve(cluster="demo") as pve:
         pve.rule("POST", "/qemu$", {"cut_after": True}, count=1)
@@ -176,7 +176,7 @@ class FakePve:
         self.call("POST", "/hardware", state)
 
     def volumes(self, storage: str, node: str, backups: int) -> None:
-        """Put so many backups of strangers' guests on a storage."""
+        """Put a number of backups of foreign guests on a storage."""
         self.call("POST", "/storage", {"storage": storage, "node": node, "backups": backups})
 
     def durations(self, **seconds: float) -> dict[str, float]:
@@ -188,7 +188,7 @@ class FakePve:
         return dict(self.call("POST", "/settings", values))
 
     def guest(self, **guest: Json) -> dict[str, Json]:
-        """Create a stranger's guest: no task, no request; vmid and node are chosen if they are not given."""
+        """Create a guest of another client: no task, no request; vmid and node are chosen if they are not given."""
         return dict(self.call("POST", "/guest", guest))
 
     def drop_guest(self, vmid: int) -> None:

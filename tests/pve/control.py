@@ -140,7 +140,7 @@ class Control:
         return web.json_response({})
 
     async def _storage(self, request: web.Request) -> web.Response:
-        """Take a storage off line or back, change what it may hold, or put a number of strangers' volumes on it."""
+        """Take a storage off line or back, change what it may hold, or put a number of foreign volumes on it."""
         data = await self._body(request)
         store = self.pve.storages[data["storage"]]
         if "active" in data:
@@ -172,7 +172,7 @@ class Control:
         return await self._settings(request)
 
     async def _guest(self, request: web.Request) -> web.Response:
-        """Put a guest there without any task or request, as a stranger's hand would."""
+        """Put a guest there without any task or request, as another client would."""
         data = await self._body(request)
         data.setdefault("vmid", int(await self.pve._nextid({}, "root@pam")))  # noqa: SLF001 - fakepve's own counter
         data.setdefault("node", self.pve.local_node)

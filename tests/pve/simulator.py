@@ -247,7 +247,7 @@ class Simulator(
 
     @staticmethod
     def _is_modelled(request: Request) -> bool:
-        """Say whether an answer represents a deed: fakepve invents one for a write that it does not model."""
+        """Say whether an answer represents a real change: fakepve invents one for a write that it does not model."""
         return request.method == "GET" or "tail" not in request.match_info
 
     @staticmethod

@@ -164,7 +164,7 @@ class Tasks(FakePve):  # type: ignore[misc] # untyped
         self._finish(record, status)
 
     async def _perform(self, record: Record, body: Body, guest: Guest) -> str:
-        """Do the worker's deed, or end as a rule says, and return the exit status."""
+        """Do the work of the task, or end as a rule says, and return the exit status."""
         forced = record["forced"]
         failing = forced is not None and outcome(forced) in ("error", "unknown")
         if failing or record["type"] not in PAUSES_ITSELF:

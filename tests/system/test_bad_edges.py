@@ -67,7 +67,7 @@ async def test_requests_at_the_edge(net: Net) -> None:
 
 
 async def test_calls_at_the_edge(net: Net) -> None:
-    """A call that cannot be understood is answered at once; a caller that hears nothing asks again and again."""
+    """A call that cannot be understood is answered at once; a caller without a reply repeats the call for ever."""
     calls = {
         b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}': (
             "ToolCall.deadline: expected datetime with a timezone component"

@@ -89,7 +89,7 @@ async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_R
             f"WorkflowRequest: {MAX_REQUEST + 21} bytes; at most {MAX_REQUEST} are accepted",
         ),
     ],
-    ids=["text", "list", "empty", "type", "dot", "unknown", "stranger", "wrong", "missing", "over", "huge"],
+    ids=["text", "list", "empty", "type", "dot", "unknown", "foreign", "wrong", "missing", "over", "huge"],
 )
 async def test_a_request_that_cannot_be(net: Net, data: bytes, line: str) -> None:
     """A request that cannot be understood is rejected with the field, and kept as a workflow that never began."""
@@ -173,13 +173,13 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
 
 
 async def test_another_client_takes_the_vmid(net: Net) -> None:
-    """A drawn VMID that a stranger takes meanwhile is drawn again; a fixed one fails, and the stranger is untouched."""
+    """A VMID that another client takes is chosen again; a fixed one fails, and the other guest is not changed."""
     assert net.pve is not None
     net.pve.rule("POST", "/clone$", {"delay": 1.5}, count=1)
     async with running(net) as (bus, _):
         await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "drawn", {"name": "d", "template": 9000}))
         vmid = await _validated(bus, "drawn")
-        net.pve.guest(vmid=vmid, node="pve2", name="stranger")
+        net.pve.guest(vmid=vmid, node="pve2", name="foreign")
         drawn = await queries.follow(bus, "drawn", lambda _state: None, wait=45)
         net.pve.rule("POST", "/clone$", {"delay": 1.5}, count=1)
         fixed = {"name": "f", "template": 9000, "vmid": 777}
@@ -194,7 +194,7 @@ async def test_another_client_takes_the_vmid(net: Net) -> None:
     assert "777" in failed.error
     assert "'other'" in failed.error or "other" in failed.error
     assert [guest["name"] for guest in net.pve.inventory()["guests"] if guest["vmid"] in {vmid, 777}] == [
-        "stranger",
+        "foreign",
         "other",
     ]
 
@@ -205,7 +205,7 @@ async def _validated(bus: Bus, name: str) -> int:
         found = None if state is None else state.tasks["validate_vm_parameters"].result
         return None if found is None else int(found["vmid"])
 
-    found = await eventually(vmid, "a validated wish")
+    found = await eventually(vmid, "a validated request")
     assert found is not None
     return found
 

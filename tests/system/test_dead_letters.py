@@ -73,7 +73,7 @@ async def test_find_and_replay(net: Net) -> None:
     assert completion["reason"] == "TaskCompletion.task_id: expected str, got int"
     assert (completion["stream"], completion["agent_id"], completion["size"]) == ("AI_INPUT", "all-pve1", 14)
     assert '{"task_id": 1}' in shown.stdout
-    assert "X-From: \ufffd[2Jme" in shown.stdout, "a terminal must not obey what a stranger wrote"
+    assert "X-From: \ufffd[2Jme" in shown.stdout, "a terminal must not interpret what another client wrote"
     assert "ai.tasks.complete.plain.w.t" in table.stdout
     assert "ai.tasks.complete.bob.w.u" in table.stdout
     assert (replayed.returncode, replayed.stderr) == (1, "")

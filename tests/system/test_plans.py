@@ -110,7 +110,7 @@ async def test_a_target_changed_meanwhile_voids_the_plan(net: Net) -> None:
 
 
 async def test_another_guest_has_the_number_now(net: Net) -> None:
-    """The guest is gone and a stranger's has its number and its name: it stays as it is."""
+    """The guest is gone, and another one has its VMID and its name: it stays as it is."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})

@@ -255,7 +255,7 @@ def _reading() -> list[str]:
 
 
 def _asked_as(principals: Iterable[str]) -> Iterator[str]:
-    """Yield what is published in the name of each principal to steer workflows and the network."""
+    """Yield what is published in the name of each principal to control workflows and the network."""
     for name in principals:
         yield subjects.signal(name, "*")
         yield subjects.network(name)

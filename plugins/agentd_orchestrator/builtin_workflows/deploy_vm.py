@@ -62,7 +62,7 @@ def vm_deployment(request: VmParameters) -> list[TaskSpec]:
 
 VM_DEPLOYMENT: Final = Definition(
     name="vm_deployment",
-    description="Deploy a VM: validate the wish against the cluster, create it, configure and start it.",
+    description="Deploy a VM: validate the parameters against the cluster, create it, configure and start it.",
     parameters=VmParameters,
     plan=vm_deployment,
 )

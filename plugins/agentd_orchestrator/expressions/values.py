@@ -113,7 +113,7 @@ def binary(operator: str, left: Value, right: Value) -> Value:
     for operand in (left, right):
         if isinstance(operand, bool) or not isinstance(operand, (int, float)):
             raise ExpressionRefused(f"{operator!r} takes numbers, not {type_name(operand)}")
-    operation = _RECKON.get(operator)
+    operation = _OPERATIONS.get(operator)
     if operation is None:
         raise ExpressionRefused(f"there is no {operator!r} in expressions")
     if operator in {"/", "//", "%"} and not right:
@@ -125,7 +125,7 @@ def _can_join(left: Value, right: Value) -> bool:
     return any(isinstance(left, type_) and isinstance(right, type_) for type_ in (str, list))
 
 
-_RECKON: Final[dict[str, Callable[[Any, Any], Any]]] = {
+_OPERATIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "+": lambda left, right: left + right,
     "-": lambda left, right: left - right,
     "*": lambda left, right: left * right,

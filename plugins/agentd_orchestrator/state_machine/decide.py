@@ -180,8 +180,10 @@ def _on_started(state: Workflow, given: AgentReport, task: TaskState, at: dateti
     """Record that the agent has started the attempt: its deadline counts from now."""
     agent, spec = given.completion.agent_id, state.spec(given.task)
     if task.status is TaskStatus.RUNNING and task.agent == agent:
-        heard = replace(task, last_heartbeat_at=at)
-        return replace(state, updated=at, tasks={**state.tasks, given.task: heard}) if spec.heartbeat_timeout else state
+        if not spec.heartbeat_timeout:
+            return state
+        alive = replace(task, last_heartbeat_at=at)
+        return replace(state, updated=at, tasks={**state.tasks, given.task: alive})
     deadline = task.deadline if task.start_by is None else at + timedelta(seconds=spec.timeout)
     started = task.started_at or at
     task = replace(

@@ -2,8 +2,8 @@
 
 Rules have no names, only positions, which change when other rules are added or deleted.  So a caller selects a rule by
 its position and its text; if another rule is at that position, nothing is changed.  An added rule has the mark of its
-call at the end of its comment.  A change that opens or closes access is of tier `destroy`: it may let a stranger in, or
-lock everyone out, even from the API that could undo the change.
+call at the end of its comment.  A change that opens or closes access is of tier `destroy`: it may admit other clients,
+or lock everyone out, even from the API that could undo the change.
 """
 
 from __future__ import annotations

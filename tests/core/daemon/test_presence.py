@@ -1,4 +1,4 @@
-"""Presence: who is here, on the seed's subjects and in the bucket `live`, and how one says goodbye."""
+"""Presence: who is here, on the seed's subjects and in the bucket `live`, and how an agent deregisters."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def announcing(bus: Bus) -> AsyncIterator[asyncio.Task[None]]:
-    """Announce us; at the end we say goodbye."""
+    """Register; deregister at the end."""
     stopping = asyncio.Event()
     announcer = Announcer(bus, lambda: WE, control, Lines())  # type: ignore[arg-type]
     running = asyncio.create_task(announcer.run(stopping))
@@ -70,7 +70,7 @@ async def _is_live(bus: Bus) -> bool:
 
 
 async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
-    """An agent registers on the seed's subjects, and a reader of the bucket learns the same; then it says goodbye."""
+    """An agent registers on the seed's subjects, and a reader of the bucket learns the same; then it deregisters."""
     seen_messages: list[tuple[str, object]] = []
 
     async def on_agent(received: Received) -> None:
@@ -151,7 +151,7 @@ async def test_the_lease(bus: Bus) -> None:
             return (await kv_list(bus, subjects.LIVE))[AGENT.agent_id].seq >= first + 6
 
         await eventually(renewed_often, "the lease is renewed")
-        running.cancel()  # with goodbye; then the last word is taken back, as if it had died
+        running.cancel()  # with deregistration, which is removed then, as after a kill
         with contextlib.suppress(asyncio.CancelledError):
             await running
     await bus.kv_put(subjects.LIVE, AGENT.agent_id, WE, ttl=lease.SECONDS)

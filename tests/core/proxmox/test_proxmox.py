@@ -39,7 +39,7 @@ def pve(simulator: FakePve) -> FakePve:
 
 @pytest.fixture
 def sim(pve: FakePve) -> AsyncPve:
-    """Steer the simulator without blocking the loop."""
+    """Control the simulator without blocking the loop."""
     return AsyncPve(pve)
 
 

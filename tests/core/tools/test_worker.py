@@ -118,7 +118,7 @@ async def test_two_lines_of_audit(bus: Bus, probe: Probe) -> None:
 async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> None:
     """An assignment that comes again after its end is answered from the record, by another worker as well."""
     if status == "failed":
-        probe.on_check = raising(VmidTaken("a stranger sits there"))
+        probe.on_check = raising(VmidTaken("another guest has it"))
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
         first = await completion(bus)

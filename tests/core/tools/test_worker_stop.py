@@ -40,13 +40,13 @@ async def stop(bus: Bus) -> bool:
     return await effects.write_tombstone(bus, SERVICE, "w.t", "o1", now(), stop=True)
 
 
-async def heard(worker: Worker) -> None:
-    """Wait until the worker has heard that what it runs is to end."""
+async def stop_received(worker: Worker) -> None:
+    """Wait until the worker has received that its task must end."""
 
     async def reported() -> bool:
         return any(claim.stop.is_set() for claim in worker.runner._claims.values())  # noqa: SLF001
 
-    await eventually(reported, "the stop is heard")
+    await eventually(reported, "the stop is received")
 
 
 async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> None:
@@ -87,7 +87,7 @@ async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) ->
         await assign(bus, "marked")
         await probe.at_work.wait()
         await stop(bus)
-        await heard(worker)
+        await stop_received(worker)
         released.set()
         reported = await completion(bus)
 
@@ -130,7 +130,7 @@ async def test_a_change_that_cannot_be_interrupted_is_completed(bus: Bus, probe:
         await assign(bus, "probed")
         await probe.at_work.wait()
         await stop(bus)
-        await heard(worker)
+        await stop_received(worker)
         released.set()
         reported = await completion(bus)
 
@@ -185,7 +185,7 @@ async def _assigned(bus: Bus, tool: str = "read_it", **more: Any) -> None:
     await bus.store(subjects.assign(SERVICE, "w", "t", 1), message)
 
 
-async def _told(bus: Bus) -> list[TaskCompletion]:
+async def _completions(bus: Bus) -> list[TaskCompletion]:
     stored = await bus.api(f"STREAM.INFO.{subjects.INPUT}", {"subjects_filter": subjects.complete("a", "w", "t")})
     first = max(1, int(stored["state"]["first_seq"]))
     found = []
@@ -201,16 +201,16 @@ def _decoded(data: str) -> TaskCompletion:
 
 
 async def test_heartbeats_from_start_to_end(bus: Bus, probe: Probe) -> None:
-    """With a heartbeat the orchestrator hears of the beginning, and again and again until the end."""
+    """With a heartbeat the orchestrator receives the start, and heartbeats until the end."""
     probe.afterwards = probe.hang
     async with serving(a_worker(bus, probe)):
         await _assigned(bus, heartbeat=0.3, start_by=bus.server_time() + timedelta(seconds=30))
 
         async def several() -> bool:
-            return len(await _told(bus)) >= 3
+            return len(await _completions(bus)) >= 3
 
         await eventually(several, "it says so three times")
-    answer = await _told(bus)
+    answer = await _completions(bus)
 
     assert {(text.status, text.attempt, text.agent_id, text.service_id) for text in answer} == {
         (Outcome.RUNNING, 1, "a", SERVICE)
@@ -224,7 +224,7 @@ async def test_too_late_to_begin(bus: Bus, probe: Probe) -> None:
         await all_acked(bus, subjects.WORKFLOWS, SERVICE)
 
     assert probe.steps == []
-    assert await _told(bus) == []
+    assert await _completions(bus) == []
 
 
 async def test_the_time_of_a_task_counts_from_its_beginning(bus: Bus, probe: Probe) -> None:

@@ -71,7 +71,7 @@ async def test_a_token_acts_for_its_principal() -> None:
 
 
 async def test_without_a_token_nothing_is_changed() -> None:
-    """No token, a stranger's and a daemon that knows none are refused, each with its reason; GET is refused."""
+    """No token, an unknown token and a daemon that knows none are refused, each with its reason; GET is refused."""
     view, (token, kept) = busy_network(), tokens.new_token()
     async with serving(view, tokens={"bob": kept}) as ask:
         none = await ask(f"{PATH}/approve", "POST")

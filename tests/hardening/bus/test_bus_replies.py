@@ -105,7 +105,7 @@ async def test_answers_of_a_service(bus: Bus, nats_server: NatsServer) -> None:
 
 
 async def test_a_message_written_into_the_inbox_of_a_pull(bus: Bus, nats_server: NatsServer) -> None:
-    """A message that a stranger puts into the inbox of a pull is not acknowledged to where the stranger says."""
+    """A message that another client sends to the inbox of a pull is not acknowledged to its reply subject."""
     async with connected(nats_server.url) as daemon:
         seen_messages: list[Any] = []
 

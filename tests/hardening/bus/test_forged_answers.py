@@ -297,7 +297,7 @@ async def test_a_dead_letter_is_kept_and_replayed_once(bus: Bus, forger: Forger)
 
 
 async def test_a_timer_is_put_back_though_the_stream_is_late(bus: Bus, forger: Forger) -> None:
-    """The message that ends a timer can be heard before the stream holds it; the timer is put back all the same."""
+    """The message that ends a timer can be received before the stream holds it; the timer is put back all the same."""
     subject, silent = subjects.timer("w1", "a", "1"), SimpleNamespace(bus=bus, log=Lines())
     at = the_time() + timedelta(hours=1)
     schedule = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}", SCHEDULE_TARGET: subjects.due("w1", "a", "1")}

@@ -55,7 +55,7 @@ def quiet_net(quiet_net: Net, tmp_path: Path) -> Net:
 
 
 async def test_a_principal_with_exactly_its_rights(quiet_net: Net, bus: Bus, nats_server: NatsServer) -> None:
-    """It lists agents and workflows, submits, follows, steers and calls; nothing needs a consumer."""
+    """It lists agents and workflows, submits, watches, controls and calls; nothing needs a consumer."""
     policy = Policy(principals={"alice": Tier.OPERATE})
     await provision(bus, [SERVICE])
     probe, agent, password = Probe(), Agent(bus), str(quiet_net.directory / "password")

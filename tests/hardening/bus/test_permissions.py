@@ -248,7 +248,7 @@ async def test_a_rollup_deletes_nothing(login: settings.Bus, config: load.Config
 
 async def test_an_unknown_client(server: NatsServer) -> None:
     """Without a key there is no connection."""
-    bus = Bus(settings.Bus(servers=(server.url,)), "stranger", logs.get_logger())
+    bus = Bus(settings.Bus(servers=(server.url,)), "foreign", logs.get_logger())
 
     with pytest.raises(Denied, match="refuses these credentials"):
         await bus.connect(wait=10)
@@ -286,7 +286,7 @@ def test_one_file_for_nats(config: load.Config, tmp_path: Path) -> None:
     [
         ({"admin": "SUABC"}, "admin: 'SUABC' is not the public NKey of a user"),
         ({"principals": {"monitor-pve1": "{key}"}}, "'monitor-pve1' is the name of two NATS users (agent, principal)"),
-        ({"external": {"stranger": "{key}"}}, "'stranger' is no external agent"),
+        ({"external": {"foreign": "{key}"}}, "'foreign' is no external agent"),
         ({"agents": [{"instance": "monitr", "node": "pve1", "nkey": "{key}"}]}, "did you mean monitor?"),
         ({"agents": [{"instance": "monitor", "nkey": "{key}"}]}, "node"),
         ({"principals": {"a b": "{key}"}}, "'a b' is not an id"),

@@ -69,7 +69,7 @@ async def test_the_budget_counts_unreadable_places(bus: Bus) -> None:
 
 
 async def test_a_workflow_continues(quiet_net: Net, bus: Bus) -> None:
-    """What a stranger writes over the state of a workflow is skipped: it goes on from the event before, others too."""
+    """A state that another client wrote over a workflow is skipped: it continues from the event before."""
     agent = Agent(bus)
     agent.hold |= {"a"}
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 2) as (daemon, _), agent.working():

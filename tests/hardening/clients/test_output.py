@@ -1,4 +1,4 @@
-"""Nothing that others wrote steers a terminal, reorders or hides text, wherever it is shown."""
+"""Nothing that others wrote controls a terminal, reorders or hides text, wherever it is shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from agentd.web.page import Frame, Pages
 from agentd.wire import messages, records
 from agentd.wire.workflow import TaskStatus, Workflow
 from agentd_mcp import elicitation, server
-from hardening.hostile import MEMBERS, TEXT, made, steers
+from hardening.hostile import MEMBERS, TEXT, controls, made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,11 +108,11 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 @pytest.mark.parametrize("table", sorted(tables.TABLES))
 def test_every_table(table: str, screen: io.StringIO) -> None:
-    """No table prints a character that steers the terminal, takes markup for its own, or is broken by it."""
+    """No table prints a character that controls the terminal, takes markup for its own, or is broken by it."""
     tables.show(table, SHOWN[table]())
     shown = screen.getvalue()
 
-    assert steers(shown) == set()
+    assert controls(shown) == set()
     assert "[bold]:skull:" in shown
 
 
@@ -121,7 +121,7 @@ def test_a_timeline_has_no_forged_line(screen: io.StringIO) -> None:
     state = made(Workflow)
     tables.Steps().show(state)
 
-    assert steers(screen.getvalue()) == set()
+    assert controls(screen.getvalue()) == set()
     assert len(screen.getvalue().splitlines()) == len(state.timeline)
 
 
@@ -130,7 +130,7 @@ def test_the_console_alone_is_enough() -> None:
     out = io.StringIO()
     SafeConsole(file=out, width=400).print(TEXT, markup=False)
 
-    assert steers(out.getvalue()) == set()
+    assert controls(out.getvalue()) == set()
 
 
 @pytest.mark.parametrize("char", [*MEMBERS, "\ud800"], ids=lambda char: f"U+{ord(char):04X}")
@@ -138,8 +138,8 @@ def test_every_character(char: str) -> None:
     """Each one is replaced where it is shown, and kept but escaped in JSON."""
     assert printable.printable(f"a{char}b", lines=True) == "a\ufffdb"
     assert json.loads(printable.as_json({f"k{char}": char})) == {f"k{char}": char}
-    assert steers(printable.as_json({f"k{char}": char})) == set()
-    assert steers(printable.escaped(json.dumps(char, ensure_ascii=False))) == set()
+    assert controls(printable.as_json({f"k{char}": char})) == set()
+    assert controls(printable.escaped(json.dumps(char, ensure_ascii=False))) == set()
 
 
 def test_harmless_characters_stay() -> None:
@@ -153,7 +153,7 @@ def test_harmless_characters_stay() -> None:
 
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_the_log(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line of the log steers a terminal, in either form, the traceback neither."""
+    """No line of the log controls a terminal, in either form, the traceback neither."""
     out = io.StringIO()
     monkeypatch.setattr(logs, "_sink", logs.Sink())
     logs.configure("debug", form, out, env={})
@@ -165,28 +165,28 @@ def test_the_log(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
         log.exception("failed")
 
     assert "forged" in out.getvalue()
-    assert steers(out.getvalue()) == set()
+    assert controls(out.getvalue()) == set()
 
 
 def test_pages_and_plain_text() -> None:
-    """Neither the page nor the text for curl shows what steers or reorders."""
+    """Neither the page nor the text for curl shows characters that control or reorder."""
     detail = made(WorkflowDetail)
     page = Pages().workflow(Frame(made(Identity)), detail)
 
-    assert steers(page) == set()
+    assert controls(page) == set()
     assert "<div" in page
-    assert steers(plain_text.workflow_text(detail)) == set()
+    assert controls(plain_text.workflow_text(detail)) == set()
 
 
 def test_mcp() -> None:
-    """What a client shows its user or its model steers nothing; the structured result keeps the data."""
+    """What a client shows its user or its model controls nothing; the structured result keeps the data."""
     answer = server.answer(messages.ToolReply(messages.Outcome.COMPLETED, {"name": TEXT}, warnings=[TEXT]))
     failed = server.answer(messages.ToolReply(messages.Outcome.FAILED, error=messages.TaskError("x", TEXT, log=[TEXT])))
     question = elicitation.Question("k", TEXT, None, None)  # type: ignore[arg-type]  # neither is used
 
-    assert all(steers(part.text) == set() for part in [*answer.content, *failed.content])  # type: ignore[union-attr]
+    assert all(controls(part.text) == set() for part in [*answer.content, *failed.content])  # type: ignore[union-attr]
     assert answer.structured_content == {"name": TEXT}
-    assert steers(elicitation._form(question).message) == set()  # noqa: SLF001
+    assert controls(elicitation._form(question).message) == set()  # noqa: SLF001
 
 
 def test_the_question_of_an_approval() -> None:

@@ -222,7 +222,7 @@ def test_a_directory_that_others_may_write(tmp_path: Path, known: dict[str, Tool
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path, known: dict[str, Tool]) -> None:
-    """A file whose name holds other bytes, or steers a terminal, is a fault that can be shown."""
+    """A file whose name holds other bytes, or controls a terminal, is a fault that can be shown."""
     (tmp_path / "good.yaml").write_text(GOOD)
     for name in (b"\xff.yaml", b"a\x1b[2J.yaml", "b\u202e.yaml".encode()):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:  # noqa: PTH118, PTH123 - a name in bytes

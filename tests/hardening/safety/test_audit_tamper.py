@@ -260,10 +260,10 @@ async def test_a_second_process(chains: Chains, same: bool) -> None:  # noqa: FB
 
 async def test_refused_until_accepted(chains: Chains) -> None:
     """With the alarm nothing is changed and reads go on; a principal ends it by a line; the fault stays reported."""
-    probe, heard = Probe(), []
+    probe, criticals = Probe(), []
 
     async def on_error(received: Any) -> None:
-        heard.append(received.decode(CriticalError))
+        criticals.append(received.decode(CriticalError))
 
     await chains.bus.subscribe("ai.critical_errors.*", on_error)
     worker = a_worker(chains.bus, probe)
@@ -281,7 +281,7 @@ async def test_refused_until_accepted(chains: Chains) -> None:
 
     assert read.status == "completed"
     assert probe.acts == 1
-    assert [message.service_id for message in heard] == ["a"]
+    assert [message.service_id for message in criticals] == ["a"]
     assert found.fault == ""
     assert found.accepted == [
         f"line {len(lines) + 1} is not signed: a did not write it (accepted by olga: restored from a backup)"

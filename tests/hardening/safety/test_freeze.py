@@ -84,7 +84,7 @@ async def test_no_change_starts_while_frozen(there: Bus, tool: str) -> None:
 
 
 async def test_a_freeze_between_check_and_apply(there: Bus) -> None:
-    """A freeze while a tool looks keeps it from acting, though the agent has not heard of the freeze."""
+    """A freeze while a tool looks keeps it from acting, though the agent has not received the freeze."""
     probe = Probe()
 
     async def freeze_now(_: object) -> None:
@@ -92,7 +92,7 @@ async def test_a_freeze_between_check_and_apply(there: Bus) -> None:
 
     probe.on_check = freeze_now
     async with serving(a_worker(there, probe)) as worker:
-        worker.runner.freeze_watch._last = None  # noqa: SLF001 - it has heard nothing
+        worker.runner.freeze_watch._last = None  # noqa: SLF001 - it has received nothing
         await assign(there, "probed")
         reported = await completion(there)
 

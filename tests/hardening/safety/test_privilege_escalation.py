@@ -154,7 +154,7 @@ async def test_rights_of_the_own_token_may_be_granted(limited: Bench, tool: str,
 
 
 async def test_an_undo_that_would_be_refused_is_not_offered(full: Proxmox, limited: Bench) -> None:
-    """Taking a larger role away is done, and no undo is promised: granting it again would be refused."""
+    """Taking a larger role away is done, and no undo is offered: granting it again would be refused."""
     await full.put("/access/acl", path="/vms/101", users="eve@pve", roles="PVEVMAdmin")
     call = MemoryCall()
     await limited.call("revoke_role", call, role="PVEVMAdmin", who="eve@pve", path="/vms/101")

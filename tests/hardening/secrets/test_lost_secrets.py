@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def test_answer_lost(lab: FakePve, sim: AsyncPve, tmp_path: Path) -> None:
-    """The second try revokes its own token, creates it again and keeps the secret; a stranger's is left alone."""
+    """The second try revokes its own token, creates it again and keeps the secret; another client's is left alone."""
     proxmox = connect(lab)
     tools = Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets"))
     await sim.rule("POST", "/token/ci$", {"cut_after": True}, 1)

@@ -162,7 +162,7 @@ async def test_writes_while_a_directory_is_swapped(files: Files, swapped: Swappe
 
 @pytest.mark.parametrize("root", ["/", "/etc", "/proc/sys", "/etc/agentd/keys", "relative", "/srv/../etc"])
 def test_directories_that_are_never_served(root: str) -> None:
-    """A root that holds keys or steers the machine, or contains such a directory, is an error of the configuration."""
+    """A root that holds keys or controls the machine, or contains such a directory, is a configuration error."""
     with pytest.raises(ValueError, match=r"never served|absolute path"):
         FilesystemSettings.model_validate({"roots": [root]})
 

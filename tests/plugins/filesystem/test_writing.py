@@ -1,4 +1,4 @@
-"""Files are replaced in one step, keep what is theirs, and come back by the undo that is promised."""
+"""Files are replaced in one step, keep what is theirs, and come back by the offered undo."""
 
 from __future__ import annotations
 

@@ -215,16 +215,16 @@ async def test_tools_above_the_tier_do_not_exist(protocol: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_progress_reaches_the_client_in_order(protocol: str) -> None:
     """What a tool says on its way comes before its result, in order."""
-    heard: list[tuple[float, str | None]] = []
+    received: list[tuple[float, str | None]] = []
 
     async def listen(progress: float, total: float | None, message: str | None) -> None:
         assert total is None
-        heard.append((progress, message))
+        received.append((progress, message))
 
     async with serving() as served, Client(served.url, mode=protocol) as client:
         await client.call_tool("greet", {"name": "Ada"}, progress_callback=listen)
 
-    assert heard == [(1, "clearing the throat"), (2, "speaking")]
+    assert received == [(1, "clearing the throat"), (2, "speaking")]
 
 
 async def test_an_effect_outlives_its_client() -> None:

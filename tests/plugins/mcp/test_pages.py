@@ -119,7 +119,7 @@ async def test_fields_are_chosen(tools: Bench) -> None:
 
 
 async def test_texts_have_no_control_characters(tools: Bench, sim: AsyncPve) -> None:
-    """What a user wrote into a name, a tag or the end of a task cannot steer a terminal, nor begin a line."""
+    """What a user wrote into a name, a tag or the end of a task cannot control a terminal, nor begin a line."""
     config = {"tags": "a\x1b[2J;b"}
     await sim.guest(vmid=500, node="pve3", name="odd\x1b]0;x\x07\nname", type="qemu", config=config)
     await sim.rule("POST", "/start$", {"task_exit": "bad\r\n\x1b[31mred"})

@@ -124,7 +124,7 @@ def test_two_agents_of_a_host_raise_one_alert() -> None:
 
 
 def test_missing_data_clears_no_alert() -> None:
-    """An alert stays while nothing is heard, and while reports leave its metric out."""
+    """An alert stays while no message arrives, and while reports leave its metric out."""
     seen = book()
     for seconds in (0, 30):
         report(seen, seconds, host_cpu_percent=99)
@@ -381,8 +381,8 @@ def test_an_agent_that_floods() -> None:
     seen = book()
     beat(seen, 0, "known")
     for number in range(WATCHED + 100):
-        beat(seen, 1, f"stranger{number}")
-        report(seen, 1, f"stranger{number}", cpu_percent=99.0)
+        beat(seen, 1, f"foreign{number}")
+        report(seen, 1, f"foreign{number}", cpu_percent=99.0)
 
     lost = reported(seen.tick(at(200)))
     assert len(lost) == WATCHED

@@ -65,7 +65,7 @@ class Network:
                 await asyncio.sleep(0.02)
 
     def states(self) -> list[tuple[str, str]]:
-        """Return the alerts that were heard, short."""
+        """Return the alerts that were received, in short form."""
         return [(message.alert_type, message.state) for message in self.seen_messages]
 
     @contextlib.asynccontextmanager

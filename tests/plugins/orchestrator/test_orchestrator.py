@@ -49,7 +49,7 @@ async def follow(bus: Bus, name: str = "w1") -> WorkflowResponse:
 
 
 async def test_an_approval_by_another_principal(quiet_net: Net, bus: Bus) -> None:
-    """The requester cannot approve, another principal can, and hears that it was done."""
+    """The requester cannot approve, another principal can, and gets the result."""
     agent = Agent(bus)
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a", approval="Go on?")], 2), agent.working():
         await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
@@ -228,7 +228,7 @@ async def test_a_retry_continues_a_failed_workflow(quiet_net: Net, bus: Bus) -> 
 
 
 async def test_a_failed_undo_is_a_critical_error(quiet_net: Net, bus: Bus) -> None:
-    """A person hears of it by a critical error, and the answer names what is left."""
+    """It is reported by a critical error, and the answer names what is left."""
     seen_messages: asyncio.Queue[CriticalError] = asyncio.Queue()
 
     async def on_error(received: Received) -> None:

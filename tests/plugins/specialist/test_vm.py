@@ -1,4 +1,4 @@
-"""What VM a wish becomes: every check, every default, and that it always says why."""
+"""What VM a request becomes: every check, every default, and the reason for each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:
 
 
 def agreed(cluster: Cluster | None = None, draw: float = 0.0, **requested: Any) -> ValidatedVm:
-    """Return what a wish becomes; it must be granted."""
+    """Return what a request becomes; it must be possible."""
     found = validate(VmParameters(**{"name": "app"} | requested), cluster or lab(), RULES, draw)
 
     assert isinstance(found, ValidatedVm), found
@@ -72,7 +72,7 @@ def agreed(cluster: Cluster | None = None, draw: float = 0.0, **requested: Any) 
 
 
 def refused(cluster: Cluster | None = None, **requested: Any) -> list[str]:
-    """Return what prevents a wish; there must be something."""
+    """Return what prevents a request; there must be a reason."""
     found = validate(VmParameters(**{"name": "app"} | requested), cluster or lab(), RULES, 0.0)
 
     assert isinstance(found, list)
@@ -108,7 +108,7 @@ def test_defaults_are_chosen_with_a_reason() -> None:
 
 
 def test_requested_values_are_kept() -> None:
-    """Nothing that the wish says is changed."""
+    """No value of the request is changed."""
     requested: dict[str, Any] = {
         "vmid": 150,
         "node": "pve1",
@@ -167,7 +167,7 @@ def test_a_template_on_local_storage_is_cloned_on_its_node() -> None:
 
 
 def test_a_full_clone_may_go_to_another_storage() -> None:
-    """The storage of the wish is given to create_vm."""
+    """The storage of the request is given to create_vm."""
     assert agreed(clones(), template=9000, storage="local-lvm").create["storage"] == "local-lvm"
 
 

@@ -1,4 +1,4 @@
-"""Whatever cluster, wish and chance: what the specialist chooses is possible, and it never says nothing."""
+"""For every cluster and request: what the specialist chooses is possible, or it gives a reason."""
 
 from __future__ import annotations
 

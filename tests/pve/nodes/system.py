@@ -83,7 +83,10 @@ class System(Nodes):
         service = "/nodes/{node}/services/{service}"
         return [
             ("GET", "/nodes/{node}/services", self._services),
-            *(("POST", f"{service}/{verb}", self._steering(verb)) for verb in ("start", "stop", "restart", "reload")),
+            *(
+                ("POST", f"{service}/{verb}", self._check_action(verb))
+                for verb in ("start", "stop", "restart", "reload")
+            ),
             ("GET", "/nodes/{node}/dns", self._dns),
             ("PUT", "/nodes/{node}/dns", self._set_dns),
             ("GET", "/nodes/{node}/time", self._time),
@@ -110,8 +113,8 @@ class System(Nodes):
     async def _services(self, v: Values, _user: str) -> list[Values]:
         return [self._service(v["node"], name) for name in DESCRIPTIONS]
 
-    def _steering(self, verb: str) -> Data:
-        async def steer(v: Values, user: str) -> str:
+    def _check_action(self, verb: str) -> Data:
+        async def control_service(v: Values, user: str) -> str:
             if v["service"] not in DESCRIPTIONS:
                 raise die(f"service '{v['service']}' is not installed")
 
@@ -127,7 +130,7 @@ class System(Nodes):
 
             return str(await self.task(v["node"], f"srv{verb}", v["service"], user, body))
 
-        return steer
+        return control_service
 
     async def _dns(self, v: Values, _user: str) -> Values:
         return self.name_servers.get(v["node"], {"search": "example.com", "dns1": "192.0.2.53"})

@@ -1,4 +1,4 @@
-"""Speak to the simulator as a plain client of the API would; for its own tests."""
+"""Call the simulator as a plain client of the API; for its own tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEW_VM = {"vmid": 300, "name": "new", "memory": 512, "scsi0": "local-lvm:8", "ne
 
 
 class Api:
-    """Speak to the simulator as a plain client of the API would."""
+    """Call the simulator as a plain client of the API."""
 
     def __init__(self, pve: FakePve, token: str = "full") -> None:  # noqa: S107 - the name of a token
         """Log in with the named token."""

@@ -167,7 +167,7 @@ def test_only_one_of_parallel_creates_succeeds(pve: FakePve) -> None:
 def test_next_id_is_the_first_free_one(api: Api, pve: FakePve) -> None:
     """The next id is free but not reserved, and a taken one is refused."""
     first, second = api.data("GET", "/cluster/nextid"), api.data("GET", "/cluster/nextid")
-    pve.guest(vmid=int(first), name="stranger")
+    pve.guest(vmid=int(first), name="foreign")
 
     assert first == second == "106"
     assert api.data("GET", "/cluster/nextid") == "107"

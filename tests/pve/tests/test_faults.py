@@ -146,8 +146,8 @@ def test_no_quorum(api: Api, pve: FakePve) -> None:
 
 
 def test_a_foreign_guest_leaves_no_trace(api: Api, pve: FakePve) -> None:
-    """A stranger's guest is there without a task and without a request."""
-    made = pve.guest(vmid=400, name="stranger", node="pve2", config={"description": "theirs"})
+    """A guest of another client is there without a task and without a request."""
+    made = pve.guest(vmid=400, name="foreign", node="pve2", config={"description": "theirs"})
 
     assert made["vmid"] == 400
     assert api.data("GET", "/nodes/pve2/qemu/400/config")["description"] == "theirs"

@@ -164,7 +164,7 @@ def test_task_lists_filter(api: Api) -> None:
     assert [task["type"] for task in api.data("GET", path, typefilter="qmstop")] == ["qmstop"]
     assert len(api.data("GET", path, errors=1)) == 2
     assert len(api.data("GET", path, statusfilter="ok")) == 2
-    assert len(api.data("GET", path, userfilter="stranger")) == 0
+    assert len(api.data("GET", path, userfilter="foreign")) == 0
     assert len(api.data("GET", path, since=now + 60)) == 0
     assert len(api.data("GET", path, until=now - 60)) == 0
     assert api.data("GET", path, limit=0) == []

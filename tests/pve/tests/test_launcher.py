@@ -61,7 +61,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_certificate_is_verified_strictly(pve: FakePve) -> None:
-    """A client that does not know the CA refuses to speak to the simulator."""
+    """A client that does not know the CA refuses to connect to the simulator."""
     with requests.Session() as session:
         session.trust_env = False
         with pytest.raises(requests.exceptions.SSLError):

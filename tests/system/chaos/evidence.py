@@ -94,7 +94,7 @@ async def connect(urls: list[str]) -> Client:
 
 
 class Recorder:
-    """Hears every completion as it is published; `blind` once it may have missed one."""
+    """Receives every completion as it is published; `blind` once it may have missed one."""
 
     def __init__(self, client: Client) -> None:
         """Keep the connection."""

@@ -1,4 +1,4 @@
-"""Kill the bridge between two writes of a backup or a snapshot: there is exactly one, and the caller hears."""
+"""Kill the bridge between two writes of a backup or a snapshot: there is exactly one, and the caller gets a reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kill the bridge around and in the middle of an upload: the file is there once and whole, and the caller hears."""
+"""Kill the bridge around and during an upload: the file is stored once, completely, and the caller gets a reply."""
 
 from __future__ import annotations
 

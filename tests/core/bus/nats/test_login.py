@@ -80,8 +80,8 @@ async def test_a_directory_of_nkeys(tmp_path: Path) -> None:
         _mode(tmp_path / "tester.nk", 0o664)
         with pytest.raises(ConfigError, match=r"bus.nkey_dir: .*other users can write it .*chmod go-w .*tester.nk"):
             await bus.connect(wait=10)
-    missing = Bus(settings(server.url, nkey_dir=str(tmp_path)), "stranger", Lines())  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"bus.nkey_dir: cannot read .*stranger.nk"):
+    missing = Bus(settings(server.url, nkey_dir=str(tmp_path)), "foreign", Lines())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"bus.nkey_dir: cannot read .*foreign.nk"):
         await missing.connect(wait=10)
 
 

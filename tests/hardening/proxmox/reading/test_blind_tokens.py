@@ -1,4 +1,4 @@
-"""A token that may not see what is on a list hears so, and never that there is nothing."""
+"""A token without the right to a list gets an error, never an empty list."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_blind_token_is_called_blind(blind: Bench, tool: str, requested:
     ("tool", "privilege"), [("list_users", "Sys.Audit"), ("list_sdn", "SDN.Audit"), ("list_grants", "Sys.Audit")]
 )
 async def test_missing_privileges_are_named(lab: FakePve, tool: str, privilege: str) -> None:
-    """A token that sees guests and no users or networks hears which privilege it lacks for these."""
+    """A token that sees guests but no users or networks is shown which privilege it lacks for these."""
     full = connect(lab)
     await full.post("/access/roles", roleid="Half", privs="VM.Audit")
     await full.put("/access/acl", path="/vms", tokens="agentd@pve!blind", roles="Half")

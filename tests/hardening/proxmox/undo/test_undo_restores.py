@@ -1,4 +1,4 @@
-"""An undo that is promised restores the raw configuration; where it cannot, nothing is promised."""
+"""An offered undo restores the raw configuration; where that is impossible, none is offered."""
 
 from __future__ import annotations
 
@@ -220,12 +220,12 @@ def test_any_option_string(laboratory: FakePve, case: Case) -> None:
 )
 @given(case=others())
 def test_any_key(laboratory: FakePve, case: Case) -> None:
-    """Whatever keys a guest has: updated and undone, all is as before, or no undo was promised."""
+    """Whatever keys a guest has: updated and undone, all is as before, or no undo was offered."""
     undone(laboratory, case)
 
 
 def undone(laboratory: FakePve, case: Case) -> None:
-    """Do something to a guest and undo it; the raw configuration is equal, or no undo was promised."""
+    """Do something to a guest and undo it; the raw configuration is equal, or no undo was offered."""
     kind, config, act = case
     vmid = made(laboratory, kind, config)
     before = raw(laboratory, vmid)
@@ -260,7 +260,7 @@ def parsed(config: dict[str, str]) -> dict[str, Any]:
 async def test_an_impossible_restore_is_reported(
     lab: FakePve, config: dict[str, Any], act: tuple[str, dict[str, Any]], why: str
 ) -> None:
-    """What Proxmox would refuse or create again when it is restored is reported before, and not promised."""
+    """What Proxmox would refuse or create again when it is restored is reported before, and no undo is offered."""
     vmid = await asyncio.to_thread(made, lab, "qemu", config)
     call = await do_and_undo(lab, vmid, act)
 

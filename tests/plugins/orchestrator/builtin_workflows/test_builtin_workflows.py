@@ -95,7 +95,7 @@ def test_only_the_name_is_required_and_unknown_parameters_are_refused() -> None:
 
 
 def test_configure_vm_accepts_every_parameter_of_a_clone() -> None:
-    """No parameter of the wish is lost on its way."""
+    """No parameter of the request is lost."""
     requested = {field.name for field in msgspec.structs.fields(VmParameters)}
     takes = {field.name for field in msgspec.structs.fields(ConfigureVm)}
 

@@ -106,7 +106,7 @@ async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
     state = fold(None, [begin(task("a"))], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
     before = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
-    await engine(bus).feed("w1", ended("stranger"))
+    await engine(bus).feed("w1", ended("foreign"))
     again = await engine(bus, "o2").feed("w1", begin(task("a")), delivered=2)
     assigned = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
     timers = await bus.every(subjects.WORKFLOWS, subjects.timer("w1", "*", "*"))

@@ -1,4 +1,4 @@
-"""What `decide` promises, input by input."""
+"""What `decide` does with each input."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_taken_vmid_repeats_the_earlier_task() -> None:
     for attempt in range(1, failures.MAX_SENT_BACK + 2):
         state = step(state, ended(state, "draw", result={"vmid": attempt}))
         assert state.tasks["make"].attempt == attempt
-        state = step(state, ended(state, "make", TaskError("vmid_taken", "a stranger's")))
+        state = step(state, ended(state, "make", TaskError("vmid_taken", "another client's")))
 
     assert state.status is Status.FAILED
     assert state.tasks["draw"].attempt == failures.MAX_SENT_BACK + 1

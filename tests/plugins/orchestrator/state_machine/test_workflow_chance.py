@@ -1,4 +1,4 @@
-"""What `decide` promises whatever comes, however often, in whatever order."""
+"""Invariants of `decide` for any inputs in any order."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def inputs(draw: st.DrawFn) -> Input:
     status = draw(st.sampled_from([status, status, status, Outcome.RUNNING, Outcome.CANCELLED]))
     code = draw(st.sampled_from(["vmid_taken", "temporary", "broken"]))
     error = TaskError(code, code, retry=code == "temporary") if status is Outcome.FAILED else None
-    service = draw(st.sampled_from(["svc"] * 6 + ["stranger"]))
+    service = draw(st.sampled_from(["svc"] * 6 + ["foreign"]))
     warnings = ["look"] if status is Outcome.WARNINGS else []
     done = TaskCompletion(f"w.{task}", status, "w", attempt, service_id=service, error=error, warnings=warnings)
     return AgentReport(task, done)

@@ -18,7 +18,7 @@ from agentd_orchestrator.state_machine.inputs import AgentReport, Input, TimerFi
 from agentd_orchestrator.state_machine.plan_check import check_plan
 from plugins.flow import PASSING, T0, begin, cancel, ended, fire, fold, spec, started, step
 
-TAKEN = TaskError("vmid_taken", "a stranger's")
+TAKEN = TaskError("vmid_taken", "another client's")
 
 
 # -- unrequested inputs ----------------------------------------------------------------------------------------

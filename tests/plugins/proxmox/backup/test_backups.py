@@ -293,7 +293,7 @@ class TestRestore:
         assert len(await sim.tasks("qmrestore")) == 1
 
     async def test_taken(self, tools: Bench, sim: AsyncPve) -> None:
-        """A VMID that a stranger has is reported, and the stranger is left alone; so is a backup that is not there."""
+        """A VMID of another guest is reported, and that guest is not changed; so is a backup that is not there."""
         made = await tools.call("create_backup", vmid=101)
 
         with pytest.raises(errors.VmidTaken, match="VM 104 'nas' on pve3"):
@@ -359,7 +359,7 @@ class TestNotes:
         assert marks.mark(key) not in notes_text(notes) or marks.mark(key) in text
 
     def test_foreign(self) -> None:
-        """Notes that speak of agentd elsewhere bear no mark."""
+        """Notes that mention agentd at another place have no mark."""
         assert mark_of("agentd:a.b was here") == mark_of("x\nagentd:a.b") == mark_of("xagentd:a.b") == ""
 
     def test_config(self) -> None:

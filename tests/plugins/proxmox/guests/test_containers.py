@@ -55,7 +55,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("tool", ["create_container", "clone_container"])
     async def test_a_vmid_of_a_foreign_guest(self, tools: Bench, sim: AsyncPve, tool: str) -> None:
-        """A VMID at which a stranger sits is taken, whatever the stranger is, and nothing is sent."""
+        """A VMID of another guest is taken, whatever its kind, and nothing is sent."""
         requested = CONTAINER if tool == "create_container" else COPY
         for vmid in (101, 200):
             with pytest.raises(errors.VmidTaken, match="not ours"):
@@ -63,7 +63,7 @@ class TestCreate:
         assert await sim.log("POST") == []
 
     async def test_race(self, tools: Bench, sim: AsyncPve) -> None:
-        """Of two workflows that drew the same VMID one gets it, the other hears vmid_taken."""
+        """Of two workflows that drew the same VMID one gets it, the other fails with vmid_taken."""
         await sim.durations(vzcreate=0.5)
         calls = [tools.until_done("create_container", MemoryCall(f"wf-{n}.c"), **CONTAINER) for n in range(2)]
         results = await asyncio.gather(*calls, return_exceptions=True)

@@ -75,7 +75,7 @@ class TestCreate:
         assert "simulated warning" in call.warnings[0]
 
     async def test_taken(self, tools: Bench, sim: AsyncPve) -> None:
-        """A stranger's VMID is vmid_taken, named with its node, and nothing is sent."""
+        """The VMID of another guest is vmid_taken, named with its node, and nothing is sent."""
         with pytest.raises(errors.VmidTaken, match="VM 104 'nas' on pve3"):
             await tools.call("create_vm", **NEW | {"vmid": 104})
         with pytest.raises(errors.VmidTaken, match="container 200 'dns' on pve1"):
@@ -83,15 +83,15 @@ class TestCreate:
         assert await sim.log("POST") == []
 
     async def test_taken_between(self, tools: Bench, sim: AsyncPve) -> None:
-        """A stranger that comes between look and act is met by Proxmox' own check."""
+        """A guest that is created between check and apply is found by Proxmox' own check."""
         await sim.rule("POST", "/qemu$", {"delay": 0.4})
         task = asyncio.ensure_future(tools.call("create_vm", **NEW))
         await asyncio.sleep(0.25)
-        await sim.guest(vmid=300, node="pve3", name="stranger", type="qemu")
+        await sim.guest(vmid=300, node="pve3", name="foreign", type="qemu")
 
-        with pytest.raises(errors.VmidTaken, match="VM 300 'stranger' on pve3"):
+        with pytest.raises(errors.VmidTaken, match="VM 300 'foreign' on pve3"):
             await task
-        assert (await sim.found(300))["name"] == "stranger"
+        assert (await sim.found(300))["name"] == "foreign"
 
     @pytest.mark.parametrize("parameters", [NEW, CLONE])
     @pytest.mark.parametrize("seconds", [0.0, 1.0])
@@ -131,7 +131,7 @@ class TestCreate:
         assert len(await sim.creates()) == 1
 
     async def test_two_workflows_one_vmid(self, tools: Bench, sim: AsyncPve) -> None:
-        """Two workflows of one token that drew the same VMID: one gets it, the other hears vmid_taken."""
+        """Two workflows of one token that drew the same VMID: one gets it, the other fails with vmid_taken."""
         await sim.durations(qmcreate=1.0)
         calls = [tools.until_done("create_vm", MemoryCall(f"wf-{n}.create"), **NEW) for n in range(2)]
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -154,7 +154,7 @@ class TestCreate:
         await other.close()
 
     async def test_abandoned(self, tools: Bench, sim: AsyncPve) -> None:
-        """An incomplete guest without a running task is a stranger without a mark, a failure with ours."""
+        """An incomplete guest without a running task is foreign without a mark, and a failure with ours."""
         await sim.guest(vmid=300, node="pve2", name="x", type="qemu", lock="create", config={"lock": "create"})
         with pytest.raises(errors.VmidTaken):
             await tools.call("create_vm", **NEW)

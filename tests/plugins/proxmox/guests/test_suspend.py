@@ -140,7 +140,7 @@ class TestTags:
         ],
     )
     async def test_wrong(self, tools: Bench, wrong: dict[str, Any], text: str) -> None:
-        """A wish that says nothing or two things is refused."""
+        """A request for no state or for two is refused."""
         with pytest.raises(errors.Rejected, match=text):
             await tools.call("update_tags", vmid=101, **wrong)
 

@@ -120,7 +120,7 @@ class TestLost:
         assert (made.size, await sent(sim)) == (len(IMAGE), 1)
 
     async def test_our_names_are_answered(self, bench: Bench, folder: Path) -> None:
-        """What our own lost request has brought is no stranger's: nothing is warned of."""
+        """A file of our own lost request is not foreign: there is no warning."""
         call = Doubt()
         first = await bench("upload_file", call, **WHERE, path=str(folder / "a.iso"))
         second = await bench("upload_file", call, **WHERE, path=str(folder / "a.iso"))
