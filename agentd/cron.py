@@ -152,7 +152,7 @@ def next_after(cron: Cron, at: datetime, zone: tzinfo) -> datetime | None:
 
 
 def _in_hour(cron: Cron, day: date, hour: int, zone: tzinfo) -> list[datetime]:
-    """Return the moments of one hour of the wall clock; the hour may not exist, or may occur twice."""
+    """Return the times of one local hour, which may not exist or occur twice."""
 
     def moments() -> Iterator[datetime]:
         for minute, second in product(cron.minutes, cron.seconds):

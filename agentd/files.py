@@ -179,7 +179,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 
 def _parents(path: Path) -> list[Path]:
-    """Return the directories above `path`, with symbolic links resolved, the nearest first."""
+    """Return the directories above `path`, links resolved, the nearest first."""
     nearest = Path(os.path.realpath(path.parent))
     return [nearest, *nearest.parents]
 

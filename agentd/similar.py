@@ -28,7 +28,7 @@ def _words(name: str) -> list[str]:
 
 
 def nearest(wrong: str, known: Iterable[str], *, most: int = MOST, cutoff: float = 0.6) -> list[str]:
-    """Return the known names similar to `wrong`, the most similar first; upper and lower case are the same.
+    """Return the known names similar to `wrong` in any case, the most similar first.
 
     Names with the same words come first: `list_guests` for `list_vm`.
     """
@@ -52,7 +52,7 @@ def nearest(wrong: str, known: Iterable[str], *, most: int = MOST, cutoff: float
 
 
 def suggestion(wrong: str, known: Iterable[str], *, listed: str = "", shown: int = SHOWN) -> str:
-    """Return the end of an error's text: the similar names; if there are none, the known names.
+    """Return the end of an error's text: the similar names, else the known ones.
 
     listed  what to say if no name is similar and more than `shown` are known: a command that lists them
     """

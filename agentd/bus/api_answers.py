@@ -52,7 +52,7 @@ class NoMessage(BusError):
 
 
 def api_error(error: ApiError, subject: str) -> BusError:
-    """Return the exception for an error that the server answered to a message on `subject`."""
+    """Return the exception for the server's error answer to a message on `subject`."""
     text = f"{subject}: {error.description}"
     if error.err_code == _STALE:
         return StaleWrite(text)

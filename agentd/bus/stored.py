@@ -66,7 +66,7 @@ class Newest(Generic[M]):
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
-    """Return the headers of a message that the stream's leader returned; `Status` is the status in the first line."""
+    """Return the headers of a stored message; `Status` is the status of the first line."""
     first, *lines = raw.decode(errors="replace").split("\r\n")
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
     status = first.partition(" ")[2]

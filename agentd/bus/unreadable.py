@@ -60,7 +60,7 @@ class Unreadable:
         self.note(f"{stored.subject} ({stored.seq})", reason)
 
     def decoded(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
-        """Return the content of a message; None and the reason if it cannot be read as `kind`, or `mine` rejects it.
+        """Return a message as `kind`, or None and why it is unreadable or not `mine`.
 
         For an answer of the server there is no reason.
         """

@@ -1,4 +1,4 @@
-"""`agentd audit`: list, verify and export the audit chains of the agents, and accept a broken chain.
+"""`agentd audit`: list, verify and export audit chains; accept a broken chain.
 
 A chain is read one agent at a time.  An export contains the lines as they are stored, so that `agentd audit verify
 --file` can verify it anywhere, without NATS.
@@ -108,7 +108,7 @@ def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) 
 
 
 async def verify_chains(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
-    """Verify one chain, or all of them; the other chains are read too because they contain anchors of it."""
+    """Verify one chain or all; the others are read too: they contain its anchors."""
     agents = sorted({*source.agents(), *pinned})
     if agent is not None and agent not in agents:
         raise UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(agents) or 'none yet'}")
@@ -161,7 +161,7 @@ def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict
 
 
 def _pinned(file: Path) -> dict[str, list[AuditKey]]:
-    """Return the public keys of a file; raises UsageError naming the first line that is not a key."""
+    """Return the public keys of a file; raises UsageError for a line that is no key."""
     found: dict[str, list[AuditKey]] = {}
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         parts = line.partition("#")[0].split()
@@ -208,7 +208,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
 
 
 def _names(key: str) -> tuple[str, str]:
-    """Return the stored key, and for a call (`<principal>=<key>`) also the key that its caller chose."""
+    """Return the stored key; of a call (`<principal>=<key>`) also the caller's key."""
     return key, key.rpartition("=")[2]
 
 
@@ -268,14 +268,14 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
 
 
 class ForeignMessage(msgspec.Struct, frozen=True):
-    """A message in the chain of an agent that is not a line of this agent, as it is kept in an export."""
+    """A message in the chain of an agent that is not its line, as exports keep it."""
 
     stands_in: str
     message: bytes
 
 
 async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterator[bytes]:
-    """Yield the lines of one agent, encoded for an export; raises UsageError if it has none."""
+    """Yield the lines of an agent for an export; raises UsageError if it has none."""
     from agentd.bus.stream_reader import scan
 
     empty = True
@@ -297,7 +297,7 @@ class Network:
     """The chains as they are stored in NATS."""
 
     def __init__(self, bus: Bus, top: AuditExport, there: list[str]) -> None:
-        """Use `top` (keys and heads) to verify the chains; `there` are the agents that have a chain."""
+        """Verify the chains with `top` (keys and heads); `there`: agents with a chain."""
         self.top = top
         self._bus = bus
         self._there = there
@@ -332,7 +332,7 @@ class Export:
     """The chains of an export file; the file is read again for each chain."""
 
     def __init__(self, file: Path) -> None:
-        """Read the first line (keys and heads); an export from before lines were signed does not have it."""
+        """Read the first line (keys and heads), which an export without signatures lacks."""
         self._file = file
         self._there: dict[str, None] = {}
         with file.open("rb") as lines:
@@ -377,7 +377,7 @@ async def _agents(bus: Bus) -> list[str]:
 
 
 async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIterator[AuditRecord]:
-    """Yield the lines of one agent written since `since`; raises UsageError if it has none."""
+    """Yield the lines of an agent since `since`; raises UsageError if it has none."""
     from agentd.bus.stream_reader import scan
 
     empty = True

@@ -1,4 +1,4 @@
-"""Completion in the shell: commands, tools, workflow types, ids, agents, codes; `agentd completion` prints the script.
+"""Shell completion of commands, tools, workflow types, ids, agents and codes.
 
 click's script calls agentd again for each completion.  Names that only the network knows are read from it; any failure
 means no completion: an error message in the middle of a typed line helps no user.
@@ -112,7 +112,7 @@ def statuses(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
 
 
 def known_status(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """Return the value of an option `--status`; raises UsageError if it is not the status of a workflow."""
+    """Return the value of `--status`; raises UsageError if it is no workflow status."""
     from agentd.wire.workflow import Status
 
     if value and value not in set(Status):
@@ -136,7 +136,7 @@ def codes(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
 
 
 def _app(context: click.Context) -> App:
-    """Return the app of the command line that is being completed; its callbacks have not run."""
+    """Return the app of the command line that is completed; no callback has run."""
     return App(context.find_root().params.get("path"), as_json=False)
 
 

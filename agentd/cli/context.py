@@ -1,4 +1,4 @@
-"""What all commands share: configuration, connection to NATS, output, and the exit code of a result.
+"""What commands share: configuration, connection, output, exit codes.
 
 Modules that need long to import are imported where they are used: completion and `--help` do not need them.
 """
@@ -65,7 +65,7 @@ class Group(click.Group):
 
 @dataclass(frozen=True)
 class App:
-    """The object that click passes to every command: the path of the configuration, and the output format."""
+    """The object that click passes to commands: configuration path, output format."""
 
     path: Path | None
     as_json: bool
@@ -85,7 +85,7 @@ class App:
 
     @contextlib.asynccontextmanager
     async def bus(self, *, admin: bool = False, wait: float = CONNECT) -> AsyncIterator[tuple[Bus, Config]]:
-        """Connect to NATS as the configured principal; raises BusUnavailable after `wait` seconds.
+        """Connect as the configured principal; raises BusUnavailable after `wait` s.
 
         admin  use the credentials of [bus.admin]
         """
@@ -113,7 +113,7 @@ class App:
 
 
 def with_login(config: Config) -> Config:
-    """Return the configuration with the keys of `agentd up` of this user, if it names no login of its own."""
+    """Return the configuration, with the keys of `agentd up` if it names no login."""
     bus = config.bus
     keys = default_state("up") / KEYS
     if bus.user or bus.nkey_file or bus.nkey_dir or bus.creds_file or not (keys / f"{config.principal}.nk").exists():
@@ -122,7 +122,7 @@ def with_login(config: Config) -> Config:
 
 
 async def warn_if_frozen(app: App, bus: Bus) -> None:
-    """Print a note on standard error if the network is frozen; a failed read is reported, the command continues."""
+    """Print a note on standard error if the network is frozen, or the failure to read it."""
     from agentd.safety import freeze
 
     try:
@@ -135,7 +135,7 @@ async def warn_if_frozen(app: App, bus: Bus) -> None:
 
 
 def exit_with_state(app: App, state: Workflow) -> NoReturn:
-    """Show the requested workflow and exit: 75 while it waits for an approval, else the code of its result."""
+    """Show the workflow and exit: 75 while it waits for an approval, else its code."""
     app.show(state, "asked")
     sys.exit(TemporaryError.exit_code if not state.over else EXIT_CODES.get(state.status, 1))
 
@@ -151,7 +151,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Return `KEY=VALUE` arguments as parameters; a value is parsed as JSON, or taken as text if it is not JSON."""
+    """Return `KEY=VALUE` arguments as parameters; a value is JSON, else text."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""`agentd dead-letters`: list and show the messages that could not be handled, and replay or close them."""
+"""`agentd dead-letters`: list, show, replay and close unhandled messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`agentd explain`: what an error code or an exit code means, its causes, and what to do."""
+"""`agentd explain`: the meaning of error and exit codes, causes, what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXITS: Final = {
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The explanation of one code; `retried` means that tasks with this error are retried by themselves."""
+    """The explanation of a code; `retried`: tasks with this error are retried."""
 
     code: str
     meaning: str

@@ -1,4 +1,4 @@
-"""`agentd export`: workflows as JSON lines, to keep them longer than NATS does, or to query them with jq.
+"""`agentd export`: workflows as JSON lines, to archive them or to query with jq.
 
 One workflow is one line: its whole state from its last event, with tasks, attempts and timeline.  Results that the
 state holds by reference are inserted.  Only the ids that were written are kept in memory, so that a workflow that
@@ -81,7 +81,7 @@ class Export:
 
     @staticmethod
     async def _read(bus: Bus, stored: Stored) -> tuple[Head | None, bytes]:
-        """Return the newest readable state of a workflow as JSON, and its fields for the filter."""
+        """Return the newest readable state as JSON, and its fields for the filter."""
         from agentd.wire.codec import encode
         from agentd.wire.subjects import WORKFLOWS
         from agentd.wire.workflow import Workflow
@@ -112,7 +112,7 @@ class Export:
 
 
 async def with_results(bus: Bus, data: bytes) -> bytes:
-    """Return a state as JSON with the results that it refers to, as far as they still exist."""
+    """Return a state as JSON with the referenced results that still exist."""
     if b'"$stored"' not in data:
         return data
     return msgspec.json.encode(await _expanded(bus, msgspec.json.decode(data)))
@@ -170,7 +170,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 @contextlib.contextmanager
 def open_output(part: Path | None) -> Iterator[IO[bytes]]:
-    """Open `part` for writing and sync it to disk at the end; use stdout if `part` is None."""
+    """Open `part` for writing, and sync it at the end; None is standard output."""
     if part is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -214,7 +214,7 @@ def _run(app: App, choice: ExportFilter, lines: IO[bytes], part: Path | None) ->
 
 
 def parse_time(text: str, option: str) -> datetime:
-    """Parse a time: a date, a time (UTC if it has no zone), or `7d`, `12h`, `30min` before now; raises UsageError."""
+    """Parse a date, a time (UTC without a zone), or `7d`, `12h`, `30min` before now."""
     from datetime import timedelta
 
     for unit, name in (("min", "minutes"), ("h", "hours"), ("d", "days")):

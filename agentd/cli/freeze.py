@@ -1,4 +1,4 @@
-"""`agentd freeze` and `agentd thaw`: stop all changes in the whole network, and allow them again."""
+"""`agentd freeze` and `agentd thaw`: stop and allow changes in the whole network."""
 
 from __future__ import annotations
 

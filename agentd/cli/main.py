@@ -1,4 +1,4 @@
-"""The command line: parse, load, run, turn an error into one line and an exit code.
+"""The command line: parse, run, turn an error into one line and an exit code.
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 cancelled · 65 rejected · 69 NATS not reachable · 75 not finished
 yet, or restart required · 77 not allowed · 78 the configuration is wrong.
@@ -77,7 +77,7 @@ def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:  
 
 
 def _with_json(command: click.Command) -> click.Command:
-    """Accept `--json` also after the name of a command, and after every command of a group."""
+    """Accept `--json` also after a command, and after each command of a group."""
     if not any("--json" in option.opts for option in command.params):
         text = "Print JSON instead of tables."
         command.params.append(
@@ -90,7 +90,7 @@ def _with_json(command: click.Command) -> click.Command:
 
 
 class Commands(Group):
-    """The commands of this file and those of ELSEWHERE, which are imported on first use."""
+    """The commands of this file, and those of ELSEWHERE, imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -339,7 +339,7 @@ def _wrong_usage(error: click.UsageError) -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null for each closed standard stream: a socket with one of their numbers would be written to."""
+    """Open /dev/null for closed standard streams, so that no socket gets their numbers."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
@@ -348,7 +348,7 @@ def _open_closed_streams() -> None:
 
 
 def main() -> NoReturn:
-    """Run a command; print each expected error as one line and exit with its exit code."""
+    """Run a command; print an expected error as one line and exit with its code."""
     _open_closed_streams()
     try:
         try:

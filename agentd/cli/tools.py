@@ -1,4 +1,4 @@
-"""`agentd tools`: which tools exist, which agents offer them, and what one tool takes and returns.
+"""`agentd tools`: tools, the agents that offer them, parameters and results.
 
 The definitions are those of the installed plugins, so that they can be read without NATS.
 """
@@ -172,7 +172,7 @@ def example(tool: Tool) -> str:
 
 
 def needs_approval(tier: str) -> bool:
-    """Return whether a call of this tier becomes a plan that a second principal has to approve."""
+    """Return whether a call of this tier needs a second principal's approval."""
     return tier in {str(check_approval) for check_approval in NEEDS_APPROVAL}
 
 
@@ -201,7 +201,7 @@ def _fields(schema: dict[str, Any], meanings: dict[str, str], *, result: bool = 
 
 
 def _meanings(schema: dict[str, Any]) -> tuple[dict[str, str], str]:
-    """Return what the text of a type says about its fields (`name: meaning`), and the rest of that text."""
+    """Return the fields of a type's text (`name: meaning`), and the other text."""
     names = "|".join(map(re.escape, schema.get("properties", {}))) or "(?!)"
     begin = re.compile(rf"(?:^|(?<=[;.]))\s*({names}): ", re.MULTILINE)
     text = schema.get("description", "")

@@ -1,4 +1,4 @@
-"""`agentd undo`: undo a workflow, a task or a call, by the inverse calls in the agents' effect records.
+"""`agentd undo`: undo a workflow, a task or a call by recorded inverse calls.
 
 An agent stores the inverse call in the effect record before it changes something.
 """
@@ -62,7 +62,7 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
 
 
 async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
-    """Return the effect records of a workflow, a task or a call that have an inverse call, the latest first.
+    """Return the effect records with an inverse call, the latest first.
 
     The key of a call is `<principal>=<key>`, as `agentd call` prints it; for a call of `principal`, <key> is enough.
 

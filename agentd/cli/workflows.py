@@ -1,4 +1,4 @@
-"""The commands for workflows: submit, follow, control and list them; and their schedules."""
+"""Commands for workflows and schedules: submit, watch, control, list."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
 
 
 async def _planned(app: App, bus: Bus, principal: str, request: WorkflowRequest) -> WorkflowResponse:
-    """Wait for the plan of a dry run and show it; its steps are not shown because nothing is executed."""
+    """Wait for the plan of a dry run and show it."""
     from agentd.client import queries
     from agentd.client.plan_view import preview
 
@@ -236,7 +236,7 @@ def show(app: App, workflow_id: str) -> None:
 
 
 def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = False) -> None:
-    """Send a signal and show its result; with `wait` show the steps until the workflow is finished."""
+    """Send a signal and show its result; with `wait` also the steps to the end."""
 
     async def work() -> tuple[SignalReply, WorkflowResponse | None]:
         async with app.bus() as (bus, config):
@@ -256,7 +256,7 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
 
 
 async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -> WorkflowSignal:
-    """Print what waits for an approval, and return the signal with the digest of exactly this content."""
+    """Print what waits for an approval; return the signal with its digest."""
     name, approval = await requests.waiting_approval(bus, workflow_id, wanted.task)
     if wanted.action == "approve" and not app.as_json:
         click.echo(

@@ -1,1 +1,1 @@
-"""The client of the network, used by the command line, the web interface and the MCP bridge."""
+"""The client of the network, for command line, web interface and MCP bridge."""

@@ -1,4 +1,4 @@
-"""A readable form of a plan before it is executed: the graph, and the parameters of each task.
+"""A readable form of a plan: the graph, and the parameters of each task.
 
 Parameters that depend on results are shown as the expression that will be evaluated.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PlannedTask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task of a plan; `with_` (`with` in JSON) has its parameters, as far as they are known."""
+    """One task of a plan; `with_` (`with` in JSON): its known parameters."""
 
     name: str
     calls: str
@@ -56,7 +56,7 @@ def preview(state: Workflow) -> list[PlannedTask]:
 
 
 def _readable(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return parameters with references and templates in the notation of workflow files."""
+    """Return parameters in the notation of workflow files."""
     if isinstance(value, list):
         return [_readable(item) for item in value]
     if not isinstance(value, dict):

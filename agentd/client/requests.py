@@ -1,4 +1,4 @@
-"""Submit workflows, send them signals, read their state, and ask agents to drain or reload."""
+"""Submit workflows, send signals, read states, drain and reload agents."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def new_id(workflow_type: str) -> str:
 
 
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
-    """Store a request; return its sequence.  Sending it again with the same id is the same request.
+    """Store a request; return its sequence.  The same id again is the same request.
 
     So it is sent again for `STORED` seconds while NATS does not store it.  Raises BusUnavailable after that time,
     BusFull and TooManyWaiting at once.
@@ -89,20 +89,20 @@ async def workflow_ids(bus: Bus) -> list[str]:
 
 
 async def newest_state(bus: Bus, workflow_id: str) -> Newest[Workflow]:
-    """Return the newest readable state of a workflow, and the sequence that the next state replaces."""
+    """Return the newest readable state, and the sequence that the next one replaces."""
     subject = subjects.event(check_id(workflow_id))
     return await bus.newest(subjects.WORKFLOWS, subject, Workflow, lambda state: state.workflow_id == workflow_id)
 
 
 async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, workflow_id: str = "") -> Workflow:
-    """Submit a call that a second principal has to approve; return and raise as `begin` does."""
+    """Submit a call that needs a second principal's approval; see `begin`."""
     workflow_id = workflow_id or new_id(f"{CALL}-{tool}")
     request = WorkflowRequest(CALL, workflow_id, {"tool": tool, "parameters": parameters})
     return await begin(bus, principal, request)
 
 
 async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: float = PREVIEW_TIMEOUT) -> Workflow:
-    """Submit a request; return the state of its workflow when it waits for an approval or is finished.
+    """Submit a request; return its state when it waits for an approval or has ended.
 
     Raises TemporaryError if it does neither within `wait` seconds; the workflow continues.
     """
@@ -116,7 +116,7 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
 
 
 async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workflow:
-    """Return the state of a workflow when it is finished, or after `wait` seconds; raises UsageError if unknown."""
+    """Return the state when the workflow has ended, or after `wait` s."""
     state = await _wait_for_state(bus, workflow_id, lambda _: False, wait)
     if state is None:
         raise await unknown(bus, workflow_id)
@@ -126,7 +126,7 @@ async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workfl
 async def _wait_for_state(
     bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float
 ) -> Workflow | None:
-    """Return the state when `enough` accepts it, the workflow is finished, or `wait` seconds have passed."""
+    """Return the state when `enough` accepts it, at the end, or after `wait` s."""
     until = time.monotonic() + wait
     async with watch_subjects(bus, subjects.event(workflow_id)) as changed:
         while True:
@@ -138,7 +138,7 @@ async def _wait_for_state(
 
 
 async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-    """Send a signal to a running workflow; return whether an orchestrator carried it out, and if not, why.
+    """Send a signal to a workflow; return whether it was carried out, or why not.
 
     Raises UsageError if there is no such workflow or it is finished, TemporaryError if no orchestrator replies in time:
     the signal is stored nevertheless, and will be carried out.
@@ -168,7 +168,7 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
 
 
 async def send_decision(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
-    """Approve or reject a task that waits for an approval; `wanted.digest` is the digest of what was shown.
+    """Approve or reject a task; `wanted.digest` is the digest of what was shown.
 
     task  may be "" if only one task waits; without a digest, the content that `waiting_approval` returns now is meant
 
@@ -180,7 +180,7 @@ async def send_decision(bus: Bus, principal: str, workflow_id: str, task: str, w
 
 
 async def waiting_approval(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
-    """Return the task that waits for an approval, and the approval; raises UsageError if no task waits."""
+    """Return the task that waits and its approval; raises UsageError if none waits."""
     state = await _running(bus, workflow_id)
     waiting = {
         name: entry.approval for name, entry in state.tasks.items() if entry.status is TaskStatus.WAITING_APPROVAL
@@ -208,7 +208,7 @@ async def _running(bus: Bus, workflow_id: str) -> Workflow:
 
 @contextlib.asynccontextmanager
 async def watch_subjects(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
-    """Subscribe to subjects; yield a function that waits up to some seconds for the next message on one of them."""
+    """Subscribe to subjects; yield a function that waits for the next message."""
     arrived = asyncio.Event()
 
     async def on_message(_: Received) -> None:
@@ -229,7 +229,7 @@ async def watch_subjects(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[f
 
 
 def still_running_error(workflow_id: str, waited: float) -> TemporaryError:
-    """Return the error for a caller that stops waiting after `waited` seconds while the workflow continues."""
+    """Return the error for a caller that stops waiting; the workflow continues."""
     return TemporaryError(f"{workflow_id} has not ended after {waited:g} s; it continues: agentd watch {workflow_id}")
 
 

@@ -1,4 +1,4 @@
-"""Calls of tools: send the request to the agent that offers the tool, report progress, return the reply."""
+"""Calls of tools: send the request, report progress, return the reply."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def call_tool(
     seconds: float,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> ToolReply:
-    """Call the tool of `subject` (`tool_call`, `tool_step`) and wait for its end; raises the error that it reported.
+    """Call the tool of `subject` and wait for its end; raises the reported error.
 
     While NATS or the agent is not reachable the call is sent again, with the same key, until `seconds` have passed.
     """

@@ -59,7 +59,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """A reason why the daemon is not ready; `source` is a role or a part such as the bus."""
+    """A reason why the daemon is not ready; `source`: a role, or a part like the bus."""
 
     source: str
     text: str
@@ -73,7 +73,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class WorkflowSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One workflow in a list; `steps` may be empty if the plan is large, `done` and `total` count all tasks."""
+    """One workflow in a list; `steps` may be empty if the plan is large."""
 
     workflow_id: str
     workflow_type: str
@@ -246,7 +246,7 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Return what the event is about: of two events with the same key only the later one matters."""
+        """Return the event's object: of two events with one key only the later matters."""
         if isinstance(self.data, WorkflowSummary):
             return f"workflow {self.data.workflow_id}"
         if isinstance(self.data, AgentRegistration):
@@ -271,7 +271,7 @@ class View(Protocol):
         ...
 
     async def agents(self) -> list[AgentRegistration]:
-        """List the agents with a recent sign of life, also silent ones; `timestamp` is the time of the last one."""
+        """List the agents, also silent ones; `timestamp`: time of the last message."""
         ...
 
     async def services(self) -> list[ServiceRegistration]:
@@ -279,7 +279,7 @@ class View(Protocol):
         ...
 
     async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
-        """List at most `limit` workflows (of one status unless it is ""): unfinished ones first, then the latest."""
+        """List at most `limit` workflows: unfinished ones first, then the latest."""
         ...
 
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
@@ -287,7 +287,7 @@ class View(Protocol):
         ...
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-        """Send a signal to a workflow on behalf of a principal; return whether it was carried out, and if not, why."""
+        """Send a principal's signal to a workflow; return whether it was carried out."""
         ...
 
     async def submit(self, principal: str, request: WorkflowRequest) -> WorkflowResponse | None:
@@ -302,7 +302,7 @@ class View(Protocol):
         ...
 
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
-        """Freeze or thaw the network on behalf of a principal; return whether it was done, and if not, why."""
+        """Freeze or thaw the network for a principal; return whether it was done."""
         ...
 
     async def tasks(self) -> list[TaskView]:
@@ -358,5 +358,5 @@ class View(Protocol):
         ...
 
     def events(self) -> AsyncIterator[Event]:
-        """Yield live changes until the iterator is closed; only one iterator is open at a time."""
+        """Yield live changes until the iterator is closed; one at a time."""
         ...

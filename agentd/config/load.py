@@ -154,7 +154,7 @@ def _files(path: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Raw
 
 
 def user_file(env: Mapping[str, str]) -> Path | None:
-    """Return the user's own configuration file; None if there is none, or `env` names no home."""
+    """Return the user's configuration file; None without one, or without a home."""
     home = env.get("HOME", "")
     base = env.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
     path = Path(base, "agentd", "agentd.toml")

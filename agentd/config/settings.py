@@ -1,4 +1,4 @@
-"""The settings of the core: their meaning, their unit, the reason for their default.
+"""The settings of the core: meaning, unit, reason for the default.
 
 These are the validated values; `load.py` reads them from files, environment and credentials.  The sections [policy] and
 [proxmox] have files of their own.
@@ -101,7 +101,7 @@ class Login(Section):
         return f"_INBOX.{as_id(named)}" if named else "_INBOX"
 
     def named(self, identity: str) -> str:
-        """Return the name of the NATS user that a process with this identity (agent id or principal) is."""
+        """Return the NATS user of a process with this identity (agent id or principal)."""
         return identity
 
     def key_of(self, user: str) -> str | None:

@@ -36,7 +36,7 @@ def show(config: Config) -> str:
 
 
 def as_data(config: Config) -> Raw:
-    """Return the active configuration as JSON values, and the origin of each value that is not a default."""
+    """Return the configuration as JSON, and the origin of values that are no default."""
     return {"settings": _hidden("", _values(config)), "origins": config.origins}
 
 

@@ -1,4 +1,4 @@
-"""The state of a daemon, as its pages and systemd show it and as it is announced to the network."""
+"""The state of a daemon, for its pages, systemd and announcements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_CLOCK_OFFSET = 2.0
 
 
 def starting_presence(daemon: Supervisor) -> Presence:
-    """Return the announcement of this instance before its roles are ready: its identity, without services."""
+    """Return the announcement before the roles are ready: without services."""
     agent = AgentRegistration(
         agent_id=daemon.agent_id,
         status=ARRIVING,
@@ -35,7 +35,7 @@ def starting_presence(daemon: Supervisor) -> Presence:
 
 
 def presence(daemon: Supervisor, worker: Worker) -> Presence:
-    """Return the announcement of this instance: its load, its state and the tools that it offers."""
+    """Return the announcement of this instance: load, state, tools."""
     status = "draining" if daemon.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
     services = [service for role in daemon.roles.values() for service in role.services]
     agent = AgentRegistration(

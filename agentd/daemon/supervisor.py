@@ -1,4 +1,4 @@
-"""Builds, runs, restarts, drains and stops the roles of one instance; reports its state to systemd.
+"""Builds, runs, restarts, drains and stops the roles of one instance.
 
 The start order is journal, page, bus, Proxmox, worker, roles, announcement; the stop order is the reverse.
 The page starts before the bus, so that a daemon without NATS can show this.
@@ -63,7 +63,7 @@ class Supervisor:
     """One daemon: an instance with its roles."""
 
     def __init__(self, config: Config, name: str, *, reload: Callable[[], Config]) -> None:
-        """Check the configuration, load plugins and settings; start nothing.  Raises ConfigError.
+        """Check the configuration, load plugins and settings; raises ConfigError.
 
         reload  reads the configuration again; called for SIGHUP
         """
@@ -139,7 +139,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self.bus.spawn(self.reload()))
 
     async def _open_audit(self, stack: contextlib.AsyncExitStack) -> None:
-        """Read the key that signs this agent's audit, and the stored head and alarm of its chain."""
+        """Read the key of this agent's audit, and the head and alarm of its chain."""
         login, where = self.config.bus, self.config.node.state_dir
 
         def read() -> tuple[Signer, Memory]:
@@ -200,7 +200,7 @@ class Supervisor:
                 return
 
     def _build(self, journal: Journal) -> Worker:
-        """Create the worker and the contexts of the roles: all parts of the daemon are connected here."""
+        """Create the worker and the roles' contexts: all parts are connected here."""
         config = self.config
         policy = Policy.of(config.policy)
         for text in policy.warnings():
@@ -268,7 +268,7 @@ class Supervisor:
     # -- while it runs ------------------------------------------------------------------------------------------------
 
     async def _announce(self, announcer: Announcer) -> None:
-        """Announce the instance when it is ready, at the latest after a quarter of the lease time."""
+        """Announce the instance when it is ready, at latest after 1/4 of the lease."""
         ready = asyncio.ensure_future(self.ready.wait())
         stopping = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait([ready, stopping], timeout=LEASE / 4, return_when=asyncio.FIRST_COMPLETED)
@@ -281,7 +281,7 @@ class Supervisor:
                 raise
 
     async def _notify_systemd(self) -> None:
-        """Report READY when all roles are ready, and send the watchdog signal while the event loop runs."""
+        """Report READY when all roles are, and the watchdog while the loop runs."""
         reported = ""
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
@@ -310,7 +310,7 @@ class Supervisor:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
 
     async def _watch_bus(self) -> None:
-        """Stop the daemon when the connection is closed permanently, so that systemd restarts it."""
+        """Stop the daemon when the connection is closed for good; systemd restarts it."""
         closed = asyncio.ensure_future(self.bus.closed.wait())
         stopping = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -322,7 +322,7 @@ class Supervisor:
         stopping.cancel()
 
     async def _anchor(self, worker: Worker) -> None:
-        """Anchor the heads of the audit chains; an anchor that NATS cannot store now is retried a minute later."""
+        """Anchor the heads of the audit chains; retry a failed anchor after a minute."""
         anchors = Anchors(self.bus, self.agent_id, self.audit_log, worker.policy, self.log)
         try:
             await anchors.run(self.stopping)
@@ -331,7 +331,7 @@ class Supervisor:
                 raise
 
     async def _watch_lease(self) -> None:
-        """Stop the daemon if another process has this agent id; until the end it changes nothing (tools/runner.py)."""
+        """Stop the daemon if another process has this agent id."""
         waiting = [asyncio.ensure_future(event.wait()) for event in (self.lease.lost, self.stopping)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for waiter in waiting:
@@ -342,13 +342,13 @@ class Supervisor:
             self.stopping.set()
 
     def stop(self) -> None:
-        """Start to drain: take no new work, finish or hand back running work; a second call has no effect."""
+        """Start to drain: take no new work, finish or hand back running work."""
         if not self.stopping.is_set():
             self.log.info("stopping")
         self.stopping.set()
 
     async def reload(self) -> None:
-        """Apply the settings that can change at run time: the log level and the roles' own settings (SIGHUP)."""
+        """Apply the settings that can change at run time (SIGHUP)."""
         self._systemd.reloading()
         try:
             config, settings = await asyncio.to_thread(self._reread_config)
@@ -363,13 +363,13 @@ class Supervisor:
             self._systemd.ready(state.status_line(self))
 
     def _reread_config(self) -> tuple[Config, dict[str, Any]]:
-        """Read the configuration and the roles' settings from the files; this loads plugins, so it takes time."""
+        """Read the configuration and the roles' settings from the files."""
         config = self._reload()
         plugins = Plugins(config, needed_plugins(config, self.instance.roles))
         return config, {name: plugins.settings(name) for name in self.roles}
 
     async def _control(self, action: str) -> str:
-        """Carry out a message on `ai.control.<agent>`; raises InvalidMessage for an unknown action."""
+        """Handle a message on `ai.control.<agent>`; raises InvalidMessage."""
         if action == "drain":
             self.stop()
             return "draining: no new work; the process ends when what runs is finished"
@@ -381,12 +381,12 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether all roles work; with an audit alarm they can still read, but the alarm needs attention."""
+        """Return whether all roles work and there is no audit alarm."""
         return bool(self.running) and all(reason.source == "audit" for reason in state.readiness(self))
 
 
 def _error_text(error: BaseException) -> str:
-    """Return the text of an error; of an exception group, that of the first error in it."""
+    """Return the text of an error; of a group, that of its first error."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__

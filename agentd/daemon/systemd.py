@@ -1,4 +1,4 @@
-"""Reports the state of the service to systemd: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
+"""Reports the state of the service to systemd (sd_notify(3)).
 
 The protocol is one datagram to a socket that the environment names, so it needs no library.
 """
@@ -11,7 +11,7 @@ import time
 
 
 class Systemd:
-    """The connection to systemd; does nothing if the process was not started by systemd."""
+    """The connection to systemd; does nothing without systemd."""
 
     def __init__(self) -> None:
         """Open the socket named by NOTIFY_SOCKET; without it, all methods do nothing."""
@@ -24,7 +24,7 @@ class Systemd:
 
     @property
     def watchdog(self) -> float | None:
-        """Return the seconds within which systemd expects WATCHDOG=1, None if the watchdog is off."""
+        """Return the seconds of systemd's watchdog; None if it is off."""
         microseconds = os.environ.get("WATCHDOG_USEC")
         own = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return int(microseconds) / 1e6 if self._socket is not None and microseconds and own else None

@@ -1,4 +1,4 @@
-"""The NATS users that a configuration needs: what each agent does follows from its roles, queues and clients.
+"""The NATS users of a configuration, by roles, queues and clients of its agents.
 
 The permissions themselves are in `agentd.bus.setup.permissions`.
 """
@@ -37,7 +37,7 @@ class AgentKey(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Keys(msgspec.Struct, forbid_unknown_fields=True):
-    """The users of a cluster with the public parts of their NKeys: the content of `--users FILE`."""
+    """The users of a cluster with their public NKeys: the content of `--users FILE`."""
 
     agents: list[AgentKey]
     principals: dict[str, str] = {}
@@ -46,7 +46,7 @@ class Keys(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def agent(config: Config, instance: str, node: str) -> User:
-    """Return the user of an agent; raises ConfigError for an instance that the configuration does not know."""
+    """Return the user of an agent; raises ConfigError for an unknown instance."""
     roles = config.instance(instance).roles
     plugins = Plugins(config, needed_plugins(config, roles))
     found = {name: plugins.role(name) for name in roles}
@@ -71,7 +71,7 @@ def agent(config: Config, instance: str, node: str) -> User:
 
 
 def instances(config: Config) -> list[str]:
-    """Return the instances of the configuration; if it names none, those of the installed roles."""
+    """Return the configured instances; if there are none, the installed roles."""
     return sorted(config.instances) or roles(config)
 
 
@@ -87,7 +87,7 @@ def duties(role: Role) -> frozenset[Duty]:
 
 
 def external(config: Config, name: str) -> User:
-    """Return the user of an external agent; raises ConfigError if [[bus.queues]] does not declare it."""
+    """Return the user of an external agent that [[bus.queues]] declares."""
     queues = {
         queue.name: queue.external
         for queue in config.bus.queues
@@ -104,7 +104,7 @@ def principals(config: Config) -> set[str]:
 
 
 def every_user(config: Config, instances: Iterable[str]) -> list[User]:
-    """Return the users of one node with these instances, and all others that the configuration names."""
+    """Return the users of a node with these instances, and the other configured ones."""
     plain = {subjects.service_of(queue.name) for queue in config.bus.queues if queue.external != "no"}
     return permissions.users(
         [
@@ -117,7 +117,7 @@ def every_user(config: Config, instances: Iterable[str]) -> list[User]:
 
 
 def keyed(config: Config, data: bytes) -> list[tuple[User, str]]:
-    """Return the users of a file `--users` with their keys, sorted by name; raises ConfigError, InvalidMessage."""
+    """Return the users of a file `--users` with their keys, sorted by name."""
     keys = codec.decode(data, Keys)
     found: list[tuple[User, str]] = [
         *((agent(config, entry.instance, entry.node), entry.nkey) for entry in keys.agents),
@@ -141,7 +141,7 @@ def _check_keys(found: list[tuple[User, str]]) -> None:
 
 
 def with_own_keys(config: Config, instances: Iterable[str], directory: Path) -> str:
-    """Return the users as a part of nats-server's configuration; each has a seed in `directory`, created once.
+    """Return the users for nats-server; each has a seed in `directory`, created once.
 
     For a nats-server that agentd starts itself.
     """

@@ -25,12 +25,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def agentd_settings() -> type[Settings]:  # type: ignore[empty-body]
-    """Return the plugin's own settings type; called before the section `[<plugin>]` of the configuration is read."""
+    """Return the plugin's settings type; called before its section is read."""
 
 
 @hookspec
 def agentd_role() -> Role:  # type: ignore[empty-body]
-    """Return the role that this plugin provides; called if the instance has this role, and for its services."""
+    """Return the role of this plugin; called if the instance has it, and for its services."""
 
 
 @hookspec
@@ -40,7 +40,7 @@ def agentd_requires() -> list[str]:  # type: ignore[empty-body]
 
 @hookspec
 def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:  # type: ignore[empty-body]
-    """Return the plugin's tools, bound to `toolbox`; after an exception none of this plugin's tools are offered."""
+    """Return the plugin's tools, bound to `toolbox`; after an exception none is offered."""
 
 
 @hookspec
@@ -57,7 +57,7 @@ def agentd_workflow_reader(  # type: ignore[empty-body]
 def agentd_workflows(  # type: ignore[empty-body]
     tools: Callable[[], Mapping[str, Tool]],
 ) -> list[Definition]:
-    """Return the plugin's workflow definitions; called by every instance that has the role orchestrator.
+    """Return the plugin's workflow definitions; called by orchestrators.
 
     `tools` returns every tool that an installed plugin defines, for inspection only; call it only when it is needed.
     """
@@ -65,4 +65,7 @@ def agentd_workflows(  # type: ignore[empty-body]
 
 @hookspec
 def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]]:  # type: ignore[empty-body]
-    """Return a coroutine function that finds the Proxmox rights of the plugin's tools; used by `agentd doctor`."""
+    """Return a coroutine function that finds the Proxmox rights of the plugin's tools.
+
+    `agentd doctor` calls it.
+    """

@@ -49,7 +49,7 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def needed_plugins(config: Config, roles: Iterable[str]) -> set[str]:
-    """Return the plugins of an instance with these roles: its roles, and what the configuration enables."""
+    """Return the plugins of an instance: its roles, and what is enabled."""
     return set(roles) | {name for name, section in config.plugins.items() if section.get("enabled") is True}
 
 
@@ -112,13 +112,13 @@ class Plugins:
         return [name for name, status in self.status.items() if status.status == LOADED]
 
     def settings(self, name: str) -> Settings:
-        """Return the validated section `[<name>]`; raises ConfigError naming the wrong key."""
+        """Return the validated section `[<name>]`; raises ConfigError."""
         kind = self._call_hook(name, "agentd_settings") or Settings
         found: Settings = configuration.plugin_settings(self._config, name, kind)
         return found
 
     def role(self, name: str) -> Role:
-        """Return the role that plugin `name` provides; raises ConfigError with the reason if it provides none."""
+        """Return the role of plugin `name`; raises ConfigError if it provides none."""
         found = self._call_hook(name, "agentd_role")
         if not isinstance(found, Role):
             status = self.status[name]
@@ -136,7 +136,7 @@ class Plugins:
         return sorted({service for role in self.roles().values() for service in role.services})
 
     def tools(self, node: str, proxmox: Proxmox | None) -> dict[str, Tool]:
-        """Return the tools of all plugins by name; a tool that is not valid is quarantined with a reason."""
+        """Return all tools by name; an invalid one is quarantined with a reason."""
         found: dict[str, Tool] = {}
         for name in self.loaded():
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
@@ -179,7 +179,7 @@ class Plugins:
         return found
 
     def reader(self) -> Reader:
-        """Return the reader of workflow files; raises ConfigError if no plugin provides one."""
+        """Return the reader of workflow files; raises ConfigError without one."""
         for name in self.loaded():
             arguments = {"settings": self.settings(name), "tools": lambda: known_tools(self._config)}
             found: Reader | None = self._call_hook(
@@ -192,7 +192,7 @@ class Plugins:
 
 
 class _NoProxmox:
-    """Replaces Proxmox where tools are inspected and never run: every method raises AssertionError."""
+    """Replaces Proxmox where tools are only inspected: every method raises."""
 
     settings = None
 
@@ -210,7 +210,7 @@ def every_plugin(config: Config) -> Plugins:
 
 
 def known_tools(config: Config) -> dict[str, Tool]:
-    """Return every tool that an installed plugin defines, whatever the roles of this instance: for inspection only.
+    """Return every tool of the installed plugins, for inspection only.
 
     To check a plan, the name, service, tier and parameters of tools that run on other nodes must be known.
     """

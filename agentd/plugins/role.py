@@ -42,7 +42,7 @@ class Settings(BaseModel):
 
 @dataclass
 class Health:
-    """Whether a role is ready to work, and if not, why; shown by /readyz, `agentd agents` and systemd's STATUS.
+    """Whether a role is ready, or why not; for /readyz, `agentd agents`, systemd.
 
     warnings  problems that need attention although the role works; shown on the status page
     """
@@ -93,7 +93,7 @@ class Context:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def queues(self, service: str) -> list[str]:
-        """Return the further queues of `service` that an agent on this node serves: the node's and those of classes."""
+        """Return the other queues of `service` on this node: its own and the classes'."""
         named = [queue.name for queue in self.config.bus.queues if queue.external == "no"]
         return subjects.queues_of(service, self.node, named)
 
@@ -119,7 +119,7 @@ class Role(Protocol):
         ...
 
     async def run(self, context: Context) -> None:
-        """Work until `context.stopping` is set; call `context.health.up()` when the work has started."""
+        """Work until `context.stopping` is set; call `context.health.up()` when ready."""
         ...
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings

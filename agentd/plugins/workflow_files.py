@@ -1,4 +1,4 @@
-"""Workflow files: the interface between the command line and the plugin that reads them.
+"""Workflow files: the interface to the plugin that reads them.
 
 A plugin that reads such files provides a Reader by the hook `agentd_workflow_reader`; the plugin decides on the format
 of the files.  A fault names the place in the file and what to do, so that an editor can jump to it.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fault(msgspec.Struct, frozen=True, order=True):
-    """One fault in a file: line and column count from 1, `field` is the field that has the fault."""
+    """One fault in a file; line and column count from 1."""
 
     file: str
     line: int
@@ -30,7 +30,7 @@ class Fault(msgspec.Struct, frozen=True, order=True):
 
 
 class ListedWorkflow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A definition that a request may name, and its source; a definition with faults cannot be requested."""
+    """A definition and its source; one with faults cannot be requested."""
 
     name: str
     source: str
@@ -47,9 +47,9 @@ class Reader(Protocol):
         ...
 
     def check(self, files: list[Path]) -> list[Fault]:
-        """Return every fault of these files, in order; raises UsageError if a file cannot be read."""
+        """Return every fault of these files; raises UsageError if one is unreadable."""
         ...
 
     def listed(self) -> list[ListedWorkflow]:
-        """Return the definitions that can be requested: those of the plugins and those of the directory."""
+        """Return the definitions of the plugins and of the directory."""
         ...

@@ -1,4 +1,4 @@
-"""The Proxmox VE client; it, session.py and transport.py import proxmoxer and requests.
+"""The Proxmox VE client; only this package imports proxmoxer and requests.
 
 Decisions:
 

@@ -100,7 +100,7 @@ class Session:
 
     @property
     def denied(self) -> Denied | None:
-        """Why no request is sent now: the token was rejected within the last DENIED_PAUSE seconds."""
+        """Why no request is sent now: the token was rejected a moment ago."""
         return self._denied if time.monotonic() < self._denied_until else None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The parameters of a VM, which the workflow vm_deployment and the tools of the specialist share; no logic.
+"""The parameters of a VM, for vm_deployment and the specialist's tools.
 
 They are here because plugins do not import each other.  A new option of a VM is one field in this file; it must also be
 a parameter of update_vm or create_vm (a test compares them).
@@ -20,7 +20,7 @@ class BasicOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
 
 
 class VmOptions(BasicOptions, frozen=True, kw_only=True):
-    """All options that a deployment sets with update_vm: the basic ones, and those that cloud-init applies."""
+    """The options that a deployment sets with update_vm."""
 
     ciuser: str | None = None
     sshkeys: str | None = None

@@ -219,7 +219,7 @@ def _with_parents(name: str) -> Iterator[str]:
 
 
 class CallsAtOnce:
-    """Limits the calls of each principal in this process to [policy] max_concurrent_calls."""
+    """Limits concurrent calls per principal to [policy] max_concurrent_calls."""
 
     def __init__(self, most: int, where: str) -> None:
         """Start with no calls; `where` names the process in errors."""

@@ -1,4 +1,4 @@
-"""The logging of agentd: one line for each event, to standard error, for journald or a terminal.
+"""Logging: one line an event, to standard error, for journald or a terminal.
 
 structlog renders; the logger is our own subclass because the level must change while the daemon runs (SIGHUP), and
 structlog's filtering logger fixes it in the class of every logger that exists.  Below the level a call costs one
@@ -73,7 +73,7 @@ class Sink:
 
 
 class Logger(structlog.BoundLoggerBase):
-    """Logs an event with named values; `bind` returns a logger that adds values to each event."""
+    """Logs events with named values; `bind` returns a logger with more values."""
 
     _logger: Sink
 
@@ -104,7 +104,7 @@ class Logger(structlog.BoundLoggerBase):
 
 
 class RateLimitedLog:
-    """Logs warnings that any user may cause, but at a limited rate, so that they cannot flood the log."""
+    """Logs warnings that any user may cause, at a limited rate."""
 
     def __init__(self, log: Logger, every: float = 10.0) -> None:
         """Log to `log`, with at least `every` seconds between two lines."""
@@ -114,7 +114,7 @@ class RateLimitedLog:
         self._omitted = 0
 
     def warning(self, event: str, **values: object) -> None:
-        """Log a warning with the number of warnings omitted since the last line, or omit and count it."""
+        """Log a warning and the number omitted since the last, or omit and count it."""
         at = time.monotonic()
         if at - self._last_line_at < self._every:
             self._omitted += 1
@@ -153,7 +153,7 @@ def configure(
     *,
     env: Mapping[str, str] = os.environ,
 ) -> None:
-    """Configure logging: lowest `level`, `format` (auto, json, console), `stream` (default: standard error)."""
+    """Configure logging: lowest `level`, `format` (auto, json, console), `stream`."""
     target = stream or sys.stderr
     terminal = target.isatty()
     _sink.stream = stream
@@ -223,12 +223,12 @@ def _json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
 
 
 def _remove_control_characters(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Remove control characters of terminals: some values come from guests and other agents."""
+    """Remove control characters: some values come from guests and other agents."""
     return {key: value if key == "exc_info" else cleaned(value) for key, value in event.items()}
 
 
 def _traceback(to: TextIO, exc_info: ExcInfo) -> None:
-    """Write a traceback without secrets and control characters: an exception may contain foreign text."""
+    """Write a traceback without secrets and control characters."""
     buffer = io.StringIO()
     plain_traceback(buffer, exc_info)
     to.write(printable(redacted(buffer.getvalue()), lines=True))

@@ -1,4 +1,4 @@
-"""Every metric of agentd, with its help text; one registry for each daemon, nothing global.
+"""Every metric with its help text; one registry a daemon, nothing global.
 
 `render` runs on the event loop in slices of SLICE seconds.  prometheus_client's own writer takes about 70 ms for
 10,000 series and cannot be interrupted; in a thread it repeatedly holds the interpreter for its switch interval, and
@@ -49,7 +49,7 @@ _LAG: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 
 
 class Metrics:
-    """The metrics of one daemon; roles use the attributes, and add their own collectors with `attach`."""
+    """The metrics of one daemon; roles add their own collectors with `attach`."""
 
     def __init__(self, version: str = "unknown") -> None:
         """Create every metric, at zero."""
@@ -120,7 +120,7 @@ class Metrics:
         self._system = (ProcessCollector(registry=self.registry), PlatformCollector(registry=self.registry))
 
     def attach(self, collector: C) -> C:
-        """Render `collector` too; if it has very many series, its families may produce their samples lazily."""
+        """Render `collector` too; its families may produce their samples lazily."""
         self._collectors.append(collector)
         return collector
 
@@ -140,7 +140,7 @@ class Metrics:
         self.task_seconds.labels(tool).observe(seconds)
 
     def proxmox_call(self, method: str, outcome: str, seconds: float) -> None:
-        """Count a call of the Proxmox API; `outcome` is `ok` or the code of an error (errors.py)."""
+        """Count a call of the Proxmox API; `outcome` is `ok` or an error code."""
         self.proxmox_requests.labels(method, outcome).inc()
         self.proxmox_seconds.labels(method).observe(seconds)
 
@@ -157,13 +157,13 @@ class Metrics:
         self._bus_before = dict(counters)
 
     def snapshot(self) -> dict[str, float]:
-        """Return the figures of a MetricReport: Machine.figures, `tasks_in_flight`, and `audit_broken` (1 for yes)."""
+        """Return the figures of a MetricReport."""
         (in_flight,), (broken,) = self.tasks_in_flight.collect(), self.audit_broken.collect()
         counted = {"tasks_in_flight": in_flight.samples[0].value, "audit_broken": broken.samples[0].value}
         return {**self.machine.figures(), **counted}
 
     async def render(self) -> bytes:
-        """Return every metric in the text format of Prometheus, without blocking the event loop."""
+        """Return every metric in the text format, without blocking the event loop."""
         system = await asyncio.to_thread(
             lambda: [family for collector in self._system for family in collector.collect()]
         )
@@ -216,7 +216,7 @@ class Metrics:
 
 
 class HostMetrics:
-    """The resource usage of this process and its machine, read from /proc, which never waits for a disk.
+    """The resource usage of this process and its machine, from /proc.
 
     A CPU percentage is measured over the time since the last measurement, and at least over SHORTEST seconds.
     """
@@ -264,7 +264,7 @@ class HostMetrics:
 
 
 def _cpu() -> tuple[int, int]:
-    """Return the busy ticks and all ticks of all cores; iowait counts as idle, guest time is part of user."""
+    """Return the busy ticks and all ticks of all cores; iowait counts as idle."""
     ticks = [int(tick) for tick in _read("/proc/stat").partition("\n")[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
@@ -286,7 +286,7 @@ def _read(path: str) -> str:
 
 
 def _head(name: str, kind: str, text: str) -> str:
-    """Return the header lines of a family; in this format the name of a counter has the suffix `_total`."""
+    """Return the header lines of a family; counters have the suffix `_total`."""
     shown = {"counter": f"{name}_total", "info": f"{name}_info"}.get(kind, name)
     kind = {"info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram", "unknown": "untyped"}.get(kind, kind)
     text = text.replace("\\", r"\\").replace("\n", r"\n")

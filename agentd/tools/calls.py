@@ -1,4 +1,4 @@
-"""Answers calls of an agent's tools: those of principals, of other agents, and of this process.
+"""Answers calls of an agent's tools by principals, agents and this process.
 
 A call arrives over NATS micro and is answered once.  One that takes longer than CALL_WAIT is answered with `running`,
 and the caller sends it again with the same key.

@@ -1,4 +1,4 @@
-"""Declare tools: the decorator `tool` on methods, and `collect`, which makes a Tool of each such method.
+"""Declare tools: the decorator `tool`, and `collect`, which makes Tools of methods.
 
 A tool that does not validate is disabled; the other tools stay available.
 """

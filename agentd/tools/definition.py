@@ -84,7 +84,7 @@ class Call(Protocol):
 
     @property
     def begun(self) -> datetime | None:
-        """Time since which an earlier run of this call may have made the change; None if none had begun to."""
+        """Time since which an earlier run may have made the change; None if none began."""
         ...
 
     def left(self) -> float:

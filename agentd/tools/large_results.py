@@ -22,7 +22,7 @@ INLINE: Final = 16 * 1024
 
 
 async def store_if_large(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
-    """Return `result`, or a reference if it is large and was stored under `key` of this agent."""
+    """Return `result`, or a reference to it if it is large and was stored."""
     data = encode(result)
     if len(data) <= INLINE:
         return result

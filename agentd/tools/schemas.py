@@ -1,4 +1,4 @@
-"""The JSON Schema of a tool's parameters and result, and parameters in the form that it expects."""
+"""JSON Schemas of a tool's parameters and result, and conversion to them."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class Worker:
         )
 
     async def _offer_aliases(self, service: str) -> list[Subscription]:
-        """Also take calls under the old names of tools; they are not endpoints, so no list contains them."""
+        """Also take calls under aliases; they are no endpoints, so no list has them."""
         aliases = [
             alias
             for alias, name in tool_names.ALIASES.items()

@@ -1,4 +1,4 @@
-"""What agents announce and answer: presence, heartbeat, metrics, alerts, control, the freeze of the network."""
+"""What agents announce: presence, heartbeat, metrics, alerts, control, freeze."""
 
 from __future__ import annotations
 

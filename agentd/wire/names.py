@@ -1,4 +1,4 @@
-"""The form of names that others choose: ids, keys of calls, tasks, queues, reply subjects."""
+"""The form of names that clients choose: ids, keys, tasks, queues, inboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records that agentd keeps in streams: external changes, audit chains, dead letters."""
+"""The records in streams: external changes, audit chains, dead letters."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return `name` without blanks and without a number at its end, with dashes between its words."""
+    """Return `name` with dashes between its words, without a number at its end."""
     return re.sub(r"[_.\s]+", "-", re.sub(r"(?:\d+|\[n\])\Z", "", name.strip()[:200]))
 
 

@@ -156,7 +156,7 @@ def urgent(service: str) -> str:
 
 
 def is_service(queue: str) -> bool:
-    """Return whether `queue` is the queue of a service as a whole: without a node and a class."""
+    """Return whether `queue` is that of a whole service, without node and class."""
     return "@" not in queue and "+" not in queue
 
 
@@ -167,7 +167,7 @@ def queues_of(service: str, node: str, queues: Iterable[str]) -> list[str]:
 
 
 def worker_queues(service: str, node: str, queues: Iterable[str]) -> list[str]:
-    """Return all queues that a worker of `service` on `node` pulls from; `queues` are those of the configuration."""
+    """Return the queues that a worker of `service` on `node` pulls from."""
     return list(dict.fromkeys([service, urgent(service), *queues_of(service, node, queues)]))
 
 
@@ -306,7 +306,7 @@ def result_key(agent: str, key: str) -> str:
 
 
 def begun_key(consumer: str, sequence: int | str) -> str:
-    """begun.<consumer>.<sequence>: the key of the number of starts of a message in the bucket `results`."""
+    """begun.<consumer>.<sequence>: key of a message's number of starts in `results`."""
     return f"begun.{consumer}.{sequence}"
 
 

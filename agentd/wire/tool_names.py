@@ -23,5 +23,5 @@ ALIASES: Final = {"list_vms": "list_guests", "backup_vm": "create_backup"}
 
 
 def current(name: str, tools: Container[str]) -> str:
-    """Return the current name of the tool `name`; a tool in `tools` with exactly this name comes first."""
+    """Return the current name of a tool; one in `tools` with this name comes first."""
     return name if name in tools else ALIASES.get(name, name)

@@ -218,7 +218,7 @@ class Consumer:
             self._ask()
 
     def _on_status(self, status: str, msg: Delivery) -> None:
-        """408 and 404: the request ended unfilled; 409 and 503: the consumer moved, or does not exist."""
+        """408, 404: the request ended unfilled; 409, 503: the consumer moved or is gone."""
         headers = msg.headers or {}
         if status in {"408", "404"}:
             self.problem = ""

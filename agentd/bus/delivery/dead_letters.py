@@ -350,7 +350,7 @@ async def close(bus: Bus, letter: Letter, principal: str) -> None:
 
 
 async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
-    """Write the mark that closes a letter or starts its replay; return the mark's sequence."""
+    """Write the mark that closes a letter or starts its replay; return its sequence."""
     subject = subjects.dead_mark(letter.number)
     before = await bus.newest(subjects.DEAD, subject, DeadMark)
     mark = before.value  # a mark that cannot be read closes nothing

@@ -77,7 +77,7 @@ Handle = Callable[[Job], Awaitable[None]]
 
 
 def job_of(msg: Delivery) -> Job:
-    """Read the delivery's numbers from its reply subject, `$JS.ACK.…` in its old or its new form."""
+    """Read the delivery's numbers from its reply subject, `$JS.ACK.…` (old or new form)."""
     tokens = msg.reply.split(".")
     shift = 2 if len(tokens) > 9 else 0  # noqa: PLR2004 - the new form has a domain and an account hash
     return Job(

@@ -1,1 +1,1 @@
-"""The connection to NATS: nats-py's client, subscriptions, replies and credentials."""
+"""The connection to NATS: client, subscriptions, replies and credentials."""

@@ -296,7 +296,7 @@ class Connection:
     def ask(
         self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None
     ) -> asyncio.Future[Msg]:
-        """Publish with a reply subject; the future gets the first answer, or BusUnavailable or Denied."""
+        """Publish with a reply subject; the future gets the first answer or an error."""
         token, answer = self._pending.add(subject, wait or self.settings.timeout)
         if self._nc.is_closed:
             self._pending.fail(token, BusUnavailable("the connection to NATS is closed"))

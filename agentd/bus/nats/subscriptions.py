@@ -1,4 +1,4 @@
-"""What is received over one connection to NATS: messages, subscriptions, inboxes of pull requests."""
+"""What one NATS connection receives: messages, subscriptions, pull inboxes."""
 
 from __future__ import annotations
 

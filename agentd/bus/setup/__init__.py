@@ -1,1 +1,1 @@
-"""What NATS must have: streams, buckets and consumers, and the permissions of every user."""
+"""What NATS must have: streams, buckets, consumers and the users' permissions."""

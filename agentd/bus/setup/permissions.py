@@ -70,7 +70,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class User:
-    """A NATS user: its name, and the subjects that it may publish and subscribe, sorted."""
+    """A NATS user: its name, and the subjects that it may publish and subscribe."""
 
     name: str
     kind: Kind
@@ -182,7 +182,7 @@ def external(name: str, queues: Collection[str], *, pushed: bool) -> User:
 
 
 def admin() -> User:
-    """Return the administrator: it provisions JetStream, drains agents, and publishes dead letters again."""
+    """Return the administrator: it provisions, drains agents and replays dead letters."""
     publish = [
         f"{API}.>",
         "$JS.SNAPSHOT.>",
@@ -200,7 +200,7 @@ def admin() -> User:
 
 
 def users(found: Iterable[User]) -> list[User]:
-    """Return the users sorted by name; raises ConfigError if two have one name, for they would share an inbox."""
+    """Return the users sorted by name; raises ConfigError if two would share an inbox."""
     named: dict[str, User] = {}
     for user in found:
         if user.name in named:
@@ -210,7 +210,7 @@ def users(found: Iterable[User]) -> list[User]:
 
 
 def nats_conf(keys: Iterable[tuple[User, str]]) -> str:
-    """Return the users with their public keys as a part of nats-server's configuration, for an account."""
+    """Return the users of an account with their public keys, for nats-server."""
     lines = ["users: ["]
     for user, key in keys:
         lines += [
@@ -228,7 +228,7 @@ def inbox(name: str) -> str:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Return whether every subject that `subject` stands for (it may have wildcards) matches `pattern`."""
+    """Return whether every subject of `subject` (with wildcards) matches `pattern`."""
     wanted, given = pattern.split("."), subject.split(".")
     for index, token in enumerate(wanted):
         if token == REST:
@@ -255,7 +255,7 @@ def _reading() -> list[str]:
 
 
 def _asked_as(principals: Iterable[str]) -> Iterator[str]:
-    """Yield what is published in the name of each principal to control workflows and the network."""
+    """Yield what each principal publishes to control workflows and the network."""
     for name in principals:
         yield subjects.signal(name, "*")
         yield subjects.network(name)
@@ -333,7 +333,7 @@ def _orchestrator(name: str) -> list[str]:
 
 
 def _consuming(stream: str, consumer: str) -> list[str]:
-    """Return what a client publishes to receive the messages of a consumer and to acknowledge them.
+    """Return what a client publishes to pull from a consumer and to acknowledge.
 
     The second form of an acknowledgement has the domain and the account before the stream.
     """
@@ -345,7 +345,7 @@ def _consuming(stream: str, consumer: str) -> list[str]:
 
 
 def _giving_up(consumer: str) -> list[str]:
-    """Return what a client publishes to count the starts of a message, and to store it as a dead letter."""
+    """Return what a client publishes to count starts and to store dead letters."""
     return [
         f"$KV.{subjects.RESULTS}.{subjects.begun_key(consumer, '*')}",
         subjects.dead(dead_letters.GIVEN_UP, consumer, "*"),

@@ -84,7 +84,7 @@ class Act:
 
 
 def allowed(user: User) -> list[Act]:
-    """Return tries of everything that the user must be able to do, if a try of it reaches no other client."""
+    """Return the acts that the user needs and that can be tried without an effect."""
     stored = [pattern for config in provision.streams(1) for pattern in config["subjects"]]
     publish = [
         subject
@@ -95,7 +95,7 @@ def allowed(user: User) -> list[Act]:
 
 
 def forbidden(user: User, every_user: Iterable[User]) -> list[Act]:
-    """Return tries of everything that others may do and the user may not, and of what no user may do."""
+    """Return the acts that the user must not be allowed, and those of no user."""
     others = list(every_user)
     publish = {_example(pattern) for other in others for pattern in other.publish}
     publish |= {*_admin_calls(others), *_acknowledgements(others), *ELSEWHERE}
@@ -109,7 +109,7 @@ def forbidden(user: User, every_user: Iterable[User]) -> list[Act]:
 
 
 async def denied(settings: BusSettings, login: Login, identity: str, acts: Iterable[Act]) -> set[Act]:
-    """Try `acts` with a login; return those that the server denied.  Raises BusUnavailable."""
+    """Try `acts` with a login; return those that the server denied."""
     texts: set[str] = set()
 
     async def on_error(error: Exception) -> None:
@@ -138,7 +138,7 @@ async def denied(settings: BusSettings, login: Login, identity: str, acts: Itera
 
 
 async def _quiet(client: Client, texts: set[str]) -> None:
-    """Wait until the server has answered everything: at times nats-py ends a flush before the errors arrive."""
+    """Wait until the server has answered: nats-py may end a flush before errors arrive."""
     before = -1
     while before != len(texts):
         before = len(texts)

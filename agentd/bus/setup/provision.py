@@ -251,14 +251,14 @@ async def provision(bus: Bus, services: Iterable[str] = (), queues: Collection[s
 
 
 async def provision_streams(bus: Bus, *, change: bool = True) -> list[str]:
-    """Create and update streams and buckets; without `change` only return what is missing or differs."""
+    """Create and update streams and buckets; without `change` only return differences."""
     return [line for config in streams(bus.settings.replicas) for line in await _stream(bus, config, change=change)]
 
 
 async def provision_consumers(
     bus: Bus, services: Iterable[str] = (), queues: Collection[settings.Queue] = (), *, change: bool = True
 ) -> list[str]:
-    """Create and update consumers; without `change` only return what is missing or differs."""
+    """Create and update consumers; without `change` only return differences."""
     pushed = {queue.name for queue in queues if queue.external == "push"}
     wanted = consumers(slots(services, queues), pushed)
     return [line for stream, config in wanted for line in await _durable(bus, stream, config, change=change)]

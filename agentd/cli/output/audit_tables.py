@@ -1,4 +1,4 @@
-"""The tables of the audit: verdicts on chains, recorded changes, what can be undone."""
+"""Tables of the audit: verdicts, recorded changes, what can be undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output for people: a console that is safe for foreign texts, and the parts that tables are made of."""
+"""Readable output: a console that is safe for foreign texts, and parts of tables."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WHOLE: Final = 20
 
 
 class SafeConsole(Console):
-    """A console that prints no control characters, even where the caller has not escaped the text."""
+    """A console that prints no control characters, even in unescaped text."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments with control characters replaced in their text."""
@@ -114,7 +114,7 @@ def print_rows(columns: list[str], cells: list[list[str]], empty: str) -> None:
 
 
 def _widths(columns: list[list[Text]]) -> list[int]:
-    """Return the width of each column; none if they do not fit in the console without a word being cut.
+    """Return the widths of the columns; none if a word would have to be cut.
 
     rich would also narrow the columns that cannot be narrower.
     """

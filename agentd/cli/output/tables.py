@@ -152,7 +152,7 @@ def _schedules(found: list[Any]) -> None:
 
 
 def _local_time(moment: datetime | None, zone: str) -> str:
-    """Return a moment in the time zone `zone`, or in that of this machine if `zone` is empty."""
+    """Return a time in `zone`, or in the zone of this machine if it is empty."""
     if moment is None:
         return ""
     return f"{moment.astimezone(ZoneInfo(zone) if zone else None):%a %Y-%m-%d %H:%M:%S}"

@@ -1,4 +1,4 @@
-"""The result of a tool as text for people: blocks of `name  value`, lists of objects as tables.
+"""The result of a tool as text: blocks of `name  value`, lists as tables.
 
 Names and values come from guests and other agents: everything is printed through `safe`.
 """
@@ -65,7 +65,7 @@ def _nested(value: Any, indent: int) -> None:  # noqa: ANN401 - JSON
 
 
 def _table(rows: list[dict[str, Any]], indent: int) -> None:
-    """Print objects as a table without the columns that are empty in each row; as blocks if it is too wide."""
+    """Print objects as a table without empty columns; as blocks if it is too wide."""
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if any(map(_given(name), rows))]
     cells = [[_cell(row.get(name), name) for name in columns] for row in rows]
     widths = [max(map(len, [name, *(row[at] for row in cells)])) for at, name in enumerate(columns)]

@@ -1,1 +1,1 @@
-"""Commands that set a machine or a demo up: configuration, checks, NATS permissions, `up` and `demo`."""
+"""Set-up of a machine or a demo: configuration, checks, permissions, servers."""

@@ -1,4 +1,4 @@
-"""`agentd config`: check the configuration and the plugins, and show the settings that are in use."""
+"""`agentd config`: check configuration and plugins; show the active settings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def show(app: App) -> None:
 
 
 def _checked(app: App) -> tuple[Config, manager.Plugins]:
-    """Return the configuration and the plugins, with all settings and schedules checked; raises ConfigError."""
+    """Return the checked configuration, plugins and schedules; raises ConfigError."""
     found = app.config()
     plugins = manager.every_plugin(found)
     for name in plugins.loaded():

@@ -1,4 +1,4 @@
-"""`agentd up`: all roles on one machine. `agentd demo`: the same, and one VM deployed on a simulated Proxmox.
+"""`agentd up`: all roles on one machine. `agentd demo`: with a simulated Proxmox.
 
 Servers start before the event loop and end after it, so that no server is left running after an error.
 """
@@ -68,7 +68,7 @@ level = "warning"
 
 
 def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary | None = None) -> int:
-    """Run every role in this process, with an embedded nats-server; return the exit code."""
+    """Run all roles in this process with a nats-server; return the exit code."""
     state = state or default_state("up")
     own = _all_roles(given.model_copy(update={"node": given.node.model_copy(update={"state_dir": state})}))
     keys = state / KEYS
@@ -159,7 +159,7 @@ async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: boo
 
 
 async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> WorkflowResponse:
-    """Deploy one VM and show each step; then, unless `once`, keep running until Ctrl-C."""
+    """Deploy one VM and show each step; unless `once`, run until Ctrl-C."""
     await supervisor.ready.wait()
     out.print(f"[bold]agentd[/] is up after {time.monotonic() - started:.1f} s: {', '.join(supervisor.roles)}")
     out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")

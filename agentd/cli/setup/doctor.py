@@ -1,4 +1,4 @@
-"""Checks whether this machine can work: NATS and its permissions, JetStream, clocks, Proxmox and its permissions.
+"""Checks of this machine: NATS, JetStream, clocks, Proxmox, permissions.
 
 Each finding says what to do; `agentd doctor` prints the findings and fails if one of them is bad.
 """
@@ -131,14 +131,14 @@ async def _clocks(proxmox: Proxmox) -> Finding:
 
 
 def _grants(held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
-    """Report the tools that are disabled because the token may not grant roles, which is the default."""
+    """Report the tools that are disabled because the token may not grant roles."""
     tools = sorted({tool for right in needed for tool in right.tools if not _held(held, right)})
     text = f"{', '.join(tools)} are off: the token lacks {GRANTS} (agentd doctor --roles --grants includes it)"
     return [Finding("proxmox grants", good=True, text=text)] if tools and any(held.values()) else []
 
 
 async def roles(config: Config, *, grants: bool = False) -> list[str]:
-    """Return the commands that create the roles that the tools need and grant them to the token; raises AgentdError.
+    """Return the commands that create the tools' roles and grant them to the token.
 
     grants  the roles include Permissions.Modify, which allows to grant any right to any user
     """
@@ -156,7 +156,7 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
 
 
 class _WithoutToken:
-    """The section [proxmox] for requests that need no token: the roles are created before a working token exists."""
+    """The section [proxmox] for requests that need no token."""
 
     def __init__(self, section: Access) -> None:
         self._section = section
@@ -173,7 +173,7 @@ class _WithoutToken:
 
 
 def _granted(config: Config) -> Tier:
-    """Return the highest tier that the policy grants to any principal; the token needs no rights beyond it."""
+    """Return the highest tier that the policy grants: the token needs no more."""
     policy = Policy.of(config.policy)
     tiers = {policy.default_tier, policy.anonymous_tier, *policy.principals.values()}
     return next(tier for tier in reversed(Tier) if tier in tiers)
@@ -201,7 +201,7 @@ def _acl_command(path: str, kind: str, who: str, role: str) -> str:
 
 
 def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
-    """Compare the rights of the token with those that the tools need; a token without any right is reported as such."""
+    """Compare the token's rights with those that the tools need."""
     if not any(held.values()):
         advice = f"{_acl_command('/', 'tokens', token, 'PVEAuditor')} (and its user the same)"
         return [
@@ -214,7 +214,7 @@ def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list
 
 
 def _held(held: dict[str, list[str]], right: Right) -> bool:
-    """Return whether the privilege is held on the path, above it, or on a part of it (if it has a placeholder)."""
+    """Return whether the privilege is held on the path, or above or below it."""
     root = right.path.partition("{")[0].rstrip("/") or "/"
     above = {"/"} | {root[:end] for end in range(1, len(root) + 1) if root[end : end + 1] in {"", "/"}}
     below = (root + "/", "/pool/") if root in {"/vms", "/storage"} else (root + "/",)

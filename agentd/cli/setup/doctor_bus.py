@@ -1,4 +1,4 @@
-"""The part of `agentd doctor` that checks NATS: reachability, version, streams, clock, permissions, storage, TLS."""
+"""The checks of NATS in `agentd doctor`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def examine(config: Config, log: Logger, user: User, login: Login | None =
 
 
 def certificate(what: str, end: str) -> Finding:
-    """Report when a certificate ends; `end` is in the form of `ssl.SSLSocket.getpeercert`."""
+    """Report when a certificate ends; `end` is as in `ssl.SSLSocket.getpeercert`."""
     left = ssl.cert_time_to_seconds(end) - time.time()
     text = f"valid until {end}"
     return Finding(what, left > SOON, text, "" if left > SOON else "replace it before it ends")
@@ -84,7 +84,7 @@ def _version(bus: Bus) -> Finding:
 
 
 async def _permissions(config: Config, user: User) -> list[Finding]:
-    """Try the permissions of the user in both directions: what it needs, and what it may not have."""
+    """Try the user's permissions: what it needs, and what it must not have."""
     bus, what = config.bus, f"permissions of {user.name}"
     if not (bus.nkey_file or bus.nkey_dir or bus.creds_file or bus.user):
         near = all(is_loopback(host) for host in bus.hosts)
@@ -106,7 +106,7 @@ async def _permissions(config: Config, user: User) -> list[Finding]:
 
 
 def _every_user(config: Config) -> list[User]:
-    """Return the users of this configuration, and an agent of each role, which other nodes may have."""
+    """Return the users of this configuration, and an agent of each role."""
     return bus_users.every_user(config, {*config.instances, *bus_users.roles(config)})
 
 
@@ -157,7 +157,7 @@ async def _provisioned(bus: Bus, config: Config, log: Logger) -> list[Finding]:
 
 
 async def _freeze(bus: Bus) -> Finding:
-    """Report whether the network is frozen: a freeze is not a fault, but the administrator has to know of it."""
+    """Report whether the network is frozen, which is not a fault."""
     try:
         found = await freeze.read(bus)
     except AgentdError as error:
@@ -166,7 +166,7 @@ async def _freeze(bus: Bus) -> Finding:
 
 
 async def _agents(bus: Bus) -> Finding:
-    """Report the agents whose version differs from that of this command: during an upgrade that is no fault."""
+    """Report agents of other versions: during an upgrade that is no fault."""
     agents = await queries.agents(bus)
     others = sorted(f"{agent.agent_id} {agent.version}" for agent in agents if agent.version not in {"", __version__})
     text = f"agentd {__version__}; {len(agents)} agents run"

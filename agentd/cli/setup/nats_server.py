@@ -1,4 +1,4 @@
-"""Servers that `agentd up` and `agentd demo` start: nats-server, and a simulated Proxmox VE.
+"""The servers of `agentd up` and `agentd demo`: nats-server, simulated Proxmox.
 
 Each is a child process on loopback that ends with its parent process, even if the parent is killed.
 """
@@ -39,7 +39,7 @@ authorization {{
 
 @dataclass(frozen=True)
 class SimulatedProxmox:
-    """A simulated Proxmox VE: its URL, the file of its CA, and an API token with all privileges."""
+    """A simulated Proxmox VE: URL, CA file, API token with all privileges."""
 
     url: str
     ca_file: str
@@ -49,13 +49,13 @@ class SimulatedProxmox:
 
 @dataclass(frozen=True)
 class Binary:
-    """A nats-server binary: its path and the SHA-256 (hex) of its content; no other content is run."""
+    """A nats-server binary: its path and its SHA-256 (hex), which is checked."""
 
     path: Path
     sha256: str
 
     def checked(self) -> Path:
-        """Return the path; raises UsageError if the file cannot be read or has another SHA-256."""
+        """Return the path; raises UsageError if it is unreadable or its SHA-256 differs."""
         try:
             with self.path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -68,7 +68,7 @@ class Binary:
 
 @contextlib.contextmanager
 def nats_server(directory: Path, port: int = -1, given: Binary | None = None, *, users: str) -> Iterator[str]:
-    """Run nats-server with its data below `directory`; yield its URL.  Port -1 means any free port.
+    """Run nats-server with data below `directory`; yield its URL.  Port -1: any.
 
     `users` is the part of its configuration with all users and their permissions.
 
@@ -101,7 +101,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None, *,
 
 
 def storage_limit(directory: Path) -> int:
-    """Return how many bytes JetStream may use: its present data plus 3/4 of the free disk, nats-server's own limit."""
+    """Return JetStream's default limit in bytes: its data plus 3/4 of the free disk."""
     taken = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     return taken + shutil.disk_usage(directory).free * 3 // 4
 
@@ -132,7 +132,7 @@ def preferred_port(port: int) -> int:
 
 @contextlib.contextmanager
 def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, float]) -> Iterator[SimulatedProxmox]:
-    """Run the simulated Proxmox VE of a checkout of agentd; raises UsageError if it is not set up."""
+    """Run the simulated Proxmox VE of a checkout; raises UsageError without one."""
     python = checkout / ".venv-pve" / "bin" / "python"
     launcher = checkout / "tests" / "pve" / "launcher.py"
     if not python.is_file() or not launcher.is_file():

@@ -1,4 +1,4 @@
-"""`agentd permissions`: what each NATS user may do.  `agentd nkey`: a key for a user."""
+"""`agentd permissions`: rights of NATS users.  `agentd nkey`: a key for a user."""
 
 from __future__ import annotations
 
