@@ -43,9 +43,11 @@ demo: $(VENV)/wheel.stamp $(PVE)/pve.stamp ## deploy one VM on a simulated clust
 # those that try many random cases, and those of the page.
 QUICK = $(shell grep -LE '[Nn]ats_?[Ss]erver|FakePve|quiet_net|\b(bus|lab|net|tools|sim|benches): |subprocess|SCRIPTS' \
 	$(shell find tests/core tests/plugins -name 'test_*.py' -not -name '*_chance.py' -not -path '*/web/*'))
-check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in less than a minute: style, layers, tests without servers
-	$(LINT)/bin/ruff format --check .
-	$(LINT)/bin/ruff check .
+CHANGED = $(shell git diff --name-only --diff-filter=d HEAD; git ls-files --others --exclude-standard)
+check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in less than a minute: changed files, layers, tests without servers
+	$(if $(filter %.py,$(CHANGED)),$(LINT)/bin/ruff format --check $(filter %.py,$(CHANGED)))
+	$(if $(filter %.py,$(CHANGED)),$(LINT)/bin/ruff check $(filter %.py,$(CHANGED)))
+	$(if $(CHANGED),$(LINT)/bin/codespell $(CHANGED))
 	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
 	$(BIN)/pytest -q -n $(JOBS) $(QUICK) $(ARGS)
 
