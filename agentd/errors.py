@@ -70,15 +70,10 @@ class ConfigError(AgentdError):
 
 
 class UnsafeFile(ConfigError):
-    """A file is not safe to read or write; the text names the command that fixes it.
-
-    The text never contains the content of the file.
-    """
+    """A file is not safe to read or write; the text names the command that fixes it."""
 
     code = "unsafe_file"
-    causes = (
-        "A configuration file or secret that other users can write, a secret that they can read, or a symbolic link."
-    )
+    causes = "Other users can write the file or read the secret in it, or it is a symbolic link."
     advice = "Run the command that the error names (chmod or chown)."
 
     def __init__(self, path: object, problem: str) -> None:
@@ -88,10 +83,7 @@ class UnsafeFile(ConfigError):
 
 
 class UsageError(AgentdError):
-    """The command line names something that does not exist.
-
-    The text lists what exists.
-    """
+    """The command line names something that does not exist; the text lists what exists."""
 
     exit_code = 2
     code = "usage"
@@ -173,10 +165,7 @@ class BusUnavailable(BusError, TemporaryError):
 
 
 class BusFull(BusUnavailable):
-    """A stream, the account or the server has no room: nothing was stored.
-
-    A retry can succeed once there is room.
-    """
+    """A stream, the account or the server has no room: nothing was stored."""
 
     code = "bus_full"
     causes = "The storage limit of a stream, of the account or of the disk is reached."
@@ -193,10 +182,7 @@ class TooManyWaiting(BusUnavailable):
 
 
 class Superseded(BusUnavailable):
-    """The lease on the agent id is not held by this process.
-
-    Another process may act under that id.
-    """
+    """The lease on the agent id is held by another process, which may act under it."""
 
     code = "superseded"
     causes = "A second process was started with the same agent id, or the lease expired during a long pause."
@@ -228,10 +214,7 @@ class NotProvisioned(BusError):
 
 
 class ProxmoxUnavailable(TemporaryError):
-    """Proxmox cannot do this now.
-
-    For example: a node is offline, no quorum, a restart, a time-out on a read.
-    """
+    """Proxmox cannot do this now: a node is offline, no quorum, a restart, a time-out."""
 
     code = "proxmox_unavailable"
     causes = "A node is offline or restarting, the cluster has no quorum, or a read timed out."
@@ -239,10 +222,7 @@ class ProxmoxUnavailable(TemporaryError):
 
 
 class NodeOffline(ProxmoxUnavailable):
-    """The node that has to answer is offline.
-
-    A read raises this at once, a change waits for the node.
-    """
+    """The node that has to answer is offline: a read fails at once, a change waits."""
 
     code = "node_offline"
     causes = "The node is switched off, restarting, or separated from the cluster."
@@ -258,13 +238,10 @@ class NoQuorum(ProxmoxUnavailable):
 
 
 class Held(TemporaryError):
-    """Changes are blocked now.
-
-    Waiting tasks start again once a person has removed the reason.
-    """
+    """Changes are blocked now; waiting tasks start once a person has removed the reason."""
 
     code = "held"
-    causes = "Changes are stopped on purpose, or until a person has looked at a problem."
+    causes = "Changes are stopped on purpose, or until a person has checked a problem."
     advice = "Remove the reason that the error names; waiting tasks then go on by themselves."
 
 
@@ -277,15 +254,10 @@ class Frozen(Held):
 
 
 class AuditBroken(Held):
-    """The agent's own audit chain is not as the agent wrote it.
-
-    This has not been acknowledged yet.
-    """
+    """The agent's own audit chain is not as the agent wrote it; it was not accepted yet."""
 
     code = "audit_broken"
-    causes = (
-        "A line of the chain was altered or removed, or the state directory of the agent was restored from a backup."
-    )
+    causes = "A line of the chain was altered or removed, or the agent's state was restored from a backup."
     advice = "Run `agentd audit verify`; if the reason is known, `agentd audit accept AGENT --reason TEXT`."
 
 
@@ -302,9 +274,7 @@ class UnknownOutcome(TemporaryError):
 
     code = "unknown_outcome"
     causes = "The connection broke, or the process was killed, after the request was sent."
-    advice = (
-        "Nothing for most tools: agentd checks the state before it repeats. Otherwise look in Proxmox, then decide."
-    )
+    advice = "Nothing for most tools: agentd checks the state before it repeats. Else check Proxmox, then decide."
 
 
 class Rejected(PermanentError):
@@ -317,16 +287,11 @@ class Rejected(PermanentError):
 
 
 class NotOurs(Rejected):
-    """The object has the mark of this call, but the call never began.
-
-    Our effect record says so.
-    """
+    """The object has the mark of this call, but by our effect record the call never began."""
 
     code = "not_ours"
-    causes = "The guest was restored or copied from one with the mark, or someone wrote the mark by hand."
-    advice = (
-        "Look at the object in Proxmox; rename or delete it, or remove the line with the mark from its description."
-    )
+    causes = "The guest was restored or copied from one with the mark, or the mark was written by hand."
+    advice = "Check the object in Proxmox; rename or delete it, or remove the mark from its description."
 
 
 class BadExpression(Rejected):
@@ -353,17 +318,12 @@ class NotFound(PermanentError):
     """The requested object does not exist."""
 
     code = "not_found"
-    causes = (
-        "The guest, node, storage or other object was deleted, or its name is misspelt, or the token may not see it."
-    )
+    causes = "The object was deleted, its name is misspelt, or the token may not see it."
     advice = "List what exists (`agentd call list_guests`), and check the permissions with `agentd doctor`."
 
 
 class ConfigChanged(PermanentError):
-    """Another client changed the configuration after it was read.
-
-    Read it again, then decide again.
-    """
+    """Another client changed the configuration after it was read: read it again."""
 
     code = "config_changed"
     causes = "A person or another tool has changed the object between the read and the write."
@@ -383,9 +343,7 @@ class TaskFailed(PermanentError):
 
     code = "task_failed"
     causes = "Proxmox began the task and could not complete it: storage full, invalid image, missing device."
-    advice = (
-        "Read the last lines of the log in the error (`agentd show ID`), correct the cause, then `agentd retry ID`."
-    )
+    advice = "Read the log in the error (`agentd show ID`), correct the cause, then `agentd retry ID`."
 
     def __init__(self, message: str, *, log: tuple[str, ...] = ()) -> None:
         """Store the last lines of the task's log beside the message."""
