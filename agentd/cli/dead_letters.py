@@ -93,30 +93,7 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
     if bool(numbers) == everything:
         message = "name the letters to replay, or --all; `agentd dead-letters` lists them"
         raise UsageError(message)
-
-    async def work() -> tuple[list[dict[str, Any]], bool]:
-        from agentd.bus.delivery import dead_letters as letters
-
-        async with app.bus(admin=True) as (bus, config):
-            known = {letter.number: letter for letter in await letters.letters(bus)}
-            chosen = numbers or [
-                letter.number for letter in known.values() if letter.open and _check_replayable(letter)
-            ]
-            done: list[dict[str, Any]] = []
-            failed = False
-            for number in dict.fromkeys(chosen):
-                try:
-                    if number not in known:
-                        await letters.find(bus, number)  # raises NotFound for an unknown letter
-                    sequence = await letters.replay(bus, known[number], config.principal)
-                except AgentdError as error:
-                    failed = True
-                    done.append({"letter": number, "error": str(error)})
-                else:
-                    done.append({"letter": number, "subject": known[number].subject, "sequence": sequence})
-            return done, failed
-
-    done, failed = run_async(work())
+    done = run_async(_replay(app, numbers))
     lines = [
         f"letter {outcome['letter']}: published again as {outcome['sequence']} on {outcome['subject']}"
         if "sequence" in outcome
@@ -124,8 +101,28 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
         for outcome in done
     ]
     app.show(done if app.as_json else lines or ["nothing to replay"], "lines")
-    if failed:
+    if any("error" in outcome for outcome in done):
         sys.exit(1)
+
+
+async def _replay(app: App, numbers: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Replay the letters, or all open ones; return the outcome of each."""
+    from agentd.bus.delivery import dead_letters as letters
+
+    done: list[dict[str, Any]] = []
+    async with app.bus(admin=True) as (bus, config):
+        known = {letter.number: letter for letter in await letters.letters(bus)}
+        chosen = numbers or [letter.number for letter in known.values() if letter.open and _check_replayable(letter)]
+        for number in dict.fromkeys(chosen):
+            try:
+                if number not in known:
+                    await letters.find(bus, number)  # raises NotFound for an unknown letter
+                sequence = await letters.replay(bus, known[number], config.principal)
+            except AgentdError as error:
+                done.append({"letter": number, "error": str(error)})
+            else:
+                done.append({"letter": number, "subject": known[number].subject, "sequence": sequence})
+    return done
 
 
 def _check_replayable(letter: Letter) -> bool:
