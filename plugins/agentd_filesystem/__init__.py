@@ -1,4 +1,4 @@
-"""The plugin of the role `filesystem`: serve files below configured directories, as the service `mcp-filesystem`."""
+"""The plugin of the role `filesystem`: file tools, the service `mcp-filesystem`."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def rename_new(source: int, name: str, target: int, new: str) -> None:
 
 
 def failure(path: str, error: OSError) -> Exception:
-    """Return the error to raise for an OSError on `path`; its text names no other path."""
+    """Return the error for an OSError on `path`; its text names no other path."""
     text = _FAILURES.get(error.errno or 0)
     if text is None:
         return Rejected(f"path: {path}: {error.strerror}")
@@ -89,7 +89,7 @@ def failure(path: str, error: OSError) -> Exception:
 
 
 def regular(descriptor: int, path: str) -> os.stat_result:
-    """Return the state of an open file; close it and raise Rejected if it is not a regular file."""
+    """Return the state of an open file; close it and raise Rejected for other kinds."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
@@ -98,7 +98,7 @@ def regular(descriptor: int, path: str) -> os.stat_result:
 
 
 def kind(mode: int) -> str:
-    """Return the kind of a file by its mode: file, directory, symlink, FIFO, socket or device."""
+    """Return the kind of a file: file, directory, symlink, FIFO, socket or device."""
     names = {
         stat.S_IFREG: "file",
         stat.S_IFDIR: "directory",

@@ -59,6 +59,6 @@ class Changed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def target(place: Place, **state: object) -> Target:
-    """Return the target of a call that changes a file; [policy] protected names it as file/PATH."""
+    """Return the target of a file change; [policy] protected names it file/PATH."""
     path = str(place.root / place.relative)
     return Target(f"file/{path}", path, state=state)

@@ -23,7 +23,7 @@ class Pattern:
     """One compiled glob pattern; `**` matches any number of directories."""
 
     def __init__(self, text: str) -> None:
-        """Compile a pattern; raises Rejected if it is too long or has too many alternatives."""
+        """Compile a pattern; raises Rejected if it is too long or too complex."""
         if not text or len(text) > LONGEST:
             raise Rejected(f"pattern: it has {len(text)} characters; write 1 to {LONGEST}")
         self._alternatives = [tuple(alternative.split("/")) for alternative in _expanded(text)]
@@ -34,7 +34,7 @@ class Pattern:
         return any(_matches(alternative, parts) for alternative in self._alternatives)
 
     def excludes(self, path: str) -> bool:
-        """Return whether the path, or one of its parts for a pattern without a slash, matches."""
+        """Return whether the path matches, or a part of it if the pattern has no slash."""
         return self.matches(path) or any(
             len(alternative) == 1 and _component(alternative[0], part)
             for alternative in self._alternatives
@@ -59,7 +59,7 @@ def _expanded(text: str) -> list[str]:
 
 
 def _matches(pattern: tuple[str, ...], parts: list[str]) -> bool:
-    """Match part by part: `reached` has the numbers of pattern parts that are matched so far."""
+    """Match part by part; `reached`: the numbers of pattern parts matched so far."""
     reached = _after_stars(pattern, {0})
     for part in parts:
         following = {at for at in reached if at < len(pattern) and pattern[at] == "**"}
@@ -81,7 +81,7 @@ def _after_stars(pattern: tuple[str, ...], reached: set[int]) -> set[int]:
 
 
 def _component(pattern: str, name: str) -> bool:
-    """Match one part of a path; on a mismatch, only the last `*` takes one character more."""
+    """Match one part of a path; on a mismatch the last `*` takes one character more."""
     tokens = _tokens(pattern)
     at = position = 0
     star, mark = -1, 0
@@ -105,7 +105,7 @@ def _tokens(pattern: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _one(part: str, character: str) -> bool:
-    """Return whether one part of a pattern (a character, `?` or `[…]`) matches a character."""
+    """Return whether a character, `?` or `[…]` of a pattern matches a character."""
     if len(part) == 1:
         return part in {"?", character}
     return re.match(translate(part.replace("[^", "[!", 1)), character) is not None

@@ -79,14 +79,14 @@ class Place:
 
     @contextmanager
     def parent(self) -> Iterator[int]:
-        """Open the directory that holds this path, to create, replace or rename its last part."""
+        """Open the directory of this path, to create, replace or rename its last part."""
         if not self.name or self.relative.rstrip("/").endswith(".."):
             raise Rejected(f"path: {self.path} is a root, or ends with ..; name a file or directory below it")
         with self.above().folder() as descriptor:
             yield descriptor
 
     def state(self) -> os.stat_result | None:
-        """Return the state of what has this path, not following a link at its end; None if nothing has it."""
+        """Return the state of this path without following a last link; None if it is free."""
         with self.parent() as parent:
             try:
                 return os.stat(self.name, dir_fd=parent, follow_symlinks=False)
@@ -109,7 +109,7 @@ class Place:
 
 
 class Roots:
-    """The directories that are served; each is opened at its first use and then stays open."""
+    """The served directories; each is opened at its first use and stays open."""
 
     def __init__(self, settings: FilesystemSettings) -> None:
         """Serve the directories of these settings."""
@@ -155,7 +155,7 @@ class Roots:
         return Place(self, path, root, "" if relative == "." else relative)
 
     def directory(self, root: Path) -> int:
-        """Return the open descriptor of a root; raises PermanentError if it cannot be served."""
+        """Return the descriptor of a root; raises PermanentError if it cannot be served."""
         if root not in self._open:
             real = Path(os.path.realpath(root))
             never = next((path for path in NEVER if real.is_relative_to(path) or Path(path).is_relative_to(real)), "")

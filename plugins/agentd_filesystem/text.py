@@ -26,7 +26,7 @@ def etag(data: bytes) -> str:
 
 
 def decoded(data: bytes, path: str) -> str:
-    """Return the text of a file; raises Rejected if it is not UTF-8 text, so that no byte is changed unseen."""
+    """Return the text of a file; raises Rejected if it is not UTF-8."""
     if b"\0" in data:
         raise Rejected(f"path: {path} is a binary file (it contains NUL); read_media_file returns its bytes")
     try:
@@ -38,7 +38,7 @@ def decoded(data: bytes, path: str) -> str:
 
 
 def page(data: bytes, most: int, *, last: bool) -> bytes:
-    """Return the longest beginning of `data` of at most `most` bytes that ends with a line, or else with a character.
+    """Return the start of `data`, at most `most` bytes, cut after a line or a character.
 
     last  `data` is the rest of the file
     """
@@ -55,7 +55,7 @@ def page(data: bytes, most: int, *, last: bool) -> bytes:
 
 
 def edited(text: str, edits: Sequence[Edit], *, every: bool) -> str:
-    """Return `text` with the edits applied in order; newlines stay as the file has them.
+    """Return `text` with the edits applied in order; newlines are kept.
 
     Raises Rejected if the old text of an edit does not occur, or occurs more than once and not `every` occurrence is
     to be replaced.

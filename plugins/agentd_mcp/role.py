@@ -181,7 +181,7 @@ class Bridge:
         return [Route(PATH, self.gate)]
 
     def clients(self, settings: BridgeSettings) -> set[str]:
-        """Return the principals in whose name it sends requests, besides those of [web.tokens]."""
+        """Return the principals that it sends requests for, besides [web.tokens]."""
         return {PRINCIPAL, *settings.approvers.values()}
 
     async def run(self, context: Context) -> None:

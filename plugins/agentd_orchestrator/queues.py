@@ -24,7 +24,7 @@ class Queues:
         self._known: set[str] = set()
 
     async def chosen(self, plan: list[TaskSpec], priority: int) -> list[TaskSpec]:
-        """Return the plan with the queues for this priority: an urgent task does not wait behind other tasks.
+        """Return the plan with the queues for this priority.
 
         Only the queue of a service as a whole has one for urgent tasks; a class and a node keep theirs, and so does an
         external agent.  Raises Rejected for a queue that does not exist: its task would wait for ever.

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Requests:
-    """Handles the requests of principals, and those of tasks that start a workflow of their own."""
+    """Handles the requests of principals, and of tasks that start a workflow."""
 
     def __init__(self, context: Context, engine: Engine) -> None:
         """Start workflows in `engine`."""
@@ -147,7 +147,7 @@ class Requests:
         return await self._with_queues(begin)
 
     async def _with_queues(self, begin: PlannedRequest) -> PlannedRequest:
-        """Return the request with the queues that its tasks go to, or with the reason for its rejection."""
+        """Return the request with the queues of its tasks, or the reason for rejection."""
         if begin.refused or begin.request.dry_run:
             return begin
         try:

@@ -119,7 +119,7 @@ def _pack(call: Call, source: Place, archive: Place) -> None:
 
 
 def _add(tar: tarfile.TarFile, place: Place, name: str) -> None:
-    """Add one entry; an entry that was deleted meanwhile, a device or a socket is left out."""
+    """Add one entry; a deleted entry, a device or a socket is left out."""
     with suppress(NotFound):
         descriptor = place.open(os.O_PATH | os.O_NOFOLLOW)
         try:
@@ -142,7 +142,7 @@ def _add(tar: tarfile.TarFile, place: Place, name: str) -> None:
 
 
 def _unpack(call: Call, archive: Place, place: Place, most: int) -> list[str]:
-    """Restore the members beside the final path, then rename; return the names of those left out."""
+    """Restore the members beside the final path, then rename; return omitted names."""
     with place.parent() as parent:
         name = f".{place.name[:100]}.{secrets.token_hex(8)}.agentd"
         os.mkdir(name, 0o700, dir_fd=parent)
@@ -210,7 +210,7 @@ def _restored(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: int) -> 
 
 
 def _is_inside(member: tarfile.TarInfo) -> bool:
-    """Return whether a member stays below the directory (tarfile.data_filter is not in every Python 3.11).
+    """Return whether a member stays below the directory.
 
     A link may go up only at its beginning, and not above the directory: `..` behind the name of another link would
     lead elsewhere than it reads.

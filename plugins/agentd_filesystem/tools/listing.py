@@ -82,7 +82,7 @@ class SearchText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a directory; `relative` is its path below the directory where the walk began."""
+    """One entry of a directory; `relative` is its path below the start of the walk."""
 
     relative: str
     name: str
@@ -226,7 +226,7 @@ class Listing:
 
 
 def _grep(command: list[str], place: Place, until: float) -> list[str] | None:
-    """Return the matching lines of one file, each with its number; None if it cannot be read.
+    """Return the matching lines of a file with numbers; None if it is unreadable.
 
     grep reads the descriptor that is open already, so it resolves no path.
     """
@@ -260,7 +260,7 @@ def entries_of(directory: int, prefix: str = "") -> list[Entry]:
 
 
 def walk(place: Place, excluded: list[Pattern]) -> Iterator[Entry]:
-    """Yield every entry below a directory, each directory before its entries; links are not followed.
+    """Yield every entry below a directory, directories first; links are not followed.
 
     Raises Rejected after too many entries.
     """
@@ -288,7 +288,7 @@ def walk(place: Place, excluded: list[Pattern]) -> Iterator[Entry]:
 
 @contextmanager
 def _inside(place: Place, directory: int, entry: Entry) -> Iterator[int | None]:
-    """Open a directory that was listed; None if it is not one any more, or may not be read."""
+    """Open a listed directory; None if it is none any more, or is unreadable."""
     try:
         descriptor = beneath.open_beneath(
             directory, entry.name, beneath.DIRECTORY | os.O_NOFOLLOW, cross_devices=place.cross_devices

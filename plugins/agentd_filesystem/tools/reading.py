@@ -219,14 +219,14 @@ def whole(place: Place, most: int) -> bytes:
 
 
 def checksum(place: Place, algorithm: str) -> tuple[str, int]:
-    """Return the checksum of a file of any size, in hexadecimal, and the size in bytes."""
+    """Return the checksum of a file in hexadecimal, and its size in bytes."""
     with place.file() as (descriptor, _), os.fdopen(os.dup(descriptor), "rb") as file:
         counted = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
         return counted.hexdigest(), file.tell()
 
 
 def etag_of(place: Place, most: int) -> str:
-    """Return the etag of a file; "" for a directory, or a file of more than `most` bytes."""
+    """Return the etag of a file; "" for directories and files over `most` bytes."""
     try:
         return text.etag(whole(place, most))
     except Rejected:
@@ -243,7 +243,7 @@ def read_at(descriptor: int, begin: int, count: int) -> bytes:
 
 
 def begin_of_tail(descriptor: int, size: int, lines: int) -> int:
-    """Return the byte at which the last `lines` lines begin; the file is read backwards in blocks."""
+    """Return the byte where the last `lines` lines begin; reads backwards in blocks."""
     missing = lines + (os.pread(descriptor, 1, size - 1) == b"\n" if size else 0)
     end = size
     while end > 0:

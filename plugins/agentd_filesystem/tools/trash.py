@@ -1,4 +1,4 @@
-"""The trash of each writable root: deleted files, and the old content of files that were replaced.
+"""The trash of each writable root: deleted files, old content of replaced ones.
 
 It is the directory `.agentd-trash` in the root, readable by agentd alone.  An entry has the name ID, with a note
 ID.json beside it, which is written first.  ID is derived from the call that removes the file, so a call that is run
@@ -82,7 +82,7 @@ class Kept:
     id: str
 
     def keep(self, parent: int, name: str) -> None:
-        """Give a file a second name in the trash; it may have it from an earlier run of this call."""
+        """Link a file into the trash; an earlier run of this call may have done it."""
         with suppress(FileExistsError):
             os.link(name, self.id, src_dir_fd=parent, dst_dir_fd=self.directory, follow_symlinks=False)
         os.fsync(self.directory)
@@ -127,7 +127,7 @@ def opened(place: Place, key: str, principal: str) -> Iterator[Kept]:
 
 @contextmanager
 def _directory(place: Place, *, create: bool) -> Iterator[int]:
-    """Open the trash directory of the root of `place`; raises NotFound if there is none and it is not to be created."""
+    """Open the trash of the root of `place`; raises NotFound unless it may create it."""
     with Place(place.roots, str(place.root), place.root, "").folder() as root:
         if create:
             with suppress(FileExistsError):
@@ -218,7 +218,7 @@ class TrashTools:
             return []
 
     def _compare(self, place: Place, entry: str) -> tuple[bool, str | None]:
-        """Return whether the entry exists, and the etag of what has the path; None if nothing has it."""
+        """Return whether the entry exists, and the etag of its path; None if it is free."""
         current = None if place.state() is None else etag_of(place, self.roots.settings.max_file)
         try:
             with _directory(place, create=False) as directory:

@@ -141,7 +141,7 @@ class _Changes:
         asyncio.get_running_loop().add_reader(descriptor, self._ready.set)
 
     async def next(self, seconds: float) -> _Changes:
-        """Wait for the first event, and for those that follow within a moment; none if the time is over."""
+        """Wait for the first event and those right after it; none at the time-out."""
         try:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._ready.wait()
@@ -163,7 +163,7 @@ class _Changes:
 
 @asynccontextmanager
 async def _watch(place: Place) -> AsyncIterator[_Changes]:
-    """Watch the file that the path means now; its descriptor is open, so that no other one is watched."""
+    """Watch the file that has this path now, by its open descriptor."""
     opened = await asyncio.to_thread(place.open, os.O_PATH)
     descriptor = _libc.inotify_init1(_FLAGS)
     try:

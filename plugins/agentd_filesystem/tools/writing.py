@@ -147,7 +147,7 @@ class Writing:
         return Changed(f"Successfully created directory {p.path}")
 
     async def _put(self, call: Call, place: Place, data: bytes, expected: str) -> Changed:
-        """Write a file once; `expected` is the etag that its old content must have, "" for any."""
+        """Write a file once; `expected` is the etag of its old content, "" for any."""
         before = await asyncio.to_thread(_current, place, self.roots.settings.max_file)
         was = "" if before is None else text.etag(before)
         call.target(target(place, etag=was))

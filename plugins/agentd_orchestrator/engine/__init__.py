@@ -1,1 +1,1 @@
-"""Carries out what the state machine decides: commits states, sends their messages."""
+"""Executes the decisions of the state machine: commits states, sends messages."""

@@ -1,4 +1,4 @@
-"""Sends the outbox of a committed state: assignments, timers, responses, reports and ends of tasks.
+"""Sends the outbox of a committed state.
 
 Each message expects that its subject is empty, so sending an outbox again has the effect of sending it once.
 """
@@ -79,7 +79,7 @@ class Outbox:
     def _send(
         self, state: Workflow, outbox_message: OutboxMessage, ttl: float, expect: int = 0
     ) -> Awaitable[object] | None:
-        """Send one outbox_message now; return an awaitable that completes when it is stored."""
+        """Send one message now; the returned awaitable completes when it is stored."""
         match outbox_message.kind:
             case "assign":
                 return self._assign(state, outbox_message, expect)

@@ -71,7 +71,7 @@ class TimerRestorer:
             self._context.bus.spawn(self._check(received.subject))
 
     async def _check(self, subject: str) -> None:
-        """Restore the timer after each of PAUSES; another overwriting message starts them again."""
+        """Restore the timer after each of PAUSES; an overwriting message restarts them."""
         try:
             while left := self._left[subject]:
                 self._left[subject] = left - 1

@@ -1,1 +1,1 @@
-"""The state machine of a workflow: pure functions from a state and an input to the next state and its messages."""
+"""The state machine of a workflow: pure functions from state and input to state."""

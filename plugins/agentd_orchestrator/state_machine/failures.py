@@ -1,4 +1,4 @@
-"""What happens after a failed attempt: go back to an earlier task, retry, or give up and wind down."""
+"""After a failed attempt: go back to an earlier task, retry, or give up."""
 
 from __future__ import annotations
 
