@@ -38,7 +38,7 @@ CONTAINER: dict[str, Any] = {
 
 
 class MemoryCall:
-    """A call whose effect record is in memory: a UPID on record is adopted, else look, act, remember."""
+    """A call with its effect record in memory: a recorded UPID is adopted, else check, apply, record."""
 
     def __init__(self, key: str = "wf.task", seconds: float = 20.0) -> None:
         """Start the deadline."""
@@ -126,7 +126,7 @@ class Doubt(MemoryCall):
     async def ensure(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
-        """Look, and act only where nothing can have been begun: as a call that is unsafe to repeat."""
+        """Check, and apply only if nothing can have started: as a call that is unsafe to repeat."""
         found = await look()
         if found is not None:
             return found

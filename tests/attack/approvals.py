@@ -15,7 +15,7 @@ DESTROY = ("vmid=105", "name=shop")
 
 
 async def requester_approves(stage: Stage) -> None:
-    """The principal who asks approves its own plan, over NATS and over HTTP."""
+    """The requester approves its own plan, over NATS and over HTTP."""
     workflow, done = await stage.plan("alice", "delete_guest", *DESTROY)
     if not workflow:
         raise Breach(f"the plan was not made: {done.text[-300:]}")
@@ -61,7 +61,7 @@ async def target_renamed_after_the_plan(stage: Stage) -> None:
 
 
 async def command_longer_than_the_question(stage: Stage) -> None:
-    """The end of a long command is not shown to the principal who approves it."""
+    """The end of a long command is not shown to the approver."""
     tail = "rm -rf /precious"
     command = json.dumps({"command": ["sh", "-c", "echo " + "harmless " * 12 + "; " + tail]})
     pairs = ("method=POST", "path=/nodes/pve1/qemu/100/agent/exec", f"parameters={command}")

@@ -48,7 +48,7 @@ class Work:
     """Workflows one after the other in lanes, for as long as it runs, each of which is a future in `open`."""
 
     def __init__(self, bus: Bus) -> None:
-        """Keep who asks."""
+        """Keep the principal."""
         self.bus = bus
         self.open: dict[str, asyncio.Future[None]] = {}
         self.answered: dict[str, asyncio.Event] = {}

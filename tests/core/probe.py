@@ -71,7 +71,7 @@ class Probe:
 
     @property
     def checks(self) -> int:
-        """Return how often the world was looked at."""
+        """Return how often the state was checked."""
         return self.steps.count("look")
 
     @property

@@ -52,7 +52,7 @@ class Client:
         return await asyncio.to_thread(self._ask, path, "POST", body, _named(headers))
 
     async def post(self, path: str, body: bytes, token: str) -> Answer:
-        """Ask for a change, in the name of whose token it is."""
+        """Request a change in the name of the token's principal."""
         return await asyncio.to_thread(self._ask, path, "POST", body, {"Authorization": f"Bearer {token}"})
 
     async def page(self, path: str) -> Answer:

@@ -123,7 +123,7 @@ class MemoryView:
         return self.at - timedelta(**length)
 
     def identity(self) -> Identity:
-        """Say who this daemon is."""
+        """Return the identity of this daemon."""
         return self.me
 
     def plugins(self) -> list[PluginState]:

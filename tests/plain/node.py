@@ -114,6 +114,6 @@ class PlainAgent:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End it, in whatever state."""
+        """End it, in any state."""
         if self._process is not None and self._process.poll() is None:
             self.kill()

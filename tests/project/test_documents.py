@@ -259,7 +259,7 @@ def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_first_plugin(tmp_path: Path, nats_server: NatsServer) -> None:
-    """Who follows "Your first plugin" word by word calls its tool in the end."""
+    """Following "Your first plugin" literally ends with a call of its tool."""
     section = _text(GUIDES[2]).partition("## Your first plugin")[2]
     files = re.findall(r"^`(hello/[^`]+)`:\n\n```\w+\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     assert [name for name, _ in files] == [

@@ -69,7 +69,7 @@ def die_with_parent() -> int:
 
 
 def make_tokens(pve: Simulator, options: argparse.Namespace) -> dict[str, str]:
-    """Make a token that may do everything, one that may look, and one without any right."""
+    """Create a token with all rights, one that may read, and one without any right."""
     pve.reset_access()
     values = {}
     for name in SECRETS:

@@ -97,7 +97,7 @@ async def test_protected(net: Net) -> None:
 
 
 async def test_cancelled(net: Net) -> None:
-    """Who cancels it while its guest runs leaves no guest."""
+    """A cancel while its guest runs leaves no guest."""
     async with backed_up(net, 101) as (bus, pve, asked):
         before = guests(pve)
         pve.rule("POST", "/agent/ping$|/agent/info$", {"status": 500, "reason": "QEMU guest agent is not running"})
@@ -135,7 +135,7 @@ async def test_container(net: Net) -> None:
 
 @pytest.mark.parametrize("point", ["after-post", "after-upid", "after-done"])
 async def test_killed(net: Net, tmp_path: Path, point: str) -> None:
-    """Whichever process dies while a guest is restored, and however it goes on, one guest is made and none is left."""
+    """With any process killed during a restore, one guest is created and none is left."""
     assert net.pve is not None
     async with backed_up(net, 101) as (_, pve, asked):
         before = guests(pve)

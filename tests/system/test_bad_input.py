@@ -263,7 +263,7 @@ async def test_a_token_that_may_not(net: Net, token: str, line: str) -> None:
 
 
 async def test_no_proxmox(net: Net) -> None:
-    """Without Proxmox a workflow fails in its time with where it looked; the daemon goes on."""
+    """Without Proxmox a workflow fails in time with the address; the daemon continues."""
     assert net.pve is not None
     net.settings["drain"] = {"timeout": 2.0}
     async with net.client() as bus, net.here("all") as daemon:

@@ -130,7 +130,7 @@ def _measured(config: Path, out: Path) -> int:
 
 
 async def test_interrupted(quiet_net: Net, tmp_path: Path, nats_server: NatsServer) -> None:
-    """Ctrl-C and a NATS that dies say how far it came and where that is; no half file has the name."""
+    """Ctrl-C and a killed NATS report the progress and the partial file; no partial file has the name."""
     config = quiet_net.config_file()
     out = tmp_path / "out.jsonl"
     async with quiet_net.client() as bus:

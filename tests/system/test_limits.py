@@ -62,7 +62,7 @@ def quiet_net(tmp_path: Path, nats_server: NatsServer) -> Net:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often how full NATS is."""
+    """Check often how full NATS is."""
     monkeypatch.setattr(admission, "EVERY", 0.2)
     monkeypatch.setattr(checks, "EVERY", 0.2)
 
@@ -88,7 +88,7 @@ async def fill(bus: Bus, subject: str, *, size: int = 100_000) -> int:
 
 
 async def hold(bus: Bus, stream: str, durable: str, seconds: float) -> None:
-    """Let a consumer hand out nothing for a time, as if all who pull were away; 0 ends it."""
+    """Let a consumer deliver nothing for a time, as without any puller; 0 ends it."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     await bus.api(f"CONSUMER.PAUSE.{stream}.{durable}", {"pause_until": until.isoformat()})
 

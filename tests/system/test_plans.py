@@ -127,7 +127,7 @@ async def test_another_guest_has_the_number_now(net: Net) -> None:
 
 
 async def test_a_protected_target_needs_no_approval(net: Net) -> None:
-    """A protected tag ends the plan at its look."""
+    """A protected tag ends the plan at its preview."""
     assert net.pve is not None
     net.settings["policy"]["protected"] = ["guest/db-*"]
     async with net.client() as bus, net.here():
@@ -139,7 +139,7 @@ async def test_a_protected_target_needs_no_approval(net: Net) -> None:
 
 
 async def test_a_client_of_mcp_receives_the_result_of_its_plan(net: Net) -> None:
-    """The caller learns who has to approve; the same call again is the same plan, and at last its result."""
+    """The caller gets the approvers; the same call again is the same plan, and at the end its result."""
     assert net.pve is not None
     async with net.client() as bus, net.here() as daemon, _client(f"{daemon.url}/mcp") as mcp:
         await _do(bus, "create_snapshot", name="before")

@@ -201,7 +201,7 @@ async def test_clock(bus: Bus) -> None:
 
 
 async def test_no_server_then_a_server(tmp_path: Path) -> None:
-    """Without NATS connecting ends in time, says where it looked and what to do; later the same object connects."""
+    """Without NATS connecting fails in time, with the addresses and the advice; later the same object connects."""
     server = NatsServer(tmp_path)
     bus = Bus(settings(server.url), "tester", Lines())  # type: ignore[arg-type]
     for _ in range(2):

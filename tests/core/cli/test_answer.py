@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_the_guests_of_a_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each guest that a task returned is printed once, in its last state, whatever the task and its tool are called."""
+    """Each guest that a task returned is printed once, in its last state, for any task and tool."""
     out = io.StringIO()
     monkeypatch.setattr(console, "_file", out)
     monkeypatch.setattr(console, "_width", 200)

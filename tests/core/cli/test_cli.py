@@ -56,7 +56,7 @@ def test_unknown_instance(tmp_path: Path) -> None:
 
 
 def test_no_nats(tmp_path: Path) -> None:
-    """Without NATS a command says where it looked and what to do, and fails as unavailable."""
+    """Without NATS a command names the addresses and the advice, and fails as unavailable."""
     file = tmp_path / "agentd.toml"
     file.write_text('[bus]\nservers = ["nats://127.0.0.1:1"]\n')
 

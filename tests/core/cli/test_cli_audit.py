@@ -55,7 +55,7 @@ async def written(bus: Bus, agent: str, count: int) -> None:
 
 
 async def test_changes_are_listed_and_verified(net: Net) -> None:
-    """Each agent has a line with its verdict; the list names who asked, who approved and what."""
+    """Each agent has a line with its verdict; the list names requester, approver and change."""
     async with net.client() as bus:
         await written(bus, "a1", 4)
         await written(bus, "a2", 2)
@@ -76,7 +76,7 @@ async def test_changes_are_listed_and_verified(net: Net) -> None:
 
 
 async def test_a_line_in_the_stream_that_does_not_belong(net: Net) -> None:
-    """Who may publish an agent's subject and writes what the agent did not is found by the chain."""
+    """A line that another client writes in an agent's chain is found."""
     async with net.client() as bus:
         await written(bus, "a1", 2)
         forged = AuditRecord(3, "0" * 64, bus.server_time(), "a1", "eve", "start_guest", Tier.OPERATE, "before")

@@ -154,7 +154,7 @@ def test_wide_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_with_agents(net: Net) -> None:
-    """With agents: who offers what; a call as a table; a wrong request is rejected at once."""
+    """With agents: the tools of each; a call as a table; a wrong request is rejected at once."""
     file = net.config_file()
     agentd(file, "provision")
     early = agentd(file, "submit", "health_check", "--id", "early")

@@ -283,7 +283,7 @@ def test_unknown_instance_lists_the_known_instances(tmp_path: Path) -> None:
 
 
 def test_every_identity_has_its_own_inbox() -> None:
-    """Who has an identity has an inbox of its own, so that no other principal reads its answers."""
+    """Each identity has its own inbox, so that no other principal reads its replies."""
     assert config_settings.Bus().inbox("monitor-pve1") == "_INBOX"
     assert config_settings.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX.n_1"
     assert config_settings.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX.monitor-pve1"

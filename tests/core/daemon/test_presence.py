@@ -1,4 +1,4 @@
-"""Presence: who is here, on the seed's subjects and in the bucket `live`, and how an agent deregisters."""
+"""Presence: agents on the seed's subjects and in the bucket `live`, and how they deregister."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_control(bus: Bus) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_the_lease(bus: Bus) -> None:
-    """A lease lasts while its agent lives, for longer than itself, and ends by itself when the agent dies."""
+    """A lease is renewed while its agent runs, and expires after the agent was killed."""
     async with announcing(bus) as running:
         await eventually(lambda: _is_live(bus), "the lease is there")
         first = (await kv_list(bus, subjects.LIVE))[AGENT.agent_id].seq

@@ -1,4 +1,4 @@
-"""Plugins: who is loaded, who is blocked, and what becomes of one that is broken."""
+"""Plugins: which are loaded, which are blocked, and what happens to a broken one."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class TestCalls:
 
     @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
     async def test_certificate(self, pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An unknown CA is refused whatever the environment says; only an explicit setting accepts it."""
+        """An unknown CA is refused for any environment; only an explicit setting accepts it."""
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pve.ca))
         strict, lax = connect(pve, ca_file=None), connect(pve, ca_file=None, verify=False)
 

@@ -68,7 +68,7 @@ def down(pve: FakePve, program: str | None, **changes: Any) -> Proxmox:
 
 
 async def test_reads_go_on_while_the_api_is_down(pve: FakePve, tmp_path: Path) -> None:
-    """Tools that look answer as ever, with their filters, and the other way is reported."""
+    """Reading tools answer as before, with their filters, and report that pvesh was used."""
     program, log = shell(pve, tmp_path)
     proxmox, straight = down(pve, program), connect(pve)
     here, there = Bench(proxmox), Bench(straight)

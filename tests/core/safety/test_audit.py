@@ -67,7 +67,7 @@ def test_chain_links_its_records() -> None:
 
 @given(st.dictionaries(st.text(max_size=10), json_values, max_size=4))
 def test_record_survives_the_wire(arguments: dict[str, Any]) -> None:
-    """A chain that was sent and read again still holds, whatever the arguments were."""
+    """A chain that was sent and read again is still valid, for any arguments."""
     record = AuditChain("a").next(
         START, principal="p", tool="t", tier=Tier.OPERATE, phase="before", arguments=arguments
     )
@@ -202,7 +202,7 @@ def test_harmless_names_are_shown() -> None:
 
 
 def test_large_arguments_are_cut_and_still_covered() -> None:
-    """A record stays small whatever it is given, and its digest differs for different large arguments."""
+    """A record stays small for any arguments, and its digest differs for different large ones."""
 
     def record(text: str, times: int) -> AuditRecord:
         arguments = {f"a{number}": text for number in range(times)}

@@ -1,4 +1,4 @@
-"""The policy: who may use which tool."""
+"""The policy: which principal may use which tool."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_plain_subject_proves_no_principal() -> None:
 
 
 def test_plain_agent_has_a_higher_tier_only_by_name() -> None:
-    """A plain agent is given tasks above read only if the configuration names it, whatever the default."""
+    """An external agent gets tasks above read only if the configuration names it, for any default."""
     policy = Policy.of(settings.Policy(default_tier=Tier.OPERATE, external_agents={"legacy-1": Tier.OPERATE}))
 
     assert policy.tier_of_plain_agent("legacy-1") is Tier.OPERATE
@@ -87,7 +87,7 @@ def test_tier_covers_those_below(granted: Tier, needed: Tier) -> None:
     ],
 )
 def test_refusal_names_the_line_that_grants_it(principal: str, plain: bool, line: str) -> None:  # noqa: FBT001
-    """Who is refused reads what is needed, what there is, and the line that grants it."""
+    """A refusal names the needed tier, the granted tier, and the line that grants it."""
     with pytest.raises(Denied) as caught:
         Policy().allow("create_vm", Tier.OPERATE, Tier.READ, principal=principal, plain=plain)
 
@@ -96,7 +96,7 @@ def test_refusal_names_the_line_that_grants_it(principal: str, plain: bool, line
 
 @pytest.mark.parametrize("tier", [Tier.DESTROY, Tier.EXEC])
 def test_destruction_needs_a_second_principal(tier: Tier) -> None:
-    """A tool that destroys or executes needs another principal's approval, even for who holds every tier."""
+    """A destructive or executing tool needs another principal's approval, even for a principal with all tiers."""
     with pytest.raises(NeedsPlan) as caught:
         Policy().check_approval("destroy_vm", tier, "root", None)
 

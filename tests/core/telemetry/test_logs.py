@@ -195,7 +195,7 @@ def test_closed_stream_does_not_stop_the_work() -> None:
 
 
 def test_rich_is_not_loaded_for_the_log() -> None:
-    """A daemon's log does not load rich, and who wants rich afterwards gets it."""
+    """A daemon's log does not load rich, and rich can still be imported afterwards."""
     loaded = "print('rich' in sys.modules)"
     code = f"import sys, agentd.telemetry.logs; {loaded}; import rich.console; {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Effect records: who may change things now, and what was known when a process died."""
+"""Effect records: which process may change things, and what was known when one was killed."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_busy(bus: Bus) -> None:
 
 
 async def test_takeover_fences(bus: Bus) -> None:
-    """Who takes over knows the UPID; its former owner may write no more, however late it wakes up."""
+    """A process that takes over knows the UPID; the former owner can never write again."""
     old = await take(bus)
     await old.settle(upid="UPID:x", acting=True)
     new = await take(bus, owner="other", takeover=True)
@@ -208,7 +208,7 @@ async def test_freshness(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_stored_though_timed_out(nats_server: NatsServer) -> None:
-    """A write whose answer was lost is recognised as ours: the next one goes on from it, and is not fenced."""
+    """A write with a lost answer is recognised as our own: the next one continues from it, and is not fenced."""
     async with connected(nats_server.url, timeout=0.5) as bus:
         await provision(bus)
         mine = await take(bus)

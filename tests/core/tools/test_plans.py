@@ -71,7 +71,7 @@ async def test_a_dry_run_of_a_reading_tool_is_the_read(bus: Bus, probe: Probe) -
 
 
 async def test_a_dry_run_of_an_exec_tool_needs_its_tier(bus: Bus, probe: Probe) -> None:
-    """To look what a tool of tier exec would do may be to look into a guest."""
+    """The dry run of a tool of tier exec may read inside a guest."""
     async with serving(a_worker(bus, probe, policy=Policy())):
         call = ToolCall({}, "w.t.step", dry_run=True)
         with pytest.raises(Denied, match="shell needs tier exec; tester has read"):
@@ -96,7 +96,7 @@ def test_a_dry_run_never_writes() -> None:
 
 @pytest.mark.parametrize("tool", ["wipe", "shell"])
 async def test_destruction_needs_a_second_principal(bus: Bus, probe: Probe, tool: str) -> None:
-    """Without a consent a tool that destroys or executes is not even begun, whatever the tier of who asks."""
+    """Without a consent a destructive or executing tool does not start, for any tier of the caller."""
     found = await _assigned(bus, probe, tool)
 
     assert (found.status, probe.steps) == (Outcome.FAILED, [])

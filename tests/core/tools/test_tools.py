@@ -49,7 +49,7 @@ class Guests:
 
     @tool(**READ)  # type: ignore[arg-type]
     async def look(self, call: Call, p: Make) -> Made:
-        """Look at a guest."""
+        """Check a guest."""
         del call
         return Made(len(p.disks))
 

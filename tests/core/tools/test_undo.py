@@ -1,4 +1,4 @@
-"""What was there before is written down before an act, so that it can be taken back whatever dies meanwhile."""
+"""The state before a change is recorded before it, so that it can be undone after any crash."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
 
 
 async def test_a_dry_run_shows_the_inverse(bus: Bus, probe: Probe) -> None:
-    """Who only looks, or has to approve, sees by which call it would be taken back; nothing is written down."""
+    """A dry run shows the inverse call; nothing is recorded."""
     notes(probe)
     async with serving(a_worker(bus, probe)):
         call = ToolCall({}, "w.t.step", dry_run=True)
@@ -78,7 +78,7 @@ async def test_the_first_word_counts(bus: Bus, probe: Probe, monkeypatch: pytest
 
 
 async def test_a_takeover_keeps_the_inverse(bus: Bus, probe: Probe) -> None:
-    """The agent that wrote it down has died: the next one must not put its own view of the world in its place."""
+    """After the agent that recorded the inverse was killed, the next one does not replace it."""
     notes(probe, 8)
     left = EffectRecord("w.t", "marked", 1, "dead/1", "claimed", now(), digest=digest({}), acting=True, undo=BACK)
     await bus.store("ai.effects.probe.w.t", replace(left, upid="UPID:x"))

@@ -1,4 +1,4 @@
-"""The worker: an effect once, whichever process dies when, and an answer for every assignment.
+"""The worker: an effect once although any process is killed at any time, and a reply to every assignment.
 
 A small service `probe` (probe.py) on a real nats-server; a worker that is stopped with no time to drain represents a
 process that died, and its successor for the next one.
@@ -74,7 +74,7 @@ async def _dies_while(bus: Bus, probe: Probe, name: str = "a") -> None:
 
 
 async def test_the_five_steps(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claim, look, act and write the UPID down, write the result down, report, and only then acknowledge."""
+    """Claim, check, apply and record the UPID, record the result, report, and only then acknowledge."""
     async with serving(a_worker(bus, probe)):
         _spy(bus, probe, monkeypatch)
         await assign(bus, "marked", {"text": "x"})
@@ -101,7 +101,7 @@ async def test_the_five_steps(bus: Bus, probe: Probe, monkeypatch: pytest.Monkey
 
 
 async def test_two_lines_of_audit(bus: Bus, probe: Probe) -> None:
-    """Who had what done is written before and after an act; what only reads leaves no line."""
+    """A change is audited with its principal before and after; a read leaves no line."""
     async with serving(a_worker(bus, probe)):
         await assign(bus, "marked", {"text": "x"})
         await assign(bus, "read_it", task="r")
@@ -184,7 +184,7 @@ async def test_an_old_attempt_is_redelivered_late(bus: Bus, probe: Probe) -> Non
 async def test_killed_before_the_upid_is_known(
     bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch, tool: str, acts: int, status: Outcome
 ) -> None:
-    """Who takes over looks first: what is there is adopted, what cannot be seen is not repeated but asked about."""
+    """A takeover checks first: an existing effect is adopted; a doubtful one is left to a person."""
     monkeypatch.setattr(effects, "UNSETTLED", 1.0)
     probe.on_act = probe.hang
     await assign(bus, tool)
@@ -203,7 +203,7 @@ async def test_killed_before_the_upid_is_known(
 
 @pytest.mark.parametrize("tool", ["idempotent", "marked", "probed", "unsafe"])
 async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str) -> None:
-    """Who takes over after the UPID was written down waits for that task: it neither looks nor acts."""
+    """A takeover after the UPID was recorded waits for that task: it neither checks nor applies."""
     probe.afterwards = probe.hang
     await assign(bus, tool)
     await _dies_while(bus, probe)
@@ -218,7 +218,7 @@ async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str)
 
 
 async def test_an_answer_was_lost(bus: Bus, probe: Probe) -> None:
-    """An act that was not answered is looked for, and adopted if it happened."""
+    """A change without an answer is searched for, and adopted if it happened."""
     probe.on_act = raising(UnknownOutcome("cut", delay=0.1), times=1)
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
@@ -288,7 +288,7 @@ async def test_fenced_while_it_runs(bus: Bus, probe: Probe, monkeypatch: pytest.
 
 
 async def test_a_request_that_is_still_on_its_way(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who takes over from one that died in the act waits before it acts itself: what comes late is then found."""
+    """A takeover from a process killed during apply waits first: a late effect is then found."""
     monkeypatch.setattr(effects, "UNSETTLED", 3.0)
     left = EffectRecord("w.t", "marked", 1, "dead/1", effects.CLAIMED, now(), digest=digest({}), acting=True)
     await bus.store(subjects.effect(SERVICE, "w.t"), left)
@@ -306,7 +306,7 @@ async def test_a_request_that_is_still_on_its_way(bus: Bus, probe: Probe, monkey
 
 
 async def test_fenced_before_it_acts(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has looked for too long makes sure of its claim before it acts: another may have taken over."""
+    """After a long check the claim is verified before apply: another process may have taken over."""
     monkeypatch.setattr(effects, "ACK_WAIT", 0.4)
 
     async def stopped_for_a_while(_: Call) -> None:

@@ -36,7 +36,7 @@ async def test_deadline(bus: Bus, probe: Probe) -> None:
 
 
 async def test_too_late(bus: Bus, probe: Probe) -> None:
-    """An assignment whose deadline is over is not begun, nor answered: the orchestrator's timer has the word."""
+    """An assignment after its deadline is neither started nor answered: the orchestrator's timer decides."""
     lines = Lines()
     await assign(bus, "marked", seconds=-1)
     async with serving(a_worker(bus, probe, log=lines)):

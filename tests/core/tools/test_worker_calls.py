@@ -181,7 +181,7 @@ async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
 
 
 async def test_the_callee_is_killed(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call whose callee dies is finished by the callee's next process at once, not after ack_wait."""
+    """A call to a killed agent is finished by the agent's next process at once, not after ack_wait."""
     monkeypatch.setattr(tool_calls, "CALL_WAIT", 0.3)
     probe.afterwards = probe.hang
     calling = asyncio.create_task(_call(bus))
@@ -303,7 +303,7 @@ async def test_audit_denied(tmp_path: Path, probe: Probe) -> None:
 
 
 async def test_a_stale_delivery_is_not_handed_back(nats_server: NatsServer, work: Bus) -> None:
-    """Who was stopped for longer than ack_wait leaves a message alone: another works on it, and must not be doubled."""
+    """A process that was suspended for longer than ack_wait leaves its message: another process has it."""
     await make_consumer(work, "WORK", "w", ack_wait=1, max_ack_pending=10_000)
     slow, other, lines = Slow(), Slow(), Lines()
 

@@ -80,7 +80,7 @@ def _plain(info: Any) -> st.SearchStrategy[Any]:
 @examples_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_round_trip(name: str, data: st.DataObject) -> None:
-    """Whatever a message may hold, it is read as it was written."""
+    """Any message is read as it was written."""
     message = data.draw(_values(KINDS[name]))
 
     assert codec.decode(codec.encode(message), KINDS[name]) == message
@@ -185,7 +185,7 @@ def test_digest_does_not_depend_on_order() -> None:
 
 
 def test_tiers_rise() -> None:
-    """Who may do harm of one tier may do what is less."""
+    """A tier includes the lower tiers."""
     assert [item.rank for item in (Tier.READ, Tier.OPERATE, Tier.DESTROY, Tier.EXEC)] == [0, 1, 2, 3]
     assert Tier.OPERATE.covers(Tier.READ)
     assert Tier.OPERATE.covers(Tier.OPERATE)

@@ -1,4 +1,4 @@
-"""Answers are published to inboxes only: who asks may not choose what a daemon writes to."""
+"""Replies are published to inboxes only: a client cannot choose another subject."""
 
 from __future__ import annotations
 

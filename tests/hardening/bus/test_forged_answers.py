@@ -114,7 +114,7 @@ async def test_forged_answers_do_not_freeze(bus: Bus, forger: Forger, *, begun: 
 
 
 async def test_forged_answers_do_not_thaw(bus: Bus, forger: Forger) -> None:
-    """Answers of the server over a freeze thaw nothing; who may thaws it all the same."""
+    """Answers of the server over a freeze do not thaw; an allowed principal can still thaw."""
     await _change(bus, "freeze")
     await forger.acknowledge(FREEZE, FLOOD)
     await forger.api("INFO", {}, FREEZE)

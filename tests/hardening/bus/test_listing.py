@@ -1,4 +1,4 @@
-"""Who only reads makes, reads and deletes no consumer: a principal with exactly its rights lists, submits and calls."""
+"""A reading principal uses no consumer: with exactly its rights it lists, submits and calls."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ async def test_a_guessed_id(bus: Bus) -> None:
     ids=["request", "plain request", "signal", "completion", "plain completion"],
 )
 async def test_an_id_of_another_client(bus: Bus, subjects_: tuple[str, str]) -> None:
-    """A client that gives its messages ids of its own loses none to who has guessed one and used it a while ago."""
+    """A client with its own message ids loses none to another client that used a guessed id before."""
     first = await bus.store(subjects_[0], b"{}", headers={ID: "backup-2026-11-29"})
     await asyncio.sleep(AWAY)
     second = await bus.store(subjects_[1], b"{}", headers={ID: "backup-2026-11-29"})

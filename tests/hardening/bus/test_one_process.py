@@ -72,7 +72,7 @@ def test_whether_a_process_has_ended() -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_one_that_renews_keeps_it(there: Bus) -> None:
-    """While a process on another machine renews its lease, a second one does not start, and says who it is."""
+    """While a process on another machine renews its lease, a second one does not start, and names the first."""
     first = a_lease(there, ELSEWHERE)
     await take(first)
 
@@ -108,7 +108,7 @@ async def test_a_process_killed_on_this_machine(there: Bus) -> None:
 
 
 async def test_a_process_without_the_lease_changes_nothing(there: Bus) -> None:
-    """Whose lease another process has refuses every act for ever, and never takes the lease back."""
+    """A process that has lost its lease refuses every change for ever, and never takes the lease back."""
     probe, first = Probe(), a_lease(there, ELSEWHERE)
     await take(first)
     worker = a_worker(there, probe)

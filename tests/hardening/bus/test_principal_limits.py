@@ -118,7 +118,7 @@ async def test_so_many_open_workflows(quiet_net: Net, bus: Bus) -> None:
 
 
 async def test_schedules_and_workflows_are_not_counted(quiet_net: Net, bus: Bus) -> None:
-    """What a schedule asks for begins whatever its principal has open; an id that only looks like one is refused."""
+    """A scheduled request starts for any number of open workflows; a similar id of another client is refused."""
     quiet_net.settings["orchestrator"] = {"open_workflows_per_principal": 1}
     run = ScheduleRun("cron-nightly-7", begun=now(), fired=now())
     await bus.kv_put(subjects.CONF, subjects.schedule_key("nightly"), run)

@@ -40,7 +40,7 @@ NONSENSE = [
 
 @pytest.mark.parametrize("data", NONSENSE, ids=range(len(NONSENSE)))
 async def test_lists_go_on(bus: Bus, data: bytes) -> None:
-    """Whatever is written where only our own records belong, every list shows the others."""
+    """With foreign messages among our records, every list shows the others."""
     places: dict[str, Callable[[Bus], Awaitable[Any]]] = {
         subjects.event("broken"): queries.states,
         f"$KV.{subjects.LIVE}.broken": queries.presences,

@@ -1,4 +1,4 @@
-"""No expression walks more than it may, whatever a requester puts into its parameters."""
+"""No expression exceeds its limit, for any parameters of a request."""
 
 from __future__ import annotations
 

@@ -53,5 +53,5 @@ async def test_our_names_are_answered(host: str) -> None:
 
 @pytest.mark.parametrize("host", BAD)
 async def test_other_names_are_refused(host: str) -> None:
-    """Whatever only begins like one of ours is refused."""
+    """A name that only begins like one of ours is refused."""
     assert await asked(host) == (421, "")

@@ -46,7 +46,7 @@ class Owner:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="test")
     async def look(self, call: Call, p: Parameters) -> Made:
-        """Look."""
+        """Check."""
         del call, p
         return Made()
 

@@ -104,7 +104,7 @@ def test_a_task_that_is_a_text(known: dict[str, Tool]) -> None:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 def test_every_wrong_type_in_every_place(wrong: Any, known: dict[str, Tool]) -> None:
-    """Whatever is put in whichever place, the check ends with faults or without, and never with an exception."""
+    """For any value at any place the check ends with or without faults, never with an exception."""
     for path in places(WHOLE):
         text = json.dumps(replaced(WHOLE, path, wrong))
         assert all(fault.line >= 1 for fault in checked(text, known)), path

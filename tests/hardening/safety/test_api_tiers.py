@@ -1,4 +1,4 @@
-"""What is sent through the API tools has the tier of its effect, whatever form the caller gave it."""
+"""A call of the API tools has the tier of its effect, in any form of its parameters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def catalogue(lab: FakePve, tmp_path: Path) -> Catalogue:
 @pytest.mark.parametrize("value", [False, 0, 0.0, "0", "off", "No", "FALSE"], ids=repr)
 @pytest.mark.parametrize("kind", ["qemu/101", "lxc/103"])
 async def test_removing_a_guard(catalogue: Catalogue, kind: str, value: object) -> None:
-    """Whatever Proxmox reads as false takes the guard away."""
+    """Any value that Proxmox reads as false removes the guard."""
     assert await tier(catalogue, f"PUT /nodes/pve1/{kind}/config", {"protection": value}) is Tier.DESTROY
 
 
@@ -67,7 +67,7 @@ async def test_removing_a_guard(catalogue: Catalogue, kind: str, value: object) 
     ],
 )
 async def test_a_switch_is_on(catalogue: Catalogue, call: str, name: str, rest: dict[str, Any], value: object) -> None:
-    """Whatever Proxmox reads as true overrides, interrupts or removes."""
+    """Any value that Proxmox reads as true overrides, interrupts or removes."""
     assert await tier(catalogue, call, {name: value, **rest}) is Tier.DESTROY
 
 
@@ -178,7 +178,7 @@ async def test_a_value_without_an_exact_text_is_refused(
 
 
 async def test_numbers_are_sent_as_meant(catalogue: Catalogue) -> None:
-    """A whole number stays one, in whatever form JSON has it, and a switch is sent as 0 or 1."""
+    """A whole number stays one in any JSON form, and a switch is sent as 0 or 1."""
     endpoint = catalogue.resolve("PUT", "/nodes/pve1/qemu/101/config")
     sent, faults = parameter_checks.check(endpoint, {"cores": 2.0, "onboot": "Yes", "memory": 2048.0, "tablet": 0.0})
 

@@ -255,7 +255,7 @@ async def test_a_target_that_was_renamed_is_left_alone(net: Net) -> None:
 
 
 async def test_deciding_with_a_digest_that_is_not_shown(net: Net) -> None:
-    """A person who approves what he has read gets a refusal when something else waits by now."""
+    """An approval with the digest of an older text is refused."""
     async with net.client() as bus, net.here():
         plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         other = await requests.send_decision(

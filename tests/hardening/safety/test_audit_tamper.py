@@ -1,4 +1,4 @@
-"""The audit: whatever is done to the lines of an agent is noticed, by who verifies and by the agent itself."""
+"""The audit: any change of an agent's lines is found by verification and by the agent itself."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ async def test_a_pin_that_was_deleted(chains: Chains) -> None:
 
 @pytest.mark.parametrize("same", [True, False], ids=["same key", "another key"])
 async def test_a_second_process(chains: Chains, same: bool) -> None:  # noqa: FBT001 - a case
-    """Two processes that write one chain are found by both of them, and by who verifies."""
+    """Two processes that write one chain are found by both of them, and by verification."""
     signer = chains.signer if same else await asyncio.to_thread(Signer.new)
     second = AuditLog(chains.bus, "a", signer=signer)
     await second.write(**LINE, key="second")

@@ -1,4 +1,4 @@
-"""Who calls is in the subject, what it may do in the agent's policy; a key reaches no further than its owner."""
+"""The caller is in the subject, its tier in the agent's policy; a key is valid for its owner only."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Caller:
 
 
 async def test_a_tool_that_calls_another_one(bus: Bus, probe: Probe) -> None:
-    """A step says for whom it is done, on the subject of the agent that calls; its key is below that of the call."""
+    """A step names its principal on the subject of the calling agent; its key is below that of the call."""
     seen_messages: list[str] = []
 
     async def on_step(received: Any) -> None:
@@ -306,7 +306,7 @@ def test_a_record_of_another_tool(phase: str, age: float, attempt: int, takeover
 
 
 def test_a_tombstone_is_of_no_tool() -> None:
-    """A cancelled task is not begun, whatever tool it names."""
+    """A cancelled task does not start, for any tool."""
     assert decide(_record(effects.CANCELLED, ""), ClaimRequest(SERVICE, "w.t", "x", "e", 2, "me/1", True), age=0.0) is (  # noqa: FBT003
         ClaimDecision.CANCELLED
     )

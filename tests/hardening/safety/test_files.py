@@ -210,7 +210,7 @@ def test_a_secret_is_written_to_its_file_only(tmp_path: Path, wrong: str) -> Non
 
 
 def test_a_secret_is_replaced(tmp_path: Path) -> None:
-    """An old secret is replaced by a new file of mode 0600, whatever its own mode was."""
+    """An old secret is replaced by a new file of mode 0600, for any old mode."""
     target = tmp_path / "secrets" / "eve@pve!t"
     target.parent.mkdir()
     target.write_text("old")

@@ -60,7 +60,7 @@ async def change(bus: Bus, action: str, principal: str = "alice", tier: Tier = T
 
 @pytest.mark.parametrize("tool", ["idempotent", "marked", "probed", "unsafe"])
 async def test_no_change_starts_while_frozen(there: Bus, tool: str) -> None:
-    """From the freeze on an agent begins no tool that changes something, and says by whom, why and what ends it."""
+    """While frozen an agent starts no change; the error names principal, reason and how to thaw."""
     probe = Probe()
     async with serving(a_worker(there, probe)):
         await change(there, "freeze")
@@ -84,7 +84,7 @@ async def test_no_change_starts_while_frozen(there: Bus, tool: str) -> None:
 
 
 async def test_a_freeze_between_check_and_apply(there: Bus) -> None:
-    """A freeze while a tool looks keeps it from acting, though the agent has not received the freeze."""
+    """A freeze during a tool's check prevents its change, although the agent has not received the freeze."""
     probe = Probe()
 
     async def freeze_now(_: object) -> None:
@@ -141,7 +141,7 @@ async def test_a_state_that_cannot_be_asked_for(there: Bus) -> None:
 
 
 async def test_nats_is_unreachable_before_apply(nats_server: NatsServer) -> None:
-    """An agent that loses NATS between its look and its act does not act."""
+    """An agent that loses NATS between check and apply does not apply."""
     probe = Probe()
     async with connected(nats_server.url, timeout=1.0) as bus:
         await provision(bus, [SERVICE])

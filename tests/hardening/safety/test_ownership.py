@@ -56,7 +56,7 @@ tasks:
 
 @pytest.fixture
 def net(net: Net, tmp_path: Path) -> Net:
-    """Let a reader, operators and two who may do everything ask; some things are protected."""
+    """Principals: a reader, operators and two of tier exec; some objects are protected."""
     net.settings["policy"] = {
         "default_tier": "read",
         "principals": {"alice": "exec", "bob": "exec", "oscar": "operate", "mcp": "operate", "cron": "operate"},
@@ -90,7 +90,7 @@ async def _call(bus: Bus, tool: str, key: str, **parameters: Any) -> Any:
 
 
 async def test_a_call_cannot_discard(net: Net) -> None:
-    """Whatever its key and the description: a call of discard_guest is refused, and so is a plan of it."""
+    """A call of discard_guest is refused for any key and description, and so is a plan of it."""
     assert net.pve is not None
     for vmid in (101, 102):
         await _describe(net, vmid, "agentd:evil4.a.b\nagentd:evil4.a")
@@ -294,7 +294,7 @@ WRITES = [
 
 @pytest.mark.parametrize(("tool", "parameters", "field"), WRITES)
 def test_a_caller_writes_no_mark(known: dict[str, Tool], tool: str, parameters: dict[str, Any], field: str) -> None:
-    """In no parameter of any tool, at whatever depth: the error names the field."""
+    """In no parameter of any tool, at any depth: the error names the field."""
     with pytest.raises(InvalidMessage, match=f"{field}.*callers may not write"):
         known[tool].parse(parameters)
 

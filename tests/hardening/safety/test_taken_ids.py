@@ -82,13 +82,13 @@ def test_a_taken_id_is_refused_at_once(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["a--b", "tool_call-", "x" * 39 + "-", "-", "health_check"])
 def test_new_ids_can_be_used(kind: str) -> None:
-    """An id that agentd draws is never refused, whatever the workflow is called."""
+    """An id that agentd chooses is never refused, for any name of the workflow."""
     assert check_own_id(requests.new_id(kind))
 
 
 @pytest.mark.parametrize("length", range(1, 65))
 def test_every_id_of_a_child_is_known(length: int) -> None:
-    """Whatever the ids of workflow and task are, and however long."""
+    """For any ids of workflow and task, of any length."""
     for attempt in (1, 2, 1000):
         with pytest.raises(InvalidMessage):
             check_own_id(child_id("w" * length, "t" * (65 - length), attempt))

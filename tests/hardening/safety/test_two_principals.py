@@ -46,7 +46,7 @@ async def _yes(context: ClientRequestContext, params: ElicitRequestParams) -> El
 
 @pytest.mark.parametrize("tool", ["delete_guest", "use_tool", "api_destroy"])
 async def test_an_anonymous_client_cannot_request_destruction(net: Net, tool: str) -> None:
-    """Whatever it is granted and however it answers forms: no plan is made, and nothing is sent."""
+    """For any grant and any answer to forms: no plan is made, and nothing is sent."""
     assert net.pve is not None
     every: dict[str, dict[str, Any]] = {
         "delete_guest": DELETE,

@@ -1,4 +1,4 @@
-"""A secret that is sent, in whatever way, is found nowhere: in no stream, bucket, log, page, answer or event."""
+"""A secret that is sent in any way is found nowhere: in no stream, bucket, log, page, answer or event."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Place:
     """A running network with everything that it shows and keeps."""
 
     def __init__(self, net: Net, daemon: Daemon, raw: Nats) -> None:
-        """Keep where to look, and listen to everything that daemons publish."""
+        """Keep the places to search, and receive everything that daemons publish."""
         self.net = net
         self.daemon = daemon
         self.raw = raw
@@ -258,7 +258,7 @@ async def _by_hand(place: Place, token: str) -> None:
 
 
 async def _by_answers(place: Place) -> None:
-    """Let Proxmox answer secrets to reads, and ask for each by a workflow, by a call and as one who may execute."""
+    """Let Proxmox answer secrets to reads; request each by a workflow, by a call and with tier exec."""
     assert place.net.pve is not None
     for number, (path, answer) in enumerate(ANSWERS.items()):
         made = place.planted.new(f"the answer of {path}", answer)
@@ -312,7 +312,7 @@ async def test_no_secret_is_kept_or_shown(net: Net) -> None:
 
 
 async def test_a_request_over_a_limit(quiet_net: Net) -> None:
-    """What is refused before it is looked at, or cannot be looked at, is kept without its secrets too."""
+    """A request that is refused unread, or is unreadable, is kept without its secrets too."""
     quiet_net.settings["orchestrator"] = {"requests_per_minute": 1}
     quiet_net.settings["instances"]["all"] = {"roles": ["orchestrator"]}
     deep: Any = {"password": "qz0001plantedzq"}

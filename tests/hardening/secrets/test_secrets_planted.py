@@ -157,7 +157,7 @@ async def test_tickets_are_refused(tools: Bench, method: str, path: str) -> None
 
 
 async def test_no_new_secret_of_a_token(tools: Bench) -> None:
-    """A new secret of a token is an answer that would be stored, in whatever form the switch is given."""
+    """A new secret of a token would be stored in the answer, for any form of the switch."""
     for value in (True, 1.0, "on"):
         with pytest.raises(errors.Rejected, match="its answer holds a secret"):
             await tools(
@@ -187,7 +187,7 @@ def _names(returns: dict[str, Any]) -> set[str]:
 
 
 async def test_no_answer_shows_a_secret(tools: Bench, lab: FakePve) -> None:
-    """Whatever Proxmox answers to a read: what has the name or the form of a secret, or no name known, is hidden."""
+    """In any answer to a read, a value with the name or form of a secret, or an unknown name, is hidden."""
     marker = MARK.format(1)
     names = ("password", "cipassword", "token", "secret", "ticket", "private-key", "smb_pass", "apiKey", "keyring")
     entry: dict[str, Any] = dict.fromkeys(names, marker)

@@ -1,4 +1,4 @@
-"""No path leads out of the directories that are served, whatever other processes do to them meanwhile."""
+"""No path leads out of the served directories, even while other processes change them."""
 
 from __future__ import annotations
 

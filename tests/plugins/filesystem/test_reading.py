@@ -34,7 +34,7 @@ async def test_whole_head_and_tail(files: Files) -> None:
 
 
 async def test_pages_are_the_whole(files: Files) -> None:
-    """A long text is cut at line ends; its pages together are the file, whatever its characters are."""
+    """A long text is cut at line ends; its pages together are the file, for any characters."""
     content = "".join(f"{number} äöü 漢字 😀 {'x' * (number % 90)}\n" for number in range(5000))
     (files.root / "long.txt").write_text(content)
     pages = []
@@ -177,7 +177,7 @@ async def test_no_pattern_takes_long(files: Files) -> None:
 
 
 async def test_text_in_files(files: Files) -> None:
-    """Lines literally and by regular expression; a text that looks like an option is a text."""
+    """Lines literally and by regular expression; a text like an option is a text."""
     (files.root / "docs" / "log").write_text("ERROR 17\nerror 18\n--version\n")
 
     assert (await files("search_text", path=".", text="error", ignore_case=True)).content.count("\n") == 1

@@ -94,7 +94,7 @@ async def test_protected_files(quiet_net: Net, served: Path) -> None:
 async def test_killed_on_the_way(  # the daemon dies before the change, and after it
     quiet_net: Net, served: Path, tmp_path: Path, tool: str, point: str, text: str, outcome: str
 ) -> None:
-    """A daemon that dies around a change: it is made once; an append whose result is not known is not repeated."""
+    """A daemon killed around a change: it is made once; an append with an unknown result is not repeated."""
     (served / "log").write_text("old\n")
     (tmp_path / "reached").mkdir()
     async with quiet_net.client() as bus:

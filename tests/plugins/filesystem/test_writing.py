@@ -147,7 +147,7 @@ async def test_hard_links_stay_together(files: Files) -> None:
 
 
 async def test_a_run_after_a_crash(files: Files) -> None:
-    """A call that died between keeping the old file and replacing it is completed by its next run, and undone once."""
+    """A call killed between keeping and replacing the old file is completed by its next run, and undone once."""
     path, call = files.writable / "old.txt", MemoryCall(key="d.1")
     await files("write_file", call, path=str(path), content="new\n")
     trash = files.writable / ".agentd-trash"

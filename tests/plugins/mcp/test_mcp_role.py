@@ -1,4 +1,4 @@
-"""The bridge: its gate beside the status page, who may come in, and what a daemon without it never loads."""
+"""The bridge: its address, which clients it admits, and what a daemon without it never loads."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _with(token: str) -> httpx2.AsyncClient:
 
 @pytest.mark.parametrize("protocol", ["legacy", "auto"])
 async def test_a_token_is_a_principal(protocol: str) -> None:
-    """Who shows alice's token is alice; without one it is `mcp`; a session is used by no other principal."""
+    """A client with alice's token is alice; without one it is `mcp`; a session serves no other principal."""
     bridge, (token, kept) = Bridge(), tokens.new_token()
     context = surroundings(tokens={"alice": kept})
     async with page(bridge) as url, running(bridge, context), _with(token) as http:
@@ -208,7 +208,7 @@ async def test_a_token_is_a_principal(protocol: str) -> None:
     "changes", [{"host": "192.0.2.1"}, {"settings": BridgeSettings(anonymous=False)}], ids=["remote", "set"]
 )
 async def test_a_client_without_a_token_is_refused(changes: dict[str, Any]) -> None:
-    """Beyond loopback, or where `anonymous = false`, a client has to say who it is."""
+    """Beyond loopback, or with `anonymous = false`, a client needs a token."""
     bridge, (token, kept) = Bridge(), tokens.new_token()
     context = surroundings(tokens={"alice": kept}, **changes)
     async with page(bridge) as url, running(bridge, context), httpx2.AsyncClient() as http, _with(token) as known:

@@ -138,7 +138,7 @@ async def test_texts_have_no_control_characters(tools: Bench, sim: AsyncPve) -> 
     st.none() | st.integers(1, 7),
 )
 def test_paging_loses_and_repeats_no_line(lines: list[Line], limit: int | None) -> None:
-    """Whatever the texts are: each line comes once, and a page without a limit costs what it may, or has one line."""
+    """For any texts: each line is listed once, and a page without a limit has its maximum size, or one line."""
     seen: list[Line] = []
     cursor = ""
     while True:

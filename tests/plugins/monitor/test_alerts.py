@@ -158,7 +158,7 @@ def test_a_flapping_alert_stays_raised() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(1, 300)), max_size=60))
 def test_states_alternate_and_changes_are_bounded(readings: list[tuple[float, float]]) -> None:
-    """Whatever is read, an alert is raised before it is cleared, and never faster than it may be."""
+    """For any readings an alert is raised before it is cleared, and never earlier than allowed."""
     seen = book()
     seconds = 0.0
     changes: list[Alert] = []
@@ -339,7 +339,7 @@ def test_older_messages_do_not_clear_an_alert() -> None:
 
 
 def test_agents_are_counted_by_status() -> None:
-    """Lost ones are lost, whatever they reported last."""
+    """A lost agent is lost for any last status."""
     seen = book()
     beat(seen, 0, "a1")
     beat(seen, 0, "a2", "offline")

@@ -262,7 +262,7 @@ async def test_a_stream_that_fills_up_is_reported(network: Network, monkeypatch:
 
 
 async def test_a_monitor_without_permission_to_read(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AI_DEAD the monitor says that it cannot look, and goes on with everything else."""
+    """Without AI_DEAD the monitor reports that it cannot check dead letters, and continues."""
     monkeypatch.setattr(checks, "EVERY", 0.05)
     await network.bus.api(f"STREAM.DELETE.{subjects.DEAD}")
     bus = await network.connect("monitor-pve1")

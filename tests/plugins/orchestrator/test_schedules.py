@@ -241,7 +241,7 @@ async def test_a_server_that_restarts(quiet_net: Net, bus: Bus, nats_server: Nat
 
 
 async def test_a_run_that_was_noted_and_never_asked_for(quiet_net: Net, bus: Bus) -> None:
-    """An orchestrator that dies between its note and its request loses nothing: the next firing asks for it again."""
+    """An orchestrator killed between its record and its request loses nothing: the next firing requests it again."""
     at = bus.server_time()
     await bus.kv_put(subjects.CONF, subjects.schedule_key(NAME), ScheduleRun("cron-tick-7", begun=at, fired=at))
     async with orchestrators(quiet_net, one), Agent(bus).working():
@@ -302,7 +302,7 @@ async def test_the_list(quiet_net: Net, bus: Bus) -> None:
 
 
 async def test_once_more_by_hand(quiet_net: Net, bus: Bus) -> None:
-    """A schedule is begun now in the name of who asks, under an id of its own; one that is not in force is an error."""
+    """A schedule can be started now by a principal, with its own id; one that is not in force is an error."""
     await put(bus, cron="0 0 1 1 *")
     async with orchestrators(quiet_net, one), Agent(bus).working():
         requests = [await schedules.extra_run(bus, NAME) for _ in range(2)]

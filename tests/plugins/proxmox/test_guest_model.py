@@ -1,4 +1,4 @@
-"""Whose a guest is and what of it differs, decided without a server."""
+"""Ownership and differences of a guest, decided without a server."""
 
 from __future__ import annotations
 

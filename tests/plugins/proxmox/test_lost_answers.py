@@ -1,4 +1,4 @@
-"""Whatever tool it is: when the answers to what it sends are lost, it has done the same as if they had come."""
+"""Every tool does the same when the answers to its requests are lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CREATED_AGAIN = {"create_token"}
 async def walked(
     lab: FakePve, folder: Path, download_server: str, fault: str
 ) -> tuple[list[tuple[str, list[str]]], set[str]]:
-    """Call every tool, with a fault in the first request of each kind; return what each did, and whom that hit."""
+    """Call every tool with a fault in the first request of each kind; return what each did, and to which object."""
     lab.reset()
     lab.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)
     proxmox, sim = connect(lab), AsyncPve(lab)
@@ -64,7 +64,7 @@ async def walked(
 
 @pytest.mark.timeout(240)
 async def test_the_same_is_done(lab: FakePve, tmp_path: Path, download_server: str) -> None:
-    """Done and not answered, or never arrived: each tool looks, and does what is still to be done."""
+    """For a lost answer and a lost request each tool checks, and does what is still missing."""
     wanted, _ = await walked(lab, tmp_path / "whole", download_server, "")
     for fault in ("cut_after", "lost_before"):
         found, hit = await walked(lab, tmp_path / fault, download_server, fault)

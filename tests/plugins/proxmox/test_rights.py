@@ -47,7 +47,7 @@ class Dry(MemoryCall):
     async def ensure(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
-        """Look, and go no further."""
+        """Check, and stop."""
         del act
         if await look() is None:
             self.check()
@@ -159,7 +159,7 @@ class TestCompare:
         assert [item.good for item in doctor.compare(TOKEN, held, list(self.NEEDED))] == [True]
 
     def test_missing(self) -> None:
-        """Each missing privilege is named with its path, who needs it, and the commands for token and user."""
+        """Each missing privilege is named with its path, its tools, and the commands for token and user."""
         (found,) = doctor.compare(TOKEN, {"/": ["VM.Audit", "Sys.Audit"]}, list(self.NEEDED))
 
         assert found.text == f"{TOKEN} lacks VM.PowerMgmt on /vms/{{vmid}}, which start_guest, stop_guest need"

@@ -1,4 +1,4 @@
-"""What is written comes back as it was, whatever it is; pages together are the whole, whatever the list."""
+"""Any written value is read back unchanged; the pages of any list together are the list."""
 
 from __future__ import annotations
 

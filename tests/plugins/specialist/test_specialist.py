@@ -264,7 +264,7 @@ def test_a_healthy_cluster_is_called_so() -> None:
 
 
 def test_findings_are_ordered_by_severity() -> None:
-    """Each of the things that health looks at, at its edge, and none that follows from another."""
+    """Each check of the health, at its limit, and none that follows from another."""
     found = summarize(
         [
             NodeState("pve1", "online", 86.0, 100 * GIB, 86 * GIB),

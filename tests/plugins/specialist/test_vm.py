@@ -59,7 +59,7 @@ def lab(**changes: Any) -> Cluster:
 
 
 def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:
-    """Return the lab with a template that was looked at."""
+    """Return the lab with a template that was read."""
     return lab(template=template, **changes)
 
 

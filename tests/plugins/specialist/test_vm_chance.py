@@ -16,7 +16,7 @@ from agentd_specialist.vm import free_vmid, validate
     draw=st.floats(0, 1, exclude_max=True),
 )
 def test_a_drawn_vmid_is_free_and_in_range(taken: set[int], draw: float) -> None:
-    """Whatever is taken and whatever chance says."""
+    """For any taken VMIDs and any random choice."""
     found = free_vmid(taken, 100, 199, draw)
 
     if found is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Users, tokens, roles and access lists: who may do what on the simulated cluster."""
+"""Users, tokens, roles and access lists of the simulated cluster."""
 
 from __future__ import annotations
 

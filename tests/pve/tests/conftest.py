@@ -39,7 +39,7 @@ def api(pve: FakePve) -> Iterator[Api]:
 
 @pytest.fixture
 def audit(pve: FakePve) -> Iterator[Api]:
-    """Log in with the token that may only look."""
+    """Log in with the token that may only read."""
     client = Api(pve, "audit")
     yield client
     client.session.close()

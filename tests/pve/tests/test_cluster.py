@@ -147,7 +147,7 @@ def test_taken_ids_are_refused_at_once(api: Api, pve: FakePve) -> None:
 
 
 def test_only_one_of_parallel_creates_succeeds(pve: FakePve) -> None:
-    """Of many who draw the same id at once, exactly one gets it, by the answers, the log and the tasks."""
+    """Of many clients that use the same id at once, exactly one gets it: answers, log and tasks agree."""
     pve.durations(qmcreate=0.2)
 
     def create(number: int) -> int:

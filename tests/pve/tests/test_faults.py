@@ -1,4 +1,4 @@
-"""Whatever a test switches on over the control port really goes wrong, and the log shows what was done."""
+"""Every fault set over the control port happens, and the log shows what was done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who asks for workflows in a chaos run, and who says yes, no or stop to them; any NATS client could be it."""
+"""The clients of a chaos run: requesters, approvers, and those that reject or cancel."""
 
 from __future__ import annotations
 

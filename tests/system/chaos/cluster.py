@@ -41,7 +41,7 @@ def may_isolate() -> bool:
 
 
 def isolate() -> None:
-    """Become the same command in namespaces of its own, where that is allowed; all ends with it, whatever ends it."""
+    """Run the same command in its own namespaces, where that is allowed; all its processes end with it."""
     if not os.environ.get(INSIDE) and may_isolate():
         inner = ["sh", "-c", f'{_PREPARE} && exec "$@"', "sh", sys.executable, *sys.argv]
         os.execvpe(_UNSHARE[0], [*_command(), *inner], os.environ | {INSIDE: "1"})  # noqa: S606 - no shell is wanted

@@ -1,4 +1,4 @@
-"""The processes of a chaos run: a process that dies is started again, and the faults that were drawn come over them."""
+"""The processes of a chaos run: killed ones are restarted, and the chosen faults are injected."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def stage(tmp_path: Path, pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 async def test_the_outbox_of_a_killed_orchestrator_is_sent(stage: Callable[..., Any]) -> None:
-    """An orchestrator that dies between an event and its outbox leaves no workflow behind that goes nowhere."""
+    """An orchestrator killed between an event and its outbox leaves no workflow stuck."""
     async with stage("after-commit", ("orchestrator", "mcp-bridge")) as on:
         await on.ask(Request(0, "outbox", "chaos_fan", {"naps": 1}))
         verdict = await on.verdict()
@@ -91,7 +91,7 @@ async def test_the_outbox_of_a_killed_orchestrator_is_sent(stage: Callable[..., 
 
 
 async def test_a_completed_change_is_not_repeated(stage: Callable[..., Any]) -> None:
-    """A bridge that dies after Proxmox has grown a disk finds it grown when it is asked again."""
+    """A bridge killed after Proxmox has grown a disk finds it grown at the next attempt."""
     async with stage("after-post@resize", ("orchestrator", "specialist", "mcp-bridge")) as on:
         requested = {"name": "look", "template": 9000, "memory": 128, "disk": 8}
         await on.ask(Request(0, "look", "vm_deployment", requested))
@@ -102,7 +102,7 @@ async def test_a_completed_change_is_not_repeated(stage: Callable[..., Any]) -> 
 
 
 async def test_an_unacknowledged_request_is_redelivered(stage: Callable[..., Any]) -> None:
-    """An orchestrator that dies with a request in its hands, nothing written yet, has not acknowledged it."""
+    """An orchestrator killed before it stored anything of a request has not acknowledged it."""
     async with stage("before-commit", ("orchestrator", "mcp-bridge")) as on:
         await on.ask(Request(0, "taken", "chaos_fan", {"naps": 1}))
         verdict = await on.verdict()

@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.mark.parametrize(("servers", "minutes"), [("one", "0.6"), ("three", "0.5")])
 def test_no_work_is_lost_or_repeated(servers: str, minutes: str, tmp_path: Path) -> None:
-    """Whatever dies, sleeps, is cut off or gets no answer: each workflow ends once, each VM is there once or gone."""
+    """With any kills, pauses and lost answers each workflow ends once, and each VM exists once or not at all."""
     command = [sys.executable, str(RUN), "--minutes", minutes, "--settle", "80", "--keep", str(tmp_path / "run")]
     command += ["--cluster"] if servers == "three" else []
     if "AGENTD_TEST_SEED" in os.environ:

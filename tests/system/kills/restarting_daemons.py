@@ -27,7 +27,7 @@ QUIET = 45.0
 
 
 class RestartingDaemons:
-    """The daemons of a test; a process that dies is started again, as systemd would."""
+    """The daemons of a test; a killed process is started again, as systemd would."""
 
     def __init__(self, net: Net, names: tuple[str, ...] = ROLES) -> None:
         """Make the daemons, none started yet; `mcp-bridge2` plays the role of `mcp-bridge`."""

@@ -30,7 +30,7 @@ async def test_settled_by_the_task_list(net: Net) -> None:
 
 
 async def test_left_to_a_person(net: Net) -> None:
-    """A write without a task whose answer is cut off is never sent again; the answer says to look."""
+    """A write without a task and with a lost answer is never sent again; the error advises to check."""
     net.settings["policy"]["principals"] = {"mcp": "operate"}
     assert net.pve is not None
     sim = AsyncPve(net.pve)

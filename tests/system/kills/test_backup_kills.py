@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 @pytest.mark.parametrize("point", ["after-claim", "after-post", "after-upid"])
 async def test_one_archive_and_one_snapshot(net: Net, tmp_path: Path, point: str) -> None:
-    """A bridge that dies between two writes of a backup and of a snapshot leaves exactly one of each."""
+    """A bridge killed between two writes of a backup and of a snapshot leaves exactly one of each."""
     assert net.pve is not None
     pve = net.pve
     pve.durations(vzdump=0.5, qmsnapshot=0.5)

@@ -54,7 +54,7 @@ def _cases() -> list[tuple[str, str, dict[str, object]]]:
 async def test_a_process_is_killed_between_two_writes(
     net: Net, bus: Bus, tmp_path: Path, point: str, victim: str, requested: dict[str, object]
 ) -> None:
-    """Whichever process dies, the VM is made once, configured once, started once, and reported once."""
+    """With any process killed the VM is created, configured, started and reported once."""
     reached = tmp_path / "crash"
     reached.mkdir()
     daemons = RestartingDaemons(net)

@@ -89,7 +89,7 @@ async def test_nats_is_killed(net: Net, bus: Bus, nats_server: NatsServer) -> No
 
 
 async def test_nats_and_a_bridge_die(net: Net, bus: Bus, nats_server: NatsServer) -> None:
-    """A bridge that dies while NATS is away finds, when both are back, the clone that it began."""
+    """A bridge killed during an outage of NATS finds the clone that it started when both are back."""
     await _give_up_after(bus, 12.0)
     async with RestartingDaemons(net) as daemons:
         deploying = asyncio.create_task(deploy(bus, "both"))
@@ -111,7 +111,7 @@ async def test_nats_and_a_bridge_die(net: Net, bus: Bus, nats_server: NatsServer
 async def test_an_answer_is_lost_and_the_bridge_is_killed(
     net: Net, bus: Bus, effect: str, path: str, requested: dict[str, object]
 ) -> None:
-    """The successor of a bridge that died over an unanswered write knows nothing of it: it looks, and settles it."""
+    """The successor of a bridge killed at an unanswered write checks the state and settles it."""
     assert net.pve is not None
     net.pve.rule("POST", path, {effect: True}, count=1)
     async with RestartingDaemons(net) as daemons:
@@ -128,7 +128,7 @@ async def test_an_answer_is_lost_and_the_bridge_is_killed(
 
 
 async def test_a_bridge_is_killed_during_a_call(net: Net, bus: Bus) -> None:
-    """A bridge that dies while the specialist's call starts the VM is asked again, and finds the start under way."""
+    """A bridge killed while a call starts the VM gets the call again, and finds the start running."""
     assert net.pve is not None
     net.pve.durations(qmstart=1.5)
     async with RestartingDaemons(net) as daemons:

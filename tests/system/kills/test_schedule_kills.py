@@ -27,7 +27,7 @@ KILLS = 8
 
 
 async def _give_up_after(bus: Bus, seconds: float) -> None:
-    """Let what was sent to a process that died before it read it come again sooner than after half a minute."""
+    """Redeliver the messages of a killed process sooner than after half a minute."""
     for stream, config in provision.consumers({}):
         body = {"stream_name": stream, "config": config | {"ack_wait": int(seconds * 1e9)}}
         await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}", body)

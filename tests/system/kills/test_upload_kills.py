@@ -40,7 +40,7 @@ async def started(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("point", ["after-claim", "after-post", "after-upid"])
 async def test_between(net: Net, tmp_path: Path, point: str) -> None:
-    """A bridge that dies between two writes of an upload leaves exactly one file, taken in once."""
+    """A bridge killed between two writes of an upload leaves exactly one file, stored once."""
     assert net.pve is not None
     pve, call = net.pve, prepared(net, tmp_path, 3 << 20)
     pve.durations(imgcopy=0.5)
@@ -61,7 +61,7 @@ async def test_between(net: Net, tmp_path: Path, point: str) -> None:
 
 
 async def test_killed_during_the_upload(net: Net, tmp_path: Path) -> None:
-    """A bridge that dies in the middle of sending leaves nothing; the next one sends the file again, whole."""
+    """A bridge killed while it sends leaves nothing; the next one sends the complete file."""
     assert net.pve is not None
     pve, call = net.pve, prepared(net, tmp_path, 1 << 30)
     async with net.client() as bus:

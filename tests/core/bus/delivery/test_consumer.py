@@ -1,4 +1,4 @@
-"""The work loop: who gets a message when, and what becomes of it."""
+"""The work loop: which process gets a message, and what happens to it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_a_slow_handler_blocks_no_other(work: Bus) -> None:
 
 
 async def test_an_outage_of_nats_counts_no_deliveries(work: Bus) -> None:
-    """While NATS does not answer a message stays with who has it: who is delivered too often is taken for poison."""
+    """While NATS does not answer, a message stays with its process: extra deliveries would count as poison."""
     seen = Seen()
 
     async def handle(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""A message whose handling kills the process: it ends, and its neighbours do not suffer for it."""
+"""A message that kills its process is given up; the messages beside it are handled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Process:
-    """A process that dies of the message `poison`, with all that it held; each `life` is a new one."""
+    """A process that the message `poison` kills; each `life` is a new process."""
 
     def __init__(self) -> None:
         self.done: list[bytes] = []

@@ -188,7 +188,7 @@ async def test_a_message_that_cannot_be_kept_is_not_terminated(bus: Bus, monkeyp
 
 
 async def test_killed_between_keeping_and_ending(nats_server: NatsServer, bus: Bus) -> None:
-    """A message that was kept by one that died before it ended it is one letter, though two gave it up."""
+    """A message is one dead letter although its first process was killed before it terminated it."""
     async with connected(nats_server.url, agent="other") as other:
         job = DeadLetter(subjects.INPUT, 1, "ai.tasks.complete.a.w.t", "x", "first", datetime.now(UTC))
         await dead_letters.store_dead_letter(other, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")

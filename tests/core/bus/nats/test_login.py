@@ -1,4 +1,4 @@
-"""Proving who we are: NKey, credentials file, password, TLS; and what a refusal looks like."""
+"""Authentication: NKey, credentials file, password, TLS; and the errors of a refusal."""
 
 from __future__ import annotations
 

@@ -340,7 +340,7 @@ async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
 
 
 async def test_an_unexpected_error_does_not_stop_reading(bus: Bus) -> None:
-    """Trap 11: whatever nats-py reports to us while it reads, reading goes on."""
+    """Trap 11: no error that nats-py reports while it reads stops the reading."""
     for error in (ValueError(), RuntimeError("Permissions Violation for what?"), OSError(5, "I/O")):
         await bus._on_error(error)  # noqa: SLF001 - nats-py calls it from its read loop
 

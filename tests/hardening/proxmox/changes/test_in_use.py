@@ -66,7 +66,7 @@ async def test_rules_that_change_with_an_alias_are_named(tools: Bench, tool: str
 
 
 async def test_of_a_guest(tools: Bench) -> None:
-    """A guest's own ipset is looked for in that guest's rules."""
+    """A guest's own ipset is searched in that guest's rules."""
     await tools.call("set_firewall_ipset", MemoryCall("wf.s"), vmid=100, name="mine", entries=["192.0.2.1"])
     await tools.call("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+guest/mine")
 

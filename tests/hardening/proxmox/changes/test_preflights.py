@@ -1,4 +1,4 @@
-"""A clone or a move that Proxmox would refuse is refused before, whatever drive is the reason, in a dry run too."""
+"""A clone or a move that Proxmox would refuse is refused before, for any drive, in a dry run too."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CLONE = {"vmid": 310, "node": "pve2", "name": "copy", "template": 9100}
 async def test_a_clone_on_another_node_needs_shared_drives(
     tools: Bench, sim: AsyncPve, drive: dict[str, str], line: str
 ) -> None:
-    """Every drive counts: the refusal comes in the look, so a dry run says it too, and nothing is sent."""
+    """Every drive counts: the check refuses, so a dry run does too, and nothing is sent."""
     await sim.guest(**MIXED | {"config": MIXED["config"] | drive})
     with pytest.raises(errors.Rejected, match=line):
         await tools.call("create_vm", MemoryCall("wf.clone"), **CLONE)

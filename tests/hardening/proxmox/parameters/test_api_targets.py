@@ -30,7 +30,7 @@ class Look(Doubt):
 
 
 async def seen(tools: Bench, tool: str, method: str, path: str, parameters: dict[str, Any]) -> Look:
-    """Return a call of a tool that has looked and has not acted."""
+    """Return a call of a tool that has checked and not applied."""
     call = Look()
     with pytest.raises(errors.PermanentError, match="ends before the act"):
         await tools(tool, call, method=method, path=path, parameters=parameters)
@@ -104,7 +104,7 @@ async def test_all_that_is_named(
 async def test_protected_holds(
     tools: Bench, sim: AsyncPve, protected: str, method: str, path: str, parameters: dict[str, Any]
 ) -> None:
-    """A protected guest is protected, whatever names it: by id, as owner of a volume, by its tag."""
+    """A protected guest is protected under any name: by id, as owner of a volume, by its tag."""
     at = await sim.found(102)
     await tools("api_call", path=f"/nodes/{at['node']}/qemu/102/config", method="PUT", parameters={"tags": "keep"})
     call = await seen(tools, "api_destroy", method, path, parameters)

@@ -102,7 +102,7 @@ JOB = {"schedule": "02:30", "storage": "local", "id": "nightly"}
     ],
 )
 async def test_named(tools: Bench, tool: str, parameters: dict[str, Any], says: str) -> None:
-    """Whatever a parameter names and is not there is named with its kind, and no right is advised for it."""
+    """A missing object of a parameter is named with its kind, and no right is advised for it."""
     given = {name: value for name, value in parameters.items() if value is not None}
     with pytest.raises(errors.AgentdError) as found:
         await tools.call(tool, **given)

@@ -207,7 +207,7 @@ def others(draw: st.DrawFn) -> Case:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_any_option_string(laboratory: FakePve, case: Case) -> None:
-    """Whatever options a card, a drive or a mount point has: done and undone, the raw configuration is equal."""
+    """For any options of a card, drive or mount point: changed and undone, the raw configuration is equal."""
     undone(laboratory, case)
 
 
@@ -220,7 +220,7 @@ def test_any_option_string(laboratory: FakePve, case: Case) -> None:
 )
 @given(case=others())
 def test_any_key(laboratory: FakePve, case: Case) -> None:
-    """Whatever keys a guest has: updated and undone, all is as before, or no undo was offered."""
+    """For any keys of a guest: updated and undone, all is as before, or no undo was offered."""
     undone(laboratory, case)
 
 

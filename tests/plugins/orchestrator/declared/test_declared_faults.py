@@ -1,4 +1,4 @@
-"""Workflow files that are wrong: every fault at its line and column, whatever was written."""
+"""Wrong workflow files: every fault with its line and column."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_damaged_file_has_faults(known: dict[str, Tool], data: st.DataObject) 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
-    """Whatever a file contains, reading it ends in faults."""
+    """Reading any content ends with faults, not with an exception."""
     found, report = check.read(data, "f.yaml", "f", check.KnownNames({}, {}))
 
     assert found is None

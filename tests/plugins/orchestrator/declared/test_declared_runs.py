@@ -1,4 +1,4 @@
-"""Declared workflows on real orchestrators: what runs goes on as it began, whatever becomes of its file."""
+"""Declared workflows on real orchestrators: a running one keeps its plan when its file changes."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def tasks(library: Library, name: str) -> list[str]:
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    """Without files there is what plugins bring, and no tool is looked up."""
+    """Without files there are the definitions of plugins, and no tool is looked up."""
 
     def fail() -> dict[str, Tool]:
         raise AssertionError
@@ -62,7 +62,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_files_are_added_changed_and_removed(tmp_path: Path, library: Library) -> None:
-    """A file is in force from the next look on, whatever was there before; nothing is read that has not changed."""
+    """A file is in force from the next check on; unchanged files are not read again."""
     file = write(tmp_path / "mine.yaml", GOOD)
     assert library.refresh()
     first = library["mine"]

@@ -1,4 +1,4 @@
-"""The engine over a real JetStream: many orchestrators are as one, and whatever was cut off is made good.
+"""The engine over a real JetStream: several orchestrators work as one, and interrupted work is completed.
 
 There is no Proxmox here: a task is done by an agent of the test's own, which reads assignments and answers.
 """

@@ -53,7 +53,7 @@ def _done(task: str) -> AgentReport:
 
 
 async def test_a_completion_is_not_lost_on_an_older_state(bus: Bus) -> None:
-    """An orchestrator that remembers a state which another one has carried on looks again before it drops an input."""
+    """An orchestrator with an outdated state reads it again before it drops an input."""
     first, second = _engine(bus, "first"), _engine(bus, "second")
     await first.feed("w1", _begin())
     await second.feed("w1", _done("a"))

@@ -27,7 +27,7 @@ BACK = Inverse("make", {"vmid": 100})
 
 
 def begun(*plan: TaskSpec, **request: Any) -> Workflow:
-    """Return the first state of a workflow whose plan has been through the planner's hands."""
+    """Return the first state of a workflow from the planner."""
     looked = with_previews(list(plan), DAY)
     given = PlannedRequest(WorkflowRequest("test", "w", **request), looked, "alice", Tier.DESTROY)
     state = fold(None, [given], T0)
@@ -41,12 +41,12 @@ def drop(*after: str, **more: Any) -> TaskSpec:
 
 
 def seen(*targets: Target, already: bool = False, undo: Inverse | None = None) -> Any:
-    """Return what a look has found."""
+    """Return the result of a preview."""
     return plain(Preview("drop", list(targets), already, undo))
 
 
 def asked(*plan: TaskSpec, found: Any = None) -> Workflow:
-    """Return a workflow that has looked and waits for an approval."""
+    """Return a workflow that has its preview and waits for an approval."""
     state = begun(*(plan or (drop(),)))
     return step(state, ended(state, "preview-drop", result=found or seen(WEB)))
 
@@ -59,7 +59,7 @@ def approve(state: Workflow, by: str = "bob", tier: Tier = Tier.DESTROY, **more:
 
 
 def test_a_preview_precedes_a_destructive_task() -> None:
-    """The look has the same tool and parameters, and only looks; it needs no approval itself."""
+    """The preview has the same tool and parameters, changes nothing, and needs no approval."""
     state = begun(spec("stop"), drop("stop"))
     assert kinds(state) == [("assign", "stop", 1), ("timer", "-", 1)] or kinds(state)[0] == ("assign", "stop", 1)
     state = step(state, ended(state, "stop"))
@@ -87,7 +87,7 @@ def test_the_approver_sees_the_losses() -> None:
 
 
 def test_the_assignment_contains_the_approved_text() -> None:
-    """The agent gets who approved, what, and how it looked; also with a retry."""
+    """The agent gets the approver, the approved call and its preview; also in a retry."""
     state = asked()
     state = step(state, approve(state))
     message = outgoing.assignment(state, "drop", 1)
@@ -125,7 +125,7 @@ def test_an_approval_of_an_older_version_is_asked_for_again() -> None:
     ],
 )
 def test_an_approval_that_is_none(given: dict[str, Any], error: type[Exception], line: str) -> None:
-    """By who asked, by who may not, or of something else: the state stays as it is."""
+    """An approval by the requester, without the tier, or for another text has no effect."""
     state = asked()
     with pytest.raises(error) as caught:
         fold(state, [approve(state, **given)], LATER)
@@ -150,7 +150,7 @@ def test_an_approval_after_its_time_is_refused() -> None:
 
 
 def test_a_task_without_a_change_needs_no_approval() -> None:
-    """A look that finds nothing to do skips the task, and no approval is requested."""
+    """A preview without a change skips the task, and no approval is requested."""
     state = asked(drop(), found=seen(already=True))
 
     assert state.tasks["drop"].status is TaskStatus.SKIPPED
@@ -158,7 +158,7 @@ def test_a_task_without_a_change_needs_no_approval() -> None:
 
 
 def test_items_are_approved_at_once_and_bound_to_their_previews() -> None:
-    """Items are looked at first, all of them are shown, and each gets what was seen of it."""
+    """All items are previewed and shown, and each gets its own preview."""
     plan = drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")})
     state = begun(plan)
     other = replace(WEB, name="guest/200", title="VM 200")
@@ -204,7 +204,7 @@ def test_a_failed_preview_ends_the_workflow() -> None:
 
 
 def test_a_retry_needs_a_new_approval() -> None:
-    """What was seen and approved then is old: the new workflow begins with a look."""
+    """The old preview and approval are outdated: the new workflow begins with a preview."""
     state = asked()
     state = step(state, approve(state))
     state = step(state, ended(state, "drop", "is not as it was when bob approved it"))

@@ -44,7 +44,7 @@ def test_a_task_follows_those_that_it_waits_for() -> None:
 
 
 def test_the_end_is_answered_once() -> None:
-    """The last completion ends the workflow with one response; whatever comes after changes nothing."""
+    """The last completion ends the workflow with one response; later messages change nothing."""
     state = started(spec("a"))
     last = ended(state, "a", result=1)
     over = step(state, last)
@@ -192,7 +192,7 @@ def test_refused_and_planned() -> None:
 
 
 def test_a_bug_ends_the_workflow() -> None:
-    """What cannot be decided ends the workflow, so that a person looks."""
+    """An undecidable input ends the workflow, and a person is notified."""
     state = step(started(spec("a")), DecideFailed("deciding failed"))
 
     assert (state.status, state.error, kinds(state)) == (Status.FAILED, "deciding failed", [("respond", "_", 0)])

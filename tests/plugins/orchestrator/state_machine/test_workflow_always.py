@@ -1,4 +1,4 @@
-"""What a task makes for its workflow alone: it is undone in whatever way the workflow ends."""
+"""What a task creates for its workflow alone is undone at any end of the workflow."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_tried_again() -> None:
 
 @pytest.mark.parametrize("given", [cancel(), cancel(undo=True)])
 def test_a_cancel_does_not_break_it(given: Any) -> None:
-    """Who cancels while it is being undone lets that come to its end."""
+    """A cancel during the undo lets the undo finish."""
     state = at_check()
     state = step(state, ended(state, "check"))
     cancelled = step(state, given)

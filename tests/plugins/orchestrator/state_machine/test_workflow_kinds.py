@@ -80,7 +80,7 @@ def test_a_template_that_cannot_be_filled_in_fails_its_task(wrong: dict[str, Any
 
 
 def test_a_result_by_reference_is_no_value_of_a_template() -> None:
-    """A result above 16 KiB is carried by reference: a template that wants to look into it says so."""
+    """A result above 16 KiB is carried by reference: a template that reads it fails with that reason."""
     state = started(spec("look"), spec("act", "look", parameters={"x": template("{{ tasks.look.result.a }}")}))
     state = step(state, ended(state, "look", result={"$stored": "w.look", "bytes": 20_000}))
 

@@ -256,7 +256,7 @@ def ends(draw: st.DrawFn) -> TaskCompletion:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ends(), max_size=6), st.booleans())
 def test_every_state_survives_json(completions: list[TaskCompletion], cancelled: bool) -> None:  # noqa: FBT001
-    """Whatever agents report, what is written is what is read; and what is read decides the same."""
+    """For any reports the stored state is the state that is read, and it decides the same."""
     state = started(spec("a", backoff=0.1), spec("b", "a", parameters={"x": result_of("a", "y")}))
     given_: list[Input] = [AgentReport("a", completion) for completion in completions]
     given_ += [cancel()] if cancelled and not completions else []

@@ -57,7 +57,7 @@ class TestUsers:
         assert [user.id for user in found.users] == ["eve@pve"]
 
     async def test_a_group_is_deleted_with_its_grants(self, tools: Bench) -> None:
-        """Who approves reads who was in it and what it held."""
+        """The approver sees its members and its grants."""
         await tools.call("create_group", MemoryCall("wf.g"), id="ops")
         await tools.call("grant_role", MemoryCall("wf.a"), role="PVEAuditor", who="@ops", path="/vms")
         call = MemoryCall("wf.d")

@@ -288,7 +288,7 @@ class TestLost:
         assert len(await sim.tasks("qmstart")) == 1
 
     async def test_synchronous(self, bench: Bench, sim: AsyncPve) -> None:
-        """A write that has no task cannot be settled: a person looks."""
+        """A write without a task cannot be settled: a person decides."""
         await sim.rule("PUT", "/config$", {"cut_after": True}, 1)
         call = Doubt()
         config: dict[str, Any] = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"cores": 3}}

@@ -235,7 +235,7 @@ class TestChecks:
         )
     )
     def test_any_value(self, parameters: dict[str, Any]) -> None:
-        """Whatever comes is either sent as text or a fault; nothing else happens."""
+        """Any value is either sent as text or is a fault."""
         sent, found = parameter_checks.check(catalogue(SMALL).resolve("POST", AT), parameters)
 
         assert found or all(isinstance(message, str | list) for message in sent.values())
@@ -287,7 +287,7 @@ class TestTiers:
         assert tier_of(catalogue(SMALL).resolve("POST", "/nodes/a/qemu/100/brandnew"))[0] is Tier.DESTROY
 
     def test_lists_are_real(self, real: api_schema.Catalogue) -> None:
-        """Whatever the reviewed lists and the table of tasks name is there in the real API."""
+        """Everything in the reviewed lists and the table of tasks exists in the real API."""
         keys = real.keys()
 
         assert set(WORKERS) <= set(keys)

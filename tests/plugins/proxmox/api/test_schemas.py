@@ -114,7 +114,7 @@ async def test_broken_disk(lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Pa
 async def test_upgraded(
     lab: FakePve, sim: AsyncPve, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that was upgraded is asked for its new schema; each version has a file, whatever it is called."""
+    """An upgraded node is asked for its new schema; each version has its own file."""
     proxmox = connect(lab)
     own = Schemas(proxmox, tmp_path / "kept")
     old = await own.catalogue()
@@ -134,7 +134,7 @@ async def test_upgraded(
 
 
 async def test_at_once(lab: FakePve, tmp_path: Path, disk: Path) -> None:
-    """Many who ask at once, in this process and another, have one schema, and no half of a file is left."""
+    """Many readers at once, in two processes, get one complete schema, and no partial file is left."""
     proxmox = connect(lab)
     one, other = Schemas(proxmox, tmp_path / "kept"), Schemas(proxmox, tmp_path / "kept")
     found = await asyncio.gather(*(item.catalogue() for item in (one, other) for _ in range(4)))

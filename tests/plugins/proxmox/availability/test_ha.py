@@ -1,4 +1,4 @@
-"""High availability: who is looked after and by which rules, changed once and reported as it is."""
+"""High availability: resources and rules, changed once and reported as they are."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TestResources:
         assert (await tools.call("list_ha")).states == {"started": 1}
 
     async def test_changed(self, tools: Bench, sim: AsyncPve) -> None:
-        """A resource that changed since it was read is left alone; a change between look and write is refused."""
+        """A resource changed since it was read is not changed; a change between check and write is refused."""
         seen = await tools.call("create_ha_resource", vmid=101)
         await tools.call("update_ha_resource", vmid=101, max_restart=5)
         for tool, more in (("update_ha_resource", {"max_restart": 2}), ("delete_ha_resource", {"guest": "db-01"})):

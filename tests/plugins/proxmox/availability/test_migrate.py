@@ -203,7 +203,7 @@ class TestMigrate:
 
 
 class TestHa:
-    """migrate_guest of a guest that the HA manager looks after."""
+    """migrate_guest of a guest under the HA manager."""
 
     @pytest.mark.parametrize("vmid", [110, 200])
     async def test_moved(self, tools: Bench, sim: AsyncPve, vmid: int) -> None:

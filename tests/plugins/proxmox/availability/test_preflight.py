@@ -214,7 +214,7 @@ class TestTool:
             await tools.call("migrate_guest", MemoryCall(), vmid=100, target="pve2")
 
     async def test_without_the_right(self, lab: FakePve) -> None:
-        """A token that may only look gets the list of unread facts."""
+        """A token that may only read gets the list of unread facts."""
         proxmox = connect(lab, "audit")
         report = await Bench(proxmox).call("check_migration", vmid=101, target="pve2")
 

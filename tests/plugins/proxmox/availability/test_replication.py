@@ -142,7 +142,7 @@ class TestRun:
         assert (listed.total, listed.failing, [job.id for job in listed.jobs]) == (2, 1, ["101-0"])
 
     async def test_two_runs_at_once(self, tools: Bench, sim: AsyncPve) -> None:
-        """Two who make a job due at once both see it run."""
+        """Two callers that start a job at once both see it run."""
         await sim.settings(replication_lag=0.3)
         await tools.call("create_replication", **TO_2)
         first, second = await asyncio.gather(*(tools.call("run_replication", id="101-0") for _ in range(2)))

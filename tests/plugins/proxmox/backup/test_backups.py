@@ -352,7 +352,7 @@ class TestNotes:
 
     @given(st.text(), st.from_regex(r"\A[A-Za-z0-9_-]{1,20}\.[a-z]{1,8}\Z"))
     def test_mark(self, text: str, key: str) -> None:
-        """A mark is found again whatever the notes say, and is not shown as text."""
+        """A mark is found again in any notes, and is not shown as text."""
         notes = mark_notes(text, key)
 
         assert mark_of(notes) == key

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TestLists:
-    """What is only looked at of the cluster."""
+    """Reads of the cluster."""
 
     async def test_blind(self, lab: FakePve) -> None:
         """A token without rights is called blind, not the cluster empty."""

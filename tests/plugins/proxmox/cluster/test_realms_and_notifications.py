@@ -38,7 +38,7 @@ class TestRealms:
     """get_realm, create_realm, update_realm, delete_realm."""
 
     async def test_life(self, tools: Bench) -> None:
-        """A realm is made, changed and deleted once each; who comes in no more is named; a change is taken back."""
+        """A realm is created, changed and deleted once each; users that lose access are named; a change is undone."""
         made = await tools.call("create_realm", add := MemoryCall(), **LDAP)
         await tools.call("create_realm", same := MemoryCall(), **LDAP)
         await tools.call("create_user", id="ann@corp")

@@ -41,7 +41,7 @@ class TestIsolate:
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
-        """A change whose answer or request is lost is settled by looking."""
+        """A change with a lost answer or request is settled by reading the state."""
         await sim.rule("POST", "/config$", {fault: True}, 1)
         guest = await tools.until_done("isolate_guest", MemoryCall(), vmid=105)
 
@@ -52,7 +52,7 @@ class TestIsolate:
         st.sampled_from([0, 1]),
     )
     def test_whole(self, networks: dict[str, str], boot: int) -> None:
-        """Whatever a guest has, afterwards no cable is plugged, and saying it again changes nothing."""
+        """For any guest, afterwards no cable is plugged, and a second call changes nothing."""
         config: dict[str, Any] = {**networks, "onboot": boot, "network": "x"}
         cut = isolated_options(config)
 

@@ -48,7 +48,7 @@ class TestDelete:
         assert await sim.log("DELETE") == []
 
     async def test_changed(self, tools: Bench, sim: AsyncPve) -> None:
-        """A guest that was changed since it was looked at is not deleted; as it was looked at, it is."""
+        """A guest that was changed since it was read is not deleted; an unchanged one is."""
         old = (await tools.call("get_guest", vmid=101)).digest
         await tools.call("update_vm", MemoryCall("wf.u"), vmid=101, cores=7)
         with pytest.raises(errors.ConfigChanged, match="read it again"):

@@ -132,7 +132,7 @@ class TestAdd:
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_lost(self, tools: Bench, sim: AsyncPve, vmid: int, fault: str) -> None:
-        """A change whose answer or request is lost is settled by looking: one disk is made."""
+        """A change with a lost answer or request is settled by reading: one disk is created."""
         disk, more = ("scsi1", {}) if vmid == 101 else ("mp0", {"mount": "/srv"})
         await sim.rule("POST" if vmid == 101 else "PUT", f"/{vmid}/config$", {fault: True}, 1)
         call = MemoryCall()

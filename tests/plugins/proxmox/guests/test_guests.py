@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TestLists:
-    """What is only looked at of guests."""
+    """Reads of guests."""
 
     async def test_list(self, tools: Bench, sim: AsyncPve) -> None:
         """One API call gives a tally and a page; the cursor leads through all of them."""

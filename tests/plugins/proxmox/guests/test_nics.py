@@ -103,7 +103,7 @@ async def test_wrong(tools: Bench, sim: AsyncPve, wrong: dict[str, Any], reporte
 
 @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
 async def test_lost(tools: Bench, sim: AsyncPve, fault: str) -> None:
-    """A change whose answer or request is lost is settled by looking."""
+    """A change with a lost answer or request is settled by reading the state."""
     await sim.rule("POST", "/config$", {fault: True}, 1)
     done = await tools.until_done("set_guest_network", MemoryCall(), vmid=101, card="net1", bridge="vmbr0")
 

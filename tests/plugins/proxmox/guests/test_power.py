@@ -64,7 +64,7 @@ class TestPower:
         await proxmox.close()
 
     async def test_a_lock_between_check_and_apply(self, tools: Bench, sim: AsyncPve) -> None:
-        """A lock that comes after the look fails the task; that may be tried again, and then succeeds."""
+        """A lock set after the check fails the task; a retry then succeeds."""
         await sim.rule("POST", "/start$", {"task_exit": "VM is locked (backup)"}, 1)
 
         assert (await tools.until_done("start_guest", MemoryCall(), vmid=101)).status == "running"

@@ -232,7 +232,7 @@ class TestDelete:
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_lost(self, tools: Bench, sim: AsyncPve, fault: str, vmid: int) -> None:
-        """A delete whose answer or request is lost is settled by looking: once, and no other snapshot goes."""
+        """A delete with a lost answer or request is settled by reading: once, and no other snapshot is deleted."""
         guest = "db-01" if vmid == 101 else "proxy"
         for name in ("s1", "s2"):
             await tools.call("create_snapshot", MemoryCall(f"wf.{name}"), vmid=vmid, name=name)
@@ -255,7 +255,7 @@ class TestOld:
     """list_old_snapshots."""
 
     async def test_found(self, tools: Bench, sim: AsyncPve) -> None:
-        """Old snapshots are found over the cluster by one call a guest, paged; who cannot be asked is named."""
+        """Old snapshots are found in the cluster by one call a guest, paged; unreadable guests are named."""
         for vmid in (101, 103, 201):
             await tools.call("create_snapshot", vmid=vmid, name="old")
         await sim.node("pve2", online=False)

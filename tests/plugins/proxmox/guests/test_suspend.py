@@ -71,7 +71,7 @@ class TestReset:
         assert len(await sim.tasks("qmreset")) == 1
 
     async def test_doubt(self, tools: Bench, sim: AsyncPve) -> None:
-        """A reset whose answer is lost is not repeated: a person looks."""
+        """A reset with a lost answer is not repeated: a person decides."""
         await sim.rule("POST", "/reset$", {"cut_after": True}, 1)
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):

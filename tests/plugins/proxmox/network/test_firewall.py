@@ -24,7 +24,7 @@ class TestRules:
 
     @pytest.mark.parametrize("where", LEVELS, ids=["cluster", "node", "VM", "container"])
     async def test_life(self, tools: Bench, where: dict[str, Any]) -> None:
-        """On each level a rule is added, switched off and deleted, once each, and who approves sees which."""
+        """On each level a rule is added, switched off and deleted, once each, and the approver sees which."""
         before = await tools.call("list_firewall", **where)
         added = await tools.call("create_firewall_rule", add := MemoryCall(), **where, **SSH, comment="the admins; ü")
         again = await tools.call("create_firewall_rule", same := MemoryCall(), **where, **SSH)
@@ -136,7 +136,7 @@ class TestRules:
         assert await sim.log("PUT") == []
 
     async def test_changed_in_between(self, tools: Bench) -> None:
-        """A list that changes between the look and the act is refused by Proxmox itself."""
+        """A list that changes between check and apply is refused by Proxmox itself."""
         await tools.call("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
         call = MemoryCall()
         real = call.ensure

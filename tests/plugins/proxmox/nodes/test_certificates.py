@@ -23,7 +23,7 @@ async def orders(sim: AsyncPve) -> list[str]:
 
 
 async def say_domain(lab: FakePve) -> None:
-    """Do what a person does before: say whom the certificate is for."""
+    """Do what a person does before: set the domain of the certificate."""
     proxmox = connect(lab)
     await proxmox.put("/nodes/pve1/config", acmedomain0="pve1.example.com")
     await proxmox.close()

@@ -185,7 +185,7 @@ class TestPower:
     """stop_node, wake_node, stop_task."""
 
     async def test_down_and_up(self, tools: Bench, sim: AsyncPve) -> None:
-        """Who approves sees the guests that go down; asked again nothing is sent; the node is woken."""
+        """The approver sees the guests that stop; a second call sends nothing; the node is woken."""
         down = await tools.call("stop_node", call := MemoryCall(), node="pve3", command="shutdown")
         again = await tools.call("stop_node", same := MemoryCall(), node="pve3", command="shutdown")
         up = await tools.call("wake_node", node="pve3")
@@ -200,7 +200,7 @@ class TestPower:
         assert len(await sim.log("POST", "/status$")) == 1
 
     async def test_our_own_way(self, tools: Bench, sim: AsyncPve) -> None:
-        """Who approves sees that agentd reaches the cluster through this node; that it went away is no failure."""
+        """The approver sees that agentd reaches the cluster through this node; losing it is no failure."""
         refused = {"status": 595, "reason": "Connection refused", "empty": True}
         await sim.rule("GET", "/cluster/status$", refused, 1, 2)
         found = await tools.call("stop_node", call := MemoryCall(), node="pve1", command="reboot")

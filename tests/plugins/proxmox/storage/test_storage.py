@@ -133,7 +133,7 @@ class TestDownload:
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("seconds", [0.0, 0.7])
     async def test_lost(self, tools: Bench, sim: AsyncPve, download_server: str, fault: str, seconds: float) -> None:
-        """A download whose answer or request is lost is settled by looking: it is fetched once."""
+        """A download with a lost answer or request is settled by reading: it is fetched once."""
         await sim.durations(download=seconds)
         await sim.rule("POST", "/download-url$", {fault: True}, 1)
         wanted: dict[str, Any] = {**WHERE, "url": f"{download_server}/image.iso", "filename": "a.iso"}
@@ -233,7 +233,7 @@ class TestDelete:
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_lost(self, tools: Bench, sim: AsyncPve, fault: str) -> None:
-        """A delete whose answer or request is lost is settled by looking."""
+        """A delete with a lost answer or request is settled by reading."""
         await sim.durations(imgdel=0.7)
         await sim.rule("DELETE", "/content/", {fault: True}, 1)
         volid = "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"

@@ -112,7 +112,7 @@ class TestLost:
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     @pytest.mark.parametrize("seconds", [0.0, 0.7])
     async def test_answer(self, bench: Bench, sim: AsyncPve, folder: Path, fault: str, seconds: float) -> None:
-        """An upload whose answer or connection is lost is settled by looking: it is taken in once."""
+        """An upload with a lost answer or connection is settled by reading: it is stored once."""
         await sim.durations(imgcopy=seconds)
         await sim.rule("POST", "/upload$", {fault: True}, 1)
         made = await bench.until_done("upload_file", MemoryCall(), **WHERE, path=str(folder / "a.iso"))
@@ -136,7 +136,7 @@ class TestLost:
         assert "iso/a.iso" not in (await sim.inventory())["volumes"]["local"]
 
     async def test_stopped(self, bench: Bench, sim: AsyncPve, folder: Path) -> None:
-        """Who is stopped while a file is sent drops the connection, and nothing is kept."""
+        """An agent that is stopped while it sends a file closes the connection, and nothing is kept."""
         sending = asyncio.Event()
         with (folder / "big.iso").open("wb") as file:
             file.truncate(600 << 20)

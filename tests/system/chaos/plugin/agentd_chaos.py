@@ -89,7 +89,7 @@ class Tools:
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two VMs named `<name>-a` and `<name>-b`; `looks` items are looked at, a person asked, the end made to fail."""
+    """Two VMs `<name>-a` and `<name>-b`; `looks` previews, an approval, and a failure at the end."""
 
     name: str
     looks: int = 4
@@ -126,7 +126,7 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
 
 
 def graph(requested: Graph) -> list[TaskSpec]:
-    """Return eight tasks and their items: two VMs side by side, one started, looked at, approved, perhaps failed."""
+    """Return eight tasks and their items: two VMs, one started, previewed, approved, perhaps failed."""
     vmids = ["create-a", "create-b"]
     items = [result_of(vmids[number % 2], "vmid") for number in range(requested.looks)]
     started: dict[str, Any] = {"vmid": result_of("create-a", "vmid")}
