@@ -51,7 +51,7 @@ def test_plain_agent_has_a_higher_tier_only_by_name() -> None:
     assert policy.tier_of_plain_agent("legacy-2") is Tier.READ
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.says)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.message)
 def test_decisions(case: Case) -> None:
     """What the table in the docs says is what is decided."""
     assert case.decide() == case.code
