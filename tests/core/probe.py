@@ -53,7 +53,7 @@ async def nothing(_: Call) -> None:
 
 
 class Probe:
-    """The tools; a test may replace `on_look`, `on_act` and `afterwards`, which are called on the way.
+    """The tools; a test may replace `on_check`, `on_act` and `afterwards`, which are called on the way.
 
     world  what was made, by the key that made it
     steps   everything that happened, in order

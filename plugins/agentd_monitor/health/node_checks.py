@@ -212,7 +212,7 @@ CHECKS: Final = (
         _status_check(
             "node_swap",
             "swap",
-            "Too much memory is promised to guests.",
+            "More memory is assigned to guests than the node has.",
             lambda status: percent(part(status, "swap", "used"), part(status, "swap", "total")),
             optional=True,  # a node may have no swap
         ),

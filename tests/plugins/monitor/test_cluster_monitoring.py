@@ -95,7 +95,7 @@ async def test_a_degraded_pool(nats_server: NatsServer, lab: FakePve) -> None:
         monitor(nats_server.url, lab, "monitor-pve2"),
         asyncio.timeout(40),
     ):
-        while not any(alert.alert_type == "zfs_health" for alert in heard):  # noqa: ASYNC110 - a subscription hears
+        while not any(alert.alert_type == "zfs_health" for alert in heard):  # noqa: ASYNC110 - a subscription receives
             await asyncio.sleep(0.05)
         await asyncio.sleep(1)
         shown = await findings(role)
