@@ -296,10 +296,10 @@ async def test_hand_over(network: Network) -> None:
     async with network.monitor(name="monitor-pve2"):
         async with network.monitor():
             await network.bus.publish(subjects.heartbeat("a1"), beat())
-            await network.until(lambda: bool(network.heard))
+            await network.until(lambda: bool(network.seen_messages))
         await asyncio.sleep(0.3)
         await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
         writer = await network.bus.kv_read(subjects.MONITOR, "writer", Writer)
 
     assert network.states() == [("agent_offline", "firing"), ("agent_offline", "resolved")]
@@ -313,7 +313,7 @@ async def test_a_monitor_that_died(network: Network) -> None:
         await network.bus.publish(subjects.heartbeat("a1"), beat())
         await asyncio.sleep(1)
         before = network.states()
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
 
     assert before == []
     assert network.states() == [("agent_offline", "firing")]
@@ -323,14 +323,14 @@ async def test_a_writer_that_was_suspended(network: Network) -> None:
     """A writer whose alerts another monitor changed meanwhile reads what is stored, and repeats nothing."""
     async with network.monitor() as context:
         await network.bus.publish(subjects.heartbeat("a1"), beat())
-        await network.until(lambda: bool(network.heard))
+        await network.until(lambda: bool(network.seen_messages))
         await asyncio.sleep(0.3)
         other = MonitorBucket(network.bus, "monitor-pve2")
         ((key, record),) = (await other.records()).items()
         acknowledged = msgspec.structs.replace(record, ack=Acknowledgement("alice", 0, 1))
         await other.store({key}, {key: acknowledged})
         await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
-        await network.until(lambda: len(network.heard) > 1)
+        await network.until(lambda: len(network.seen_messages) > 1)
         await asyncio.sleep(0.3)
         stored = await MonitorBucket(network.bus, "monitor-pve3").records()
 
