@@ -49,7 +49,7 @@ check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in les
 	$(if $(filter %.py,$(CHANGED)),$(LINT)/bin/ruff check $(filter %.py,$(CHANGED)))
 	$(if $(CHANGED),$(LINT)/bin/codespell $(CHANGED))
 	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
-	$(BIN)/pytest -q -n $(JOBS) $(QUICK) $(ARGS)
+	$(BIN)/pytest -q -n auto $(QUICK) $(ARGS)
 
 # pytest's own command, never `python -m pytest`: that would import the source instead of the wheel.
 test: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## run the tests on the built wheel (ARGS: pytest's)
