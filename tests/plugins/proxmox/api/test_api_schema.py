@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd import errors
@@ -228,6 +228,7 @@ class TestChecks:
         assert len(left_out) == 3
         assert all("]*)[" in item or "]*)*" in item for item in left_out)
 
+    @settings(deadline=None)
     @given(
         st.dictionaries(
             st.text(max_size=12),
