@@ -210,7 +210,7 @@ class DaemonView:
         return queries.events(self._connected_bus())
 
     def _connected_bus(self) -> Bus:
-        """Return the bus, or raise BusUnavailable at once: a page does not wait for a time-out."""
+        """Return the bus, or raise BusUnavailable at once instead of after a time-out."""
         if not self._bus.connected:
             message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
             raise BusUnavailable(message)

@@ -1,4 +1,4 @@
-"""Queries of the state of the network: agents, services, workflows, as JetStream stores them.
+"""Queries of the network's state: agents, services, workflows.
 
 Nothing is cached in memory: each query reads the streams, so that the pages of all daemons and the command line show
 the same.
@@ -256,7 +256,7 @@ async def follow(
 async def accepted(
     bus: Bus, principal: str, request: WorkflowRequest, *, wait: float
 ) -> Workflow | WorkflowResponse | None:
-    """Return the workflow of a request once an orchestrator has accepted it, or the answer if it has one.
+    """Return the workflow of an accepted request, or the answer if it has one.
 
     None if no orchestrator has done either within `wait` seconds; the request stays stored.
     """
@@ -275,7 +275,7 @@ async def accepted(
 async def _present(
     bus: Bus, workflow_id: str, requested: tuple[str, WorkflowRequest] | None
 ) -> tuple[Workflow | None, WorkflowResponse | None]:
-    """Return the workflow and the answer, as far as they exist; of another request with this id only the refusal."""
+    """Return workflow and answer if they exist; of a request with a taken id the refusal."""
     principal, request = requested or ("", None)
     # A refused request is stored without its secrets, so the digest of that form identifies it too.
     digests = () if request is None else tuple(request_digest(form) for form in (request, withheld_of(request)))

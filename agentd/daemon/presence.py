@@ -1,4 +1,4 @@
-"""Announces an agent: registration, discovery, the lease in the bucket `live`, heartbeat, metrics, control.
+"""Announces an agent: registration, discovery, lease, heartbeat, metrics, control.
 
 All messages are made from one record, so that an external agent that reads the subjects and a reader of the bucket get
 the same data.  The lease is for people and pages; work is never re-assigned because of it.
@@ -46,7 +46,7 @@ class Announcer:
         *,
         policy: Policy | None = None,
     ) -> None:
-        """Announce what `describe` returns; `control` carries out the messages on `ai.control.<agent>`.
+        """Announce what `describe` returns; `control` handles `ai.control.<agent>`.
 
         policy  decides which principals may send such messages under their own names; without it, none may
         """
@@ -59,7 +59,7 @@ class Announcer:
         self._lease = lease or Lease(bus, self._agent, log, secrets.token_hex(4))
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Announce until `stopping` is set, then announce that the agent is offline and release the lease."""
+        """Announce until `stopping` is set, then go offline and release the lease."""
         subscriptions = [
             await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._on_discovery),
             await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._on_discovery),
@@ -98,7 +98,7 @@ class Announcer:
         await self._bus.publish(subjects.metrics(self._agent), report)
 
     async def _try(self, work: Awaitable[object]) -> None:
-        """Await `work` and log a BusError: NATS may be unreachable for a while, and the next tick repeats the work."""
+        """Await `work` and log a BusError: the next tick repeats the work."""
         try:
             await work
         except BusError as error:

@@ -60,9 +60,9 @@ async def test_a_stream_continues_where_it_ended(network: MemoryView, get: Clien
     kind, data = await resumed.event()
     await resumed.close()
     network.changed = {100 + number: "web2-7f31" for number in range(3)}
-    stranger = await Stream.open(get.port, last_id="999")
-    whole, _ = await stranger.event()
-    await stranger.close()
+    foreign = await Stream.open(get.port, last_id="999")
+    whole, _ = await foreign.event()
+    await foreign.close()
 
     assert feed.last_id == "1"
     assert (kind, resumed.last_id) == ("resumed", "5")

@@ -73,7 +73,7 @@ async def test_attention_lists_every_problem_once_by_severity(network: MemoryVie
 
 
 async def test_unknown_is_never_healthy(network: MemoryView) -> None:
-    """An agent without messages is silent, whatever it sent last; one that never sent a message too."""
+    """An agent without recent messages is silent, also one that never sent a message."""
     quiet = MemoryView()
     quiet.agent_list = [AgentRegistration("a"), AgentRegistration("b", timestamp=quiet.ago(minutes=2))]
 
@@ -111,7 +111,7 @@ async def test_a_view_that_hangs_is_a_problem_not_a_hang(network: MemoryView, mo
 
 
 def test_every_status_has_colour_symbol_and_word() -> None:
-    """Each status of the design looks like itself: no two share symbol and word, and the page has the symbol."""
+    """Each status has its own symbol and word, and the page has the symbol."""
     sprite = set(re.findall(r'symbol id="(\w+)"', (STATIC / "icons.svg").read_text()))
 
     for table, states in ((status.WORKFLOW, WORKFLOW_STATES), (status.TASK, TASK_STATES)):
