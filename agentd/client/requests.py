@@ -123,6 +123,26 @@ async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workfl
     return state
 
 
+async def wait_until_settled(
+    bus: Bus, workflow_id: str, *, wait: float, show: Callable[[Workflow], None] = lambda _: None
+) -> Workflow:
+    """Return the state of a workflow when it is finished or waits for an approval, or after `wait` seconds.
+
+    show  is called with each state that is read on the way
+
+    Raises UsageError if it is unknown.
+    """
+
+    def enough(state: Workflow) -> bool:
+        show(state)
+        return state.status is Status.WAITING_APPROVAL
+
+    state = await _wait_for_state(bus, workflow_id, enough, wait)
+    if state is None:
+        raise await unknown(bus, workflow_id)
+    return state
+
+
 async def _wait_for_state(
     bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float
 ) -> Workflow | None:

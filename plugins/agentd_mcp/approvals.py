@@ -39,7 +39,9 @@ from agentd.wire import tool_names
 from agentd_mcp.elicitation import Question
 
 if TYPE_CHECKING:
-    from agentd import Bus, Call, Context
+    from collections.abc import Awaitable, Callable
+
+    from agentd import Bus, Call
 
 RESULT_KEPT: Final = timedelta(minutes=10)
 """Time after its end for which a plan's result is still the answer to the same call."""
@@ -130,15 +132,18 @@ class DryRunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: dict[str, Any] = {}
 
 
-def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
-    """Return the tool that shows what a call would change."""
+def dry_runs(perform: Callable[..., Awaitable[ToolReply]], tools: dict[str, Tool]) -> Tool:
+    """Return the tool that shows what a call of one of `tools` would change.
+
+    perform  runs a tool in this process or on another agent
+    """
 
     async def run(call: Call, p: DryRunRequest) -> Preview:
         tool = tools.get(tool_names.current(p.tool, tools))
         if tool is None or tool.tier is Tier.READ:
             message = f"tool: {p.tool!r} is no tool that changes anything"
             raise Rejected(message)
-        reply = await context.worker.calls.perform_here(tool, p.arguments, principal=call.principal, dry_run=True)
+        reply = await perform(tool, p.arguments, call.principal, dry_run=True)
         if reply.error is not None:
             raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
         for warning in reply.warnings:

@@ -110,6 +110,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     origins: Sequence[str],
     instructions: str = "",
     listed: frozenset[str] | None = None,
+    served: Callable[[str], bool] = lambda _name: True,
     most: int = 128,
     each: int = 32,
 ) -> McpServer:
@@ -118,11 +119,12 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     hosts    accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
     origins  accepted Origin headers, such as `http://127.0.0.1:8001`
     listed   names of the tools in the list (None: all); the others can still be called
+    served   whether an agent offers a tool now; the others are not listed
     most     maximum of concurrent sessions
     each     maximum of concurrent sessions of one principal
     """
     catalogue = _Catalogue(tools)
-    desk = _McpHandlers(catalogue, caller, resolve, listed)
+    desk = _McpHandlers(catalogue, caller, resolve, served, listed)
     server: Server[Any] = Server(
         name,
         version=version,
@@ -177,8 +179,8 @@ class _Catalogue:
         found = self._described.get(tool_names.current(name, self._described))
         return None if found is None else found.input_schema
 
-    def within(self, tier: Tier, listed: frozenset[str] | None) -> list[types.Tool]:
-        names = [name for name, tool in self.tools.items() if tier.covers(tool.tier)]
+    def within(self, tier: Tier, served: Callable[[str], bool], listed: frozenset[str] | None) -> list[types.Tool]:
+        names = [name for name, tool in self.tools.items() if tier.covers(tool.tier) and served(name)]
         if listed is None:
             return [self._described[name] for name in names]
         return [describe_briefly(self._described[name]) for name in names if name in listed]
@@ -197,7 +199,7 @@ def describe(tool: Tool) -> types.Tool:
         output_schema=None if tool.name in tool_search.META_TOOLS else tool.output_schema(),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.tier is Tier.READ,
-            destructive_hint=tool.tier in NEEDS_APPROVAL or bool(tool.raises) or tool.name == tool_search.USE,
+            destructive_hint=tool.tier in NEEDS_APPROVAL or bool(tool.raises) or tool.name in tool_search.CARRYING,
             # A `marked` tool is safe to repeat only under the same key, and each MCP call has its own key.
             idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
             open_world_hint=False,
@@ -220,6 +222,7 @@ class _McpHandlers:
     catalogue: _Catalogue
     caller: Caller
     resolve: Resolve
+    served: Callable[[str], bool]
     listed: frozenset[str] | None = None
     effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
     left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
@@ -227,7 +230,7 @@ class _McpHandlers:
 
     async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         principal = self.resolve(context.request)
-        return types.ListToolsResult(tools=self.catalogue.within(principal.tier, self.listed))
+        return types.ListToolsResult(tools=self.catalogue.within(principal.tier, self.served, self.listed))
 
     async def call_tool(
         self, context: Context, params: types.CallToolRequestParams

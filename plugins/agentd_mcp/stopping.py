@@ -6,22 +6,19 @@ Every client may see the state; as over HTTP, a change needs a client with a tok
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
-from agentd import ANONYMOUS, Denied, InvalidMessage, Outcome, Repeat, TaskError, Tier, Tool, ToolReply, plain
+from agentd import ANONYMOUS, Denied, Repeat, Tier
 from agentd.safety import freeze
 from agentd.wire.announcements import NetworkRequest
+from agentd_mcp.direct import direct
 
 if TYPE_CHECKING:
-    from agentd import Bus, Call
     from agentd.wire.announcements import Freeze
-
-STATUS: Final = "network_status"
-ACTIONS: Final = {"freeze_network": "freeze", "thaw_network": "thaw"}
-NAMES: Final = frozenset({STATUS, *ACTIONS})
+    from agentd_mcp.direct import Asker, DirectTool
 
 
 class NoArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,17 +52,30 @@ class NetworkState(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-async def carry_out(bus: Bus, principal: str, tool: Tool, parameters: dict[str, Any]) -> ToolReply:
-    """Run one of these tools; raises Denied for a change by a client without a token."""
-    if tool.name == STATUS:
-        return ToolReply(Outcome.COMPLETED, plain(_state(await freeze.read(bus), "the network is not frozen")))
-    if principal in ANONYMOUS:
-        raise Denied(f"{tool.name} needs to know its caller: give the client a token (agentd token NAME, [web.tokens])")
-    request = NetworkRequest(ACTIONS[tool.name], parameters.get("reason", ""), parameters.get("seconds"))
-    reply = await freeze.ask(bus, principal, request)
+async def network_status(asker: Asker, _p: NoArguments) -> NetworkState:
+    """Show whether the network is frozen, by whom, since when and why."""
+    return _state(await freeze.read(asker.bus), "the network is not frozen")
+
+
+async def freeze_network(asker: Asker, p: FreezeArguments) -> NetworkState:
+    """Stop every change in the whole network, until it is thawed; reads go on."""
+    return await _change(asker, NetworkRequest("freeze", p.reason, p.seconds))
+
+
+async def thaw_network(asker: Asker, p: ThawArguments) -> NetworkState:
+    """End a freeze: for the principal that froze the network, or with tier destroy."""
+    return await _change(asker, NetworkRequest("thaw", p.reason))
+
+
+async def _change(asker: Asker, request: NetworkRequest) -> NetworkState:
+    """Send the request; raises Denied for a client without a token, and if it is not carried out."""
+    if asker.principal in ANONYMOUS:
+        name = f"{request.action}_network"
+        raise Denied(f"{name} needs to know its caller: give the client a token (agentd token NAME, [web.tokens])")
+    reply = await freeze.ask(asker.bus, asker.principal, request)
     if not reply.done:
-        return ToolReply(Outcome.FAILED, error=TaskError(Denied.code, reply.message))
-    return ToolReply(Outcome.COMPLETED, plain(_state(reply.freeze, reply.message)))
+        raise Denied(reply.message)
+    return _state(reply.freeze, reply.message)
 
 
 def _state(found: Freeze | None, otherwise: str) -> NetworkState:
@@ -76,34 +86,10 @@ def _state(found: Freeze | None, otherwise: str) -> NetworkState:
     )
 
 
-def tools() -> list[Tool]:
-    """Return the tools to show, freeze and thaw the network.
-
-    They run through `carry_out`, not as normal calls: a frozen network must be thawed by one of them.
-    """
+def tools() -> list[DirectTool]:
+    """Return the tools to show, freeze and thaw the network."""
     return [
-        _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", NoArguments, Tier.READ),
-        _tool(
-            "freeze_network",
-            "Stop every change in the whole network, until it is thawed; reads go on.",
-            FreezeArguments,
-        ),
-        _tool("thaw_network", "End a freeze: for who froze the network, or with tier destroy.", ThawArguments),
+        direct(network_status, NoArguments, NetworkState, Tier.READ, Repeat.IDEMPOTENT),
+        direct(freeze_network, FreezeArguments, NetworkState, Tier.OPERATE, Repeat.IDEMPOTENT),
+        direct(thaw_network, ThawArguments, NetworkState, Tier.OPERATE, Repeat.IDEMPOTENT),
     ]
-
-
-def _tool(name: str, description: str, parameters: type[msgspec.Struct], tier: Tier = Tier.OPERATE) -> Tool:
-    async def run(call: Call, p: Any) -> NetworkState:  # noqa: ANN401 - the parameters of any of these tools
-        raise InvalidMessage(f"{name} is called over MCP, not as {call.key} with {p}")
-
-    return Tool(
-        name=name,
-        service="",
-        description=description,
-        tier=tier,
-        repeat=Repeat.IDEMPOTENT,
-        capability="safety",
-        parameters=parameters,
-        result=NetworkState,
-        run=run,
-    )

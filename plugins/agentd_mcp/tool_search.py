@@ -26,6 +26,8 @@ READ: Final = "read_tool"
 USE: Final = "use_tool"
 META_TOOLS: Final = frozenset({READ, USE})
 """Tools that call another tool and return its result."""
+CARRYING: Final = frozenset({USE, "submit_workflow", "approve_workflow"})
+"""Tools by which any other tool may come to run."""
 DAILY: Final = frozenset(
     {
         *("list_nodes", "list_guests", "get_guest", "list_storages", "list_tasks", "get_task"),
@@ -157,7 +159,7 @@ def _meta_tool(
         service="",
         description=description,
         tier=tier,
-        repeat=Repeat.IDEMPOTENT,
+        repeat=Repeat.IDEMPOTENT if tier is Tier.READ else Repeat.UNSAFE,
         capability="safety",
         parameters=parameters,
         result=ToolMatches,

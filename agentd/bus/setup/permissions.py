@@ -56,7 +56,7 @@ class Duty(StrEnum):
     ALERT = "alert"
     """Watches the network and publishes alerts."""
     REPRESENT = "represent"
-    """Sends requests of clients that it has authenticated, under their names."""
+    """Sends requests and calls tools for clients that it has authenticated, under their names."""
 
 
 class Kind(StrEnum):
@@ -93,7 +93,7 @@ class Work:
     queues      each of its services with the queues that it takes tasks from
     duties      what its roles do besides
     principals  in whose name it sends requests and signals: the principals of [web.tokens]
-    clients     in whose name it does so too: those of a role with Duty.REPRESENT
+    clients     in whose name it also calls tools: those of a role with Duty.REPRESENT
     """
 
     queues: dict[str, tuple[str, ...]]
@@ -134,7 +134,9 @@ def agent(name: str, work: Work) -> User:
         publish += [subjects.alert("*"), f"$KV.{subjects.ALERTS}.*", f"$KV.{subjects.MONITOR}.>"]
         subscribe += [subjects.ALL_HEARTBEATS, subjects.ALL_METRICS, subjects.ALL_DEAD]
     if Duty.REPRESENT in work.duties:
-        publish += [*_asked_as(work.clients), *map(subjects.request, work.clients)]
+        publish += _asked_as(work.clients)
+        for client in work.clients:
+            publish += [subjects.request(client), subjects.tool_call(client, "*", "*")]
         subscribe.append(subjects.response("*"))
     return _user(name, Kind.AGENT, publish, subscribe)
 

@@ -192,9 +192,10 @@ def _owner(name: str, subject: str) -> bool | None:
         if found:
             who = found.groupdict().get("who", "")
             may = re.fullmatch(owners.format(who=re.escape(who)) or "(?!)", name) is not None
-            asked = re.match(r"ai\.(workflows\.(request|signal)|control\.(network|agent))\.", subject)
+            asked = re.match(r"ai\.(workflows\.(request|signal)|control\.(network|agent)|tools\.call)\.", subject)
             if asked and who in REPRESENTED and not (who == "mcp" and "control.agent" in subject):
-                may = may or REPRESENTED[who].fullmatch(name) is not None
+                bridge = name.startswith("mcp-bridge") or not subject.startswith("ai.tools.")
+                may = may or (bridge and REPRESENTED[who].fullmatch(name) is not None)
             return may
     return None
 

@@ -46,9 +46,10 @@ class Calls:
         self.asked: list[tuple[str, dict[str, Any], str]] = []
 
     async def perform_here(
-        self, asked: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None]
+        self, asked: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None], dry_run: bool
     ) -> ToolReply:
         """Answer."""
+        assert not dry_run
         progress("looking")
         self.asked.append((asked.name, parameters, principal))
         return ToolReply(status=Outcome.COMPLETED, result=VALID)
@@ -73,6 +74,11 @@ class Worker:
         await stopping.wait()
 
 
+async def _no_values(*_: object) -> dict[str, Any]:
+    """Return an empty bucket."""
+    return {}
+
+
 def surroundings(**changes: Any) -> Any:
     """Return what a bridge touches, with the specialist's tools in the place of Proxmox'."""
     offered = collect(Domain(SpecialistSettings()), service="mcp-proxmox")
@@ -89,6 +95,8 @@ def surroundings(**changes: Any) -> Any:
         ),
         policy=SimpleNamespace(tier_of=lambda _principal, *, plain: Tier.DESTROY if plain else Tier.READ),
         worker=Worker(),
+        bus=SimpleNamespace(kv_values=_no_values),
+        known_tools=dict,
         log=logs.get_logger(),
         health=Health(),
         stopping=asyncio.Event(),
@@ -167,8 +175,13 @@ async def test_all_tools_are_listed_where_that_is_wanted() -> None:
         "validate_vm_parameters",
         "dry_run",
         "find_tools",
+        "list_agent_services",
+        "list_agents",
+        "list_alerts",
+        "list_workflows",
         "network_status",
         "read_tool",
+        "workflow_status",
     }
 
 
@@ -248,7 +261,7 @@ async def test_without_mcp_the_queue_is_served_all_the_same(changes: dict[str, A
 
 async def test_without_the_sdk_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK is an extra: without it the bridge works for the network."""
-    monkeypatch.setitem(sys.modules, "agentd_mcp.server", None)
+    monkeypatch.setitem(sys.modules, "agentd_mcp.assembly", None)
     monkeypatch.delattr(agentd_mcp, "serve", raising=False)
     bridge, context = Bridge(), surroundings()
     async with running(bridge, context):
