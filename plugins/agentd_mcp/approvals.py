@@ -64,35 +64,44 @@ async def ask(
         if not state.over:
             break
         if state.status in {Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS} and _recent(bus, state):
-            return _result(state)
+            return result(state)
         number += 1
     if state is None:
         call = {"tool": tool, "parameters": parameters}
         request = WorkflowRequest(requests.CALL, f"{name}-{number}", call, authenticated=principal not in ANONYMOUS)
         state = await requests.begin(bus, principal, request)
-    if state.over:
-        return _result(state)
+    return result(state) if state.over else question(bus, state, principal, approver, wait=CARRIED)
+
+
+def question(bus: Bus, state: Workflow, principal: str, approver: str | None, *, wait: float) -> ToolReply | Question:
+    """Return what the person at the client has to decide about a plan, or the state of the plan if there is nothing.
+
+    wait  seconds to wait for the result after an approval
+    """
     approver = None if principal in ANONYMOUS else approver
     waiting, asked = _waiting(state, principal), _asked(state)
     if approver is None or asked is None or state.status is not Status.WAITING_APPROVAL:
         return waiting
     text = f"{principal} requests {asked.text}. It cannot be undone. You approve as {approver}."
     # The digest covers what the person is shown: an approval does not apply to a plan that changed in the meantime.
-    key, decide = f"{state.workflow_id}-{asked.digest[:12]}", partial(_decided, bus, state, approver, asked.digest)
+    key, decide = (
+        f"{state.workflow_id}-{asked.digest[:12]}",
+        partial(_decided, bus, state, approver, asked.digest, wait),
+    )
     return Question(key, text, waiting, decide)
 
 
-async def _decided(bus: Bus, state: Workflow, approver: str, shown: str, yes: bool) -> ToolReply:  # noqa: FBT001 - the answer
+async def _decided(bus: Bus, state: Workflow, approver: str, shown: str, wait: float, yes: bool) -> ToolReply:  # noqa: FBT001, PLR0913, PLR0917 - the answer
     """Send the decision of the person at the client.
 
-    After an approval, wait up to CARRIED seconds for the result.
+    After an approval, wait up to `wait` seconds for the result.
     """
     signal = WorkflowSignal("approve" if yes else "reject", "by a form at the client", TASK, shown)
     reply = await requests.signal(bus, approver, state.workflow_id, signal)
     if not reply.done:
         return ToolReply(Outcome.FAILED, error=TaskError("denied", f"{state.workflow_id}: {reply.message}"))
-    ended = await requests.wait_until_ended(bus, state.workflow_id, wait=CARRIED)
-    return _result(ended) if ended.over else _waiting(ended, state.principal)
+    ended = await requests.wait_until_ended(bus, state.workflow_id, wait=wait)
+    return result(ended) if ended.over else _waiting(ended, state.principal)
 
 
 def _asked(state: Workflow) -> Approval | None:
@@ -103,7 +112,8 @@ def _recent(bus: Bus, state: Workflow) -> bool:
     return bus.server_time() - state.updated < RESULT_KEPT
 
 
-def _result(state: Workflow) -> ToolReply:
+def result(state: Workflow) -> ToolReply:
+    """Return the reply of a call that a workflow has made: its result, or the error of its task."""
     task = state.tasks.get(TASK)
     if task is None or task.status not in DONE:
         return ToolReply(Outcome.FAILED, error=TaskError(str(state.status), f"{state.workflow_id}: {state.error}"))

@@ -15,6 +15,7 @@ from agentd_mcp import approvals, overview_tools, stopping, tool_search, workflo
 from agentd_mcp.calling import Offered, ToolCaller
 from agentd_mcp.role import PRINCIPAL
 from agentd_mcp.server import McpServer, Principal, build_mcp, user_of
+from agentd_mcp.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,7 @@ def assemble(context: Context, known: dict[str, Tool]) -> Assembly:
     server = build_mcp(
         [*every, approvals.dry_runs(caller.perform, here | remote), *tool_search.meta_tools(reachable)],
         caller.call,
+        tasks=Tasks(context.bus, settings.approvers),
         served=served,
         listed=tool_search.DAILY if settings.tool_list == "few" else None,
         name=f"agentd {context.node}",

@@ -46,27 +46,34 @@ async def ask(
     context: Context, params: types.CallToolRequestParams, question: Question
 ) -> ToolReply | types.InputRequiredResult:
     """Return the reply to the person's answer, or the form to show first."""
-    if not _can_show(context):
+    if not can_show(context):
         return question.unasked
     if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
         answer = (params.input_responses or {}).get(question.key)
         if answer is None:
-            return types.InputRequiredResult(input_requests={question.key: types.ElicitRequest(params=_form(question))})
+            return types.InputRequiredResult(input_requests={question.key: types.ElicitRequest(params=form(question))})
     else:
-        form = _form(question)
-        answer = await context.session.elicit_form(form.message, form.requested_schema, context.request_id)
+        shown = form(question)
+        answer = await context.session.elicit_form(shown.message, shown.requested_schema, context.request_id)
     if not isinstance(answer, types.ElicitResult) or answer.action == "cancel":
         return question.unasked
-    return await question.answer(answer.action == "accept" and (answer.content or {}).get(YES) is True)
+    return await question.answer(agrees(answer))
 
 
-def _can_show(context: Context) -> bool:
+def agrees(answer: types.ElicitResult) -> bool:
+    """Return whether a person has sent the form and said yes in it."""
+    return answer.action == "accept" and (answer.content or {}).get(YES) is True
+
+
+def can_show(context: Context) -> bool:
+    """Return whether the client can show a form."""
     have = context.session.client_capabilities
     offered = None if have is None else have.elicitation
     return offered is not None and (offered.form is not None or offered.url is None)  # {} has always meant forms
 
 
-def _form(question: Question) -> types.ElicitRequestFormParams:
+def form(question: Question) -> types.ElicitRequestFormParams:
+    """Return the form that asks a person the question."""
     schema = {
         "type": "object",
         "properties": {YES: {"type": "boolean", "title": "Do it", "description": "true: it is done, once, now"}},

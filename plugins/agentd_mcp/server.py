@@ -43,21 +43,24 @@ from agentd import (
     BrokenTool,
     Denied,
     InvalidMessage,
-    Outcome,
     Repeat,
     Tier,
     Tool,
     ToolReply,
     by_name,
 )
-from agentd.printable import escaped, printable
+from agentd.printable import printable
 from agentd.safety.tokens import principal_of
 from agentd.wire import tool_names
 from agentd_mcp import elicitation, sessions, tool_search
+from agentd_mcp import tasks as task_extension
 from agentd_mcp.elicitation import Context, Question
+from agentd_mcp.replies import answer, refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+    from agentd_mcp.tasks import TaskParams, Tasks, UpdateParams
 
 PATH: Final = "/mcp"
 LIST_FRESH: Final = 60_000
@@ -103,6 +106,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     tools: Iterable[Tool],
     caller: Caller,
     *,
+    tasks: Tasks | None = None,
     name: str,
     version: str,
     resolve: Resolve,
@@ -116,6 +120,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
 ) -> McpServer:
     """Return the MCP app that serves `tools`.
 
+    tasks    the tasks of clients that have declared the extension; None: no call becomes a task
     hosts    accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
     origins  accepted Origin headers, such as `http://127.0.0.1:8001`
     listed   names of the tools in the list (None: all); the others can still be called
@@ -124,7 +129,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     each     maximum of concurrent sessions of one principal
     """
     catalogue = _Catalogue(tools)
-    desk = _McpHandlers(catalogue, caller, resolve, served, listed)
+    desk = _McpHandlers(catalogue, caller, resolve, served, listed, tasks)
     server: Server[Any] = Server(
         name,
         version=version,
@@ -132,8 +137,13 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_FRESH, scope="private")},
         get_tool_input_schema=catalogue.schema,
         on_list_tools=desk.list_tools,
-        on_call_tool=desk.call_tool,
     )
+    server.add_request_handler("tools/call", types.CallToolRequestParams, desk.call_tool)
+    if tasks is not None:
+        server.extensions[task_extension.ID] = {}
+        server.add_request_handler("tasks/get", task_extension.TaskParams, desk.get_task)
+        server.add_request_handler("tasks/update", task_extension.UpdateParams, desk.update_task)
+        server.add_request_handler("tasks/cancel", task_extension.TaskParams, desk.cancel_task)
     security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
     app = server.streamable_http_app(
         streamable_http_path=PATH,
@@ -224,6 +234,7 @@ class _McpHandlers:
     resolve: Resolve
     served: Callable[[str], bool]
     listed: frozenset[str] | None = None
+    tasks: Tasks | None = None
     effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
     left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
     """Running changes whose client disconnected: the same call of the same principal waits for the running one."""
@@ -234,7 +245,7 @@ class _McpHandlers:
 
     async def call_tool(
         self, context: Context, params: types.CallToolRequestParams
-    ) -> types.CallToolResult | types.InputRequiredResult:
+    ) -> types.CallToolResult | types.InputRequiredResult | dict[str, Any]:
         principal = self.resolve(context.request)
         try:
             name, arguments = tool_search.unwrap(params.name, params.arguments or {}, self.catalogue.tools)
@@ -247,6 +258,8 @@ class _McpHandlers:
             tool.parse(arguments)
         except InvalidMessage as error:
             return refusal(str(error))
+        if self.tasks is not None and task_extension.suits(tool) and task_extension.declared(context):
+            return await self._as_task(self.tasks, principal, tool, arguments)
         notes: asyncio.Queue[str | None] = asyncio.Queue()
         reporter = asyncio.create_task(_report(context, notes))
         try:
@@ -261,6 +274,35 @@ class _McpHandlers:
         finally:
             reporter.cancel()
         return reply if isinstance(reply, types.InputRequiredResult) else answer(reply)
+
+    async def _as_task(
+        self, tasks: Tasks, principal: Principal, tool: Tool, arguments: dict[str, Any]
+    ) -> types.CallToolResult | dict[str, Any]:
+        try:
+            created = await tasks.create(principal.name, tool, arguments)
+        except AgentdError as error:
+            return refusal(f"{error.code}: {error}")
+        return answer(created) if isinstance(created, ToolReply) else created
+
+    async def get_task(self, context: Context, params: TaskParams) -> dict[str, Any]:
+        """Answer tasks/get."""
+        return await self._tasks(context).get(context, self.resolve(context.request).name, params.task_id)
+
+    async def update_task(self, context: Context, params: UpdateParams) -> dict[str, Any]:
+        """Answer tasks/update with an empty result."""
+        await self._tasks(context).update(self.resolve(context.request).name, params)
+        return {}
+
+    async def cancel_task(self, context: Context, params: TaskParams) -> dict[str, Any]:
+        """Answer tasks/cancel with an empty result."""
+        await self._tasks(context).cancel(self.resolve(context.request).name, params.task_id)
+        return {}
+
+    def _tasks(self, context: Context) -> Tasks:
+        task_extension.require(context)
+        if self.tasks is None:
+            raise MCPError(types.METHOD_NOT_FOUND, "Method not found", context.method)
+        return self.tasks
 
     async def _run(
         self, principal: Principal, tool: Tool, arguments: dict[str, Any], note: Progress
@@ -314,31 +356,3 @@ def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: 
     if principal is None and not anonymous:
         raise Denied("authenticate with Authorization: Bearer TOKEN; `agentd token NAME` makes one")
     return None if principal is None else AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[]))
-
-
-def refusal(text: str) -> types.CallToolResult:
-    """Return an error result with the reason."""
-    return types.CallToolResult(
-        content=[types.TextContent(type="text", text=printable(text, lines=True))], is_error=True
-    )
-
-
-def answer(reply: ToolReply) -> types.CallToolResult:
-    """Return a reply in MCP form.
-
-    It contains the result twice: structured for programs, and as text for models.
-    """
-    if reply.error is not None:
-        log = "".join(f"\n{line}" for line in reply.error.log)
-        again = "\nTrying again may help." if reply.error.retry else ""
-        return refusal(f"{reply.error.code}: {reply.error.message}{again}{log}")
-    if reply.status not in {Outcome.COMPLETED, Outcome.WARNINGS}:
-        return refusal(f"{reply.status}: {reply.progress or 'no result yet'}")
-    result = msgspec.to_builtins(reply.result)
-    text = [
-        escaped(msgspec.json.encode(result).decode()),
-        *(printable(f"warning: {warning}") for warning in reply.warnings),
-    ]
-    return types.CallToolResult(
-        content=[types.TextContent(type="text", text=line) for line in text], structured_content=result
-    )

@@ -25,7 +25,7 @@ from agentd.web import plain_text
 from agentd.web.page import Frame, Pages
 from agentd.wire import messages, records
 from agentd.wire.workflow import TaskStatus, Workflow
-from agentd_mcp import elicitation, server
+from agentd_mcp import elicitation, replies
 from hardening.hostile import MEMBERS, TEXT, controls, made
 
 if TYPE_CHECKING:
@@ -180,13 +180,15 @@ def test_pages_and_plain_text() -> None:
 
 def test_mcp() -> None:
     """What a client shows its user or its model controls nothing; the structured result keeps the data."""
-    answer = server.answer(messages.ToolReply(messages.Outcome.COMPLETED, {"name": TEXT}, warnings=[TEXT]))
-    failed = server.answer(messages.ToolReply(messages.Outcome.FAILED, error=messages.TaskError("x", TEXT, log=[TEXT])))
+    answer = replies.answer(messages.ToolReply(messages.Outcome.COMPLETED, {"name": TEXT}, warnings=[TEXT]))
+    failed = replies.answer(
+        messages.ToolReply(messages.Outcome.FAILED, error=messages.TaskError("x", TEXT, log=[TEXT]))
+    )
     question = elicitation.Question("k", TEXT, None, None)  # type: ignore[arg-type]  # neither is used
 
     assert all(controls(part.text) == set() for part in [*answer.content, *failed.content])  # type: ignore[union-attr]
     assert answer.structured_content == {"name": TEXT}
-    assert controls(elicitation._form(question).message) == set()  # noqa: SLF001
+    assert controls(elicitation.form(question).message) == set()
 
 
 def test_the_question_of_an_approval() -> None:

@@ -20,6 +20,7 @@ from agentd.tools.declaration import collect, tool
 from agentd.tools.definition import Call, Repeat, Tool
 from agentd.wire import codec
 from agentd.wire.messages import Outcome, TaskError, Tier, ToolReply
+from agentd_mcp import replies
 from agentd_mcp import server as mcp_server
 
 if TYPE_CHECKING:
@@ -266,11 +267,11 @@ async def test_a_foreign_host_or_origin_is_refused(header: dict[str, str], statu
 
 def test_a_call_without_an_end_is_not_a_result() -> None:
     """What still runs, or was cancelled, is reported as such."""
-    running = mcp_server.answer(ToolReply(status="running", progress="cloning"))
+    running = replies.answer(ToolReply(status="running", progress="cloning"))
 
     assert running.is_error
     assert _texts(running) == ["running: cloning"]
-    assert _texts(mcp_server.answer(ToolReply(status=Outcome.CANCELLED))) == ["cancelled: no result yet"]
+    assert _texts(replies.answer(ToolReply(status=Outcome.CANCELLED))) == ["cancelled: no result yet"]
 
 
 async def test_one_malformed_tool_is_left_out_alone() -> None:

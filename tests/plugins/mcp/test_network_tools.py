@@ -41,11 +41,11 @@ def with_tokens(net: Net, **tiers: str) -> dict[str, str]:
     return {name: token for name, (token, _) in made.items()}
 
 
-async def data(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+async def data(client: Client, called: str, /, **arguments: Any) -> dict[str, Any]:
     """Return the structured result of a call that succeeds."""
-    answer = await client.call_tool(tool, arguments)
+    answer = await client.call_tool(called, arguments)
     assert not answer.is_error, answer.content
-    assert answer.structured_content is not None
+    assert isinstance(answer.structured_content, dict)
     return answer.structured_content
 
 
@@ -76,7 +76,7 @@ async def test_a_workflow_from_submission_to_its_result(net: Net) -> None:
 async def test_another_principal_approves(net: Net) -> None:
     """The requester cannot approve its own plan, a digest of something else is refused, and another principal can."""
     shown = with_tokens(net, alice="destroy", bob="destroy", mcp="operate")
-    call = {"tool": "delete_guest", "parameters": {"vmid": 101}}
+    call = {"tool": "delete_guest", "parameters": {"vmid": 101, "name": "db-01"}}
     async with net.client(), net.here() as daemon:
         async with client_of(daemon.url, shown["alice"]) as alice:
             asked = await data(alice, "submit_workflow", workflow_type="tool_call", parameters=call, wait=30)
@@ -105,7 +105,7 @@ async def test_another_principal_approves(net: Net) -> None:
 async def test_a_plan_is_rejected_or_cancelled(net: Net) -> None:
     """What another principal rejects, or the requester cancels, is not done."""
     shown = with_tokens(net, alice="destroy", bob="destroy")
-    call = {"tool": "delete_guest", "parameters": {"vmid": 101}}
+    call = {"tool": "delete_guest", "parameters": {"vmid": 101, "name": "db-01"}}
     async with net.client(), net.here() as daemon, client_of(daemon.url, shown["alice"]) as alice:
         asked = [
             await data(alice, "submit_workflow", workflow_type="tool_call", parameters=call, wait=30) for _ in range(2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentd import errors
 from agentd.wire.messages import Outcome, ToolReply
-from agentd_mcp.server import answer
+from agentd_mcp.replies import answer
 from agentd_proxmox.model import pages
 
 if TYPE_CHECKING:
