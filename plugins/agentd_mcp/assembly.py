@@ -88,5 +88,6 @@ def assemble(context: Context, known: dict[str, Tool]) -> Assembly:
         most=settings.sessions,
         each=settings.sessions_per_principal,
     )
+    offered.changed = server.changed
     anonymous = settings.anonymous and is_loopback(context.config.web.host)
     return Assembly(server, partial(user_of, tokens=context.config.web.tokens, anonymous=anonymous), offered)

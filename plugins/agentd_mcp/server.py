@@ -21,14 +21,14 @@ Annotations are hints for the client.  Permission is checked here and again in t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
 import msgspec
-from mcp.server import Server
+from mcp.server import NotificationOptions, Server
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.caching import CacheHint
@@ -54,10 +54,12 @@ from agentd.safety.tokens import principal_of
 from agentd.wire import tool_names
 from agentd_mcp import elicitation, sessions, tool_search
 from agentd_mcp import tasks as task_extension
+from agentd_mcp.changes import Changes
 from agentd_mcp.elicitation import Context, Question
 from agentd_mcp.replies import answer, refusal
 
 if TYPE_CHECKING:
+    from mcp.server.models import InitializationOptions
     from starlette.types import ASGIApp
 
     from agentd_mcp.tasks import TaskParams, Tasks, UpdateParams
@@ -95,11 +97,26 @@ class McpServer:
 
     lifespan  the context to enter while the app serves
     broken    the tools that were left out
+    changed   notifies all clients that the tools have changed
     """
 
     app: ASGIApp
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
     broken: list[BrokenTool]
+    changed: Callable[[], Awaitable[None]]
+
+
+class _Server(Server[Any]):
+    """The server of the SDK; it promises clients of older protocols that they are notified when the tools change."""
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        options = notification_options or NotificationOptions(tools_changed=True)
+        return super().create_initialization_options(options, experimental_capabilities, extensions)
 
 
 def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
@@ -130,7 +147,8 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     """
     catalogue = _Catalogue(tools)
     desk = _McpHandlers(catalogue, caller, resolve, served, listed, tasks)
-    server: Server[Any] = Server(
+    changes = Changes(most=most, each=each)
+    server = _Server(
         name,
         version=version,
         instructions=instructions or None,
@@ -138,6 +156,14 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
         get_tool_input_schema=catalogue.schema,
         on_list_tools=desk.list_tools,
     )
+
+    async def listen(
+        context: Context, params: types.SubscriptionsListenRequestParams
+    ) -> types.SubscriptionsListenResult:
+        return await changes.listen(context, params, resolve(context.request).name)
+
+    server.add_request_handler("subscriptions/listen", types.SubscriptionsListenRequestParams, listen)
+    server.add_notification_handler("notifications/initialized", types.NotificationParams, changes.opened)
     server.add_request_handler("tools/call", types.CallToolRequestParams, desk.call_tool)
     if tasks is not None:
         server.extensions[task_extension.ID] = {}
@@ -154,7 +180,7 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
         session_idle_timeout=sessions.IDLE,
         max_sessions=most,
     )
-    bounded = sessions.Sessions(app, most=most, each=each)
+    bounded = sessions.Sessions(app, most=most, each=each, ended=changes.closed)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -162,9 +188,10 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
             try:
                 yield
             finally:
+                changes.close()
                 await desk.drain()
 
-    return McpServer(bounded, lifespan, catalogue.broken)
+    return McpServer(bounded, lifespan, catalogue.broken, changes.tools_changed)
 
 
 class _Catalogue:
@@ -218,11 +245,17 @@ def describe(tool: Tool) -> types.Tool:
 
 
 def describe_briefly(tool: types.Tool) -> types.Tool:
-    """Return a tool without its result schema, for the short list.
+    """Return a tool for the short list: the first paragraph of its description, and the brief schema of its arguments.
 
-    The result schemas are half of the tokens, and a model sees the results anyway.
+    Without the schema of its result: a model sees the results anyway.
     """
-    return tool.model_copy(update={"output_schema": None})
+    return tool.model_copy(
+        update={
+            "description": tool_search.first_paragraph(tool.description or ""),
+            "input_schema": tool_search.brief(tool.input_schema),
+            "output_schema": None,
+        }
+    )
 
 
 @dataclass

@@ -18,6 +18,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST: Final = 1 << 20
@@ -41,10 +43,12 @@ class Sessions:
 
     most  maximum of sessions in total
     each  maximum of sessions of one principal; all clients without a token count as one principal
+    ended  is called with the id of each session that has ended
     """
 
-    def __init__(self, app: ASGIApp, *, most: int, each: int) -> None:
+    def __init__(self, app: ASGIApp, *, most: int, each: int, ended: Callable[[str], None] = lambda _id: None) -> None:
         """Wrap `app`; no session is open yet."""
+        self._ended = ended
         self._app = app
         self._opening_app = RequestBodyLimitMiddleware(app, LARGEST_OPENING)
         self._most, self._each = most, each
@@ -101,7 +105,7 @@ class Sessions:
             if message["type"] == "http.response.start" and (
                 message["status"] == 404 or (scope["method"] == "DELETE" and message["status"] < 400)  # noqa: PLR2004
             ):
-                self._open.pop(name, None)
+                self._forget(name)
             await send(message)
 
         return forgetting
@@ -110,7 +114,7 @@ class Sessions:
         """Make room for one more session of `owner`, or return a refusal."""
         at = time.monotonic()
         for name in [name for name, session in self._open.items() if not session.busy and at - session.used > IDLE]:
-            del self._open[name]
+            self._forget(name)
         alike = [name for name, session in self._open.items() if session.owner == owner]
         full = len(alike) + self._opening.count(owner) >= self._each
         if not full and len(self._open) + len(self._opening) < self._most:
@@ -122,9 +126,13 @@ class Sessions:
         text = f"{len(alike)} sessions are open; end one (DELETE), or wait until one is unused for {UNUSED:.0f} s\n"
         return PlainTextResponse(text, 429 if full else 503, {"retry-after": f"{UNUSED:.0f}"})
 
+    def _forget(self, name: str) -> None:
+        self._open.pop(name, None)
+        self._ended(name)
+
     async def _end(self, name: str, scope: Scope) -> None:
         """End a session with the DELETE request that its client would send."""
-        self._open.pop(name, None)
+        self._forget(name)
         headers = [(key, value) for key, value in scope["headers"] if key in {b"host", b"accept", b"origin"}]
         ending = {**scope, "method": "DELETE", "headers": [*headers, (_ID.encode(), name.encode())]}
 

@@ -1,7 +1,8 @@
 """The short list of tools, and the tools to find and call all others; pure.
 
 Two hundred tools with their schemas are 70,000 tokens, which a model pays before it has done anything.  So by default
-(`[mcp-bridge] tool_list = "few"`) the list contains the tools of daily use, and three tools for all others.
+(`[mcp-bridge] tool_list = "few"`) the list contains the tools of daily use, and three tools for all others.  It costs
+less than 2,000 tokens: its entries are brief (`brief`), and find_tools shows a tool with its whole schema.
 What a client may do is the same in both cases.
 """
 
@@ -30,14 +31,15 @@ CARRYING: Final = frozenset({USE, "submit_workflow", "approve_workflow"})
 """Tools by which any other tool may come to run."""
 DAILY: Final = frozenset(
     {
-        *("list_nodes", "list_guests", "get_guest", "list_storages", "list_tasks", "get_task"),
-        *("list_snapshots", "create_snapshot", "create_backup", "list_backups"),
-        *("start_guest", "shutdown_guest", "reboot_guest", "migrate_guest", "update_vm"),
-        *("network_status", "freeze_network", "dry_run", FIND, READ, USE),
+        *("list_nodes", "list_guests", "get_guest", "list_storages"),
+        *("start_guest", "shutdown_guest", "create_snapshot", "create_backup", "migrate_guest"),
+        *("submit_workflow", "workflow_status", "network_status", "freeze_network", "dry_run", FIND, READ, USE),
     }
 )
 """Tools in the short list."""
 SHOWN: Final = 5
+_BRIEF: Final = frozenset({"type", "description", "enum", "items", "default", "anyOf"})
+"""The keywords of a schema that an entry of the short list keeps."""
 
 
 class SearchWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +101,33 @@ def described(tool: Tool) -> str:
     """Return the description of a tool, with the parameters that raise its tier."""
     more = [f"With {rule.says} it is of tier {rule.tier}: another principal has to approve it." for rule in tool.raises]
     return "\n\n".join([tool.description, *more])
+
+
+def brief(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a tool's arguments for the short list: what a model needs to call the tool.
+
+    It accepts what the whole schema accepts, but for null in the place of an argument that is left out.  Limits and
+    patterns are left out: the error for a wrong argument names them.
+    """
+    short = {key: _brief_property(value) for key, value in schema.get("properties", {}).items()}
+    required = {"required": schema["required"]} if schema.get("required") else {}
+    return {"type": "object", "properties": short, **required}
+
+
+def _brief_property(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of one argument without limits, and without null as a further type."""
+    others = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
+    if len(others) == 1:
+        schema = {**others[0], **{key: value for key, value in schema.items() if key not in {"anyOf", "default"}}}
+    kept = {key: value for key, value in schema.items() if key in _BRIEF}
+    if kept.get("default") in ("", [], {}, False):
+        del kept["default"]
+    return kept
+
+
+def first_paragraph(text: str) -> str:
+    """Return the first paragraph of a description, as one line."""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _described(tool: Tool) -> ToolDescription:

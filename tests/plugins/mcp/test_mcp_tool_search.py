@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.errors import InvalidMessage
-from agentd.wire.messages import Tier
-from agentd_mcp import tool_search
+from agentd.wire.messages import Tier, ToolReply
+from agentd_mcp import stopping, tool_search, workflow_tools
+from agentd_mcp.approvals import dry_runs
 from agentd_mcp.server import describe, describe_briefly
 from tool_bench import size
 
@@ -50,14 +51,41 @@ def test_no_tool_matches(known: dict[str, Tool]) -> None:
 
 
 def test_the_daily_tools_exist_and_their_list_is_small(tools: dict[str, Tool]) -> None:
-    """Each tool of every day exists, and their list costs a model a fraction of all."""
-    listed = [
-        describe_briefly(describe(tools[name]))
-        for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
-    ]
+    """Each tool of every day exists, and their list costs a model less than 2,000 tokens of 4 characters."""
+    direct = [*stopping.tools(), *workflow_tools.tools()]
+    every = tools | {entry.tool.name: entry.tool for entry in direct} | {"dry_run": dry_runs(_unused, tools)}
+    listed = [describe_briefly(describe(every[name])) for name in tool_search.DAILY]
     cost = sum(len(item.model_dump_json(by_alias=True, exclude_none=True)) for item in listed) // 4
 
-    assert cost < 5000
+    assert cost < 2000
+
+
+async def _unused(*_: object, **__: object) -> ToolReply:
+    raise AssertionError
+
+
+def test_a_brief_entry(tools: dict[str, Tool]) -> None:
+    """An entry of the short list has every argument with its type and choices, and what is required."""
+    whole = tools["create_backup"].input_schema()
+    brief = tool_search.brief(whole)
+
+    assert set(brief["properties"]) == set(whole["properties"])
+    assert brief["required"] == whole["required"] == ["vmid"]
+    assert brief["properties"]["mode"] == {"enum": ["snapshot", "stop", "suspend"], "default": "snapshot"}
+    assert brief["properties"]["storage"] == {"type": "string", "description": "name of a storage"}
+    assert tool_search.first_paragraph("One line,\ntwo lines.\n\nMore.") == "One line, two lines."
+
+
+def test_every_tool_has_a_brief_form(tools: dict[str, Tool]) -> None:
+    """No argument of any tool loses its type in the short form."""
+    typeless = [
+        f"{tool.name}.{name}"
+        for tool in tools.values()
+        for name, schema in tool_search.brief(tool.input_schema())["properties"].items()
+        if not {"type", "enum", "anyOf"} & set(schema) and schema.get("description") is None and schema
+    ]
+
+    assert typeless == []
 
 
 def test_a_carried_call(tools: dict[str, Tool]) -> None:
