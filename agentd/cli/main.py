@@ -66,6 +66,7 @@ LAZY_COMMANDS = {
     "thaw": "agentd.cli.freeze",
     "tools": "agentd.cli.tools",
     "explain": "agentd.cli.explain",
+    "mcp": "agentd.cli.mcp",
     **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
 }
 """Commands that have their own file; the file is imported when one of its commands is used."""

@@ -13,6 +13,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from agentd.bus.jetstream import Bus
     from agentd.plugins.role import Role, Settings
     from agentd.plugins.workflow_files import Reader
     from agentd.tools.definition import BrokenTool, Right, Tool, Toolbox
@@ -68,4 +69,12 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]]:  # 
     """Return a coroutine function that finds the Proxmox rights of the plugin's tools.
 
     `agentd doctor` calls it.
+    """
+
+
+@hookspec
+def agentd_stdio() -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]:  # type: ignore[empty-body]
+    """Return the coroutine function that serves tools over stdin and stdout; called by `agentd mcp`.
+
+    Its arguments: the connection, the principal, every known tool, and whether to list those of daily use only.
     """

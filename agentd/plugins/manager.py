@@ -21,8 +21,9 @@ from agentd.similar import suggestion
 from agentd.tools.definition import BrokenTool, Tool, Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
     from agentd.plugins.workflow_files import Reader
     from agentd.proxmox.client import Proxmox
@@ -189,6 +190,14 @@ class Plugins:
                 return found
         message = "no plugin reads workflow files"
         raise ConfigError(message)
+
+    def stdio(self) -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]:
+        """Return the function that serves tools over stdin and stdout; raises ConfigError if no plugin provides one."""
+        for name in self.loaded():
+            found = self._call_hook(name, "agentd_stdio")
+            if found is not None:
+                return cast("Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]", found)
+        raise ConfigError("no plugin serves tools over stdin and stdout; the plugin mcp-bridge does")
 
 
 class _NoProxmox:

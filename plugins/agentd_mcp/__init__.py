@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from agentd import hookimpl
 
 if TYPE_CHECKING:
-    from agentd import Role, Settings
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from agentd import Bus, Role, Settings, Tool
 
 
 @hookimpl
@@ -33,3 +35,15 @@ def agentd_role() -> Role:
     from agentd_mcp.role import Bridge
 
     return Bridge()
+
+
+@hookimpl
+def agentd_stdio() -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]:
+    """Return the function that serves MCP over stdin and stdout; it loads the MCP SDK."""
+
+    async def serve(bus: Bus, principal: str, tools: Mapping[str, Tool], few: bool) -> None:  # noqa: FBT001 - the hook's
+        from agentd_mcp import stdio
+
+        await stdio.serve(bus, principal, tools, few=few)
+
+    return serve

@@ -34,14 +34,15 @@ from agentd import (
     digest,
 )
 from agentd.client import requests
-from agentd.errors import from_code
 from agentd.wire import tool_names
+from agentd_mcp.direct import direct
 from agentd_mcp.elicitation import Question
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd import Bus, Call
+    from agentd import Bus
+    from agentd_mcp.direct import Asker, DirectTool
 
 RESULT_KEPT: Final = timedelta(minutes=10)
 """Time after its end for which a plan's result is still the answer to the same call."""
@@ -142,32 +143,19 @@ class DryRunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: dict[str, Any] = {}
 
 
-def dry_runs(perform: Callable[..., Awaitable[ToolReply]], tools: dict[str, Tool]) -> Tool:
+def dry_runs(perform: Callable[..., Awaitable[ToolReply]], tools: dict[str, Tool]) -> DirectTool:
     """Return the tool that shows what a call of one of `tools` would change.
 
     perform  runs a tool in this process or on another agent
     """
 
-    async def run(call: Call, p: DryRunRequest) -> Preview:
+    async def dry_run(asker: Asker, p: DryRunRequest) -> ToolReply:
+        """Show what a call of another tool would change, and whether it is allowed; nothing is done."""
         tool = tools.get(tool_names.current(p.tool, tools))
         if tool is None or tool.tier is Tier.READ:
             message = f"tool: {p.tool!r} is no tool that changes anything"
             raise Rejected(message)
-        reply = await perform(tool, p.arguments, call.principal, dry_run=True)
-        if reply.error is not None:
-            raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
-        for warning in reply.warnings:
-            call.warn(warning)
-        return msgspec.convert(reply.result, Preview)
+        reply = await perform(tool, p.arguments, asker.principal, dry_run=True)
+        return reply if reply.error is not None else msgspec.structs.replace(reply, status=Outcome.COMPLETED)
 
-    return Tool(
-        name="dry_run",
-        service="",
-        description="Show what a call of another tool would change, and whether it is allowed; nothing is done.",
-        tier=Tier.READ,
-        repeat=Repeat.IDEMPOTENT,
-        capability="safety",
-        parameters=DryRunRequest,
-        result=Preview,
-        run=run,
-    )
+    return direct(dry_run, DryRunRequest, Preview, Tier.READ, Repeat.IDEMPOTENT)

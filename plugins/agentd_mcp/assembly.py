@@ -1,4 +1,4 @@
-"""Puts the MCP server of a bridge together: its tools, what carries them out, and who may connect.
+"""Puts the MCP server together: its tools, and what carries them out.
 
 Everything that needs the MCP SDK is imported here, so the role imports this file in a thread.
 """
@@ -13,19 +13,21 @@ from agentd import __version__
 from agentd.config.section import is_loopback
 from agentd_mcp import approvals, overview_tools, stopping, tool_search, workflow_tools
 from agentd_mcp.calling import Offered, ToolCaller
+from agentd_mcp.http_app import HttpServer, http_server, user_of
 from agentd_mcp.role import PRINCIPAL
-from agentd_mcp.server import McpServer, Principal, build_mcp, user_of
+from agentd_mcp.server import Principal, Resolve, ToolServer, tool_server
 from agentd_mcp.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
 
-    from agentd import Call, Context, Tool
+    from agentd import Bus, Context, Tier, Tool
+    from agentd.tools.calls import Calls
 
 SERVED: Final = "mcp-"
-"""How the names of the services begin whose tools this process runs itself: mcp-proxmox, mcp-filesystem, ...
+"""How the names of the services begin whose tools a bridge runs in its own process: mcp-proxmox, mcp-filesystem, ...
 
 The tools of all other services are called over NATS.
 """
@@ -37,57 +39,97 @@ INSTRUCTIONS: Final = (
 
 
 @dataclass(frozen=True)
-class Assembly:
+class Bridge:
     """The MCP server of a bridge.
 
     admit    returns the user of a request for its header `Authorization`; raises Denied if the caller is not allowed
     offered  the tools that the agents of the network offer; the server lists them once they have been read
     """
 
-    server: McpServer
+    tools: ToolServer
+    http: HttpServer
     admit: Callable[[str | None], object]
     offered: Offered
 
 
-def assemble(context: Context, known: dict[str, Tool]) -> Assembly:
-    """Return the MCP server for the tools of this process and those of all other agents.
+def network_server(  # noqa: PLR0913 - each parameter is one property of the server
+    bus: Bus,
+    known: Mapping[str, Tool],
+    resolve: Resolve,
+    *,
+    name: str,
+    here: tuple[Mapping[str, Tool], Calls | None] = ({}, None),
+    approvers: Mapping[str, str] | None = None,
+    few: bool = True,
+    most: int = 128,
+    each: int = 32,
+) -> tuple[ToolServer, Offered]:
+    """Return the server of all tools of the network, and the list of those that agents offer.
 
     known  every tool that an installed plugin defines
+    here   the tools that this process runs itself, and what runs them
+    few    list the tools of daily use only
     """
-    settings = context.settings
-    here = {name: tool for name, tool in context.tools.items() if tool.service.startswith(SERVED)}
-    remote = {name: tool for name, tool in known.items() if name not in here and not tool.undoes}
-    direct = {entry.tool.name: entry for entry in [*stopping.tools(), *workflow_tools.tools(), *overview_tools.tools()]}
-    every = [*here.values(), *remote.values(), *(entry.tool for entry in direct.values())]
-    caller, offered = ToolCaller(context, direct, remote), Offered()
+    own, calls = here
+    remote = {name: tool for name, tool in known.items() if name not in own and not tool.undoes}
+    offered = Offered()
 
     def served(name: str) -> bool:
         return name not in remote or name in offered.names
 
-    def reachable(call: Call) -> list[Tool]:
-        return [tool for tool in every if call.tier.covers(tool.tier) and served(tool.name)]
+    def reachable(tier: Tier) -> list[Tool]:
+        shown = [*own.values(), *remote.values(), *(entry.tool for entry in direct)]
+        return [tool for tool in shown if tier.covers(tool.tier) and served(tool.name)]
+
+    caller = ToolCaller(bus=bus, here=calls, remote=remote, approvers=approvers or {})
+    direct = [*stopping.tools(), *workflow_tools.tools(), *overview_tools.tools()]
+    every = [*direct, approvals.dry_runs(caller.perform, {**own, **remote}), *tool_search.meta_tools(reachable)]
+    caller.direct.update({entry.tool.name: entry for entry in every})
+    server = tool_server(
+        [*own.values(), *remote.values(), *(entry.tool for entry in every)],
+        caller.call,
+        name=name,
+        version=__version__,
+        resolve=resolve,
+        tasks=Tasks(bus, approvers or {}),
+        instructions=INSTRUCTIONS,
+        listed=tool_search.DAILY if few else None,
+        served=served,
+        most=most,
+        each=each,
+    )
+    offered.changed = server.changes.tools_changed
+    return server, offered
+
+
+def bridge(context: Context, known: Mapping[str, Tool]) -> Bridge:
+    """Return the MCP server of a bridge, over HTTP."""
+    settings, web = context.settings, context.config.web
+    own = {name: tool for name, tool in context.tools.items() if tool.service.startswith(SERVED)}
 
     def resolve(request: Request | None) -> Principal:
         user = None if request is None else request.scope.get("user")
         name = PRINCIPAL if user is None else user.username
         return Principal(name, context.policy.tier_of(name, plain=False))
 
-    hosts = [f"{name}{port}" for name in [*HOSTS, *context.config.web.allowed_hosts] for port in ("", ":*")]
-    server = build_mcp(
-        [*every, approvals.dry_runs(caller.perform, here | remote), *tool_search.meta_tools(reachable)],
-        caller.call,
-        tasks=Tasks(context.bus, settings.approvers),
-        served=served,
-        listed=tool_search.DAILY if settings.tool_list == "few" else None,
+    tools, offered = network_server(
+        context.bus,
+        known,
+        resolve,
         name=f"agentd {context.node}",
-        version=__version__,
-        resolve=resolve,
-        hosts=hosts,
-        origins=[f"http://{host}" for host in hosts],
-        instructions=INSTRUCTIONS,
+        here=(own, context.worker.calls),
+        approvers=settings.approvers,
+        few=settings.tool_list == "few",
         most=settings.sessions,
         each=settings.sessions_per_principal,
     )
-    offered.changed = server.changed
-    anonymous = settings.anonymous and is_loopback(context.config.web.host)
-    return Assembly(server, partial(user_of, tokens=context.config.web.tokens, anonymous=anonymous), offered)
+    hosts = [f"{name}{port}" for name in [*HOSTS, *web.allowed_hosts] for port in ("", ":*")]
+    http = http_server(
+        tools,
+        hosts=hosts,
+        origins=[f"http://{host}" for host in hosts],
+        most=settings.sessions,
+        each=settings.sessions_per_principal,
+    )
+    anonymous = settings.anonymous and is_loopback(web.host)
+    return Bridge(tools, http, partial(user_of, tokens=web.tokens, anonymous=anonymous), offered)

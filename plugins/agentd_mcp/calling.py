@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd import NEEDS_APPROVAL, AgentdError
@@ -21,8 +21,10 @@ from agentd_mcp.direct import Asker, DirectTool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractContextManager
 
-    from agentd import Bus, Context, Tool, ToolReply
+    from agentd import Bus, Tool, ToolReply
+    from agentd.tools.calls import Calls
     from agentd_mcp.elicitation import Question
     from agentd_mcp.server import Principal, Progress
 
@@ -60,17 +62,21 @@ class Offered:
             await asyncio.sleep(OFFERED_AGAIN)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ToolCaller:
     """Carries out the calls of clients.
 
-    direct  the tools that the bridge runs itself, by name
-    remote  the tools of other agents, by name
+    here       runs the tools of this process; None: there are none
+    remote     the tools of other agents, by name
+    direct     the tools that run without an agent, by name
+    approvers  the principal as which the person at the client of a principal approves, as in [mcp-bridge]
     """
 
-    context: Context
-    direct: Mapping[str, DirectTool]
+    bus: Bus
+    here: Calls | None
     remote: Mapping[str, Tool]
+    direct: dict[str, DirectTool] = field(default_factory=dict)
+    approvers: Mapping[str, str]
 
     async def call(
         self, principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
@@ -78,12 +84,12 @@ class ToolCaller:
         """Run a tool, or create the plan that another principal has to approve."""
         direct = self.direct.get(tool.name)
         if direct is not None:
-            return await direct.run(Asker(self.context.bus, principal.name, note), parameters)
-        with self.context.worker.calls.at_once.one(principal.name):
-            if tool.tier_for(parameters) in NEEDS_APPROVAL:
-                person = self.context.settings.approvers.get(principal.name)
-                return await approvals.ask(self.context.bus, principal.name, tool.name, parameters, person)
-            return await self.perform(tool, parameters, principal.name, progress=note)
+            return await direct.run(Asker(self.bus, principal.name, principal.tier, note), parameters)
+        if tool.tier_for(parameters) in NEEDS_APPROVAL:
+            with self._counted(principal.name):
+                person = self.approvers.get(principal.name)
+                return await approvals.ask(self.bus, principal.name, tool.name, parameters, person)
+        return await self.perform(tool, parameters, principal.name, progress=note)
 
     async def perform(
         self,
@@ -95,15 +101,21 @@ class ToolCaller:
         dry_run: bool = False,
     ) -> ToolReply:
         """Run a tool in this process or on the agent that offers it."""
-        if tool.name not in self.remote:
-            calls = self.context.worker.calls
-            return await calls.perform_here(tool, parameters, principal=principal, progress=progress, dry_run=dry_run)
-        return await tool_calls.call(
-            self.context.bus,
-            principal,
-            tool.name,
-            parameters,
-            seconds=CALL_SECONDS,
-            dry_run=dry_run,
-            progress=progress,
-        )
+        with self._counted(principal):
+            if self.here is not None and tool.name not in self.remote:
+                return await self.here.perform_here(
+                    tool, parameters, principal=principal, progress=progress, dry_run=dry_run
+                )
+            return await tool_calls.call(
+                self.bus,
+                principal,
+                tool.name,
+                parameters,
+                seconds=CALL_SECONDS,
+                dry_run=dry_run,
+                progress=progress,
+            )
+
+    def _counted(self, principal: str) -> AbstractContextManager[None]:
+        """Count a call towards the calls that a principal may have at a time in this process; raises Denied."""
+        return contextlib.nullcontext() if self.here is None else self.here.at_once.one(principal)

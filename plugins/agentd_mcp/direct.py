@@ -26,10 +26,11 @@ class Asker:
 
     bus: Bus
     principal: str
+    tier: Tier
     note: Callable[[str], None]
 
 
-Act = Callable[[Asker, Any], Awaitable[msgspec.Struct]]
+Act = Callable[[Asker, Any], Awaitable[msgspec.Struct | ToolReply]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class DirectTool:
 
     async def run(self, asker: Asker, parameters: dict[str, Any]) -> ToolReply:
         """Run the tool; raises AgentdError."""
-        return ToolReply(Outcome.COMPLETED, plain(await self.act(asker, self.tool.parse(parameters))))
+        result = await self.act(asker, self.tool.parse(parameters))
+        return result if isinstance(result, ToolReply) else ToolReply(Outcome.COMPLETED, plain(result))
 
 
 def direct(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentd import Context
-    from agentd_mcp.assembly import Assembly
+    from agentd_mcp import assembly
 
 SERVICE: Final = "mcp-proxmox"
 PRINCIPAL: Final = "mcp"
@@ -163,14 +163,14 @@ class Bridge:
     async def run(self, context: Context) -> None:
         """Serve MCP and the queue until the context is stopping."""
         async with AsyncExitStack() as stack:
-            assembly = await self._assembly(context)
-            if assembly is not None:
-                await stack.enter_async_context(assembly.server.lifespan())
+            bridge = await self._bridge(context)
+            if bridge is not None:
+                await stack.enter_async_context(bridge.http.lifespan())
                 stack.callback(self._close, "stopping")
-                self.gate.app, self.gate.admit = assembly.server.app, assembly.admit
-                for broken in assembly.server.broken:
+                self.gate.app, self.gate.admit = bridge.http.app, bridge.admit
+                for broken in bridge.tools.broken:
                     context.log.error("a tool is not served over MCP", tool=broken.name, reason=broken.reason)
-                reading = asyncio.ensure_future(assembly.offered.watch(context.bus))
+                reading = asyncio.ensure_future(bridge.offered.watch(context.bus))
                 stack.callback(reading.cancel)
             context.health.up()
             watching = asyncio.ensure_future(_watch_rights(context))
@@ -189,7 +189,7 @@ class Bridge:
     def _close(self, reason: str) -> None:
         self.gate.app, self.gate.reason = None, reason
 
-    async def _assembly(self, context: Context) -> Assembly | None:
+    async def _bridge(self, context: Context) -> assembly.Bridge | None:
         """Return the MCP server of this bridge, or None.
 
         If MCP is not served, set the reason at the gate and return None.
@@ -208,6 +208,6 @@ class Bridge:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
-        from agentd_mcp.assembly import assemble  # already loaded; this import gives the types
+        from agentd_mcp import assembly  # already loaded; this import gives the types
 
-        return assemble(context, await asyncio.to_thread(context.known_tools))
+        return assembly.bridge(context, await asyncio.to_thread(context.known_tools))

@@ -1,70 +1,54 @@
-"""Serve tools over MCP, to clients of old and new protocol versions.
+"""Serve tools over MCP, to clients of old and new protocol versions; the transports are http_app.py and stdio.py.
 
-It uses the low-level server of the `mcp` package over streamable HTTP.  Only the bridge imports this file:
-the SDK costs 35 MB and half a second.
+It uses the low-level server of the `mcp` package.  Only the bridge imports this file: the SDK costs 35 MB and half a
+second.
 
 What the SDK does not do, so this file does it (each point was observed in a trial):
 - The SDK advertises schemas but never validates against them, and turns any exception into an opaque error.  So
   parameters are parsed here, and a mistake is answered as a result with `is_error`, in a line that a model can act on.
 - `tools/call` runs the whole `tools/list` unless the SDK is given the schema of the one tool: `get_tool_input_schema`.
-- One malformed definition turns the whole list into an error.  So each definition is tried alone and left out alone.
-- Host and Origin are checked only if security settings are passed, so they always are.
-- `json_response` must be off; otherwise a client that disconnects cancels nothing.
-- uvicorn must parse with h11: httptools leaves spaces in a header that the SDK compares.
 - A handler is cancelled when its client disconnects.  A read may be cancelled; an external change must not be
   interrupted half-way, so it continues in its own task until its result is recorded.
 
 Tools above the tier of the principal are not listed; calling one is answered like a name that does not exist.
-Annotations are hints for the client.  Permission is checked here and again in the worker.
+Permission is checked here and again in the worker.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
 import msgspec
 from mcp.server import NotificationOptions, Server
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
 from mcp.server.caching import CacheHint
-from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
-from pydantic import ValidationError
 from starlette.requests import Request
 
 from agentd import (
-    NEEDS_APPROVAL,
     AgentdError,
     BrokenTool,
-    Denied,
     InvalidMessage,
-    Repeat,
     Tier,
     Tool,
     ToolReply,
-    by_name,
 )
 from agentd.printable import printable
-from agentd.safety.tokens import principal_of
-from agentd.wire import tool_names
-from agentd_mcp import elicitation, sessions, tool_search
+from agentd_mcp import elicitation, tool_search
 from agentd_mcp import tasks as task_extension
+from agentd_mcp.catalogue import Catalogue
 from agentd_mcp.changes import Changes
 from agentd_mcp.elicitation import Context, Question
 from agentd_mcp.replies import answer, refusal
 
 if TYPE_CHECKING:
     from mcp.server.models import InitializationOptions
-    from starlette.types import ASGIApp
 
     from agentd_mcp.tasks import TaskParams, Tasks, UpdateParams
 
-PATH: Final = "/mcp"
 LIST_FRESH: Final = 60_000
 """Milliseconds for which a client may cache the list of tools; the server validates every tool for each listing."""
 DRAIN: Final = 30.0
@@ -91,21 +75,6 @@ Resolve = Callable[[Request | None], Principal]
 """Return the principal of a request."""
 
 
-@dataclass(frozen=True)
-class McpServer:
-    """The web app of MCP, with the one route `/mcp`.
-
-    lifespan  the context to enter while the app serves
-    broken    the tools that were left out
-    changed   notifies all clients that the tools have changed
-    """
-
-    app: ASGIApp
-    lifespan: Callable[[], AbstractAsyncContextManager[None]]
-    broken: list[BrokenTool]
-    changed: Callable[[], Awaitable[None]]
-
-
 class _Server(Server[Any]):
     """The server of the SDK; it promises clients of older protocols that they are notified when the tools change."""
 
@@ -119,35 +88,45 @@ class _Server(Server[Any]):
         return super().create_initialization_options(options, experimental_capabilities, extensions)
 
 
-def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
+@dataclass(frozen=True)
+class ToolServer:
+    """Tools that are served over MCP, for any transport.
+
+    changes  the clients that are notified when the tools change
+    broken   the tools that were left out
+    drain    waits for running changes when the transport has ended
+    """
+
+    server: Server[Any]
+    changes: Changes
+    broken: list[BrokenTool]
+    drain: Callable[[], Awaitable[None]]
+
+
+def tool_server(  # noqa: PLR0913 - each parameter is one property of the server
     tools: Iterable[Tool],
     caller: Caller,
     *,
-    tasks: Tasks | None = None,
     name: str,
     version: str,
     resolve: Resolve,
-    hosts: Sequence[str],
-    origins: Sequence[str],
+    tasks: Tasks | None = None,
     instructions: str = "",
     listed: frozenset[str] | None = None,
     served: Callable[[str], bool] = lambda _name: True,
     most: int = 128,
     each: int = 32,
-) -> McpServer:
-    """Return the MCP app that serves `tools`.
+) -> ToolServer:
+    """Return the server of `tools`.
 
     tasks    the tasks of clients that have declared the extension; None: no call becomes a task
-    hosts    accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
-    origins  accepted Origin headers, such as `http://127.0.0.1:8001`
     listed   names of the tools in the list (None: all); the others can still be called
     served   whether an agent offers a tool now; the others are not listed
-    most     maximum of concurrent sessions
-    each     maximum of concurrent sessions of one principal
+    most     maximum of streams for notifications
+    each     maximum of those of one principal
     """
-    catalogue = _Catalogue(tools)
-    desk = _McpHandlers(catalogue, caller, resolve, served, listed, tasks)
-    changes = Changes(most=most, each=each)
+    catalogue, changes = Catalogue(tools), Changes(most=most, each=each)
+    desk = _McpHandlers(catalogue, caller, resolve, served, listed, tasks, changes)
     server = _Server(
         name,
         version=version,
@@ -155,119 +134,29 @@ def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_FRESH, scope="private")},
         get_tool_input_schema=catalogue.schema,
         on_list_tools=desk.list_tools,
+        on_subscriptions_listen=desk.listen,
     )
-
-    async def listen(
-        context: Context, params: types.SubscriptionsListenRequestParams
-    ) -> types.SubscriptionsListenResult:
-        return await changes.listen(context, params, resolve(context.request).name)
-
-    server.add_request_handler("subscriptions/listen", types.SubscriptionsListenRequestParams, listen)
-    server.add_notification_handler("notifications/initialized", types.NotificationParams, changes.opened)
     server.add_request_handler("tools/call", types.CallToolRequestParams, desk.call_tool)
+    server.add_notification_handler("notifications/initialized", types.NotificationParams, changes.opened)
     if tasks is not None:
         server.extensions[task_extension.ID] = {}
         server.add_request_handler("tasks/get", task_extension.TaskParams, desk.get_task)
         server.add_request_handler("tasks/update", task_extension.UpdateParams, desk.update_task)
         server.add_request_handler("tasks/cancel", task_extension.TaskParams, desk.cancel_task)
-    security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
-    app = server.streamable_http_app(
-        streamable_http_path=PATH,
-        json_response=False,
-        stateless_http=False,
-        transport_security=security,
-        max_request_body_size=sessions.LARGEST,
-        session_idle_timeout=sessions.IDLE,
-        max_sessions=most,
-    )
-    bounded = sessions.Sessions(app, most=most, each=each, ended=changes.closed)
-
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        async with server.session_manager.run():
-            try:
-                yield
-            finally:
-                changes.close()
-                await desk.drain()
-
-    return McpServer(bounded, lifespan, catalogue.broken, changes.tools_changed)
-
-
-class _Catalogue:
-    """The tools in MCP form.
-
-    A tool that the SDK cannot send is left out, with the reason in `broken`.
-    """
-
-    def __init__(self, tools: Iterable[Tool]) -> None:
-        self.tools: dict[str, Tool] = {}
-        self.broken: list[BrokenTool] = []
-        self._described: dict[str, types.Tool] = {}
-        for tool in by_name(tools).values():
-            try:
-                self._described[tool.name] = describe(tool)
-            except (TypeError, ValidationError) as error:
-                self.broken.append(BrokenTool(tool.name, f"not a tool in MCP: {error}"))
-            else:
-                self.tools[tool.name] = tool
-
-    def schema(self, name: str) -> dict[str, Any] | None:
-        found = self._described.get(tool_names.current(name, self._described))
-        return None if found is None else found.input_schema
-
-    def within(self, tier: Tier, served: Callable[[str], bool], listed: frozenset[str] | None) -> list[types.Tool]:
-        names = [name for name, tool in self.tools.items() if tier.covers(tool.tier) and served(name)]
-        if listed is None:
-            return [self._described[name] for name in names]
-        return [describe_briefly(self._described[name]) for name in names if name in listed]
-
-    def find(self, name: str, tier: Tier) -> Tool | None:
-        found = self.tools.get(tool_names.current(name, self.tools))
-        return found if found is not None and tier.covers(found.tier) else None
-
-
-def describe(tool: Tool) -> types.Tool:
-    """Return the MCP definition of `tool`."""
-    return types.Tool(
-        name=tool.name,
-        description=tool_search.described(tool),
-        input_schema=tool.input_schema(),
-        output_schema=None if tool.name in tool_search.META_TOOLS else tool.output_schema(),
-        annotations=types.ToolAnnotations(
-            read_only_hint=tool.tier is Tier.READ,
-            destructive_hint=tool.tier in NEEDS_APPROVAL or bool(tool.raises) or tool.name in tool_search.CARRYING,
-            # A `marked` tool is safe to repeat only under the same key, and each MCP call has its own key.
-            idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
-            open_world_hint=False,
-        ),
-    )
-
-
-def describe_briefly(tool: types.Tool) -> types.Tool:
-    """Return a tool for the short list: the first paragraph of its description, and the brief schema of its arguments.
-
-    Without the schema of its result: a model sees the results anyway.
-    """
-    return tool.model_copy(
-        update={
-            "description": tool_search.first_paragraph(tool.description or ""),
-            "input_schema": tool_search.brief(tool.input_schema),
-            "output_schema": None,
-        }
-    )
+    return ToolServer(server, changes, catalogue.broken, desk.drain)
 
 
 @dataclass
 class _McpHandlers:
     """Handles MCP requests."""
 
-    catalogue: _Catalogue
+    catalogue: Catalogue
     caller: Caller
     resolve: Resolve
     served: Callable[[str], bool]
-    listed: frozenset[str] | None = None
-    tasks: Tasks | None = None
+    listed: frozenset[str] | None
+    tasks: Tasks | None
+    changes: Changes
     effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
     left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
     """Running changes whose client disconnected: the same call of the same principal waits for the running one."""
@@ -275,6 +164,12 @@ class _McpHandlers:
     async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         principal = self.resolve(context.request)
         return types.ListToolsResult(tools=self.catalogue.within(principal.tier, self.served, self.listed))
+
+    async def listen(
+        self, context: Context, params: types.SubscriptionsListenRequestParams
+    ) -> types.SubscriptionsListenResult:
+        """Serve a stream of notifications."""
+        return await self.changes.listen(context, params, self.resolve(context.request).name)
 
     async def call_tool(
         self, context: Context, params: types.CallToolRequestParams
@@ -378,14 +273,3 @@ async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
     while (text := await notes.get()) is not None:
         count += 1
         await context.session.report_progress(count, message=printable(text))
-
-
-def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: bool) -> AuthenticatedUser | None:
-    """Return the user of a request, or None for an anonymous one; raises Denied.
-
-    It is a user type of the SDK: with it, the SDK lets only the user that opened a session use the session.
-    """
-    principal = principal_of(authorization, tokens)
-    if principal is None and not anonymous:
-        raise Denied("authenticate with Authorization: Bearer TOKEN; `agentd token NAME` makes one")
-    return None if principal is None else AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[]))

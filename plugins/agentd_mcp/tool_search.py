@@ -16,11 +16,12 @@ from msgspec import Meta
 
 from agentd import InvalidMessage, Repeat, Tier, Tool
 from agentd.wire import tool_names
+from agentd_mcp.direct import direct
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from agentd import Call
+    from agentd_mcp.direct import Asker, DirectTool
 
 FIND: Final = "find_tools"
 READ: Final = "read_tool"
@@ -155,42 +156,26 @@ def unwrap(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> t
     return target.name, wanted.arguments
 
 
-def meta_tools(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
+def meta_tools(reachable: Callable[[Tier], Iterable[Tool]]) -> list[DirectTool]:
     """Return the tools that find and call other tools.
 
-    reachable  returns the tools that a caller may use
+    reachable  returns the tools that a principal of a tier may use
     """
 
-    async def search(call: Call, p: SearchWords) -> ToolMatches:
-        return find(reachable(call), p.words, p.limit)
+    async def find_tools(asker: Asker, p: SearchWords) -> ToolMatches:
+        """Find tools by words: name, tier, and the schema of the arguments. Most tools are found so."""
+        return find(reachable(asker.tier), p.words, p.limit)
 
-    async def carried(call: Call, p: ToolUse) -> ToolMatches:
-        raise InvalidMessage(f"{p.tool} is called in its own name, not as {call.key}")
+    async def read_tool(_asker: Asker, p: ToolUse) -> ToolMatches:
+        """Call a tool of tier read that find_tools has named; nothing is changed."""
+        raise InvalidMessage(f"{p.tool} is called under its own name")
+
+    async def use_tool(_asker: Asker, p: ToolUse) -> ToolMatches:
+        """Call any tool that find_tools has named."""
+        raise InvalidMessage(f"{p.tool} is called under its own name")
 
     return [
-        _meta_tool(
-            FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", search
-        ),
-        _meta_tool(READ, "Call a tool of tier read that find_tools has named; nothing is changed.", carried, ToolUse),
-        _meta_tool(USE, "Call any tool that find_tools has named.", carried, ToolUse, Tier.OPERATE),
+        direct(find_tools, SearchWords, ToolMatches, Tier.READ, Repeat.IDEMPOTENT),
+        direct(read_tool, ToolUse, ToolMatches, Tier.READ, Repeat.IDEMPOTENT),
+        direct(use_tool, ToolUse, ToolMatches, Tier.OPERATE, Repeat.UNSAFE),
     ]
-
-
-def _meta_tool(
-    name: str,
-    description: str,
-    run: Callable[[Call, Any], Awaitable[ToolMatches]],
-    parameters: type[msgspec.Struct] = SearchWords,
-    tier: Tier = Tier.READ,
-) -> Tool:
-    return Tool(
-        name=name,
-        service="",
-        description=description,
-        tier=tier,
-        repeat=Repeat.IDEMPOTENT if tier is Tier.READ else Repeat.UNSAFE,
-        capability="safety",
-        parameters=parameters,
-        result=ToolMatches,
-        run=run,
-    )

@@ -69,7 +69,7 @@ def test_their_parameters_are_checked(known: dict[str, Tool]) -> None:
 @pytest.mark.parametrize("carrier", [tool_search.READ, tool_search.USE])
 def test_carried(known: dict[str, Tool], carrier: str) -> None:
     """read_tool and use_tool take them, and find_tools names none."""
-    tools = known | {tool.name: tool for tool in tool_search.meta_tools(lambda _: [])}
+    tools = known | {entry.tool.name: entry.tool for entry in tool_search.meta_tools(lambda _: [])}
 
     assert tool_search.unwrap(carrier, {"tool": "list_vms"}, tools) == ("list_guests", {})
     assert not {tool.name for tool in tool_search.find(known.values(), "list vms backup", 20).tools} & set(

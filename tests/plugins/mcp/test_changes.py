@@ -68,27 +68,26 @@ async def test_a_client_of_the_newest_protocol(net: Net, tmp_path: Path) -> None
     of_two_instances(net, tmp_path / "files")
     events: list[object] = []
 
-    async with net.client():
-        async with net.here("bridge") as daemon, Client(f"{daemon.url}/mcp", mode="auto") as client:
+    async with net.client(), net.here("bridge") as daemon, Client(f"{daemon.url}/mcp", mode="auto") as client:
 
-            async def follow() -> None:
-                async with client.listen(tools_list_changed=True) as stream:
-                    events.append("open")
-                    async for event in stream:
-                        events.append(event)
+        async def follow() -> None:
+            async with client.listen(tools_list_changed=True) as stream:
+                events.append("open")
+                async for event in stream:
+                    events.append(event)  # noqa: PERF401 - the test reads it meanwhile
 
-            async def more(than: int) -> bool | None:
-                return True if len(events) > than else None
+        async def more(than: int) -> bool | None:
+            return True if len(events) > than else None
 
-            following = asyncio.create_task(follow())
-            await eventually(lambda: more(0), "the stream is open")
-            await asyncio.sleep(1)
-            before = len(events)
-            async with net.here("files"):
-                await eventually(lambda: more(before), "an event for tools that came", 60)
-                came, before = await listed(client), len(events)
-            await eventually(lambda: more(before), "an event for tools that went", 60)
-            went = await listed(client)
-            following.cancel()
+        following = asyncio.create_task(follow())
+        await eventually(lambda: more(0), "the stream is open")
+        await asyncio.sleep(1)
+        before = len(events)
+        async with net.here("files"):
+            await eventually(lambda: more(before), "an event for tools that came", 60)
+            came, before = await listed(client), len(events)
+        await eventually(lambda: more(before), "an event for tools that went", 60)
+        went = await listed(client)
+        following.cancel()
 
     assert (came, went) == (True, False)

@@ -20,7 +20,7 @@ from agentd.tools.declaration import collect, tool
 from agentd.tools.definition import Call, Repeat, Tool
 from agentd.wire import codec
 from agentd.wire.messages import Outcome, TaskError, Tier, ToolReply
-from agentd_mcp import replies
+from agentd_mcp import http_app, replies
 from agentd_mcp import server as mcp_server
 
 if TYPE_CHECKING:
@@ -117,12 +117,8 @@ async def serving(tier: Tier = Tier.DESTROY) -> AsyncIterator[Served]:
         port = listening.getsockname()[1]
         here = Served(f"http://127.0.0.1:{port}/mcp", mcp_server.Principal("mcp", tier))
         tools = [item for item in collect(Desk(), service="desk") if isinstance(item, Tool)]
-        face = mcp_server.build_mcp(
-            tools,
-            run,
-            name="desk",
-            version="1",
-            resolve=lambda _request: here.principal,
+        face = http_app.http_server(
+            mcp_server.tool_server(tools, run, name="desk", version="1", resolve=lambda _request: here.principal),
             hosts=[f"127.0.0.1:{port}"],
             origins=[f"http://127.0.0.1:{port}"],
         )
@@ -279,14 +275,12 @@ async def test_one_malformed_tool_is_left_out_alone() -> None:
     good, *_ = (item for item in collect(Desk(), service="desk") if isinstance(item, Tool))
     bad = Tool(**{**{n: getattr(good, n) for n in good.__dataclass_fields__}, "name": "odd", "result": list[int]})
 
-    face = mcp_server.build_mcp(
+    face = mcp_server.tool_server(
         [good, bad],
         run,
         name="desk",
         version="1",
         resolve=lambda _request: mcp_server.Principal("mcp", Tier.READ),
-        hosts=[],
-        origins=[],
     )
 
     assert [item.name for item in face.broken] == ["odd"]

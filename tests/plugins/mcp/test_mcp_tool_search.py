@@ -10,7 +10,7 @@ from agentd.errors import InvalidMessage
 from agentd.wire.messages import Tier, ToolReply
 from agentd_mcp import stopping, tool_search, workflow_tools
 from agentd_mcp.approvals import dry_runs
-from agentd_mcp.server import describe, describe_briefly
+from agentd_mcp.catalogue import describe, describe_briefly
 from tool_bench import size
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def tools(known: dict[str, Tool]) -> dict[str, Tool]:
     """Return all tools of Proxmox, and the meta tools."""
-    return known | {tool.name: tool for tool in tool_search.meta_tools(lambda _: [])}
+    return known | {entry.tool.name: entry.tool for entry in tool_search.meta_tools(lambda _: [])}
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_no_tool_matches(known: dict[str, Tool]) -> None:
 
 def test_the_daily_tools_exist_and_their_list_is_small(tools: dict[str, Tool]) -> None:
     """Each tool of every day exists, and their list costs a model less than 2,000 tokens of 4 characters."""
-    direct = [*stopping.tools(), *workflow_tools.tools()]
-    every = tools | {entry.tool.name: entry.tool for entry in direct} | {"dry_run": dry_runs(_unused, tools)}
+    direct = [*stopping.tools(), *workflow_tools.tools(), dry_runs(_unused, tools)]
+    every = tools | {entry.tool.name: entry.tool for entry in direct}
     listed = [describe_briefly(describe(every[name])) for name in tool_search.DAILY]
     cost = sum(len(item.model_dump_json(by_alias=True, exclude_none=True)) for item in listed) // 4
 
