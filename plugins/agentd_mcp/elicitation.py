@@ -61,7 +61,7 @@ async def ask(
 
 
 def agrees(answer: types.ElicitResult) -> bool:
-    """Return whether a person has sent the form and said yes in it."""
+    """Return whether a person has sent the form and agrees in it."""
     return answer.action == "accept" and (answer.content or {}).get(YES) is True
 
 

@@ -224,7 +224,9 @@ class Entry:
         return self.made
 
 
-def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plugin_of_the_page_about_hooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The blocks of docs/plugins.md are one plugin that loads, and each of its hooks returns what the page says."""
     module = ModuleType("agentd_hello")
     monkeypatch.setitem(sys.modules, "agentd_hello", module)
@@ -242,6 +244,7 @@ def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.
         return await tools["greet"].run(nothing, tools["greet"].parse({"name": "Ada"})), await rights()
 
     greeting, needed = asyncio.run(asked())
+    asyncio.run(plugins.stdio()(None, "ada", tools, True))  # type: ignore[arg-type]  # noqa: FBT003 - as documented
     reader = plugins.reader()
     (task,) = plugins.workflows()["welcome"].plan(module.Who("Ada"))
 
@@ -252,6 +255,7 @@ def test_the_plugin_of_the_page_about_hooks(tmp_path: Path, monkeypatch: pytest.
     assert greeting.text == "Good morning, Ada"
     assert tools["greet"].parse(task.parameters) == module.Who("Ada")
     assert [item.privilege for item in needed] == ["VM.Audit"]
+    assert capsys.readouterr().out == "ada may call 1 tools\n"
     assert [str(fault) for fault in reader.check([tmp_path / "empty"])] == [f"{tmp_path}/empty:1:1: the file is empty"]
     assert [item.name for item in reader.listed()] == ["welcome"]
     assert reader.schema() == {"type": "string"}
