@@ -275,8 +275,8 @@ async def test_calls_over_mcp() -> None:
     bridge, context = Bridge(), surroundings(tokens={name: kept for name, (_, kept) in made.items()})
     release, both, begun = asyncio.Event(), asyncio.Event(), []
 
-    async def slow(_tool: Any, _parameters: Any, *, principal: str, progress: Any) -> ToolReply:
-        del progress
+    async def slow(_tool: Any, _parameters: Any, *, principal: str, progress: Any, dry_run: bool) -> ToolReply:
+        del progress, dry_run
         begun.append(principal)
         if len(begun) == 2:
             both.set()
