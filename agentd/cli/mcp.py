@@ -12,9 +12,9 @@ from agentd.errors import ConfigError
 @click.option("--all-tools", is_flag=True, help="List every tool; default: those of daily use, and find_tools.")
 @passes
 def mcp(app: App, *, all_tools: bool) -> None:
-    """Serve all tools of the network to an AI client, over stdin and stdout (MCP).
+    """Serve the tools of the network over stdin and stdout (MCP).
 
-    The client starts this command. It needs a configuration with [bus] servers and credentials, and acts as the
+    An AI client starts this command. It needs a configuration with [bus] servers and credentials, and acts as the
     principal of [client]; every agent applies its policy to that principal. Instead of a file, the environment may
     contain AGENTD_BUS__SERVERS, AGENTD_BUS__NKEY_FILE and AGENTD_CLIENT__PRINCIPAL.
     """

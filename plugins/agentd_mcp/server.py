@@ -214,16 +214,19 @@ class _McpHandlers:
 
     async def get_task(self, context: Context, params: TaskParams) -> dict[str, Any]:
         """Answer tasks/get."""
-        return await self._tasks(context).get(context, self.resolve(context.request).name, params.task_id)
+        with task_extension.protocol_errors():
+            return await self._tasks(context).get(context, self.resolve(context.request).name, params.task_id)
 
     async def update_task(self, context: Context, params: UpdateParams) -> dict[str, Any]:
         """Answer tasks/update with an empty result."""
-        await self._tasks(context).update(self.resolve(context.request).name, params)
+        with task_extension.protocol_errors():
+            await self._tasks(context).update(self.resolve(context.request).name, params)
         return {}
 
     async def cancel_task(self, context: Context, params: TaskParams) -> dict[str, Any]:
         """Answer tasks/cancel with an empty result."""
-        await self._tasks(context).cancel(self.resolve(context.request).name, params.task_id)
+        with task_extension.protocol_errors():
+            await self._tasks(context).cancel(self.resolve(context.request).name, params.task_id)
         return {}
 
     def _tasks(self, context: Context) -> Tasks:

@@ -13,6 +13,7 @@ bridge, agent and orchestrator, and every bridge answers for it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
 from agentd import (
     ANONYMOUS,
@@ -44,7 +46,7 @@ from agentd_mcp.elicitation import Context, Question
 from agentd_mcp.replies import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from agentd import Bus, Tool
 
@@ -87,6 +89,15 @@ def require(context: Context) -> None:
             f"declare the extension {ID} with this request",
             {"requiredCapabilities": {"extensions": {ID: {}}}},
         )
+
+
+@contextlib.contextmanager
+def protocol_errors() -> Iterator[None]:
+    """Turn an error of agentd into one of the protocol, with its text: the SDK would hide it."""
+    try:
+        yield
+    except AgentdError as error:
+        raise MCPError(types.INTERNAL_ERROR, f"{error.code}: {error}") from error
 
 
 def suits(tool: Tool) -> bool:
@@ -172,7 +183,12 @@ class Tasks:
         question = None if state.over else self._question(principal, state)
         if not isinstance(question, Question) or question.key not in params.input_responses:
             return
-        given = types.ElicitResult.model_validate(params.input_responses[question.key])
+        try:
+            given = types.ElicitResult.model_validate(params.input_responses[question.key])
+        except ValidationError as error:
+            raise MCPError(
+                types.INVALID_PARAMS, f"inputResponses: {question.key} is not the answer to a form"
+            ) from error
         if given.action != "cancel":
             await question.answer(elicitation.agrees(given))
 
@@ -189,11 +205,7 @@ class Tasks:
             return  # it has ended in the meantime
 
     async def _state(self, principal: str, task_id: str) -> Workflow:
-        workflow_id = workflow_of(task_id)
-        try:
-            state = await requests.state_of(self.bus, workflow_id)
-        except AgentdError as error:
-            raise MCPError(types.INTERNAL_ERROR, f"{error.code}: {error}") from error
+        state = await requests.state_of(self.bus, workflow_of(task_id))
         if state is None or state.principal != principal:
             raise _not_found()
         return state
