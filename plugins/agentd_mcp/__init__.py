@@ -42,7 +42,7 @@ def agentd_stdio() -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[N
     """Return the function that serves MCP over stdin and stdout; it loads the MCP SDK."""
 
     async def serve(bus: Bus, principal: str, tools: Mapping[str, Tool], few: bool) -> None:  # noqa: FBT001 - the hook's
-        from agentd_mcp import stdio
+        from agentd_mcp.transport import stdio
 
         await stdio.serve(bus, principal, tools, few=few)
 

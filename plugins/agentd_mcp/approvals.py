@@ -35,14 +35,14 @@ from agentd import (
 )
 from agentd.client import requests
 from agentd.wire import tool_names
-from agentd_mcp.direct import direct
+from agentd_mcp.direct_tools.direct import direct
 from agentd_mcp.elicitation import Question
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd import Bus
-    from agentd_mcp.direct import Asker, DirectTool
+    from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
 RESULT_KEPT: Final = timedelta(minutes=10)
 """Time after its end for which a plan's result is still the answer to the same call."""

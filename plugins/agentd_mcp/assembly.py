@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from agentd import __version__
 from agentd.config.section import is_loopback
-from agentd_mcp import approvals, overview_tools, stopping, tool_search, workflow_tools
+from agentd_mcp import approvals, tool_search
 from agentd_mcp.calling import Offered, ToolCaller
-from agentd_mcp.http_app import HttpServer, http_server, user_of
+from agentd_mcp.direct_tools import freezing, overview, workflows
 from agentd_mcp.role import PRINCIPAL
 from agentd_mcp.server import Principal, Resolve, ToolServer, tool_server
 from agentd_mcp.tasks import Tasks
+from agentd_mcp.transport.http_app import HttpServer, http_server, user_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,7 +83,7 @@ def network_server(  # noqa: PLR0913 - each parameter is one property of the ser
         return [tool for tool in shown if tier.covers(tool.tier) and served(tool.name)]
 
     caller = ToolCaller(bus=bus, here=calls, remote=remote, approvers=approvers or {})
-    direct = [*stopping.tools(), *workflow_tools.tools(), *overview_tools.tools()]
+    direct = [*workflows.tools(), *overview.tools(), *freezing.tools()]
     every = [*direct, approvals.dry_runs(caller.perform, {**own, **remote}), *tool_search.meta_tools(reachable)]
     caller.direct.update({entry.tool.name: entry for entry in every})
     server = tool_server(

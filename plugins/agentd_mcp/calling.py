@@ -1,6 +1,6 @@
 """Where a call of an MCP client is carried out.
 
-- A direct tool: by the bridge itself (direct.py).
+- A direct tool: by the bridge itself (direct_tools).
 - A call of tier destroy or exec: as a plan, which another principal has to approve (approvals.py).
 - A tool that this bridge serves: in this process, with policy, effect record and audit of this agent.
 - Any other tool that an agent of the network offers: by that agent, over NATS and under the name of the principal.  The
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentd import NEEDS_APPROVAL, AgentdError
 from agentd.client import queries, tool_calls
 from agentd_mcp import approvals
-from agentd_mcp.direct import Asker, DirectTool
+from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -1,4 +1,4 @@
-"""Serve tools over MCP, to clients of old and new protocol versions; the transports are http_app.py and stdio.py.
+"""Serve tools over MCP, to clients of old and new protocol versions; the transports are those of `transport`.
 
 It uses the low-level server of the `mcp` package.  Only the bridge imports this file: the SDK costs 35 MB and half a
 second.

@@ -16,12 +16,12 @@ from msgspec import Meta
 
 from agentd import InvalidMessage, Repeat, Tier, Tool
 from agentd.wire import tool_names
-from agentd_mcp.direct import direct
+from agentd_mcp.direct_tools.direct import direct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from agentd_mcp.direct import Asker, DirectTool
+    from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
 FIND: Final = "find_tools"
 READ: Final = "read_tool"

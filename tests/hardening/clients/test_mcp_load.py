@@ -17,8 +17,8 @@ from starlette.datastructures import Headers
 
 from agentd.safety import tokens
 from agentd.telemetry import logs
-from agentd_mcp import sessions
-from agentd_mcp.sessions import Sessions
+from agentd_mcp.transport import sessions
+from agentd_mcp.transport.sessions import Sessions
 from harness import free_port
 
 if TYPE_CHECKING:

@@ -156,7 +156,7 @@ async def test_tools_are_served_while_the_role_runs() -> None:
 
             assert context.worker.served == ["mcp-proxmox"]
             assert context.health.ready
-            assert listed == ["network_status", "workflow_status", "dry_run", "find_tools", "read_tool"]
+            assert listed == ["workflow_status", "network_status", "dry_run", "find_tools", "read_tool"]
             assert called.structured_content == VALID
             assert context.worker.calls.asked == [("validate_vm_parameters", requested, "mcp")]
             assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")

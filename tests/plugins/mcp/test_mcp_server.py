@@ -20,8 +20,9 @@ from agentd.tools.declaration import collect, tool
 from agentd.tools.definition import Call, Repeat, Tool
 from agentd.wire import codec
 from agentd.wire.messages import Outcome, TaskError, Tier, ToolReply
-from agentd_mcp import http_app, replies
+from agentd_mcp import replies
 from agentd_mcp import server as mcp_server
+from agentd_mcp.transport import http_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

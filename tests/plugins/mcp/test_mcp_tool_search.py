@@ -8,9 +8,10 @@ import pytest
 
 from agentd.errors import InvalidMessage
 from agentd.wire.messages import Tier, ToolReply
-from agentd_mcp import stopping, tool_search, workflow_tools
+from agentd_mcp import tool_search
 from agentd_mcp.approvals import dry_runs
 from agentd_mcp.catalogue import describe, describe_briefly
+from agentd_mcp.direct_tools import freezing, workflows
 from tool_bench import size
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def test_no_tool_matches(known: dict[str, Tool]) -> None:
 
 def test_the_daily_tools_exist_and_their_list_is_small(tools: dict[str, Tool]) -> None:
     """Each tool of every day exists, and their list costs a model less than 2,000 tokens of 4 characters."""
-    direct = [*stopping.tools(), *workflow_tools.tools(), dry_runs(_unused, tools)]
+    direct = [*freezing.tools(), *workflows.tools(), dry_runs(_unused, tools)]
     every = tools | {entry.tool.name: entry.tool for entry in direct}
     listed = [describe_briefly(describe(every[name])) for name in tool_search.DAILY]
     cost = sum(len(item.model_dump_json(by_alias=True, exclude_none=True)) for item in listed) // 4

@@ -10,10 +10,10 @@ from msgspec import Meta
 
 from agentd import Alert, Repeat, Tier
 from agentd.client import queries
-from agentd_mcp.direct import direct
+from agentd_mcp.direct_tools.direct import direct
 
 if TYPE_CHECKING:
-    from agentd_mcp.direct import Asker, DirectTool
+    from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
 
 class NoFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

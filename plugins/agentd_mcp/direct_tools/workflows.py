@@ -26,13 +26,13 @@ from agentd import (
     WorkflowSignal,
 )
 from agentd.client import queries, requests
-from agentd_mcp.direct import direct
+from agentd_mcp.direct_tools.direct import direct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentd import TaskState
-    from agentd_mcp.direct import Asker, DirectTool
+    from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
 ACCEPTED: Final = 5.0
 """Seconds that `submit_workflow` waits for an orchestrator to accept or reject the request."""

@@ -14,11 +14,11 @@ from msgspec import Meta
 from agentd import ANONYMOUS, Denied, Repeat, Tier
 from agentd.safety import freeze
 from agentd.wire.announcements import NetworkRequest
-from agentd_mcp.direct import direct
+from agentd_mcp.direct_tools.direct import direct
 
 if TYPE_CHECKING:
     from agentd.wire.announcements import Freeze
-    from agentd_mcp.direct import Asker, DirectTool
+    from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
 
 class NoArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from agentd import Denied
 from agentd.safety.tokens import principal_of
-from agentd_mcp import sessions
+from agentd_mcp.transport import sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence

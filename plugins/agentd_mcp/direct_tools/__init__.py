@@ -1,0 +1,1 @@
+"""Tools that the bridge runs itself, as a client of the network: workflows, agents, the freeze."""

@@ -1,0 +1,1 @@
+"""The transports of MCP: streamable HTTP, and stdin and stdout."""
