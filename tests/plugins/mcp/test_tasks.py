@@ -96,9 +96,9 @@ async def tasking(url: str, token: str, **more: Any) -> AsyncIterator[Client]:
         yield client
 
 
-async def call(client: Client, tool: str, **arguments: Any) -> Any:
+async def call(client: Client, called: str, /, **arguments: Any) -> Any:
     """Return what the server answers to a call: a result or a task."""
-    return await client.session.call_tool(tool, arguments, allow_claimed=True, allow_input_required=True)
+    return await client.session.call_tool(called, arguments, allow_claimed=True, allow_input_required=True)
 
 
 async def got(client: Client, task_id: str) -> State:
@@ -258,9 +258,10 @@ async def test_the_bridge_is_killed_during_a_task(net: Net) -> None:
     shown = with_tokens(net, alice="operate")
     net.settings["web"]["port"] = port = free_port()
     async with net.client():
-        brain, front = net.daemon("brain", ("orchestrator",)), net.daemon("front", ("mcp-bridge",))
-        await asyncio.to_thread(lambda: (front.start().ready(), brain.start(AGENTD_WEB__PORT="0").ready()))
-        with brain, front:
+        with (
+            net.daemon("brain", ("orchestrator",), AGENTD_WEB__PORT="0"),
+            net.daemon("front", ("mcp-bridge",)) as front,
+        ):
             async with tasking(f"http://127.0.0.1:{port}", shown["alice"]) as alice:
                 task = await call(alice, "start_guest", vmid=101)
             await asyncio.to_thread(front.kill)
