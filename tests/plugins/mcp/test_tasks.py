@@ -88,7 +88,7 @@ class TaskExtension(ClientExtension):
 async def tasking(url: str, token: str, **more: Any) -> AsyncIterator[Client]:
     """Yield a client that shows this token and declares the extension."""
     async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as shown,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as shown,
         Client(
             streamable_http_client(f"{url}/mcp", http_client=shown), mode="auto", extensions=[TaskExtension()], **more
         ) as client,
