@@ -114,7 +114,7 @@ async def test_it_ends_with_its_client_and_keeps_stdout_clean(net: Net) -> None:
 
 async def test_without_nats_it_says_so(net: Net) -> None:
     """Where NATS is not reachable it ends with the code 69, and the reason is on stderr only."""
-    net.settings["bus"]["servers"] = ["nats://127.0.0.1:1"]
+    net.settings["bus"] = {"servers": ["nats://127.0.0.1:1"]}
     net.exact = False
     server = command(net, "alice")
     done = await asyncio.to_thread(
