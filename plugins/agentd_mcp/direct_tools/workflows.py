@@ -20,6 +20,7 @@ from agentd import (
     Rejected,
     Repeat,
     TaskStatus,
+    TemporaryError,
     Tier,
     Workflow,
     WorkflowRequest,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 ACCEPTED: Final = 5.0
 """Seconds that `submit_workflow` waits for an orchestrator to accept or reject the request."""
+ANSWERED: Final = 5.0
+"""Seconds that the answer may take after the last state of a workflow."""
 TASKS_SHOWN: Final = 20
 REFUSED: Final = frozenset({"rejected", "conflict", "expired"})
 """Statuses of an answer to a request that was not accepted."""
@@ -192,8 +195,15 @@ async def workflow_status(asker: Asker, p: WorkflowSelector) -> WorkflowStatus:
     With `wait` it answers when the workflow ends or needs an approval.
     """
     state = await requests.wait_until_settled(asker.bus, p.workflow_id, wait=p.wait, show=_noting(asker))
-    answer = await queries.answer_of(asker.bus, p.workflow_id) if state.over else None
-    return _status(state, {} if answer is None else answer.result)
+    return _status(state, await _result(asker, p.workflow_id) if state.over else {})
+
+
+async def _result(asker: Asker, workflow_id: str) -> dict[str, Any]:
+    """Return the result of a workflow that has ended: its last state is stored a moment before its answer."""
+    try:
+        return (await queries.follow(asker.bus, workflow_id, lambda _: None, wait=ANSWERED)).result
+    except TemporaryError:
+        return {}
 
 
 async def list_workflows(asker: Asker, p: WorkflowFilter) -> WorkflowList:

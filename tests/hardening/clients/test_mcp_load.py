@@ -100,7 +100,7 @@ async def test_all_principals_together() -> None:
 async def test_the_longest_unused_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session that was unused for longest ends; one that was used meanwhile goes on."""
     clock = [1000.0]
-    monkeypatch.setattr("agentd_mcp.sessions.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("agentd_mcp.transport.sessions.time.monotonic", lambda: clock[0])
     sdk = Sdk()
     app = Sessions(sdk, most=10, each=2)
     _, first = await ask(app)
