@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger, RateLimitedLog
     from agentd.telemetry.metrics import Metrics
     from agentd.tools import raises
+    from agentd.tools.content import Content
     from agentd.tools.declaration import by_name, collect, tool
     from agentd.tools.definition import BrokenTool, Call, Found, Repeat, Right, Tool, Toolbox
     from agentd.tools.raises import Raise
@@ -118,6 +119,7 @@ __all__ = [
     "ConfigChanged",
     "ConfigError",
     "Consumer",
+    "Content",
     "Context",
     "Definition",
     "Denied",
@@ -228,6 +230,7 @@ _ORIGINS: Final = {
     "ConfigChanged": "agentd.errors",
     "ConfigError": "agentd.errors",
     "Consumer": "agentd.bus.delivery.consumer",
+    "Content": "agentd.tools.content",
     "Context": "agentd.plugins.role",
     "DONE": "agentd.wire.workflow",
     "Definition": "agentd.wire.workflow",

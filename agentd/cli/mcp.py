@@ -10,8 +10,9 @@ from agentd.errors import ConfigError
 
 @click.command()
 @click.option("--all-tools", is_flag=True, help="List every tool; default: those of daily use, and find_tools.")
+@click.option("--within", multiple=True, metavar="DIR", help="Limit the file tools to this directory; may be repeated.")
 @passes
-def mcp(app: App, *, all_tools: bool) -> None:
+def mcp(app: App, *, all_tools: bool, within: tuple[str, ...]) -> None:
     """Serve the tools of the network over stdin and stdout (MCP).
 
     An AI client starts this command. It needs a configuration with [bus] servers and credentials, and acts as the
@@ -25,7 +26,7 @@ def mcp(app: App, *, all_tools: bool) -> None:
 
     async def work() -> None:
         async with app.bus() as (bus, _):
-            await serve(bus, config.principal, tools, not all_tools)
+            await serve(bus, config.principal, tools, not all_tools, within)
 
     try:
         run_async(work())

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from agentd.bus.jetstream import Bus
     from agentd.plugins.role import Role, Settings
     from agentd.plugins.workflow_files import Reader
     from agentd.tools.definition import BrokenTool, Right, Tool, Toolbox
     from agentd.wire.workflow import Definition
+
+    Stdio = Callable[[Bus, str, Mapping[str, Tool], bool, Sequence[str]], Awaitable[None]]
 
 PROJECT = "agentd"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -73,8 +75,9 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]]:  # 
 
 
 @hookspec
-def agentd_stdio() -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]:  # type: ignore[empty-body]
+def agentd_stdio() -> Stdio:  # type: ignore[empty-body]
     """Return the coroutine function that serves tools over stdin and stdout; called by `agentd mcp`.
 
-    Its arguments: the connection, the principal, every known tool, and whether to list those of daily use only.
+    Its arguments: the connection, the principal, every known tool, whether to list those of daily use only, and
+    the directories to which the file tools are limited (none: all that are served).
     """

@@ -21,9 +21,8 @@ from agentd.similar import suggestion
 from agentd.tools.definition import BrokenTool, Tool, Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
     from agentd.plugins.workflow_files import Reader
     from agentd.proxmox.client import Proxmox
@@ -191,12 +190,12 @@ class Plugins:
         message = "no plugin reads workflow files"
         raise ConfigError(message)
 
-    def stdio(self) -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]:
+    def stdio(self) -> hookspecs.Stdio:
         """Return the function that serves tools over stdin and stdout; raises ConfigError if no plugin provides one."""
         for name in self.loaded():
             found = self._call_hook(name, "agentd_stdio")
             if found is not None:
-                return cast("Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]", found)
+                return cast("hookspecs.Stdio", found)
         raise ConfigError("no plugin serves tools over stdin and stdout; the plugin mcp-bridge does")
 
 

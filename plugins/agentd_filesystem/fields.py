@@ -19,11 +19,19 @@ Path = Annotated[
 Etag = Annotated[str, formats.full_match("[0-9a-f]{32}|", "the etag that get_file_info or read_text_file returned")]
 
 
-class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """No parameters."""
+Within = Annotated[
+    list[Path],
+    Meta(max_length=50, description="limit this call to what is below these directories; it never adds any"),
+]
 
 
-class OnePath(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Narrowed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The directories to which the caller limits a call; none: everything that is served."""
+
+    within: Within = []
+
+
+class OnePath(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file or directory: absolute, or relative if only one directory is served."""
 
     path: Path

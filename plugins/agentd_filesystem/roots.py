@@ -6,7 +6,7 @@ import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from agentd import PermanentError, Rejected
@@ -14,10 +14,11 @@ from agentd_filesystem import beneath
 from agentd_filesystem.settings import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from agentd_filesystem.settings import FilesystemSettings
 
+_OUTSIDE: Final = "is in none of the directories to which this call is limited (within)"
 TRASH: Final = ".agentd-trash"
 """The directory in each root that keeps deleted and replaced files; no path may lead into it."""
 
@@ -29,12 +30,14 @@ class Place:
     path      as the caller wrote it, for errors and answers
     root      the directory that is served
     relative  the path below the root; "" is the root itself
+    within    the directory below the root to which the caller limits the call; "" is the root itself
     """
 
     roots: Roots
     path: str
     root: Path
     relative: str
+    within: str = ""
 
     @property
     def cross_devices(self) -> bool:
@@ -49,10 +52,32 @@ class Place:
     def open(self, flags: int = beneath.READ, mode: int = 0) -> int:
         """Return a descriptor of the path; raises NotFound, Rejected or TemporaryError."""
         try:
-            directory = self.roots.directory(self.root)
-            return beneath.open_beneath(directory, self.relative, flags, mode, cross_devices=self.cross_devices)
+            with self._limit() as directory:
+                relative = str(PurePosixPath(self.relative).relative_to(self.within))
+                return beneath.open_beneath(directory, relative, flags, mode, cross_devices=self.cross_devices)
+        except ValueError:
+            raise Rejected(f"path: {self.path} {_OUTSIDE}") from None
         except OSError as error:
             raise self._failure(error) from error
+
+    @contextmanager
+    def _limit(self) -> Iterator[int]:
+        """Open the directory out of which no path leads: the root, or the one to which the caller limits the call."""
+        root = self.roots.directory(self.root)
+        if not self.within:
+            yield root
+            return
+        descriptor = beneath.open_beneath(
+            root, self.within, os.O_PATH | os.O_DIRECTORY, cross_devices=self.cross_devices
+        )
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def covers(self, path: str) -> bool:
+        """Return whether a path is in the part of the root to which the caller limits the call."""
+        return PurePosixPath(path).is_relative_to(self.root / self.within)
 
     @contextmanager
     def file(self) -> Iterator[tuple[int, os.stat_result]]:
@@ -97,12 +122,12 @@ class Place:
         """Return the directory that holds this path."""
         above = str(PurePosixPath(self.relative).parent)
         relative = "" if above == "." else above
-        return Place(self.roots, str(self.root / relative), self.root, relative)
+        return Place(self.roots, str(self.root / relative), self.root, relative, self.within)
 
     def below(self, relative: str) -> Place:
         """Return a path below this one."""
         inside = f"{self.relative}/{relative}" if self.relative else relative
-        return Place(self.roots, str(self.root / inside), self.root, inside)
+        return Place(self.roots, str(self.root / inside), self.root, inside, self.within)
 
     def _failure(self, error: OSError) -> Exception:
         return beneath.failure(self.path, error)
@@ -116,30 +141,36 @@ class Roots:
         self.settings = settings
         self._open: dict[Path, int] = {}
 
-    def find(self, path: str) -> Place:
+    def find(self, path: str, within: Sequence[str] = ()) -> Place:
         """Return the place of a path, for reading.
+
+        within  the directories to which the caller limits the call; none: no further limit
 
         A relative path belongs to the root, if there is only one.  Raises Rejected if the path is in no root.
         """
         if not self.settings.roots:
             raise Rejected("no directory is served: name some under [filesystem] roots")
-        place = self._place(path, self.settings.roots)
+        place = self._place(path, self.settings.roots, within)
         if place is None:
             raise Rejected(f"path: {path} is in none of the directories that are served (list_allowed_directories)")
         return place
 
-    def find_writable(self, path: str) -> Place:
+    def find_writable(self, path: str, within: Sequence[str] = ()) -> Place:
         """Return the place of a path, for changing it.
 
         It is resolved below the writable directory itself, so no link leads from it to a read-only part of its root.
         """
-        place = self._place(path, self.settings.writable_roots)
+        place = self._place(path, self.settings.writable_roots, within)
         if place is None:
             allowed = ", ".join(map(str, self.settings.writable_roots)) or "none"
             raise Rejected(f"path: {path} may not be changed; directories that may: {allowed} (writable_roots)")
         return place
 
-    def _place(self, path: str, directories: tuple[Path, ...]) -> Place | None:
+    def allowed(self, directories: tuple[Path, ...], within: Sequence[str]) -> list[str]:
+        """Return the parts of `directories` that are left if a caller limits a call to the directories `within`."""
+        return sorted({str(part) for root in directories for part in _parts(root, within)})
+
+    def _place(self, path: str, directories: tuple[Path, ...], within: Sequence[str]) -> Place | None:
         if "\0" in path or not path:
             raise Rejected("path: it is empty, or contains a NUL character")
         pure = PurePosixPath(path)
@@ -149,10 +180,14 @@ class Roots:
         if not inside:
             return None
         root = max(inside, key=lambda candidate: len(candidate.parts))
-        relative = str(pure.relative_to(root))
-        if TRASH in PurePosixPath(relative).parts:
+        if TRASH in pure.relative_to(root).parts:
             raise Rejected(f"path: {path} is in the trash; list_trash shows what it holds, restore_from_trash restores")
-        return Place(self, path, root, "" if relative == "." else relative)
+        parts = [part for part in _parts(root, within) if pure.is_relative_to(part)]
+        if not parts:
+            raise Rejected(f"path: {path} {_OUTSIDE}")
+        deepest = max(parts, key=lambda part: len(part.parts))
+        below = [str(part.relative_to(root)) for part in (pure, deepest)]
+        return Place(self, path, root, *("" if part == "." else part for part in below))
 
     def directory(self, root: Path) -> int:
         """Return the descriptor of a root; raises PermanentError if it cannot be served."""
@@ -167,3 +202,13 @@ class Roots:
                 text = "does not exist" if error.errno == errno.ENOENT else error.strerror
                 raise PermanentError(f"[filesystem] roots: {root}: {text}") from error
         return self._open[root]
+
+
+def _parts(root: PurePath, within: Sequence[str]) -> list[PurePath]:
+    """Return the parts of a root that are left if a caller limits a call to the directories `within`.
+
+    A directory that contains the root leaves the whole root: a caller cannot add to what is served.
+    """
+    limits: list[PurePath] = [PurePosixPath(limit) for limit in within] or [root]
+    below = [limit for limit in limits if limit.is_relative_to(root)]
+    return [*below, root] if any(root.is_relative_to(limit) for limit in limits) else below

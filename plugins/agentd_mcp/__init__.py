@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentd import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from agentd import Bus, Role, Settings, Tool
 
@@ -38,12 +38,18 @@ def agentd_role() -> Role:
 
 
 @hookimpl
-def agentd_stdio() -> Callable[[Bus, str, Mapping[str, Tool], bool], Awaitable[None]]:
+def agentd_stdio() -> Callable[[Bus, str, Mapping[str, Tool], bool, Sequence[str]], Awaitable[None]]:
     """Return the function that serves MCP over stdin and stdout; it loads the MCP SDK."""
 
-    async def serve(bus: Bus, principal: str, tools: Mapping[str, Tool], few: bool) -> None:  # noqa: FBT001 - the hook's
+    async def serve(  # the parameters of the hook
+        bus: Bus,
+        principal: str,
+        tools: Mapping[str, Tool],
+        few: bool,  # noqa: FBT001
+        within: Sequence[str],
+    ) -> None:
         from agentd_mcp.transport import stdio
 
-        await stdio.serve(bus, principal, tools, few=few)
+        await stdio.serve(bus, principal, tools, few=few, within=within)
 
     return serve

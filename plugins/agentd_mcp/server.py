@@ -32,12 +32,13 @@ from agentd import (
     AgentdError,
     BrokenTool,
     InvalidMessage,
+    Rejected,
     Tier,
     Tool,
     ToolReply,
 )
 from agentd.printable import printable
-from agentd_mcp import elicitation, tool_search
+from agentd_mcp import elicitation, narrowing, tool_search
 from agentd_mcp import tasks as task_extension
 from agentd_mcp.catalogue import Catalogue
 from agentd_mcp.changes import Changes
@@ -59,10 +60,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Principal:
-    """The principal of a request, and the highest tier it may use."""
+    """The principal of a request, and the highest tier it may use.
+
+    within  the directories to which its client limits the file tools; none: no limit (narrowing.py)
+    """
 
     name: str
     tier: Tier
+    within: tuple[str, ...] = ()
 
 
 Caller = Callable[[Principal, Tool, dict[str, Any], Progress], Coroutine[Any, Any, ToolReply | Question]]
@@ -183,8 +188,9 @@ class _McpHandlers:
                     f"there is no tool {name!r} within tier {principal.tier}; {tool_search.FIND} finds those there are"
                 )
                 raise MCPError(types.INVALID_PARAMS, message)
+            arguments = narrowing.narrowed(tool, arguments, principal.within, self.catalogue.tools)
             tool.parse(arguments)
-        except InvalidMessage as error:
+        except (InvalidMessage, Rejected) as error:
             return refusal(str(error))
         if self.tasks is not None and task_extension.suits(tool) and task_extension.declared(context):
             return await self._as_task(self.tasks, principal, tool, arguments)

@@ -12,11 +12,9 @@ import tarfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, tool
 from agentd_filesystem import beneath, replace
-from agentd_filesystem.fields import Changed, Path, target
+from agentd_filesystem.fields import Changed, Narrowed, Path, target
 from agentd_filesystem.tools.listing import walk
 
 if TYPE_CHECKING:
@@ -27,14 +25,14 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 ENDINGS: Final = (".tar.gz", ".tgz")
 
 
-class Archive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Archive(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A directory, and the archive to create: a path that ends with .tar.gz or .tgz."""
 
     path: Path
     archive: Path
 
 
-class Unpack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Unpack(Narrowed, frozen=True, forbid_unknown_fields=True):
     """An archive of archive_directory, and the directory to create; it must not exist.
 
     max_bytes: the most that its files may have together, in bytes
@@ -55,7 +53,7 @@ class Archives:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_operations")
     async def archive_directory(self, call: Call, p: Archive) -> Changed:
         """Write a directory with its files, links and permissions to a new archive (.tar.gz)."""
-        source, archive = self.roots.find(p.path), self.roots.find_writable(p.archive)
+        source, archive = self.roots.find(p.path, p.within), self.roots.find_writable(p.archive, p.within)
         if not archive.name.endswith(ENDINGS):
             raise Rejected(f"archive: its name must end with {' or '.join(ENDINGS)}")
         call.target(target(archive))
@@ -80,7 +78,7 @@ class Archives:
 
         Links that lead out of the directory, devices and FIFOs are left out.  Owners are not restored.
         """
-        archive, place = self.roots.find(p.archive), self.roots.find_writable(p.path)
+        archive, place = self.roots.find(p.archive, p.within), self.roots.find_writable(p.path, p.within)
         call.target(target(place))
 
         async def check() -> Found | None:

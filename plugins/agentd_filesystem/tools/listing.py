@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from agentd import Call, NotFound, PermanentError, Rejected, Repeat, Tier, tool
 from agentd_filesystem import beneath
-from agentd_filesystem.fields import Path, Text
+from agentd_filesystem.fields import Narrowed, Path, Text
 from agentd_filesystem.patterns import Pattern
 from agentd_filesystem.roots import TRASH
 
@@ -35,28 +35,28 @@ _UNITS: Final = ("B", "KB", "MB", "GB", "TB")
 Exclude = Annotated[list[str], Meta(max_length=50)]
 
 
-class ListOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListOf(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A directory; cursor: `next` of the answer before."""
 
     path: Path
     cursor: str = ""
 
 
-class ListSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListSizes(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A directory, and the order of its entries."""
 
     path: Path
     sort_by: Literal["name", "size"] = msgspec.field(default="name", name="sortBy")
 
 
-class TreeOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TreeOf(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A directory, and patterns of what to leave out."""
 
     path: Path
     exclude: Exclude = msgspec.field(default_factory=list, name="excludePatterns")
 
 
-class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Search(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A directory and a pattern of paths below it, for example `**/*.conf`."""
 
     path: Path
@@ -65,7 +65,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: str = ""
 
 
-class SearchText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SearchText(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A text to find in the files of a directory, or in one file.
 
     regex: `text` is an extended regular expression (grep -E), else it is taken literally
@@ -134,14 +134,14 @@ class Listing:
         return await asyncio.to_thread(self._search_text, p)
 
     def _list(self, p: ListOf) -> Text:
-        with self.roots.find(p.path).folder() as directory:
+        with self.roots.find(p.path, p.within).folder() as directory:
             entries = [entry for entry in entries_of(directory) if entry.name > p.cursor]
         shown = entries[: self.roots.settings.max_entries]
         following = shown[-1].name if len(shown) < len(entries) else ""
         return Text("\n".join(f"{entry.tag} {entry.name}" for entry in shown), next=following)
 
     def _list_sizes(self, p: ListSizes) -> Text:
-        with self.roots.find(p.path).folder() as directory:
+        with self.roots.find(p.path, p.within).folder() as directory:
             entries = entries_of(directory)
         if p.sort_by == "size":
             entries.sort(key=lambda entry: entry.size, reverse=True)
@@ -157,7 +157,7 @@ class Listing:
         return Text("\n".join([*lines, "", total, f"Combined size: {_amount(sum(entry.size for entry in files))}"]))
 
     def _tree(self, p: TreeOf) -> Text:
-        place, left = self.roots.find(p.path), [self.roots.settings.max_entries]
+        place, left = self.roots.find(p.path, p.within), [self.roots.settings.max_entries]
         excluded = [Pattern(pattern) for pattern in p.exclude]
 
         def branch(directory: int, prefix: str) -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ class Listing:
             return Text(msgspec.json.format(msgspec.json.encode(branch(directory, ""))).decode())
 
     def _search(self, p: Search) -> Text:
-        place, pattern, found = self.roots.find(p.path), Pattern(p.pattern), []
+        place, pattern, found = self.roots.find(p.path, p.within), Pattern(p.pattern), []
         most = self.roots.settings.max_entries
         for entry in walk(place, [Pattern(exclude) for exclude in p.exclude]):
             if pattern.matches(entry.relative) and _order(entry.relative) > _order(p.cursor):
@@ -191,7 +191,7 @@ class Listing:
         return Text("\n".join(lines) or "No matches found", next=shown[-1] if len(found) > most else "")
 
     def _search_text(self, p: SearchText) -> Text:
-        place, pattern = self.roots.find(p.path), Pattern(p.files)
+        place, pattern = self.roots.find(p.path, p.within), Pattern(p.files)
         grep = shutil.which("grep", path="/usr/bin:/bin")
         if grep is None:
             raise PermanentError("search_text: grep is not installed on this host")

@@ -8,11 +8,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
-
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, formats, tool
 from agentd_filesystem import beneath, fields, replace
-from agentd_filesystem.fields import Changed, Etag, target
+from agentd_filesystem.fields import Changed, Etag, Narrowed, target
 from agentd_filesystem.tools import trash
 from agentd_filesystem.tools.reading import checksum, etag_of
 
@@ -22,14 +20,14 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 
 
-class MoveFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MoveFile(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file or directory, and its new path, which must not exist."""
 
     source: fields.Path
     destination: fields.Path
 
 
-class DeleteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeleteFile(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file or directory to move to the trash.
 
     recursive: also a directory that is not empty
@@ -41,7 +39,7 @@ class DeleteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etag: Etag = ""
 
 
-class SetMode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetMode(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file or directory, and its permissions in octal, for example 0640."""
 
     path: fields.Path
@@ -58,7 +56,10 @@ class Moving:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="file_operations")
     async def move_file(self, call: Call, p: MoveFile) -> Changed:
         """Move or rename a file or directory within one file system; an existing destination is not replaced."""
-        source, destination = self.roots.find_writable(p.source), self.roots.find_writable(p.destination)
+        source, destination = (
+            self.roots.find_writable(p.source, p.within),
+            self.roots.find_writable(p.destination, p.within),
+        )
         call.target(target(source))
         call.target(target(destination))
 
@@ -69,7 +70,7 @@ class Moving:
             if here is None:
                 raise NotFound(f"source: {p.source} does not exist")
             if there is not None:
-                raise Rejected(f"destination: {p.destination} exists; it is not replaced")
+                raise Rejected(f"Destination already exists: {p.destination}; it is not replaced")
             call.inverse("move_file", {"source": p.destination, "destination": p.source})
             return None
 
@@ -82,7 +83,7 @@ class Moving:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="file_operations")
     async def copy_file(self, call: Call, p: MoveFile) -> Changed:
         """Copy a file of any size; an existing destination is not replaced."""
-        source, destination = self.roots.find(p.source), self.roots.find_writable(p.destination)
+        source, destination = self.roots.find(p.source, p.within), self.roots.find_writable(p.destination, p.within)
         call.target(target(destination))
 
         async def check() -> Found | None:
@@ -105,7 +106,7 @@ class Moving:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="file_operations")
     async def delete_file(self, call: Call, p: DeleteFile) -> Changed:
         """Delete a file or directory: it is moved to the trash, from which restore_from_trash brings it back."""
-        place = self.roots.find_writable(p.path)
+        place = self.roots.find_writable(p.path, p.within)
         call.target(target(place, etag=await asyncio.to_thread(_etag, place, self.roots.settings.max_file)))
         entry = trash.id_of(call.key, place)
 
@@ -128,7 +129,7 @@ class Moving:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="file_operations")
     async def set_file_mode(self, call: Call, p: SetMode) -> Changed:
         """Set the permissions of a file or directory (chmod)."""
-        place, mode = self.roots.find_writable(p.path), int(p.mode, 8)
+        place, mode = self.roots.find_writable(p.path, p.within), int(p.mode, 8)
         call.target(target(place))
 
         async def check() -> Found | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import mimetypes
 import os
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import AgentdError, Call, Rejected, Repeat, Tier, tool
+from agentd import AgentdError, Call, Content, Rejected, Repeat, Tier, tool
 from agentd_filesystem import beneath, text
-from agentd_filesystem.fields import NoParameters, OnePath, Path, Text
+from agentd_filesystem.fields import Narrowed, OnePath, Path, Text
 
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots
@@ -24,7 +23,7 @@ _BLOCK = 1 << 16
 Lines = Annotated[int, Meta(ge=1, le=100_000)]
 
 
-class ReadText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReadText(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A text file, and which part of it.
 
     head: the first lines
@@ -38,25 +37,17 @@ class ReadText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: Annotated[int, Meta(ge=0)] = 0
 
 
-class ReadSeveral(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReadSeveral(Narrowed, frozen=True, forbid_unknown_fields=True):
     """Several text files."""
 
     paths: Annotated[list[Path], Meta(min_length=1, max_length=100)]
 
 
-class Checksum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Checksum(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file, and the algorithm of the checksum."""
 
     path: Path
     algorithm: Literal["md5", "sha1", "sha256", "sha512"] = "sha256"
-
-
-class Media(msgspec.Struct, frozen=True):
-    """The bytes of a file in base64, and its MIME type by its name."""
-
-    data: str
-    mime_type: str
-    size: int
 
 
 class Info(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,39 +111,39 @@ class Reading:
         return await asyncio.to_thread(self._text, p, self.roots.settings.max_text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def read_media_file(self, call: Call, p: OnePath) -> Media:  # noqa: ARG002
-        """Read the bytes of a file in base64: an image, a sound, or any other file that is not text."""
-        place = self.roots.find(p.path)
+    async def read_media_file(self, call: Call, p: OnePath) -> Content:  # noqa: ARG002
+        """Read the bytes of a file in base64: as an image or a sound by its name, else as a resource."""
+        place = self.roots.find(p.path, p.within)
         data = await asyncio.to_thread(whole, place, self.roots.settings.max_file)
         kind = (await asyncio.to_thread(mimetypes.guess_type, place.name))[0] or "application/octet-stream"
-        return Media(base64.b64encode(data).decode(), kind, len(data))
+        return Content.of_file(data, kind, (place.root / place.relative).as_uri())
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
     async def read_multiple_files(self, call: Call, p: ReadSeveral) -> Text:  # noqa: ARG002
         """Read several text files; a file that cannot be read is reported in its place."""
         most = max(1024, self.roots.settings.max_text // len(p.paths))
-        return Text("\n---\n".join([await asyncio.to_thread(self._one_of, path, most) for path in p.paths]))
+        return Text("\n---\n".join([await asyncio.to_thread(self._one_of, path, p.within, most) for path in p.paths]))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
     async def get_file_info(self, call: Call, p: OnePath) -> Info:  # noqa: ARG002
         """Show size, times, owner, permissions and content identifier of a file or directory."""
-        return await asyncio.to_thread(self._info, self.roots.find(p.path))
+        return await asyncio.to_thread(self._info, self.roots.find(p.path, p.within))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
     async def get_checksum(self, call: Call, p: Checksum) -> Digest:  # noqa: ARG002
         """Compute the checksum of a file of any size."""
-        found, size = await asyncio.to_thread(checksum, self.roots.find(p.path), p.algorithm)
+        found, size = await asyncio.to_thread(checksum, self.roots.find(p.path, p.within), p.algorithm)
         return Digest(found, p.algorithm, size)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
-    async def list_allowed_directories(self, call: Call, p: NoParameters) -> Allowed:  # noqa: ARG002
+    async def list_allowed_directories(self, call: Call, p: Narrowed) -> Allowed:  # noqa: ARG002
         """List the directories that are served, and those in which files may be changed."""
-        roots = [str(root) for root in self.roots.settings.roots]
-        writable = [str(root) for root in self.roots.settings.writable_roots]
+        roots = self.roots.allowed(self.roots.settings.roots, p.within)
+        writable = self.roots.allowed(self.roots.settings.writable_roots, p.within)
         return Allowed("\n".join(["Allowed directories:", *roots]), roots, writable)
 
     def _text(self, p: ReadText, most: int) -> Text:
-        place = self.roots.find(p.path)
+        place = self.roots.find(p.path, p.within)
         if p.tail is not None and (p.head is not None or p.offset):
             raise Rejected("tail: it counts from the end; leave out head and offset")
         with place.file() as (descriptor, found):
@@ -173,9 +164,9 @@ class Reading:
             etag=text.etag(cut) if whole else "",
         )
 
-    def _one_of(self, path: str, most: int) -> str:
+    def _one_of(self, path: str, within: list[str], most: int) -> str:
         try:
-            found = self._text(ReadText(path), most)
+            found = self._text(ReadText(path, within=within), most)
         except AgentdError as error:
             return f"{path}: Error - {error}"
         rest = f"[cut; read_text_file with offset={found.next_offset} reads on]\n" if found.next_offset else ""

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, formats, now, tool
 from agentd_filesystem import beneath
-from agentd_filesystem.fields import Changed, Etag, NoParameters, Path, target
+from agentd_filesystem.fields import Changed, Etag, Narrowed, Path, target
 from agentd_filesystem.roots import TRASH, Place
 from agentd_filesystem.tools.reading import etag_of
 
@@ -50,7 +50,7 @@ class Trashed(msgspec.Struct, frozen=True):
     entries: list[Entry]
 
 
-class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Restore(Narrowed, frozen=True, forbid_unknown_fields=True):
     """An entry of the trash, and the path where it belongs.
 
     etag: the content of the file that has this path now; it goes to the trash instead, and only with this content
@@ -61,7 +61,7 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etag: Etag = ""
 
 
-class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Empty(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A writable directory, and how old the entries are that go."""
 
     path: Path
@@ -150,15 +150,15 @@ class TrashTools:
         self.roots = roots
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def list_trash(self, call: Call, p: NoParameters) -> Trashed:  # noqa: ARG002
+    async def list_trash(self, call: Call, p: Narrowed) -> Trashed:  # noqa: ARG002
         """List the deleted files, and the old contents of replaced files, the newest first."""
-        entries = await asyncio.to_thread(self._entries)
+        entries = await asyncio.to_thread(self._entries, p.within)
         return Trashed(len(entries), entries[: self.roots.settings.max_entries])
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="file_operations")
     async def restore_from_trash(self, call: Call, p: Restore) -> Changed:
         """Put an entry of the trash back; with etag, the file that is in its place goes to the trash instead."""
-        place = self.roots.find_writable(p.path)
+        place = self.roots.find_writable(p.path, p.within)
         call.target(target(place, trash=p.id))
 
         async def check() -> Found | None:
@@ -184,7 +184,7 @@ class TrashTools:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="file_operations")
     async def empty_trash(self, call: Call, p: Empty) -> Emptied:
         """Delete the entries of a directory's trash for good, if they are older than some days."""
-        place = self.roots.find_writable(p.path)
+        place = self.roots.find_writable(p.path, p.within)
         before = now() - timedelta(days=p.older_than_days)
         entries = [entry for entry in await asyncio.to_thread(self._entries_of, place) if entry.removed < before]
         lost = [f"{entry.path}, removed at {entry.removed:%Y-%m-%d %H:%M}" for entry in entries]
@@ -199,11 +199,11 @@ class TrashTools:
         await call.ensure(check, apply)
         return Emptied(len(entries))
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self, within: list[str]) -> list[Entry]:
         found = [
             entry
-            for root in self.roots.settings.writable_roots
-            for entry in self._entries_of(self.roots.find_writable(str(root)))
+            for part in self.roots.allowed(self.roots.settings.writable_roots, within)
+            for entry in self._entries_of(self.roots.find_writable(part, within))
         ]
         return sorted(found, key=lambda entry: entry.removed, reverse=True)
 
@@ -213,7 +213,8 @@ class TrashTools:
                 with os.scandir(directory) as found:
                     notes = [item.name for item in found if item.name.endswith(".json")]
                 entries = [_note(directory, name) for name in notes]
-                return [entry for entry in entries if entry is not None and Kept(directory, entry.id).exists()]
+                kept = [entry for entry in entries if entry is not None and Kept(directory, entry.id).exists()]
+                return [entry for entry in kept if place.covers(entry.path)]
         except NotFound:
             return []
 
@@ -222,7 +223,9 @@ class TrashTools:
         current = None if place.state() is None else etag_of(place, self.roots.settings.max_file)
         try:
             with _directory(place, create=False) as directory:
-                return Kept(directory, entry).exists(), current
+                note = _note(directory, f"{entry}.json")
+                covered = not place.within or (note is not None and place.covers(note.path))
+                return covered and Kept(directory, entry).exists(), current
         except NotFound:
             return False, current
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from agentd import Call, NotFound, Repeat, TemporaryError, Tier, tool
 from agentd_filesystem import text
-from agentd_filesystem.fields import Path
+from agentd_filesystem.fields import Narrowed, Path
 from agentd_filesystem.roots import TRASH
 from agentd_filesystem.tools.reading import begin_of_tail, read_at
 
@@ -43,14 +43,14 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 Seconds = Annotated[float, Meta(ge=0, le=60)]
 
 
-class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Watch(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file or directory to watch (not what is below its subdirectories), and how long to wait for a change."""
 
     path: Path
     seconds: Seconds = 30.0
 
 
-class Tail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tail(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A text file that grows, such as a log.
 
     lines: the last lines to show first; ignored with offset
@@ -103,7 +103,7 @@ class Watching:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_monitoring", stoppable=True)
     async def watch_path(self, call: Call, p: Watch) -> Events:
         """Wait until a file, or an entry of a directory, changes; return the changes."""
-        async with _watch(self.roots.find(p.path)) as changes:
+        async with _watch(self.roots.find(p.path, p.within)) as changes:
             found = await changes.next(min(p.seconds, call.left()))
         events = list(dict.fromkeys((what, name) for what, name in found.events if name != TRASH))
         return Events([Event(what, name) for what, name in events], found.complete)
@@ -111,7 +111,7 @@ class Watching:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_monitoring", stoppable=True)
     async def tail_file(self, call: Call, p: Tail) -> Grown:
         """Show the last lines of a text file, or what was added since; wait for new lines if there are none."""
-        place, until = self.roots.find(p.path), time.monotonic() + min(p.seconds, call.left())
+        place, until = self.roots.find(p.path, p.within), time.monotonic() + min(p.seconds, call.left())
         async with _watch(place) as changes:
             while True:
                 grown = await asyncio.to_thread(self._read, place, p)

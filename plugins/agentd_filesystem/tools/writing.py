@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, tool
 from agentd_filesystem import beneath, replace, text
-from agentd_filesystem.fields import Changed, Etag, OnePath, Path, target
+from agentd_filesystem.fields import Changed, Etag, Narrowed, OnePath, Path, target
 from agentd_filesystem.tools import trash
 from agentd_filesystem.tools.reading import whole
 
@@ -24,7 +24,7 @@ MOST = 256 << 10
 """Characters of text in one call: a message has 512 KiB at most."""
 
 
-class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WriteFile(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file and its whole new content.
 
     encoding: base64 for bytes that are not text
@@ -44,7 +44,7 @@ class EditOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     new: Annotated[str, Meta(max_length=MOST)] = msgspec.field(name="newText")
 
 
-class EditFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EditFile(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A text file and the edits to make in it, in order.
 
     all: replace every occurrence of each oldText
@@ -58,7 +58,7 @@ class EditFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etag: Etag = ""
 
 
-class AppendFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AppendFile(Narrowed, frozen=True, forbid_unknown_fields=True):
     """A file and the text to add at its end.
 
     size: bytes that the file must have before
@@ -82,7 +82,7 @@ class Writing:
         data = _data(p)
         if len(data) > self.roots.settings.max_file:
             raise Rejected(f"content: it has {len(data)} bytes, more than max_file = {self.roots.settings.max_file}")
-        return await self._put(call, self.roots.find_writable(p.path), data, p.etag)
+        return await self._put(call, self.roots.find_writable(p.path, p.within), data, p.etag)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="file_operations")
     async def edit_file(self, call: Call, p: EditFile) -> Changed:
@@ -91,7 +91,7 @@ class Writing:
         Each oldText must occur exactly once; lines also match if only white space at their ends differs.  Line ends
         stay as the file has them.  The old content goes to the trash.
         """
-        place = self.roots.find_writable(p.path)
+        place = self.roots.find_writable(p.path, p.within)
         data = await asyncio.to_thread(whole, place, self.roots.settings.max_file)
         before = text.decoded(data, p.path)
         try:
@@ -112,7 +112,7 @@ class Writing:
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="file_operations")
     async def append_file(self, call: Call, p: AppendFile) -> Changed:
         """Add text at the end of a file, which is created if it does not exist."""
-        place = self.roots.find_writable(p.path)
+        place = self.roots.find_writable(p.path, p.within)
         call.target(target(place))
 
         async def check() -> Found | None:
@@ -130,7 +130,7 @@ class Writing:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="directory_management")
     async def create_directory(self, call: Call, p: OnePath) -> Changed:
         """Create a directory, and those above it; nothing is done if it exists."""
-        place = self.roots.find_writable(p.path)
+        place = self.roots.find_writable(p.path, p.within)
         call.target(target(place))
 
         async def check() -> Found | None:

@@ -21,21 +21,22 @@ from agentd_mcp.assembly import network_server
 from agentd_mcp.server import Principal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
 
     from agentd import Bus, Tool
 
 
-async def serve(bus: Bus, principal: str, known: Mapping[str, Tool], *, few: bool) -> None:
+async def serve(bus: Bus, principal: str, known: Mapping[str, Tool], *, few: bool, within: Sequence[str] = ()) -> None:
     """Serve all tools of the network until the client closes stdin.
 
-    few  list the tools of daily use only
+    few     list the tools of daily use only
+    within  the directories to which the file tools are limited
     """
 
     def resolve(_request: Request | None) -> Principal:
-        return Principal(principal, Tier.EXEC)
+        return Principal(principal, Tier.EXEC, tuple(within))
 
     tools, offered = network_server(bus, known, resolve, name=f"agentd as {principal}", few=few)
     await offered.read(bus)

@@ -86,10 +86,10 @@ async def test_bytes_that_are_no_text(files: Files) -> None:
         await files("read_text_file", path="picture.png")
     with pytest.raises(Rejected, match="not UTF-8"):
         await files("read_text_file", path="latin1.txt")
-    media = await files("read_media_file", path="picture.png")
+    (image,) = (await files("read_media_file", path="picture.png")).content
 
-    assert base64.b64decode(media.data) == data
-    assert media.mime_type == "image/png"
+    assert base64.b64decode(image.data) == data
+    assert image.mime_type == "image/png"
 
 
 async def test_several_files(files: Files) -> None:
