@@ -19,6 +19,7 @@ from mcp.shared.exceptions import MCPError
 
 if TYPE_CHECKING:
     from mcp.server.session import ServerSession
+    from starlette.requests import Request
 
     from agentd_mcp.elicitation import Context
 
@@ -58,7 +59,7 @@ class Changes:
     async def opened(self, context: Context, _params: Any) -> None:  # noqa: ANN401 - no parameters
         """Record a session of an older protocol once its client has initialized it."""
         request = context.request
-        self._sessions[STDIO if request is None else request.headers.get("mcp-session-id", STDIO)] = context.session
+        self._sessions[STDIO if request is None else _session_id(request)] = context.session
 
     def closed(self, session_id: str) -> None:
         """Forget a session that has ended."""
@@ -77,3 +78,8 @@ class Changes:
     def close(self) -> None:
         """End all streams; each client gets the end of its stream."""
         self._handler.close()
+
+
+def _session_id(request: Request) -> str:
+    """Return the session of a message: streamable HTTP names it in a header, HTTP with SSE in the address."""
+    return request.headers.get("mcp-session-id") or request.query_params.get("session_id", STDIO)

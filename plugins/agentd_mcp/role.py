@@ -1,8 +1,8 @@
-"""The role `mcp-bridge`: serve the queue `mcp-proxmox`, and MCP at `/mcp`.
+"""The role `mcp-bridge`: serve the queue `mcp-proxmox`, and MCP at `/mcp` and, for older clients, at `/sse`.
 
 Both serve the same tools.
 
-`/mcp` is a route of the instance's web server (port 8001), beside the status page.  The web server starts before the
+These are routes of the instance's web server (port 8001), beside the status page.  The web server starts before the
 daemon is connected to NATS and long before the role gets its context, but the MCP SDK must be entered and left in the
 same asyncio task.  So the role provides a gate through the optional attribute `routes`, which the supervisor passes to
 the web server.  The gate exists from the start and answers 503 until `run` opens it; `run` enters and leaves the SDK.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "mcp-proxmox"
 PRINCIPAL: Final = "mcp"
 """The principal of clients without a token."""
-PATH: Final = "/mcp"
+PATHS: Final = ("/mcp", "/sse", "/messages/")
 
 
 class BridgeSettings(Settings):
@@ -154,7 +154,7 @@ class Bridge:
     @property
     def routes(self) -> list[BaseRoute]:
         """Return the routes that the instance's web server adds for this role."""
-        return [Route(PATH, self.gate)]
+        return [Route(path, self.gate) for path in PATHS]
 
     def clients(self, settings: BridgeSettings) -> set[str]:
         """Return the principals that it sends requests for, besides [web.tokens]."""

@@ -1,4 +1,4 @@
-"""The transport over streamable HTTP, for clients of old and new protocol versions.
+"""The transports over HTTP: streamable HTTP for clients of old and new protocol versions, and the older one with SSE.
 
 What the SDK does not do, so this file does it (each point was observed in a trial):
 - Host and Origin are checked only if security settings are passed, so they always are.
@@ -19,13 +19,13 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from agentd import Denied
 from agentd.safety.tokens import principal_of
-from agentd_mcp.transport import sessions
+from agentd_mcp.transport import sessions, sse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentd_mcp.server import ToolServer
 
@@ -34,7 +34,7 @@ PATH: Final = "/mcp"
 
 @dataclass(frozen=True)
 class HttpServer:
-    """The web app of MCP, with the one route `/mcp`, and the context to enter while it serves."""
+    """The web app of MCP, with the routes `/mcp`, `/sse` and `/messages/`, and the context to enter while it serves."""
 
     app: ASGIApp
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
@@ -50,15 +50,22 @@ def http_server(
     most     maximum of concurrent sessions
     each     maximum of concurrent sessions of one principal
     """
+    security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
     app = tools.server.streamable_http_app(
         streamable_http_path=PATH,
         json_response=False,
         stateless_http=False,
-        transport_security=TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins)),
+        transport_security=security,
         max_request_body_size=sessions.LARGEST,
         session_idle_timeout=sessions.IDLE,
         max_sessions=most,
     )
+
+    limited = sessions.Sessions(app, most=most, each=each, ended=tools.changes.closed)
+    older = sse.SseServer(tools, security, most=most, each=each)
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        await (limited if scope["path"] == PATH else older)(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -67,9 +74,10 @@ def http_server(
                 yield
             finally:
                 tools.changes.close()
+                older.close()
                 await tools.drain()
 
-    return HttpServer(sessions.Sessions(app, most=most, each=each, ended=tools.changes.closed), lifespan)
+    return HttpServer(either, lifespan)
 
 
 def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: bool) -> AuthenticatedUser | None:
