@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentd.version import __version__
 
 if TYPE_CHECKING:
-    from agentd import files, formats
+    from agentd import files, formats, printable
     from agentd.bus import capacity
     from agentd.bus.delivery import dead_letters
     from agentd.bus.delivery.consumer import Consumer
@@ -203,6 +203,7 @@ __all__ = [
     "now",
     "one_line",
     "plain",
+    "printable",
     "raises",
     "result_of",
     "secrets",
@@ -315,6 +316,7 @@ _ORIGINS: Final = {
     "now": "agentd.wire.codec",
     "one_line": "agentd.proxmox.responses",
     "plain": "agentd.wire.codec",
+    "printable": "agentd.printable",
     "raises": "agentd.tools.raises",
     "result_of": "agentd.wire.workflow",
     "secrets": "agentd.wire.secrets",

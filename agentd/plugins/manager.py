@@ -119,8 +119,8 @@ class Plugins:
 
     def role(self, name: str) -> Role:
         """Return the role of plugin `name`; raises ConfigError if it provides none."""
-        found = self._call_hook(name, "agentd_role")
-        if not isinstance(found, Role):
+        found = self._role(name)
+        if found is None:
             status = self.status[name]
             message = f"the plugin {name!r} brings no role: {status.reason or 'it implements no agentd_role'}"
             raise ConfigError(message)
@@ -128,8 +128,17 @@ class Plugins:
 
     def roles(self) -> dict[str, Role]:
         """Return every role that a loaded plugin provides, by name."""
-        found = {name: self._call_hook(name, "agentd_role") for name in self.loaded()}
-        return {name: role for name, role in found.items() if isinstance(role, Role)}
+        found = {name: self._role(name) for name in self.loaded()}
+        return {name: role for name, role in found.items() if role is not None}
+
+    def _role(self, name: str) -> Role | None:
+        found = self._call_hook(name, "agentd_role")
+        if not isinstance(found, Role):
+            return None
+        configure: Callable[[Settings], None] | None = getattr(found, "configure", None)
+        if configure is not None:
+            configure(self.settings(name))
+        return found
 
     def services(self) -> list[str]:
         """Return the services of the roles that the loaded plugins provide."""

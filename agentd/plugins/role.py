@@ -102,6 +102,8 @@ class Context:
 class Role(Protocol):
     """The object that a plugin's `agentd_role` hook returns.
 
+    It may have a method `configure(settings)`, which is called first if its services depend on its settings.
+
     It may have two more attributes, which give its users in NATS more permissions: `duties`, a set of `Duty`; and with
     Duty.REPRESENT a method `clients(settings)`, which returns in whose name it sends requests besides the principals of
     `[web.tokens]`.
