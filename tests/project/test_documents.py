@@ -244,7 +244,7 @@ def test_the_plugin_of_the_page_about_hooks(
         return await tools["greet"].run(nothing, tools["greet"].parse({"name": "Ada"})), await rights()
 
     greeting, needed = asyncio.run(asked())
-    asyncio.run(plugins.stdio()(None, "ada", tools, True))  # type: ignore[arg-type]  # noqa: FBT003 - as documented
+    asyncio.run(plugins.stdio()(None, "ada", tools, True, ()))  # type: ignore[arg-type]  # noqa: FBT003 - as documented
     reader = plugins.reader()
     (task,) = plugins.workflows()["welcome"].plan(module.Who("Ada"))
 

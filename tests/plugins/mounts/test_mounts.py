@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ async def accept(net: Net, directory: Path, *names: str) -> None:
     """Run the instance once, and accept what the servers offer, as an administrator would."""
     async with net.here("mounts"):
         for name in names:
-            await eventually(lambda name=name: _exists(directory / "offered" / f"{name}.json"), f"{name} offers tools")
+            await eventually(partial(_exists, directory / "offered" / f"{name}.json"), f"{name} offers tools")
             shutil.copy(directory / "offered" / f"{name}.json", directory / "accepted")
 
 
