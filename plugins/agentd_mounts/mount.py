@@ -32,6 +32,8 @@ STARTS: Final = 30.0
 PAUSES: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 STEADY: Final = 60.0
 """Seconds after which a server counts as running well: the next pause is the shortest again."""
+SETTLES: Final = 5.0
+"""Seconds between two readings of the tools, however often the server says that they have changed."""
 PAGES: Final = 20
 
 
@@ -112,6 +114,7 @@ class Mount:
             if self._changed.is_set() and not peer.ended.is_set():
                 await self._compare(peer)
                 await changed()
+                await asyncio.sleep(SETTLES)
 
     async def _compare(self, peer: Peer) -> None:
         """Read the list of tools, page by page, and find which of them are called."""

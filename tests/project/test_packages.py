@@ -60,4 +60,4 @@ def test_the_roles_of_the_tests(tmp_path: Path) -> None:
     """The tests run every role that agentd brings; filesystem serves nothing unless directories are named."""
     config = Net(tmp_path, "nats://127.0.0.1:1").config()
 
-    assert set(manager.every_plugin(config).roles()) - {"filesystem"} == set(ALL_ROLES)
+    assert set(manager.every_plugin(config).roles()) - {"filesystem", "mounts"} == set(ALL_ROLES)
