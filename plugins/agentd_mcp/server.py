@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import mcp_types as types
 import msgspec
 from mcp.server import NotificationOptions, Server
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.shared.exceptions import MCPError
 from starlette.requests import Request
 
@@ -44,6 +44,7 @@ from agentd_mcp.catalogue import Catalogue
 from agentd_mcp.changes import Changes
 from agentd_mcp.elicitation import Context, Question
 from agentd_mcp.replies import answer, refusal
+from agentd_mcp.resources import Resources
 
 if TYPE_CHECKING:
     from mcp.server.models import InitializationOptions
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 LIST_FRESH: Final = 60_000
 """Milliseconds for which a client may cache the list of tools; the server validates every tool for each listing."""
+LISTS: Final[tuple[CacheableMethod, ...]] = ("tools/list", "resources/list", "resources/templates/list", "prompts/list")
 DRAIN: Final = 30.0
 """Seconds that running changes may still take when the server stops; their effect records survive in any case."""
 
@@ -131,13 +133,20 @@ def tool_server(  # noqa: PLR0913 - each parameter is one property of the server
     each     maximum of those of one principal
     """
     catalogue, changes = Catalogue(tools), Changes(most=most, each=each)
+    shown = Resources(catalogue, caller, resolve, served)
     desk = _McpHandlers(catalogue, caller, resolve, served, listed, tasks, changes)
     server = _Server(
         name,
         version=version,
         instructions=instructions or None,
-        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_FRESH, scope="private")},
+        cache_hints={method: CacheHint(ttl_ms=LIST_FRESH, scope="private") for method in LISTS},
         get_tool_input_schema=catalogue.schema,
+        on_list_resources=shown.list_resources,
+        on_list_resource_templates=shown.list_templates,
+        on_read_resource=shown.read,
+        on_list_prompts=shown.list_prompts,
+        on_get_prompt=shown.get_prompt,
+        on_completion=shown.complete,
         on_list_tools=desk.list_tools,
         on_subscriptions_listen=desk.listen,
     )
