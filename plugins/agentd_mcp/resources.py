@@ -57,7 +57,7 @@ LISTS: Final = {"node": "list_nodes", "vmid": "list_guests", "workflow_id": "lis
 """The tool whose list has the values of an argument."""
 CHECK_CLUSTER: Final = """Check the health of the cluster: nodes, storages, alerts, backups and failed workflows.
 Read only; report what needs attention, the most urgent first, and what you could not read."""
-DIAGNOSE_GUEST: Final = """Find out why guest {vmid} has a problem: its state, configuration, recent tasks and backups, and
+DIAGNOSE_GUEST: Final = """Find out why guest {vmid} has a problem: its state, configuration, recent tasks, backups and
 the node it runs on.  Read only; name the probable cause, the evidence, and the tool call that would fix it."""
 PLAN_MAINTENANCE: Final = """Prepare maintenance of node {node}: what runs there, where each guest can go, what has no
 recent backup.  Make dry runs only, then propose the order of the calls; start nothing."""
