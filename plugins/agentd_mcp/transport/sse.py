@@ -6,12 +6,12 @@ ends with the connection, and only the principal that opened it may post to it (
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-import anyio
 from mcp.server.sse import SseServerTransport
 from starlette.responses import PlainTextResponse
 
@@ -41,7 +41,7 @@ class SseServer:
         self._transport = SseServerTransport(MESSAGES, security, LARGEST)
         self._most, self._each = most, each
         self._open: Counter[str] = Counter()
-        self._scopes: set[anyio.CancelScope] = set()
+        self._streams: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -54,7 +54,7 @@ class SseServer:
 
     def close(self) -> None:
         """End every stream."""
-        for stream in self._scopes:
+        for stream in self._streams:
             stream.cancel()
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,12 +64,14 @@ class SseServer:
             await PlainTextResponse(f"{self._open[owner]} streams are open; close one\n", 429)(scope, receive, send)
             return
         self._open[owner] += 1
+        stream = asyncio.create_task(self._stream(scope, receive, send))
+        self._streams.add(stream)
         try:
-            with anyio.CancelScope() as stream:
-                self._scopes.add(stream)
-                await self._stream(scope, receive, send)
+            await asyncio.wait([stream])
         finally:
-            self._scopes.discard(stream)
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+            self._streams.discard(stream)
             self._open[owner] -= 1
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
