@@ -68,6 +68,8 @@ class SseServer:
         self._streams.add(stream)
         try:
             await asyncio.wait([stream])
+            if not stream.cancelled():
+                stream.result()
         finally:
             stream.cancel()
             await asyncio.gather(stream, return_exceptions=True)
