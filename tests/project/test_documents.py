@@ -41,6 +41,7 @@ ENDINGS: Final = "py|md|mjs|yaml|toml|service|ini|cfg|txt|json|html|css|js"
 ELSEWHERE: Final = {
     *("agentd.toml", "hello/pyproject.toml", "hello/agentd_hello/__init__.py", "hello/agentd.toml"),
     *("plugins/agentd_proxmox/nodes/subscription.py", "tests/plugins/proxmox/nodes/test_subscription.py"),
+    *("claude_desktop_config.json", ".vscode/mcp.json", "librechat.yaml"),
 }
 """Files of which the documents say that the reader writes them."""
 

@@ -99,7 +99,7 @@ def login(server: NatsServer, tmp_path: Path) -> settings.Bus:
 async def _provisioned(login: settings.Bus, config: load.Config) -> Bus:
     bus = Bus(login, subjects.ADMIN, logs.get_logger())
     await bus.connect(wait=10, login=login.admin_login())
-    services = (await asyncio.to_thread(every_plugin, config)).services()
+    services = await asyncio.to_thread(lambda: every_plugin(config).services())
     await provision.provision(bus, services, config.bus.queues)
     return bus
 
