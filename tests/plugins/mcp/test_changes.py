@@ -32,7 +32,7 @@ async def listed(client: Client) -> bool:
 
 
 async def test_a_client_of_an_older_protocol(net: Net, tmp_path: Path) -> None:
-    """Its session gets a notification for tools that come and for tools that go; the server has promised that."""
+    """Its session gets a notification for tools that come and for tools that go; the server offers them."""
     of_two_instances(net, tmp_path / "files")
     heard = asyncio.Event()
 

@@ -91,7 +91,7 @@ async def test_an_existing_destination(quiet_net: Net, served: Path) -> None:
 async def test_media(quiet_net: Net, served: Path) -> None:
     """An image or a sound is a block of its kind, any other file a resource; structured content mirrors the blocks."""
     shown = with_tokens(quiet_net, alice="operate")
-    bytes_of = {"pixel.png": PNG, "clip.mp3": b"ID3\x04", "my café.bin": b"\x00\xff"}
+    bytes_of = {"pixel.png": PNG, "clip.mp3": b"ID3\x04", "a größe.bin": b"\x00\xff"}
     for name, content in bytes_of.items():
         (served / name).write_bytes(content)
     async with quiet_net.client(), quiet_net.here("files") as daemon, client_of(daemon.url, shown["alice"]) as alice:
@@ -104,7 +104,7 @@ async def test_media(quiet_net: Net, served: Path) -> None:
     assert base64.b64decode(image["content"][0]["data"]) == PNG
     assert (sound["content"][0]["type"], sound["content"][0]["mimeType"]) == ("audio", "audio/mpeg")
     assert other["content"][0]["type"] == "resource"
-    assert other["content"][0]["resource"]["uri"].endswith("/my%20caf%C3%A9.bin")
+    assert other["content"][0]["resource"]["uri"].endswith("/a%20gr%C3%B6%C3%9Fe.bin")
     assert base64.b64decode(other["content"][0]["resource"]["blob"]) == b"\x00\xff"
     assert all(answer["structuredContent"] == {"content": answer["content"]} for answer in (image, sound, other))
     assert all(kind in json.dumps(tools["read_media_file"].output_schema) for kind in ("image", "audio", "resource"))
