@@ -28,7 +28,8 @@ def command(net: Net, principal: str) -> StdioServerParameters:
     return StdioServerParameters(
         command=str(SCRIPTS / "agentd"),
         args=["--config", config, "mcp"],
-        env={"AGENTD_CLIENT__PRINCIPAL": principal},
+        # The SDK passes few variables on: without this one, a mutant in another tree would not be run.
+        env={"AGENTD_CLIENT__PRINCIPAL": principal, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
     )
 
 
