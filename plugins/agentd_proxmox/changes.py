@@ -1,22 +1,30 @@
 """The shape that simple tools share: find, compare, declare target and undo, write, read back.
 
-A tool of this shape says what it finds and what it sends; `change` and `delete` do the rest.  Tools whose handling of
-a lost answer differs (create, clone, snapshot, restore, migrate, prune, rules of a firewall) call `Call.ensure`.
+A tool describes its change in one function, its plan, that does everything but write.  Because the plan returns what
+sends the change, nothing is written that was not compared and declared first.  When an answer is lost, the plan is
+called again, and finds what was done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from agentd import Call, Found, TaskFailed
+from agentd import ConfigChanged, Found, TaskFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from agentd import Call
 
 T = TypeVar("T")
+Send = Callable[[], Awaitable[object]]
+"""Sends a change to Proxmox, and returns its answer: the UPID of the task, if it is one."""
+Planned = Found | Send
+"""What a plan returns: Found if there is nothing to do, or with the task that does it already."""
+
+Plan = Callable[[], Awaitable[Planned]]
 
 
 class Deleted(msgspec.Struct, frozen=True):
@@ -49,35 +57,32 @@ class Item(Generic[T]):
         return f"{self.kind} {self.name}"
 
 
-async def change(
-    call: Call, plan: Callable[[], Awaitable[T | None]], send: Callable[[T], Awaitable[object]]
-) -> T | None:
-    """Make a change exactly once; return its plan, None if there was nothing to do.
+async def change(call: Call, plan: Plan) -> Found:
+    """Make a change exactly once.
 
-    plan  returns what is to be changed, None if all is as requested.  It also refuses the change, or declares its
-          target and undo
-    send  sends the plan to Proxmox
+    plan  compares the state with the request.  It refuses the change, or declares its target and undo and returns what
+          sends it; it returns Found if there is nothing to send
     """
-    planned: list[T] = []
+    planned: list[Send] = []
 
     async def check() -> Found | None:
         found = await plan()
-        if found is None:
-            return Found()
+        if isinstance(found, Found):
+            return found
         planned[:] = [found]
         return None
 
-    async def apply() -> None:
-        await send(planned[0])
+    async def apply() -> str | None:
+        answer = await planned[0]()
+        return answer if isinstance(answer, str) and answer.startswith("UPID:") else None
 
-    await call.ensure(check, apply)
-    return planned[0] if planned else None
+    return await call.ensure(check, apply)
 
 
 async def create(
     call: Call,
     item: Item[T],
-    send: Callable[[], Awaitable[object]],
+    send: Send,
     undo: tuple[str, dict[str, Any]],
     same: Callable[[T], None] = lambda _: None,
 ) -> T:
@@ -87,15 +92,15 @@ async def create(
     same  raises Rejected if the object that exists is not the requested one
     """
 
-    async def plan() -> bool | None:
+    async def plan() -> Planned:
         found = await item.find()
         if found is None:
             call.inverse(*undo)
-            return True
+            return send
         same(found)
-        return None
+        return Found()
 
-    await change(call, plan, lambda _: send())
+    await change(call, plan)
     made = await item.find()
     if made is None:
         raise TaskFailed(
@@ -104,26 +109,38 @@ async def create(
     return made
 
 
-async def delete(
-    call: Call, item: Item[T], declare: Callable[[T], Awaitable[None]], send: Callable[[T], Awaitable[object]]
-) -> Deleted:
+async def delete(call: Call, item: Item[T], plan: Callable[[T], Awaitable[Send]]) -> Deleted:
     """Delete an object exactly once, and read back that it is gone.
 
-    declare  refuses the deletion of the object, or declares its target and undo
+    plan  refuses the deletion of the object, or declares its target and undo and returns what deletes it
     """
+    was: list[T] = []
 
-    async def plan() -> T | None:
+    async def whole() -> Planned:
         found = await item.find()
-        if found is not None:
-            await declare(found)
-        return found
+        if found is None:
+            return Found()
+        was[:] = [found]
+        return await plan(found)
 
-    was = await change(call, plan, send)
+    await change(call, whole)
     if await item.find() is not None:
         raise TaskFailed(
             f"Proxmox reports success, but {item.title} is still there: it was not deleted, or created again"
         )
-    return deleted(item.name, was)
+    return deleted(item.name, was[0] if was else None)
+
+
+def check_unchanged(title: str, expected: str, now: str) -> None:
+    """Raise ConfigChanged if an object changed since the caller read it.
+
+    Call it only if there is something to change: if the object is already as wanted, our own change, whose answer was
+    lost, may have changed the digest.
+
+    expected  the digest that the caller read; "" accepts any
+    """
+    if expected and expected != now:
+        raise ConfigChanged(f"{title} was changed since it was read: read it again, then decide again")
 
 
 def deleted(name: str, was: object | None) -> Deleted:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentd import AgentdError, ConfigChanged, PermanentError, Rejected, TaskFailed, one_line
+from agentd import AgentdError, ConfigChanged, Found, PermanentError, Rejected, TaskFailed, one_line
+from agentd_proxmox import changes
 from agentd_proxmox.model import guest_model, option_strings
 from agentd_proxmox.model.fields import RUNNING
 from agentd_proxmox.targets import upid_of
@@ -23,7 +24,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from agentd import Call, Found
+    from agentd import Call
     from agentd_proxmox.inventory import GuestLocation, Inventory
 
 TRIES = 3
@@ -59,6 +60,33 @@ async def change(
             if tries == TRIES:
                 raise
     raise AssertionError("unreachable")
+
+
+async def update(
+    inventory: Inventory,
+    call: Call,
+    at: GuestLocation,
+    digest: str,
+    wanted: Callable[[guest_model.Config], guest_model.Config],
+) -> None:
+    """Change a configuration exactly once, and wait until it is changed.
+
+    digest  the digest that the caller expects; "" accepts any configuration
+    wanted  returns the wanted options for the current configuration
+    """
+    keys: list[str] = []
+
+    async def plan() -> changes.Planned:
+        config = await inventory.config(at)
+        if not (changed := guest_model.changes(config, wanted(config))):
+            return Found()
+        keys[:] = keys_of(changed)
+        await record_undo(inventory, call, at, keys)
+        return lambda: change(inventory, call, at, digest, wanted)
+
+    found = await changes.change(call, plan)
+    if found.upid:  # an earlier attempt may have started the task: then the plan was not made again
+        await finish(inventory, call, at, found, keys or wanted(await inventory.config(at)))
 
 
 async def send(
@@ -200,8 +228,7 @@ def check_unchanged(at: GuestLocation, config: guest_model.Config, digest: str) 
     Call it only if there is something to change: if the guest is already as wanted, our own change, whose answer was
     lost, may have changed the digest.
     """
-    if digest and config.get("digest") != digest:
-        raise ConfigChanged(f"{at.title} was changed since it was read: read it again, then decide again")
+    changes.check_unchanged(at.title, digest, str(config.get("digest") or ""))
 
 
 async def waiting_options(inventory: Inventory, at: GuestLocation, keys: Iterable[str]) -> list[str]:

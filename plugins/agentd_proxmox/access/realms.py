@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
+from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import area, changes, escalation, targets
-from agentd_proxmox.model import convert
+from agentd_proxmox.model import convert, fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     Settings that are left out stay unchanged.
     """
 
-    comment: Text | None = None
+    comment: fields.Comment | None = None
     server1: Server | None = None
     server2: Server | None = None
     port: Port | None = None
@@ -131,7 +131,7 @@ class Realms(area.Area):
         if missing:
             raise Rejected(f"settings: a realm of type {p.type} needs {' and '.join(missing)} too")
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._find(p.id)
             if now is not None:
                 differs = [key for key, value in wanted.items() if now.settings.get(key) != value]
@@ -144,48 +144,38 @@ class Realms(area.Area):
             where = p.settings.issuer_url or p.settings.server1
             loses = [f"{where} decides from now on who is NAME@{p.id}"]
             call.target(Target(f"realm/{p.id}", f"realm {p.id} ({p.type}, {where})", {"there": False}, [], loses))
-            return None
+            return lambda: self.proxmox.post("/access/domains", realm=p.id, type=p.type, **_sent(wanted))
 
-        async def apply() -> None:
-            await self.proxmox.post("/access/domains", realm=p.id, type=p.type, **_sent(wanted))
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         self._hint(call, p.id, p.type, p.settings)
         return await self._realm(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def update_realm(self, call: Call, p: UpdateRealm) -> RealmInfo:
         """Change a realm; its password or client key stays as it is."""
-        read: list[str] = []
-        removed: list[str] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._realm(p.id)
             self._not_built_in(now, "changed")
-            read[:] = [now.digest]
             old = now.settings
-            changes = {key: value for key, value in _changed(now.type, p).items() if old.get(key) != value}
-            removed[:] = [key for key in p.without if key in old]
-            if not changes and not removed:
+            changed = {key: value for key, value in _changed(now.type, p).items() if old.get(key) != value}
+            removed = [key for key in p.without if key in old]
+            if not changed and not removed:
                 return Found()
-            if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"realm {p.id} was changed since it was read: read it again, then decide again")
-            if {*changes, *removed} - {"comment"}:
+            changes.check_unchanged(f"realm {p.id}", p.digest, now.digest)
+            if {*changed, *removed} - {"comment"}:
                 await self._may_decide("update_realm", p.id)
-            previous = {key: old[key] for key in (*changes, *removed) if key in old}
-            new = [key for key in changes if key not in old]
+            previous = {key: old[key] for key in (*changed, *removed) if key in old}
+            new = [key for key in changed if key not in old]
             targets.set_undo(call, "update_realm", UpdateRealm, {"id": p.id, "settings": previous, "without": new})
-            loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
+            loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changed.items()]
             loses += [f"{key}: {old[key]!r} → nothing" for key in removed]
             call.target(_target(now, loses))
-            return None
+            sent = {"digest": now.digest or None, "delete": ",".join(removed) or None}
+            sent |= _sent(msgspec.structs.asdict(p.settings))
+            return lambda: self.proxmox.put(f"/access/domains/{p.id}", **sent)
 
-        async def apply() -> None:
-            sent = msgspec.structs.asdict(p.settings)
-            more = {"digest": read[0] or None, "delete": ",".join(removed) or None}
-            await self.proxmox.put(f"/access/domains/{p.id}", **more, **_sent(sent))
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._realm(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -197,16 +187,14 @@ class Realms(area.Area):
         if p.id == formats.user_of(self.proxmox.user).rpartition("@")[2]:
             raise Rejected(f"id: {p.id} is the realm of agentd itself: it is not deleted")
 
-        async def declare(now: RealmInfo) -> None:
+        async def plan(now: RealmInfo) -> changes.Send:
             self._not_built_in(now, "deleted")
             users = await self._users(p.id)
             affected = f"{len(users)} users can no longer log in: {', '.join(users)}" if users else "no users"
             call.target(_target(now, [affected, "its settings, and its password or client key"]))
+            return lambda: self.proxmox.delete(f"/access/domains/{p.id}")
 
-        async def send(_: RealmInfo) -> None:
-            await self.proxmox.delete(f"/access/domains/{p.id}")
-
-        return await changes.delete(call, changes.Item("realm", p.id, lambda: self._find(p.id)), declare, send)
+        return await changes.delete(call, changes.Item("realm", p.id, lambda: self._find(p.id)), plan)
 
     async def _may_decide(self, tool: str, realm: str) -> None:
         """Refuse a new directory for users that have more rights than agentd.

@@ -78,15 +78,12 @@ class Permissions(msgspec.Struct, frozen=True):
     paths: dict[str, list[str]]
 
 
-class ListGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListGrants(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """Which entries: by start of the path, by user, token or @group, and by role."""
 
     path: str = ""
     who: str = ""
     role: str = ""
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class NewRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,22 +145,20 @@ class Access(area.Area):
         """
         call.target(Target(f"role/{p.id}", f"role {p.id}"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._role(p.id)
             if now is None:
                 ours = await escalation.token_rights(self.proxmox)
                 not_ours = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
                 escalation.refuse_excess("create_role", ours.token, not_ours, f"role {p.id}")
                 call.inverse("delete_role", {"id": p.id})
-                return None
+                privileges = ",".join(sorted(set(p.privileges)))
+                return lambda: self.proxmox.post("/access/roles", roleid=p.id, privs=privileges)
             if now.privileges != sorted(set(p.privileges)):
                 raise Rejected(f"there is a role {p.id} already, with other privileges: update_role changes it")
             return Found()
 
-        async def apply() -> None:
-            await self.proxmox.post("/access/roles", roleid=p.id, privs=",".join(sorted(set(p.privileges))))
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._role(p.id) or Role(p.id, [])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
@@ -174,7 +169,7 @@ class Access(area.Area):
         have.
         """
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._changeable(p.id)
             if now.privileges == sorted(set(p.privileges)):
                 return Found()
@@ -186,14 +181,11 @@ class Access(area.Area):
             )
             if not await _newly_exceeding(ours, p.id, lost):  # the undo gives the lost privileges back
                 call.inverse("update_role", {"id": p.id, "privileges": now.privileges})
-            changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
-            call.target(_role_target(now, [*changes, *await self._held(p.id)]))
-            return None
+            texts = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
+            call.target(_role_target(now, [*texts, *await self._held(p.id)]))
+            return lambda: self.proxmox.put(f"/access/roles/{p.id}", privs=",".join(sorted(set(p.privileges))))
 
-        async def apply() -> None:
-            await self.proxmox.put(f"/access/roles/{p.id}", privs=",".join(sorted(set(p.privileges))))
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._changeable(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -203,7 +195,7 @@ class Access(area.Area):
         A role that agentd itself has is not deleted.
         """
 
-        async def declare(now: Role) -> None:
+        async def plan(now: Role) -> changes.Send:
             _refuse_special(now)
             held = await self._held(p.id)
             ours = await escalation.token_rights(self.proxmox)
@@ -216,11 +208,9 @@ class Access(area.Area):
             if not held and anywhere >= set(now.privileges):  # the undo does not restore grants
                 call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
             call.target(_role_target(now, held))
+            return lambda: self.proxmox.delete(f"/access/roles/{p.id}")
 
-        async def send(_: Role) -> None:
-            await self.proxmox.delete(f"/access/roles/{p.id}")
-
-        return await changes.delete(call, changes.Item("role", p.id, lambda: self._role(p.id)), declare, send)
+        return await changes.delete(call, changes.Item("role", p.id, lambda: self._role(p.id)), plan)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_grants(self, call: Call, p: ListGrants) -> Grants:  # noqa: ARG002
@@ -248,7 +238,7 @@ class Access(area.Area):
         """
         wanted = Grant(p.path, p.who, p.role, p.propagate)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             role = await self._role(p.role)
             if role is None:
                 raise NotFound(f"there is no role {p.role!r}; there are {', '.join(e.id for e in await self._roles())}")
@@ -264,9 +254,9 @@ class Access(area.Area):
                 f"{p.who} gains {len(role.privileges)} privileges on {p.path}{below}: {', '.join(role.privileges)}"
             ]
             call.target(_grant_target(wanted, loses, there=False))
-            return None
+            return lambda: self._put(p, delete=False)
 
-        await call.ensure(check, lambda: self._put(p, delete=False))
+        await changes.change(call, plan)
         return wanted
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -274,7 +264,7 @@ class Access(area.Area):
         """Revoke a granted role; a role of agentd itself is not revoked."""
         revoked: list[Grant] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = [e for e in await self._grants() if (e.path, e.who, e.role) == (p.path, p.who, p.role)]
             ours = await escalation.token_rights(self.proxmox)
             ours.refuse_ours("revoke_role", p.who)
@@ -288,9 +278,9 @@ class Access(area.Area):
             if not await ours.beyond(p.path, ours.roles.get(p.role, frozenset()), propagate=now[0].propagate):
                 call.inverse("grant_role", grant_again)
             call.target(_grant_target(now[0], [f"{p.who} loses role {p.role} on {p.path}"], there=True))
-            return None
+            return lambda: self._put(p, delete=True)
 
-        await call.ensure(check, lambda: self._put(p, delete=True))
+        await changes.change(call, plan)
         return revoked[0] if revoked else Grant(p.path, p.who, p.role, p.propagate)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, tool
+from agentd import Call, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, tool
 from agentd_proxmox import area, blind_token, changes, escalation
-from agentd_proxmox.access.users import Epoch, Text, UserId, UserSelector, grants_of
-from agentd_proxmox.model import convert
+from agentd_proxmox.access.users import Epoch, UserId, UserSelector, grants_of
+from agentd_proxmox.model import convert, fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: TokenName
     separated: bool = True
     expire: Epoch = 0
-    comment: Text = ""
+    comment: fields.Comment = ""
 
 
 class TokenSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,15 +96,14 @@ class ApiTokens(area.Area):
         if folder is None:
             raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
         file = folder / f"{p.user}!{p.name}"
-        old: list[str] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             tokens = {token.id for token in (await self.list_tokens(call, UserSelector(p.user))).tokens}
-            old[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
+            old = f"{p.user}!{p.name}" in tokens
             if old and call.begun is not None:
                 call.warn(
-                    f"the answer to an earlier try of this call was lost, and with it the secret of {old[0]}: that "
-                    "token was revoked and recreated"
+                    f"the answer to an earlier try of this call was lost, and with it the secret of {p.user}!{p.name}: "
+                    "that token was revoked and recreated"
                 )
             elif old:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: delete_token, or choose another name")
@@ -120,9 +119,9 @@ class ApiTokens(area.Area):
             call.inverse("delete_token", {"user": p.user, "name": p.name})
             loses = [f"any reader of {file} can log in {kind}"]
             call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
-            return None
+            return lambda: send(old=old)
 
-        async def apply() -> None:
+        async def send(*, old: bool) -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
             path = f"/access/users/{formats.path_part(p.user)}/token/{p.name}"
             if old:  # created by this call, as its effect record says; the secret is lost
@@ -130,7 +129,7 @@ class ApiTokens(area.Area):
             answer = await self.proxmox.post(path, **sent)
             await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -143,15 +142,13 @@ class ApiTokens(area.Area):
             found = (await self.list_tokens(call, UserSelector(p.user))).tokens
             return next((token for token in found if token.id == f"{p.user}!{p.name}"), None)
 
-        async def declare(now: Token) -> None:
+        async def plan(now: Token) -> changes.Send:
             lost = await grants_of(self.proxmox, "token", now.id)
             state = {"expire": now.expire, "separated": now.separated}
             call.target(Target(f"token/{now.id}", f"token {now.id}", state, [f"user/{p.user}"], lost))
+            return lambda: self.proxmox.delete(f"/access/users/{formats.path_part(p.user)}/token/{p.name}")
 
-        async def send(_: Token) -> None:
-            await self.proxmox.delete(f"/access/users/{formats.path_part(p.user)}/token/{p.name}")
-
-        return await changes.delete(call, changes.Item("token", f"{p.user}!{p.name}", find), declare, send)
+        return await changes.delete(call, changes.Item("token", f"{p.user}!{p.name}", find), plan)
 
 
 def _writable(file: Path) -> None:

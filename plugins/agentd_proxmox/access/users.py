@@ -7,6 +7,7 @@ changed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
@@ -27,7 +28,9 @@ ROOT = "root@pam"
 
 UserId = formats.User
 GroupId = formats.Group
-Text = Annotated[str, Meta(max_length=256)]
+PersonName = Annotated[str, Meta(max_length=1024)]
+Email = Annotated[str, Meta(max_length=254)]
+UserComment = Annotated[str, Meta(max_length=2048)]
 Epoch = Annotated[int, Meta(ge=0, description="seconds since 1970; 0: never")]
 
 
@@ -70,7 +73,7 @@ class Groups(msgspec.Struct, frozen=True):
     groups: list[Group]
 
 
-class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListUsers(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """Which users: members of a group, or with a text in their name.
 
     `cursor` is `next` of the previous page.
@@ -78,9 +81,6 @@ class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     group: str = ""
     name: str = ""
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class UserSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,10 +93,10 @@ class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The new user; password and rights are given separately."""
 
     id: UserId
-    first_name: Text = ""
-    last_name: Text = ""
-    email: Text = ""
-    comment: Text = ""
+    first_name: PersonName = ""
+    last_name: PersonName = ""
+    email: Email = ""
+    comment: UserComment = ""
     expire: Epoch = 0
     enabled: bool = True
 
@@ -110,8 +110,8 @@ class UpdateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: UserId
     enabled: bool | None = None
     groups: list[GroupId] | None = None
-    email: Text | None = None
-    comment: Text | None = None
+    email: Email | None = None
+    comment: UserComment | None = None
     expire: Epoch | None = None
 
     def expire_or(self, before: int) -> int:
@@ -123,7 +123,7 @@ class CreateGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name and the comment of the group."""
 
     id: GroupId
-    comment: Text = ""
+    comment: fields.Comment = ""
 
 
 class GroupSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,11 +184,10 @@ class Users(area.Area):
             if (now.email, now.comment, now.enabled) != (p.email, p.comment, p.enabled):
                 raise Rejected(f"there is a user {p.id} already, with other settings: update_user changes it")
 
-        async def send() -> None:
-            sent = {key: value for key, value in wanted.items() if value != ""}
-            await self.proxmox.post("/access/users", userid=p.id, **sent)
-
-        return await changes.create(call, self._item(p.id), send, ("delete_user", {"id": p.id}), same)
+        sent = {key: value for key, value in wanted.items() if value != ""}
+        undo = ("delete_user", {"id": p.id})
+        send = partial(self.proxmox.post, "/access/users", userid=p.id, **sent)
+        return await changes.create(call, self._item(p.id), send, undo, same)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def update_user(self, call: Call, p: UpdateUser) -> User:
@@ -206,7 +205,7 @@ class Users(area.Area):
             "expire": p.expire,
         }
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._user(p.id)
             have = {"enable": now.enabled, "groups": ",".join(sorted(now.groups)), "email": now.email}
             have |= {"comment": now.comment, "expire": now.expire}
@@ -221,12 +220,9 @@ class Users(area.Area):
                 call.inverse("update_user", {"id": p.id, **was})
             loses = [f"{key}: {have[key]!r} → {value!r}" for key, value in changed.items()]
             call.target(_target(now, *loses))
-            return None
+            return lambda: self.proxmox.put(f"/access/users/{formats.path_part(p.id)}", **wanted)
 
-        async def apply() -> None:
-            await self.proxmox.put(f"/access/users/{formats.path_part(p.id)}", **wanted)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._user(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
@@ -234,14 +230,12 @@ class Users(area.Area):
         """Delete a user with its tokens and all that was granted to it."""
         self._refuse_own(p.id, "deleted")
 
-        async def declare(now: User) -> None:
+        async def plan(now: User) -> changes.Send:
             tokens = f"its tokens {', '.join(now.tokens)}" if now.tokens else "no tokens"
             call.target(_target(now, tokens, *await grants_of(self.proxmox, "user", p.id)))
+            return lambda: self.proxmox.delete(f"/access/users/{formats.path_part(p.id)}")
 
-        async def send(_: User) -> None:
-            await self.proxmox.delete(f"/access/users/{formats.path_part(p.id)}")
-
-        return await changes.delete(call, self._item(p.id), declare, send)
+        return await changes.delete(call, self._item(p.id), plan)
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -258,10 +252,7 @@ class Users(area.Area):
         update_user adds users to it.
         """
         call.target(Target(f"group/{p.id}", f"group {p.id}"))
-
-        async def send() -> None:
-            await self.proxmox.post("/access/groups", groupid=p.id, comment=p.comment or None)
-
+        send = partial(self.proxmox.post, "/access/groups", groupid=p.id, comment=p.comment or None)
         group = changes.Item("group", p.id, lambda: self._group(p.id))
         return await changes.create(call, group, send, ("delete_group", {"id": p.id}))
 
@@ -272,18 +263,16 @@ class Users(area.Area):
         A group that agentd is a member of is not deleted.
         """
 
-        async def declare(now: Group) -> None:
+        async def plan(now: Group) -> changes.Send:
             if formats.user_of(self.proxmox.user) in now.members:
                 raise Rejected(f"id: agentd itself is in the group {p.id}: it is not deleted")
             members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
             loses = [members, *await grants_of(self.proxmox, "group", p.id)]
             call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
-
-        async def send(_: Group) -> None:
-            await self.proxmox.delete(f"/access/groups/{p.id}")
+            return lambda: self.proxmox.delete(f"/access/groups/{p.id}")
 
         group = changes.Item("group", p.id, lambda: self._group(p.id))
-        return await changes.delete(call, group, declare, send)
+        return await changes.delete(call, group, plan)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 

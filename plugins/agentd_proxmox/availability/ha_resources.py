@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, formats, one_line, tool
+from agentd import Call, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, formats, one_line, tool
 from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.availability.ha_model import Rule, rules, service
 from agentd_proxmox.model import convert, fields, pages
@@ -29,16 +29,7 @@ if TYPE_CHECKING:
 RESOURCES = "/cluster/ha/resources"
 State = Literal["started", "stopped", "disabled", "ignored"]
 Times = Annotated[int, Meta(ge=0, le=1000)]
-Comment = Annotated[str, Meta(max_length=1024)]
 Group = Annotated[formats.ConfigId, Meta(description="name of an HA group (Proxmox VE 8)")]
-
-
-class ListHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The page of the resources to return."""
-
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class Resource(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,7 +83,7 @@ class CreateHaResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     max_relocate: Times = 1
     failback: bool | None = None
     group: Group | None = None
-    comment: Comment = ""
+    comment: fields.Comment = ""
 
 
 class UpdateHaResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,7 +98,7 @@ class UpdateHaResource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     max_relocate: Times | None = None
     failback: bool | None = None
     group: Group | None = None
-    comment: Comment | None = None
+    comment: fields.Comment | None = None
     digest: str = ""
 
 
@@ -130,7 +121,7 @@ class Ha(area.Area):
     shown_to: ClassVar[area.ShownTo] = {"list_ha": blind_token.CLUSTER}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_ha(self, call: Call, p: ListHa) -> HaOverview:  # noqa: ARG002 - every tool has a call
+    async def list_ha(self, call: Call, p: pages.Paged) -> HaOverview:  # noqa: ARG002 - every tool has a call
         """Show the HA status: the manager, the guests under HA, and their rules."""
         states, found = await asyncio.gather(self._states(), rules(self.proxmox))
         resources = await self._resources(states)
@@ -168,19 +159,16 @@ class Ha(area.Area):
             "comment": p.comment or None,
         }
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             entry = await self._entry(at)
             if entry is None:
                 call.inverse("delete_ha_resource", {"vmid": at.vmid, "guest": at.name})
-                return None
+                return lambda: self.proxmox.post(RESOURCES, sid=service(at), **wanted)
             if other := _differs(entry, wanted):
                 raise Rejected(f"{at.title} is under HA with another {', '.join(other)}: update_ha_resource changes it")
             return Found()
 
-        async def apply() -> None:
-            await self.proxmox.post(RESOURCES, sid=service(at), **wanted)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._there(at, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
@@ -201,24 +189,21 @@ class Ha(area.Area):
         if all(value is None for value in wanted.values()):
             raise Rejected("update_ha_resource: give what to change")
         call.target(at.target())
-        digest: list[str] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             entry = await self._entry(at)
             if entry is None:
                 raise NotFound(f"{at.title} is not under HA: create_ha_resource puts it there")
             if not (other := _differs(entry, wanted)):
                 return Found()
-            digest[:] = [_unchanged(at, one_line(entry.get("digest") or ""), p.digest)]
+            digest = one_line(entry.get("digest") or "")
+            changes.check_unchanged(f"HA of {at.title}", p.digest, digest)
             call.inverse("update_ha_resource", {"vmid": at.vmid} | _before(_resource(entry, at, ""), other))
-            return None
-
-        async def apply() -> None:
             gone = ",".join(key for key, value in wanted.items() if value == "") or None
             sent = {key: value for key, value in wanted.items() if value not in ("", None)}
-            await self.proxmox.put(f"{RESOURCES}/{service(at)}", delete=gone, digest=digest[0] or None, **sent)
+            return lambda: self.proxmox.put(f"{RESOURCES}/{service(at)}", delete=gone, digest=digest or None, **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._there(at, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -234,16 +219,14 @@ class Ha(area.Area):
             entry = await self._entry(at)
             return None if entry is None else _resource(entry, at, "")
 
-        async def declare(was: Resource) -> None:
-            _unchanged(at, was.digest, p.digest)
+        async def plan(was: Resource) -> changes.Send:
+            changes.check_unchanged(f"HA of {at.title}", p.digest, was.digest)
             lost = "its place under HA: it is not started elsewhere when its node fails"
             call.target(await targets.guest_target(self.inventory, at, lost))
             call.inverse("create_ha_resource", {"vmid": at.vmid} | _before(was, ["state", *_KEPT]))
+            return lambda: self.proxmox.delete(f"{RESOURCES}/{service(at)}", purge=None if p.purge else False)
 
-        async def send(_: Resource) -> None:
-            await self.proxmox.delete(f"{RESOURCES}/{service(at)}", purge=None if p.purge else False)
-
-        return await changes.delete(call, changes.Item("HA resource", service(at), find), declare, send)
+        return await changes.delete(call, changes.Item("HA resource", service(at), find), plan)
 
     async def _states(self) -> list[Entry]:
         return await self.proxmox.get("/cluster/ha/status/current") or []
@@ -270,13 +253,6 @@ class Ha(area.Area):
         states = {str(state.get("sid")): state for state in await self._states()}
         one = states.get(service(at), {})
         return _resource(entry, at, one_line(one.get("crm_state") or one.get("state") or ""))
-
-
-def _unchanged(at: GuestLocation, now: str, digest: str) -> str:
-    """Return the current digest of a resource; raise ConfigChanged if it differs."""
-    if digest and digest != now:
-        raise ConfigChanged(f"HA of {at.title} was changed since it was read: read it again, then decide again")
-    return now
 
 
 _KEPT = ("max_restart", "max_relocate", "comment")

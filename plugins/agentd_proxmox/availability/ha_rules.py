@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, tool
+from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, tool
 from agentd_proxmox import area, changes
 from agentd_proxmox.availability.ha_model import (
     GROUPS,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 RuleName = Annotated[formats.ConfigId, Meta(description="name of the rule or group")]
 Priority = Annotated[int, Meta(ge=0, le=1000)]
 Nodes = Annotated[dict[fields.Node, Priority], Meta(description="node: priority, the highest is preferred")]
-Comment = Annotated[str, Meta(max_length=1024)]
 Kind = Literal["node-affinity", "resource-affinity"]
 
 
@@ -49,7 +49,7 @@ class CreateHaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     nodes: Nodes = {}
     strict: bool = False
     affinity: Literal["positive", "negative"] | None = None
-    comment: Comment = ""
+    comment: fields.Comment = ""
     enabled: bool = True
 
 
@@ -64,7 +64,7 @@ class UpdateHaRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     nodes: Nodes | None = None
     strict: bool | None = None
     affinity: Literal["positive", "negative"] | None = None
-    comment: Comment | None = None
+    comment: fields.Comment | None = None
     enabled: bool | None = None
     digest: str = ""
 
@@ -81,7 +81,7 @@ class SetHaGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     nodes: Nodes
     restricted: bool = False
     failback: bool = True
-    comment: Comment = ""
+    comment: fields.Comment = ""
     digest: str = ""
 
 
@@ -124,10 +124,7 @@ class HaRules(area.Area):
                     f"there is an HA rule {p.name} with another {', '.join(other)}: update_ha_rule changes it"
                 )
 
-        async def send() -> None:
-            await self.proxmox.post(RULES, rule=p.name, **wanted)
-
-        rule = changes.Item("HA rule", p.name, find)
+        rule, send = changes.Item("HA rule", p.name, find), partial(self.proxmox.post, RULES, rule=p.name, **wanted)
         await changes.create(call, rule, send, ("delete_ha_rule", {"name": p.name}), same)
         return await self._there("rules", p.name, wanted)
 
@@ -146,23 +143,18 @@ class HaRules(area.Area):
         }
         if all(value is None for value in wanted.values()):
             raise Rejected("update_ha_rule: give what to change")
-        was: list[Rule] = []
 
-        async def check() -> Found | None:
-            was[:] = [await self._known("rules", p.name)]
-            call.target(target("rule", was[0]))
-            if not (other := differences(was[0], wanted)):
+        async def plan() -> changes.Planned:
+            was = await self._known("rules", p.name)
+            call.target(target("rule", was))
+            if not (other := differences(was, wanted)):
                 return Found()
-            _unchanged(was[0], p.digest)
-            call.inverse("update_ha_rule", {"name": p.name} | old_values(was[0], other))
-            return None
-
-        async def apply() -> None:
+            changes.check_unchanged(p.name, p.digest, was.digest)
+            call.inverse("update_ha_rule", {"name": p.name} | old_values(was, other))
             sent = dropped_values.changed_parameters(wanted, wanted, {"disable", "strict"})
-            path = f"{RULES}/{p.name}"
-            await self.proxmox.put(path, type=was[0].type, digest=was[0].digest or None, **sent)
+            return lambda: self.proxmox.put(f"{RULES}/{p.name}", type=was.type, digest=was.digest or None, **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._there("rules", p.name, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -182,30 +174,22 @@ class HaRules(area.Area):
             "nofailback": not p.failback,
             "comment": p.comment,
         }
-        was: list[Rule] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             group = _one(await self._all("groups"), p.name)
+            given = {key: value for key, value in wanted.items() if value != ""}
             if group is None:
                 call.inverse("delete_ha_group", {"name": p.name})
-                return None
+                return lambda: self.proxmox.post(GROUPS, group=p.name, **given)
             if not differences(group, wanted):
                 return Found()
-            was[:] = [_unchanged(group, p.digest)]
+            changes.check_unchanged(p.name, p.digest, group.digest)
             call.inverse("set_ha_group", {"name": p.name} | old_values(group, OF_GROUP))
-            return None
+            settings = wanted if group.comment else given
+            sent = dropped_values.changed_parameters(wanted, settings, {"restricted", "nofailback"})
+            return lambda: self.proxmox.put(f"{GROUPS}/{p.name}", digest=group.digest or None, **sent)
 
-        async def apply() -> None:
-            sent = {key: value for key, value in wanted.items() if value != ""}
-            if not was:
-                await self.proxmox.post(GROUPS, group=p.name, **sent)
-                return
-            sent = dropped_values.changed_parameters(
-                wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"}
-            )
-            await self.proxmox.put(f"{GROUPS}/{p.name}", digest=was[0].digest or None, **sent)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._there("groups", p.name, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -219,19 +203,17 @@ class HaRules(area.Area):
         async def find() -> Rule | None:
             return _one(await self._all(source), p.name)
 
-        async def declare(rule: Rule) -> None:
-            _unchanged(rule, p.digest)
+        async def plan(rule: Rule) -> changes.Send:
+            changes.check_unchanged(p.name, p.digest, rule.digest)
             if source == "groups" and rule.resources:
                 named = ", ".join(rule.resources)
                 raise Rejected(f"the HA group {p.name} is that of {named}: update_ha_resource gives them another one")
             call.target(target(kind, rule, describe(rule)))
             again = ("set_ha_group", OF_GROUP) if source == "groups" else ("create_ha_rule", ("type", *OF_RULE))
             call.inverse(again[0], {"name": p.name} | old_values(rule, again[1]))
+            return lambda: self.proxmox.delete(f"/cluster/ha/{source}/{p.name}")
 
-        async def send(_: Rule) -> None:
-            await self.proxmox.delete(f"/cluster/ha/{source}/{p.name}")
-
-        return await changes.delete(call, changes.Item(f"HA {kind}", p.name, find), declare, send)
+        return await changes.delete(call, changes.Item(f"HA {kind}", p.name, find), plan)
 
     async def _services(self, vmids: list[int]) -> str:
         """Return the HA service IDs of guests, joined by commas.
@@ -271,12 +253,6 @@ class HaRules(area.Area):
 
 def _one(found: list[Rule], name: str) -> Rule | None:
     return next((rule for rule in found if rule.name == name), None)
-
-
-def _unchanged(rule: Rule, digest: str) -> Rule:
-    if digest and digest != rule.digest:
-        raise ConfigChanged(f"{rule.name} was changed since it was read: read it again, then decide again")
-    return rule
 
 
 def _fits(p: CreateHaRule) -> None:

@@ -48,10 +48,9 @@ LOG_LINES = 10
 JOBS = "/cluster/replication"
 JobId = formats.Replication
 Rate = Annotated[float, Meta(ge=1, le=1_000_000, description="MB/s at most")]
-Comment = Annotated[str, Meta(max_length=1024)]
 
 
-class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListReplications(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """Filters for the jobs, and the page to return.
 
     vmid     the jobs of one guest; omitted: of all guests
@@ -60,9 +59,6 @@ class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     vmid: fields.Vmid | None = None
     failing: bool = False
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class ReplicaPage(msgspec.Struct, frozen=True):
@@ -99,7 +95,7 @@ class CreateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     target: fields.Node
     schedule: Schedule = "*/15"
     rate: Rate | None = None
-    comment: Comment = ""
+    comment: fields.Comment = ""
     enabled: bool = True
 
 
@@ -112,7 +108,7 @@ class UpdateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     id: JobId
     schedule: Schedule | None = None
     rate: Rate | None = None
-    comment: Comment | None = None
+    comment: fields.Comment | None = None
     enabled: bool | None = None
     digest: str = ""
 
@@ -232,26 +228,22 @@ class Replication(area.Area):
             "comment": p.comment or None,
             "disable": None if p.enabled else True,
         }
-        name: list[str] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             mine = [e for e in await self.proxmox.get(JOBS) or [] if int(e["guest"]) == p.vmid]
             taken = {int(str(e["id"]).partition("-")[2]) for e in mine}
             same = next((e for e in mine if e.get("target") == p.target), None)
             if same is None:
                 free = next(number for number in range(len(taken) + 1) if number not in taken)
-                name[:] = [f"{p.vmid}-{free}"]
-                call.inverse("delete_replication", {"id": name[0], "guest": at.name})
-                return None
+                name = f"{p.vmid}-{free}"
+                call.inverse("delete_replication", {"id": name, "guest": at.name})
+                return lambda: self.proxmox.post(JOBS, id=name, type="local", target=p.target, **wanted)
             if same.get("remove_job") or (other := differences(same, wanted)):
                 what = "being removed" if same.get("remove_job") else f"there with another {', '.join(other)}"
                 raise Rejected(f"the replication job {same['id']} of {at.title} to {p.target} is {what}")
             return Found()
 
-        async def apply() -> None:
-            await self.proxmox.post(JOBS, id=name[0], type="local", target=p.target, **wanted)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         entries = await self.proxmox.get(JOBS) or []
         made = next((e for e in entries if (int(e["guest"]), e.get("target")) == (p.vmid, p.target)), None)
         if made is None:
@@ -269,22 +261,18 @@ class Replication(area.Area):
         }
         if all(value is None for value in wanted.values()):
             raise Rejected("update_replication: give what to change")
-        digest: list[str] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             entry = await self._known(p.id)
             call.target(Target(f"guest/{entry['guest']}", f"replication job {p.id}"))
             if not (other := differences(entry, wanted)):
                 return Found()
-            digest[:] = [unchanged_digest(entry, p.digest)]
+            digest = unchanged_digest(entry, p.digest)
             call.inverse("update_replication", {"id": p.id} | old_values(replica_of(entry, {}, None), other))
-            return None
-
-        async def apply() -> None:
             sent = dropped_values.changed_parameters(wanted, wanted, {"disable"})
-            await self.proxmox.put(f"{JOBS}/{p.id}", digest=digest[0] or None, **sent)
+            return lambda: self.proxmox.put(f"{JOBS}/{p.id}", digest=digest or None, **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         entry = await self._known(p.id)
         if other := differences(entry, wanted):
             raise TaskFailed(f"Proxmox reports success, but the job {p.id} has another {', '.join(other)}")
@@ -300,10 +288,12 @@ class Replication(area.Area):
         at = await self.inventory.find(vmid, away=True)
         targets.check_name(at, p.guest)
 
-        async def plan() -> Replica | None:
+        was: list[Replica] = []
+
+        async def plan() -> changes.Planned:
             entry = await self._one(p.id)
             if entry is None or (entry.get("remove_job") and not p.force):
-                return None
+                return Found()
             digest = unchanged_digest(await self._known(p.id), p.digest)
             job = replica_of(entry, {vmid: at.node}, None)
             lost = f"the copies of {at.title} on {job.target}" if not p.keep else f"newer copies on {job.target}"
@@ -312,17 +302,14 @@ class Replication(area.Area):
             call.target(Target(f"replication/{p.id}", f"replication job {p.id}", {"digest": digest}, labels, [lost]))
             again = ["schedule", "rate", "comment", "disable"]
             call.inverse("create_replication", {"vmid": vmid, "target": job.target} | old_values(job, again))
-            return job
+            was[:] = [job]
+            return lambda: self.proxmox.delete(f"{JOBS}/{p.id}", keep=p.keep or None, force=p.force or None)
 
-        async def send(_: Replica) -> None:
-            await self.proxmox.delete(f"{JOBS}/{p.id}", keep=p.keep or None, force=p.force or None)
-
-        was = await changes.change(call, plan, send)
+        await changes.change(call, plan)
         entry = await self._one(p.id)
         if entry is not None and not entry.get("remove_job"):
             raise TaskFailed(f"Proxmox reports success, but the job {p.id} stays: another client created it again")
-        before = None if was is None else msgspec.to_builtins(was)
-        return DeletedReplication(p.id, was is not None, before, gone=entry is None)
+        return DeletedReplication(p.id, bool(was), msgspec.to_builtins(was[0]) if was else None, gone=entry is None)
 
     async def _where(self) -> dict[int, str]:
         return {place.vmid: place.node for place in await self.inventory.places()}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd import ConfigChanged, one_line
+from agentd import one_line
+from agentd_proxmox import changes
 from agentd_proxmox.model import convert
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ def by_id(job: Replica) -> str:
 def unchanged_digest(entry: Entry, digest: str) -> str:
     """Return the current digest of a job; raise ConfigChanged if it differs from `digest`."""
     now = one_line(entry.get("digest") or "")
-    if digest and digest != now:
-        raise ConfigChanged(f"the replication job {entry['id']} was changed since it was read: read it again")
+    changes.check_unchanged(f"replication job {entry['id']}", digest, now)
     return now
 
 

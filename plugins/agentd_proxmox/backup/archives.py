@@ -31,7 +31,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.model import convert, fields, pages
 from agentd_proxmox.model.guest_model import mark_of, notes_text
 from agentd_proxmox.targets import upid_of
@@ -86,15 +86,12 @@ class BackupLine(msgspec.Struct, frozen=True, omit_defaults=True):
     made_by: str = ""
 
 
-class ListBackups(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListBackups(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """Filters: guest, storage, node (default: all reachable backups)."""
 
     vmid: fields.Vmid | None = None
     storage: fields.Storage | None = None
     node: fields.Node | None = None
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class BackupPage(msgspec.Struct, frozen=True):
@@ -272,19 +269,16 @@ class Backups(area.Area):
         path = f"/nodes/{node}/storage/{storage}/content/{formats.path_part(volid)}"
         call.target(Target(f"volume/{volid}", f"backup {volid}", labels=[f"storage/{storage}"]))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             present = (await self.proxmox.get(path)).get(name)
             now = bool(int(present or 0)) if name == "protected" else str(present or "")
             if now == value:
                 return Found()
             if name == "protected":
                 call.inverse("set_backup_protection", {"volid": volid, "node": node, "protected": now})
-            return None
+            return lambda: self.proxmox.put(path, **{name: value})
 
-        async def apply() -> None:
-            await self.proxmox.put(path, **{name: value})
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await archive(self.inventory, node, volid)
 
     async def _storages(self, p: ListBackups) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
-from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
+from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.backup.archives import template
 from agentd_proxmox.backup.job_model import (
@@ -43,14 +43,6 @@ SHOWN_BY_PROXMOX = frozenset(
 """Properties that Proxmox shows of a job that create_backup_job can create."""
 
 AnyJobId = formats.BackupJob
-
-
-class ListBackupJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The page to show."""
-
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class JobPage(msgspec.Struct, frozen=True):
@@ -96,14 +88,6 @@ class DeletedJob(changes.Deleted, frozen=True):
     uncovered: list[int] = msgspec.field(default_factory=list)
 
 
-class ListGuestsWithoutBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The page to show."""
-
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
-
-
 class Uncovered(msgspec.Struct, frozen=True):
     """A guest that no enabled job backs up."""
 
@@ -133,7 +117,7 @@ class Jobs(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_backup_jobs(self, call: Call, p: ListBackupJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
+    async def list_backup_jobs(self, call: Call, p: pages.Paged) -> JobPage:  # noqa: ARG002 - every tool has a call
         """List the backup jobs of the cluster: schedule, storage, guests and retention."""
         jobs = await self._jobs()
         return pages.fill(JobPage(len(jobs), sum(job.enabled for job in jobs), []), "jobs", jobs, lambda job: job.id, p)
@@ -167,20 +151,17 @@ class Jobs(area.Area):
         }
         self._known(p.storage, await self.inventory.resources("storage"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             job = await self._one(name)
             if job is None:
                 await self._guests_known(p.vmids or [])
                 call.inverse("delete_backup_job", {"id": name})
-                return None
+                return lambda: self.proxmox.post("/cluster/backup", id=name, **wanted)
             if not has_settings(job, wanted):
                 raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")
             return Found()
 
-        async def apply() -> None:
-            await self.proxmox.post("/cluster/backup", id=name, **wanted)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._existing(name)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
@@ -202,24 +183,21 @@ class Jobs(area.Area):
         if p.storage is not None:
             self._known(p.storage, await self.inventory.resources("storage"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             job = await self._raw(p.id)
             if p.vmids is not None and (job.get("all") or job.get("pool")):
                 raise Rejected(f"vmids: the backup job {p.id} takes all guests or a pool; make another job for these")
             if has_settings(job_of(job), wanted):
                 return Found()
-            self._unchanged(job, p.digest)
+            changes.check_unchanged(f"backup job {p.id}", p.digest, digest_of(job))
             targets.set_undo(
                 call, "update_backup_job", UpdateBackupJob, {"id": p.id, **old_values(job_of(job), wanted)}
             )
-            return None
-
-        async def apply() -> None:
             deleted = ",".join(key for key, value in wanted.items() if value == "")
             sent = {key: value for key, value in wanted.items() if value not in ("", None)}
-            await self.proxmox.put(f"/cluster/backup/{p.id}", delete=deleted or None, **sent)
+            return lambda: self.proxmox.put(f"/cluster/backup/{p.id}", delete=deleted or None, **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._existing(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
@@ -229,29 +207,22 @@ class Jobs(area.Area):
         The result names the guests that no job backs up any more.
         """
 
-        async def declare(job: BackupJob) -> None:
+        async def plan(job: BackupJob) -> changes.Send:
             raw = await self._raw(p.id)
-            self._unchanged(raw, p.digest)
+            changes.check_unchanged(f"backup job {p.id}", p.digest, digest_of(raw))
             call.target(
                 Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
             )
             if set(raw) <= SHOWN_BY_PROXMOX:  # otherwise it has settings that create_backup_job does not know
-                targets.set_undo(
-                    call,
-                    "create_backup_job",
-                    CreateBackupJob,
-                    recreate_parameters(job),
-                )
-
-        async def send(_: BackupJob) -> None:
-            await self.proxmox.delete(f"/cluster/backup/{p.id}")
+                targets.set_undo(call, "create_backup_job", CreateBackupJob, recreate_parameters(job))
+            return lambda: self.proxmox.delete(f"/cluster/backup/{p.id}")
 
         job = changes.Item("backup job", p.id, lambda: self._one(p.id))
-        done = await changes.delete(call, job, declare, send)
+        done = await changes.delete(call, job, plan)
         return DeletedJob(p.id, done.existed, done.before, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_guests_without_backup(self, call: Call, p: ListGuestsWithoutBackup) -> UncoveredPage:  # noqa: ARG002
+    async def list_guests_without_backup(self, call: Call, p: pages.Paged) -> UncoveredPage:  # noqa: ARG002
         """List the guests that no enabled backup job backs up.
 
         list_backups shows whether the backups of the other guests succeed.
@@ -286,13 +257,6 @@ class Jobs(area.Area):
                 f"there is no backup job {name}; there are {', '.join(str(e['id']) for e in entries) or 'none'}"
             )
         return dict(job)
-
-    @staticmethod
-    def _unchanged(job: Entry, digest: str) -> None:
-        if digest and digest != digest_of(job):
-            raise ConfigChanged(
-                f"the backup job {job['id']} was changed since it was read: read it again, then decide again"
-            )
 
     async def _guests_known(self, vmids: list[int]) -> None:
         """Raise NotFound for a guest that does not exist.

@@ -15,9 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, targets
+from agentd_proxmox import area, changes, targets
 from agentd_proxmox.model import fields, pages
-from agentd_proxmox.targets import upid_of
 
 Keep = Annotated[int, Meta(ge=0, le=10_000)]
 SHOWN = 20
@@ -99,7 +98,7 @@ class Pruning(area.Area):
         """
         seen: list[Pruned] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             seen[:] = [backup for backup in await self._marked(p) if backup.mark == "remove"]
             if not seen:
                 return Found()
@@ -109,12 +108,9 @@ class Pruning(area.Area):
                     "nothing was done"
                 )
             call.target(_target(p, seen))
-            return None
+            return lambda: self.proxmox.delete(_path(p), **_rule(p))
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.delete(_path(p), **_rule(p)))
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, NotFound, Raise, Rejected, Repeat, Target, Tier, one_line, tool
-from agentd_proxmox import area, blind_token
+from agentd_proxmox import area, blind_token, changes
 from agentd_proxmox.model import convert, fields
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Ceph(area.Area):
         """
         node = p.through or p.host
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._osd(node, p)
             if now.in_ is (p.data == "in"):
                 return Found()
@@ -201,12 +201,9 @@ class Ceph(area.Area):
             risks = [f"{now.used} % of it is used", full]
             state = {"up": now.up, "in": now.in_}
             call.target(Target(f"osd/{p.osd}", f"osd.{p.osd} on {p.host}", state, [f"node/{p.host}"], loses, risks))
-            return None
+            return lambda: self.proxmox.post(f"/nodes/{node}/ceph/osd/{p.osd}/{p.data}")
 
-        async def apply() -> None:
-            await self.proxmox.post(f"/nodes/{node}/ceph/osd/{p.osd}/{p.data}")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._osd(node, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management", raises=(SERIOUS,))
@@ -217,16 +214,13 @@ class Ceph(area.Area):
         """
         call.target(Target("ceph/flags", "flags of Ceph"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if (p.flag in await self._flags()) is p.value:
                 return Found()
             call.inverse("set_ceph_flag", {"flag": p.flag, "value": not p.value})
-            return None
+            return lambda: self.proxmox.put(f"{FLAGS}/{p.flag}", value=p.value)
 
-        async def apply() -> None:
-            await self.proxmox.put(f"{FLAGS}/{p.flag}", value=p.value)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         flags = await self._flags()
         if (p.flag in flags) is not p.value:
             raise NotFound(f"Proxmox reports success, but the flag {p.flag} is not set as requested: {flags}")

@@ -20,14 +20,6 @@ CONTENTS = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"
 """Kinds of content that a storage can hold, as the schema of Proxmox lists them."""
 
 
-class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The page to return; `cursor` is `next` of the previous page."""
-
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
-
-
 class NodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A node: cpu in percent of all its CPUs, memory in bytes, uptime in seconds.
 
@@ -76,7 +68,7 @@ class NodeDetails(msgspec.Struct, frozen=True):
     uptime: int = 0
 
 
-class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListStorages(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """Filters for the storages, and the page to return.
 
     content  images, rootdir, iso, vztmpl, backup or snippets
@@ -84,9 +76,6 @@ class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: fields.Node | None = None
     content: fields.Word | None = None
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class StorageLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,13 +108,10 @@ class StoragePage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class ListBridges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListBridges(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """The node, and the page to return; `cursor` is `next` of the previous page."""
 
     node: fields.Node
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class BridgeLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,7 +149,7 @@ class Cluster(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_nodes(self, call: Call, p: ListNodes) -> NodePage:  # noqa: ARG002 - every tool has a call
+    async def list_nodes(self, call: Call, p: pages.Paged) -> NodePage:  # noqa: ARG002 - every tool has a call
         """List the nodes with their load, and whether the cluster is quorate."""
         entries, quorate = await asyncio.gather(self.proxmox.get("/nodes"), self._quorate())
         lines = list(map(_node_line, entries))

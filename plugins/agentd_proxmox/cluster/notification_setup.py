@@ -6,6 +6,7 @@ agentd (README).  What comes with Proxmox is switched off, not deleted.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import area, changes, targets
-from agentd_proxmox.model import convert
+from agentd_proxmox.model import convert, fields
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -26,10 +27,11 @@ User = formats.User
 Host = formats.Host
 Rule = Annotated[str, formats.full_match(r"(?:exact|regex):[a-z-]{1,40}=[^\x00-\x1f]{1,200}", "exact:type=vzdump")]
 Calendar = Annotated[str, formats.full_match("[A-Za-z0-9*/,.: -]{1,100}", "mon..fri 8-17")]
-Comment = Annotated[str, Meta(max_length=256)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
+METER_DEFAULTS: Final[dict[str, object]] = {"proto": "udp", "influxdbproto": "udp", "path": "proxmox"}
+"""The settings that Proxmox omits of a metric server if they have these values."""
 PLAIN: Final = frozenset({"id", "type", "server", "port", "proto", "path", "influxdbproto", "disable", "digest"})
 """The settings of a metric server that create_metric_server can set."""
 MAILS: Final = {
@@ -54,7 +56,7 @@ class SetNotificationMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=
     calendars: Annotated[list[Calendar], Meta(max_length=10)] = []
     mode: Literal["all", "any"] = "all"
     enabled: bool = True
-    comment: Comment = ""
+    comment: fields.Comment = ""
 
 
 class NameSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +79,7 @@ class CreateMailTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     port: Port | None = None
     mode: Literal["insecure", "starttls", "tls"] | None = None
     sender: Mail | None = None
-    comment: Comment = ""
+    comment: fields.Comment = ""
 
 
 class CreateMetricServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,40 +110,31 @@ class NotificationSetup(area.Area):
         """Create or change a matcher: which notifications go to which targets."""
         call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
         wanted = _wanted_changes(p)
-        there: list[bool] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             known = await self._named("targets")
             missing = sorted(set(p.targets) - set(known))
             if missing:
                 raise NotFound(f"targets: there is no target {missing[0]!r}; there are {', '.join(sorted(known))}")
             now = (await self._named("matchers")).get(p.name)
-            there[:] = [now is not None]
+            sent = {key: value for key, value in wanted.items() if value}  # a false `disable` is deleted
             if now is None:
                 call.inverse("delete_notification_matcher", {"name": p.name})
-                return None
+                return lambda: self.proxmox.post(f"{PATH}/matchers", name=p.name, **sent)
             if _kept(now) == wanted:
                 return Found()
             self._invertible(call, now)
-            return None
-
-        async def apply() -> None:
-            if not there[0]:
-                sent = {key: value for key, value in wanted.items() if value}
-                await self.proxmox.post(f"{PATH}/matchers", name=p.name, **sent)
-                return
-            sent = {key: value for key, value in wanted.items() if value}  # a false `disable` is deleted
             gone = [key for key in wanted if key not in sent]
-            await self.proxmox.put(f"{PATH}/matchers/{p.name}", delete=gone or None, **sent)
+            return lambda: self.proxmox.put(f"{PATH}/matchers/{p.name}", delete=gone or None, **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return _shown(p.name, (await self._named("matchers")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_notification_matcher(self, call: Call, p: NameSelector) -> changes.Deleted:
         """Delete a matcher; what only it forwarded is no longer sent to anyone."""
 
-        async def declare(now: Entry) -> None:
+        async def plan(now: Entry) -> changes.Send:
             if now.get("origin") == "builtin":
                 raise Rejected(
                     f"name: {p.name} comes with Proxmox: switch it off with set_notification_matcher enabled=false"
@@ -150,11 +143,9 @@ class NotificationSetup(area.Area):
             goes = ", ".join(map(one_line, now.get("target") or [])) or "no target"
             loses = [f"what was sent to {goes}"]
             call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications", _kept(now), [], loses))
+            return lambda: self.proxmox.delete(f"{PATH}/matchers/{p.name}")
 
-        async def send(_: Entry) -> None:
-            await self.proxmox.delete(f"{PATH}/matchers/{p.name}")
-
-        return await changes.delete(call, self._item("matchers", p.name), declare, send)
+        return await changes.delete(call, self._item("matchers", p.name), plan)
 
     @staticmethod
     def _invertible(call: Call, now: Entry) -> None:
@@ -185,11 +176,11 @@ class NotificationSetup(area.Area):
         sent: Entry = {"mailto": p.to or None, "mailto-user": p.users or None, "comment": p.comment or None}
         sent |= {"server": p.server, "port": p.port, "mode": p.mode, "from-address": p.sender}
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = (await self._named("targets")).get(p.name)
             if now is None:
                 call.inverse("delete_notification_target", {"name": p.name})
-                return None
+                return lambda: self.proxmox.post(f"{PATH}/endpoints/{p.type}", name=p.name, **sent)
             if now.get("type") != p.type:
                 raise Rejected(f"name: there is a target {p.name} of type {now.get('type')} already")
             now = await self.proxmox.get(f"{PATH}/endpoints/{p.type}/{p.name}") or {}
@@ -198,10 +189,7 @@ class NotificationSetup(area.Area):
                 raise Rejected(f"name: there is a target {p.name} already, with another {differs[0]}")
             return Found()
 
-        async def apply() -> None:
-            await self.proxmox.post(f"{PATH}/endpoints/{p.type}", name=p.name, **sent)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return _shown(p.name, (await self._named("targets")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
@@ -211,7 +199,7 @@ class NotificationSetup(area.Area):
         It is refused while a matcher sends to the target.
         """
 
-        async def declare(now: Entry) -> None:
+        async def plan(now: Entry) -> changes.Send:
             if now.get("origin") == "builtin":
                 raise Rejected(
                     f"name: {p.name} comes with Proxmox: take it out of the matchers with set_notification_matcher"
@@ -224,17 +212,14 @@ class NotificationSetup(area.Area):
             kind = one_line(now["type"])
             title, loses = f"target {p.name} ({kind}) of notifications", ["its settings, and its secret if it has one"]
             call.target(Target(f"notification/{p.name}", title, {"type": kind}, [], loses))
-            if kind not in {"sendmail", "smtp"}:
-                return
-            now = await self.proxmox.get(f"{PATH}/endpoints/{kind}/{p.name}") or {}
-            if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
+            path, known = f"{PATH}/endpoints/{kind}/{p.name}", {*MAILS, "name", "type", "digest", "origin", "disable"}
+            now = await self.proxmox.get(path) or {} if kind in {"sendmail", "smtp"} else {}
+            if now and set(now) <= known and not int(now.get("disable") or 0):
                 values = {new: now[key] for key, new in MAILS.items() if now.get(key)}
                 targets.set_undo(call, "create_mail_target", CreateMailTarget, {"name": p.name, "type": kind, **values})
+            return lambda: self.proxmox.delete(path)
 
-        async def send(now: Entry) -> None:
-            await self.proxmox.delete(f"{PATH}/endpoints/{one_line(now['type'])}/{p.name}")
-
-        return await changes.delete(call, self._item("targets", p.name), declare, send)
+        return await changes.delete(call, self._item("targets", p.name), plan)
 
     # -- metric servers -----------------------------------------------------------------------------------------------
 
@@ -248,17 +233,18 @@ class NotificationSetup(area.Area):
             raise Rejected("protocol: InfluxDB without a token is reached over udp, and has no path")
         call.target(Target(f"metrics/{p.name}", f"metric server {p.name}"))
         wanted: Entry = {"type": p.type, "server": p.server, "port": p.port}
+        wanted |= {"proto": p.protocol, "path": p.path} if p.type == "graphite" else {"influxdbproto": "udp"}
 
         def same(now: Entry) -> None:
-            if {key: now.get(key) for key in wanted} != wanted:
-                raise Rejected(
-                    f"name: there is a metric server {p.name} already: {now.get('server')}:{now.get('port')}"
-                )
+            given = {key: value for key, value in wanted.items() if value is not None}
+            have, asked = METER_DEFAULTS | now, METER_DEFAULTS | given
+            other = [key for key in wanted if have.get(key) != asked.get(key)]
+            if other or int(now.get("disable") or 0):
+                what = f"with another {', '.join(other)}" if other else "disabled"
+                at = f"{now.get('server')}:{now.get('port')}"
+                raise Rejected(f"name: there is a metric server {p.name} ({at}) already, {what}")
 
-        async def send() -> None:
-            extra = {"proto": p.protocol, "path": p.path} if p.type == "graphite" else {"influxdbproto": "udp"}
-            await self.proxmox.post(f"{SERVERS}/{p.name}", **wanted, **extra)
-
+        send = partial(self.proxmox.post, f"{SERVERS}/{p.name}", **wanted)
         undo = ("delete_metric_server", {"name": p.name})
         return _shown(p.name, await changes.create(call, self._item("servers", p.name), send, undo, same))
 
@@ -266,7 +252,7 @@ class NotificationSetup(area.Area):
     async def delete_metric_server(self, call: Call, p: NameSelector) -> changes.Deleted:
         """Delete a metric server; nodes send it nothing more, and its token is lost."""
 
-        async def declare(now: Entry) -> None:
+        async def plan(now: Entry) -> changes.Send:
             state = _shown(p.name, now).settings
             title = f"metric server {p.name} ({state.get('type')} {state.get('server')})"
             call.target(Target(f"metrics/{p.name}", title, dict(state), [], ["figures from now on, and its token"]))
@@ -276,17 +262,15 @@ class NotificationSetup(area.Area):
                 targets.set_undo(
                     call, "create_metric_server", CreateMetricServer, {"name": p.name, "protocol": protocol, **values}
                 )
+            return lambda: self.proxmox.delete(f"{SERVERS}/{p.name}")
 
-        async def send(_: Entry) -> None:
-            await self.proxmox.delete(f"{SERVERS}/{p.name}")
-
-        return await changes.delete(call, self._item("servers", p.name), declare, send)
+        return await changes.delete(call, self._item("servers", p.name), plan)
 
     # -- reads --------------------------------------------------------------------------------------------------------
 
     def _item(self, what: str, name: str) -> changes.Item[Entry]:
         async def find() -> Entry | None:
-            return (await (self._servers() if what == "servers" else self._named(what))).get(name)
+            return await self._server(name) if what == "servers" else (await self._named(what)).get(name)
 
         kind = {"matchers": "matcher", "targets": "notification target", "servers": "metric server"}[what]
         return changes.Item(kind, name, find)
@@ -294,9 +278,12 @@ class NotificationSetup(area.Area):
     async def _named(self, what: str) -> dict[str, Entry]:
         return {one_line(entry["name"]): entry for entry in await self.proxmox.get(f"{PATH}/{what}") or []}
 
-    async def _servers(self) -> dict[str, Entry]:
-        found = await self.proxmox.get(SERVERS) or []
-        return {one_line(entry["id"]): entry | {"port": int(entry.get("port") or 0)} for entry in found}
+    async def _server(self, name: str) -> Entry | None:
+        """Return a metric server with all its settings, of which the list has only some; None if it does not exist."""
+        if all(entry["id"] != name for entry in await self.proxmox.get(SERVERS) or []):
+            return None
+        found: Entry = await self.proxmox.get(f"{SERVERS}/{name}") or {}
+        return found | {"port": int(found.get("port") or 0)}
 
 
 def _wanted_changes(p: SetNotificationMatcher) -> Entry:
@@ -324,10 +311,6 @@ def _kept(entry: Entry) -> Entry:
 
 
 def _shown(name: str, entry: Entry) -> StoredSettings:
-    texts = {
-        key: one_line(", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in entry.items()
-    }
-    return StoredSettings(
-        name,
-        {key: value for key, value in texts.items() if value not in {"", "0", "False"} and key not in {"name", "id"}},
-    )
+    shown = {key: value for key, value in entry.items() if key not in {"name", "id", "token"}}
+    texts = {key: one_line(", ".join(map(str, v)) if isinstance(v, list) else v) for key, v in shown.items()}
+    return StoredSettings(name, {key: text for key, text in texts.items() if text not in {"", "0", "False"}})

@@ -5,14 +5,14 @@ Targets and realms contain passwords, so an administrator creates them; these to
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
 from agentd import Call, Found, NotFound, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, escalation, targets
+from agentd_proxmox import area, blind_token, changes, escalation, targets
 from agentd_proxmox.model import convert, fields
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -105,15 +105,13 @@ class NotificationTools(area.Area):
         """Send a test notification through a target; its recipients get a message."""
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
 
-        async def check() -> None:
+        async def plan() -> changes.Planned:
             known = [one_line(entry["name"]) for entry in await self.proxmox.get(f"{PATH}/targets") or []]
             if p.name not in known:
                 raise NotFound(f"name: there is no target {p.name!r}; there are {', '.join(known) or 'none'}")
+            return lambda: self.proxmox.post(f"{PATH}/targets/{p.name}/test")
 
-        async def apply() -> None:
-            await self.proxmox.post(f"{PATH}/targets/{p.name}/test")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return TestSent(p.name)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="user_management")
@@ -130,9 +128,13 @@ class NotificationTools(area.Area):
             there = ", ".join(fit) or "none"
             raise NotFound(f"realm: there is no directory {p.realm!r} to sync with; there are {there}")
 
-        async def check() -> Found | None:
+        sent: Entry = {"scope": p.scope, "remove-vanished": "none", "enable-new": True}
+        sent |= {"dry-run": True} if p.preview else {}
+        send = partial(self.proxmox.post, f"/access/domains/{p.realm}/sync", **sent)
+
+        async def plan() -> changes.Planned:
             if p.preview:  # a running sync is not a preview, and a second preview changes nothing
-                return None
+                return send
             for node in sorted(one_line(entry["node"]) for entry in await self.proxmox.get("/nodes") or []):
                 ours = await targets.running_tasks(self.inventory, node, {"auth-realm-sync"}, p.realm)
                 if ours:
@@ -140,14 +142,9 @@ class NotificationTools(area.Area):
             own = await escalation.token_rights(self.proxmox)
             lines = await own.granted_beyond(own.of_realm(p.realm))
             escalation.refuse_excess("sync_realm", own.token, lines, f"the directory of {p.realm}")
-            return None
+            return send
 
-        async def apply() -> str | None:
-            sent = {"scope": p.scope, "remove-vanished": "none", "enable-new": True}
-            sent |= {"dry-run": True} if p.preview else {}
-            return upid_of(await self.proxmox.post(f"/access/domains/{p.realm}/sync", **sent))
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         await self.inventory.finish(call, found)
         return Synced(p.realm, await self.proxmox.log_tail(found.upid) if found.upid else [])
 

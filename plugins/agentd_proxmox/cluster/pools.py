@@ -6,14 +6,13 @@ member, so existing members are not sent again, and a repeated call changes noth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-from msgspec import Meta
 
 from agentd import (
     Call,
-    ConfigChanged,
     Denied,
     Found,
     NotFound,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 PoolId = formats.Pool
-Comment = Annotated[str, Meta(max_length=1024)]
 
 
 class PoolLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,14 +39,6 @@ class PoolLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
     pool: str
     comment: str = ""
-
-
-class ListPools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The page of the pools to return."""
-
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class PoolPage(msgspec.Struct, frozen=True):
@@ -59,13 +49,10 @@ class PoolPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class PoolSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PoolSelector(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """The pool, and the page of its guests to return."""
 
     pool: PoolId
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -89,7 +76,7 @@ class CreatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name, and a comment on its purpose."""
 
     pool: formats.NewPool
-    comment: Comment = ""
+    comment: fields.Comment = ""
 
 
 class UpdatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,7 +89,7 @@ class UpdatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     pool: PoolId
-    comment: Comment | None = None
+    comment: fields.Comment | None = None
     guests: list[fields.Vmid] = []
     storages: list[fields.Storage] = []
     remove: bool = False
@@ -132,7 +119,7 @@ class Pools(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_pools(self, call: Call, p: ListPools) -> PoolPage:  # noqa: ARG002 - every tool has a call
+    async def list_pools(self, call: Call, p: pages.Paged) -> PoolPage:  # noqa: ARG002 - every tool has a call
         """List the pools that the token may see."""
         pools = await self._list()
         lines = [PoolLine(name, comment) for name, comment in pools.items()]
@@ -155,10 +142,8 @@ class Pools(area.Area):
             if comment != one_line(p.comment):
                 raise Rejected(f"there is a pool {p.pool} with another comment ({comment!r}): update_pool sets it")
 
-        async def send() -> None:
-            await self.proxmox.post("/pools", poolid=p.pool, comment=p.comment or None)
-
         pool = changes.Item("pool", p.pool, find)
+        send = partial(self.proxmox.post, "/pools", poolid=p.pool, comment=p.comment or None)
         await changes.create(call, pool, send, ("delete_pool", {"pool": p.pool}), same)
         return await self._read(p.pool)
 
@@ -172,23 +157,19 @@ class Pools(area.Area):
         """
         if p.comment is None and not p.guests and not p.storages:
             raise Rejected("update_pool: give what to change by comment, guests or storages")
-        sent: Entry = {}
         labels = [*(f"guest/{vmid}" for vmid in p.guests), *(f"storage/{storage}" for storage in p.storages)]
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", labels=labels))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             entry = await self._entry(p.pool)
-            sent.update(await self._wanted_changes(entry, p))
+            sent = await self._wanted_changes(entry, p)
             if not sent:
                 return Found()
             widened = await self._excess_permissions(p, sent)
             if not p.move and not widened:  # this call does not know the old pools of moved guests
                 call.inverse("update_pool", _undo_parameters(entry, p, sent))
-            return None
-
-        async def apply() -> None:
             vms = ",".join(map(str, sent.get("vms", []))) or None
-            await self.proxmox.put(
+            return lambda: self.proxmox.put(
                 "/pools",
                 poolid=p.pool,
                 comment=sent.get("comment"),
@@ -198,7 +179,7 @@ class Pools(area.Area):
                 **{"allow-move": True if p.move and vms and not p.remove else None},
             )
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         left = _changes(await self._entry(p.pool), p)
         if left:
             raise TaskFailed(
@@ -215,7 +196,7 @@ class Pools(area.Area):
         async def find() -> Pool | None:  # the list only: with the pool, the right to read it may be gone
             return await self._read(p.pool, PoolSelector(p.pool, limit=5)) if p.pool in await self._list() else None
 
-        async def declare(pool: Pool) -> None:
+        async def plan(pool: Pool) -> changes.Send:
             inside = [f"guest {guest.vmid}" for guest in pool.guests] + [f"storage {name}" for name in pool.storages]
             inside += [f"pool {name}" for name in pool.pools]
             if inside:
@@ -225,11 +206,9 @@ class Pools(area.Area):
             lost = f"the rights that were given on /pool/{p.pool}"
             call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", {"members": pool.digest}, loses=[lost]))
             call.inverse("create_pool", {"pool": p.pool, "comment": pool.comment})
+            return lambda: self.proxmox.delete("/pools", poolid=p.pool)
 
-        async def send(_: Pool) -> None:
-            await self.proxmox.delete("/pools", poolid=p.pool)
-
-        return await changes.delete(call, changes.Item("pool", p.pool, find), declare, send)
+        return await changes.delete(call, changes.Item("pool", p.pool, find), plan)
 
     async def _excess_permissions(self, p: UpdatePool, sent: Entry) -> list[str]:
         """Return which permissions of the membership exceed those of agentd's own token.
@@ -296,8 +275,8 @@ class Pools(area.Area):
     async def _wanted_changes(self, entry: Entry, p: UpdatePool) -> Entry:
         """Return the changes to send; raises ConfigChanged, and what `_free` raises."""
         wanted = _changes(entry, p)
-        if wanted and p.digest and p.digest != _digest(entry):
-            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: read it again, then decide again")
+        if wanted:
+            changes.check_unchanged(f"pool {p.pool}", p.digest, _digest(entry))
         if wanted.get("vms") and not p.remove:
             await self._free(wanted["vms"], p)
         if wanted.get("storages") and not p.remove:

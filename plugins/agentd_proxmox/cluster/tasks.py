@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 
-class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListTasks(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """Filters for the tasks, and the page to return.
 
     node  omitted: the tasks of the whole cluster
@@ -28,9 +28,6 @@ class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid | None = None
     running: bool = False
     failed: bool = False
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class TaskLine(msgspec.Struct, frozen=True, omit_defaults=True):

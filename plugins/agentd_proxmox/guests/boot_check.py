@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, Found, Repeat, TaskFailed, Tier, tool
+from agentd import Call, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import area, guest_writing
 from agentd_proxmox.guests.guest_agent import Agent
 from agentd_proxmox.inventory import MARGIN
@@ -71,19 +71,7 @@ class BootCheckTools(area.Area):
         """Unplug all network cables of a VM or container and disable its start at boot."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
-
-        async def check() -> Found | None:
-            config = await self.inventory.config(at)
-            if not (changed := guest_model.changes(config, isolated_options(config))):
-                return Found()
-            await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
-            return None
-
-        async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, isolated_options)
-
-        found = await call.ensure(check, apply)
-        await guest_writing.finish(self.inventory, call, at, found, isolated_options(await self.inventory.config(at)))
+        await guest_writing.update(self.inventory, call, at, p.digest, isolated_options)
         live = await guest_writing.running_config(self.inventory, at)
         if late := guest_model.changes(live, isolated_options(live)):
             raise TaskFailed(f"{at.title} takes this on at its next start: {', '.join(late)}; it is not isolated yet")

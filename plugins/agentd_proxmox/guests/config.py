@@ -9,10 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, nearest, tool
-from agentd_proxmox import api_tiers, area, blind_token, guest_writing, targets
+from agentd_proxmox import api_tiers, area, blind_token, changes, guest_writing, targets
 from agentd_proxmox.model import fields, filter_values, guest_model, option_strings, pages, units
 from agentd_proxmox.model.fields import GuestSelector
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
 
 
-class ListGuests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListGuests(pages.PagedByVmid, frozen=True, forbid_unknown_fields=True):
     """Filters: `name` matches a part of the name, `tag` a whole tag.
 
     `cursor` is `next` of the previous page.
@@ -32,9 +31,6 @@ class ListGuests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     type: Annotated[str, formats.full_match("(?:qemu|lxc)?", "qemu (VM), lxc (container) or both")] = ""
     templates: bool = False
-    limit: pages.Fit = None
-    cursor: pages.VmidCursor = ""
-    show: pages.Fields = []
 
 
 class GuestPage(msgspec.Struct, frozen=True):
@@ -50,13 +46,10 @@ class GuestPage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class ListTemplates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListTemplates(pages.PagedByVmid, frozen=True, forbid_unknown_fields=True):
     """A node (default: all); `cursor` is `next` of the previous page."""
 
     node: fields.Node | None = None
-    limit: pages.Fit = None
-    cursor: pages.VmidCursor = ""
-    show: pages.Fields = []
 
 
 class TemplatePage(msgspec.Struct, frozen=True):
@@ -179,19 +172,13 @@ class Guests(area.Area):
         at = await self.inventory.find(p.vmid, vm=True)
         call.target(at.target())
 
-        async def check() -> Found | None:
-            config = await self.inventory.config(at)
-            changed = guest_model.changes(config, _wanted(p, config))
-            if not changed:
-                return Found()
-            _balloon_fits(p, config)
-            await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
-            return None
+        def wanted(config: guest_model.Config) -> guest_model.Config:
+            options = _wanted(p, config)
+            if guest_model.changes(config, options):
+                _balloon_fits(p, config)
+            return options
 
-        async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
-
-        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), _wanted(p, {}))
+        await guest_writing.update(self.inventory, call, at, p.digest, wanted)
         return await self.inventory.read(at)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
@@ -203,26 +190,22 @@ class Guests(area.Area):
         """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
-        disk, digest = p.disk or "", ""
+        disk = p.disk or ""
 
-        async def check() -> Found | None:
-            nonlocal digest, disk
+        async def plan() -> changes.Planned:
+            nonlocal disk
             if ours := await targets.running_tasks(self.inventory, at.node, {"resize"}, str(at.vmid)):
                 return Found(ours[0].text)
             config = await self.inventory.config(at)
-            digest = str(config.get("digest") or "")
             disk = disk or _boot_disk(at, config)
             if not _too_small(call, at, disk, p.size, guest_model.disks(config)):
                 return Found()
             await self.inventory.unlocked(call, at)
-            return None
-
-        async def apply() -> str | None:
             # With the digest, Proxmox refuses a request that was delayed on its way and arrives late.
-            sent = {"disk": disk, "size": f"{p.size}G", "digest": digest or None}
-            return upid_of(await self.proxmox.put(f"{at.path}/resize", **sent))
+            sent = {"disk": disk, "size": f"{p.size}G", "digest": str(config.get("digest") or "") or None}
+            return lambda: self.proxmox.put(f"{at.path}/resize", **sent)
 
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed:

@@ -5,13 +5,14 @@ create.py describes what can happen to a create; it is the same here.
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
+from agentd import Call, Rejected, Repeat, Tier, formats, tool
 from agentd_proxmox import api_tiers, area, guest_writing, targets
 from agentd_proxmox.guests.create import Creation
 from agentd_proxmox.guests.new_guest import GuestOrder
@@ -181,19 +182,7 @@ class Containers(area.Area):
         """
         at = await self._container(p.vmid)
         call.target(at.target())
-
-        async def check() -> Found | None:
-            config = await self.inventory.config(at)
-            changed = guest_model.changes(config, _wanted(p, config))
-            if not changed:
-                return Found()
-            await guest_writing.record_undo(self.inventory, call, at, guest_writing.keys_of(changed))
-            return None
-
-        async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
-
-        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), _wanted(p, {}))
+        await guest_writing.update(self.inventory, call, at, p.digest, partial(_wanted, p))
         waiting = sorted(await guest_writing.pending(self.inventory, at))
         if waiting:
             call.warn(f"{at.title} takes on at its next start: {', '.join(waiting)}")

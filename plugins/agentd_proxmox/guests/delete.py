@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, Upid, mark, one_line, tool
+from agentd import Call, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, Upid, mark, one_line, tool
 from agentd_proxmox import area, changes, targets
 from agentd_proxmox.model import fields, guest_model, units
 from agentd_proxmox.model.fields import STOPPED
@@ -68,7 +68,7 @@ class DeletionTools(area.Area):
         """
         before: list[fields.Guest] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             at = await self.inventory.at(p.vmid)
             if at is None:
                 return await self._deletion_task(call, p)
@@ -80,17 +80,11 @@ class DeletionTools(area.Area):
             call.target(
                 await targets.guest_target(self.inventory, at, *await self._loses(at, before[-1]), volumes=True)
             )
-            return None
-
-        async def apply() -> str | None:
             path = f"/nodes/{before[-1].node}/{before[-1].type}/{p.vmid}"
-            return upid_of(
-                await self.proxmox.delete(
-                    path, purge=p.purge or None, **{"destroy-unreferenced-disks": True if p.unreferenced else None}
-                )
-            )
+            more = {"destroy-unreferenced-disks": True if p.unreferenced else None}
+            return lambda: self.proxmox.delete(path, purge=p.purge or None, **more)
 
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -173,8 +167,7 @@ class DeletionTools(area.Area):
         """Return the guest if it may be deleted; raise Rejected with the reasons if not."""
         await self.inventory.unlocked(call, at)
         guest, config = await self.inventory.read(at), await self.inventory.config(at)
-        if p.digest and guest.digest != p.digest:
-            raise ConfigChanged(f"{at.title} was changed since it was read: read it again, then decide again")
+        changes.check_unchanged(at.title, p.digest, guest.digest)
         reasons = {
             "it runs: shutdown_guest or stop_guest first": guest.status != STOPPED,
             "it is protected: its option `protection` has to be taken away first": guest_model.enabled(

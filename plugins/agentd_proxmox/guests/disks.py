@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import area, guest_writing, targets
+from agentd_proxmox import area, changes, guest_writing, targets
 from agentd_proxmox.model import fields, guest_model
 from agentd_proxmox.model.fields import STOPPED
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from agentd_proxmox.inventory import GuestLocation
 
 MOVERS = frozenset({"qmmove", "move_volume"})
@@ -105,7 +102,7 @@ class Disks(area.Area):
         _fits(at, p.disk)
         value = f"{p.storage}:{p.size}{_mounted(at, p.mount, backup=p.backup)}"
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             if p.disk in config:
                 if (guest_model.disks(config)[p.disk], volume_of(config, p.disk, at).partition(":")[0]) == (
@@ -118,9 +115,9 @@ class Disks(area.Area):
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             await self.inventory.unlocked(call, at)
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
-            return None
+            return lambda: self._change_options(call, at, p.digest, {p.disk: value})
 
-        found = await call.ensure(check, self._changing_options(call, at, p.digest, {p.disk: value}))
+        found = await changes.change(call, plan)
         await guest_writing.finish(self.inventory, call, at, found, [p.disk])
         volume_of(await self.inventory.config(at), p.disk, at)
         return await self._used(call, at, p.disk)
@@ -135,7 +132,7 @@ class Disks(area.Area):
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             present_storage = volume_of(config, p.disk, at).partition(":")[0]
             if present_storage == p.storage:
@@ -148,14 +145,12 @@ class Disks(area.Area):
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
                 raise Rejected(f"{at.title} is {status.get('status')}: shutdown_guest first; nothing was done")
-            return None  # no undo: moving it back would make a third volume, and the old one is out of date by then
-
-        async def apply() -> str | None:
             which, where = ("disk", "move_disk") if at.kind == "qemu" else ("volume", "move_volume")
             options = {which: p.disk, "storage": p.storage, "digest": p.digest or None}
-            return upid_of(await self.proxmox.post(f"{at.path}/{where}", **options))
+            # No undo: moving it back would make a third volume, and the old one is out of date by then.
+            return lambda: self.proxmox.post(f"{at.path}/{where}", **options)
 
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         config = await self.inventory.config(at)
         if volume_of(config, p.disk, at).partition(":")[0] != p.storage:
             raise TaskFailed(f"the task succeeded, but {p.disk} of {at.title} is not on {p.storage}")
@@ -172,16 +167,16 @@ class Disks(area.Area):
         call.target(at.target())
         _fits(at, p.disk)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             if p.disk not in config or await self._is_released(at, p.disk):
                 return Found()
             guest_writing.check_unchanged(at, config, p.digest)
             await self.inventory.unlocked(call, at)
             await guest_writing.record_undo(self.inventory, call, at, guest_writing.without(config, [p.disk]))
-            return None
+            return lambda: self._change_options(call, at, p.digest, {"delete": p.disk})
 
-        found = await call.ensure(check, self._changing_options(call, at, p.digest, {"delete": p.disk}))
+        found = await changes.change(call, plan)
         await guest_writing.finish(self.inventory, call, at, found, [p.disk, "boot"])
         if p.disk in await guest_writing.running_config(self.inventory, at):
             call.warn(f"{at.title} keeps {p.disk} until its next start")
@@ -195,7 +190,7 @@ class Disks(area.Area):
         _fits(at, p.disk)
         value = p.volume + _mounted(at, p.mount, backup=p.backup)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             if p.disk in config:
                 if volume_of(config, p.disk, at) == p.volume:
@@ -208,25 +203,21 @@ class Disks(area.Area):
                 raise Rejected(f"volume: {p.volume} is no unused one of {at.title}; it has {have}; nothing was done")
             await self.inventory.unlocked(call, at)
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
-            return None
+            return lambda: self._change_options(call, at, p.digest, {p.disk: value})
 
-        found = await call.ensure(check, self._changing_options(call, at, p.digest, {p.disk: value}))
+        found = await changes.change(call, plan)
         await guest_writing.finish(self.inventory, call, at, found, [p.disk])
         if volume_of(await self.inventory.config(at), p.disk, at) != p.volume:
             raise TaskFailed(f"the task succeeded, but {p.disk} of {at.title} is not {p.volume}")
         return await self._used(call, at, p.disk)
 
-    def _changing_options(
+    async def _change_options(
         self, call: Call, at: GuestLocation, digest: str, changed: guest_model.Config
-    ) -> Callable[[], Awaitable[str | None]]:
-        """Return a function that reads the configuration and changes options of it."""
-
-        async def apply() -> str | None:
-            config = await self.inventory.config(at)
-            guest_writing.check_unchanged(at, config, digest)
-            return await guest_writing.send(self.inventory, call, at, config, changed)
-
-        return apply
+    ) -> str | None:
+        """Read the configuration and change options of it."""
+        config = await self.inventory.config(at)
+        guest_writing.check_unchanged(at, config, digest)
+        return await guest_writing.send(self.inventory, call, at, config, changed)
 
     async def _is_released(self, at: GuestLocation, disk: str) -> bool:
         """Return whether a container will release the mount point at its next start.

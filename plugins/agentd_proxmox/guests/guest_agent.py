@@ -32,7 +32,7 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, targets
+from agentd_proxmox import area, changes, targets
 from agentd_proxmox.guests import guest_output
 from agentd_proxmox.guests.agent_answers import (
     Executed,
@@ -262,19 +262,17 @@ class Agent(area.Area):
             raise Rejected(f"content: {len(content)} bytes; Proxmox takes {WRITABLE} at once")
         at = await self._named_guest(p.vmid, p.guest)
 
-        async def check() -> Found | None:
+        sent = {"file": p.path, "content": base64.b64encode(content).decode(), "encode": False}
+
+        async def plan() -> changes.Planned:
             if await self._has_content(at, p.path, content):
                 return Found()
             call.target(
                 await targets.guest_target(self.inventory, at, f"what {guest_output.word(p.path)} in it holds now")
             )
-            return None
+            return lambda: self._ask(at, "file-write", sent, write=True)
 
-        async def apply() -> None:
-            encoded = base64.b64encode(content).decode()
-            await self._ask(at, "file-write", {"file": p.path, "content": encoded, "encode": False}, write=True)
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         if not await self._has_content(at, p.path, content):
             raise TaskFailed(f"Proxmox reports success, but {p.path} of {at.title} holds something else")
         return WrittenFile(at.vmid, p.path, len(content), changed=not found.adopted)

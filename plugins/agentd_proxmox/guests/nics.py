@@ -6,13 +6,14 @@ address: it identifies the card to the system of the guest, and the guest to a D
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
-from agentd_proxmox import api_tiers, area, guest_writing
+from agentd_proxmox import api_tiers, area, changes, guest_writing
 from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.guests.suspend import SECRET
 from agentd_proxmox.model import fields, guest_model, option_strings
@@ -126,7 +127,7 @@ class NicTools(area.Area):
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             changed = guest_model.changes(config, _wanted(at, p, config))
             if not changed:
@@ -136,12 +137,9 @@ class NicTools(area.Area):
                 await guest_writing.record_undo(self.inventory, call, at, [p.card])
             else:
                 call.inverse("delete_guest_network", {"vmid": at.vmid, "card": p.card})
-            return None
+            return lambda: guest_writing.change(self.inventory, call, at, p.digest, partial(_wanted, at, p))
 
-        async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(at, p, config))
-
-        return await self._changed(call, at, p.card, await call.ensure(check, apply))
+        return await self._changed(call, at, p.card, await changes.change(call, plan))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def delete_guest_network(self, call: Call, p: NicSelector) -> fields.Guest:
@@ -152,17 +150,14 @@ class NicTools(area.Area):
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             if p.card not in config:
                 return Found()
             await guest_writing.record_undo(self.inventory, call, at, guest_writing.without(config, [p.card]))
-            return None
+            return lambda: guest_writing.change(self.inventory, call, at, p.digest, lambda _: {p.card: ""})
 
-        async def apply() -> str | None:
-            return await guest_writing.change(self.inventory, call, at, p.digest, lambda _: {p.card: ""})
-
-        return await self._changed(call, at, p.card, await call.ensure(check, apply))
+        return await self._changed(call, at, p.card, await changes.change(call, plan))
 
     async def _changed(self, call: Call, at: GuestLocation, card: str, found: Found) -> fields.Guest:
         await guest_writing.finish(self.inventory, call, at, found, [card, "boot"])

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
-from agentd_proxmox import api_tiers, area, guest_writing
+from agentd_proxmox import api_tiers, area, changes, guest_writing
 from agentd_proxmox.model import fields, guest_model, option_strings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class RawOptions(area.Area):
         call.target(at.target())
         keys = [*p.options, *p.remove]
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             if not (changed := _changes(p, config)):
                 return Found()
@@ -67,15 +67,15 @@ class RawOptions(area.Area):
             await self.inventory.unlocked(call, at)
             known = guest_writing.without(config, guest_writing.keys_of(changed))
             await guest_writing.record_undo(self.inventory, call, at, dict.fromkeys(known))
-            return None
+            return send
 
-        async def apply() -> str | None:
+        async def send() -> str | None:
             config = await self.inventory.config(at)
             guest_writing.check_unchanged(at, config, p.digest)
             changed = _changes(p, config)
             return await guest_writing.send(self.inventory, call, at, config, changed) if changed else None
 
-        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), keys)
+        await guest_writing.finish(self.inventory, call, at, await changes.change(call, plan), keys)
         if late := await guest_writing.waiting_options(self.inventory, at, keys):
             call.warn(f"{at.title} takes {', '.join(late)} on at its next start")
         return await self.inventory.read(at)

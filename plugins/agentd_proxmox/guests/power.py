@@ -12,10 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
-from agentd_proxmox import area
+from agentd_proxmox import area, changes
 from agentd_proxmox.model import fields, guest_model
 from agentd_proxmox.model.fields import RUNNING, STOPPED, GuestSelector
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
@@ -82,16 +81,13 @@ class Power(area.Area):
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             status = await self.inventory.unlocked(call, at)
             if not guest_model.is_powered_on(status):
                 raise Rejected(f"{at.title} is {guest_model.state(status)}: only a running guest can be rebooted")
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/status/reboot", timeout=p.patience)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"{at.path}/status/reboot", timeout=p.patience))
-
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         return await self._settled(at, RUNNING)
 
     async def _switch(
@@ -99,7 +95,7 @@ class Power(area.Area):
     ) -> fields.Guest:
         call.target(at.target())
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if _has_state(await self.inventory.status(at), wanted):
                 return Found()
             status = await self.inventory.unlocked(call, at, besides=besides)
@@ -113,12 +109,9 @@ class Power(area.Area):
             if running := await self._under_way(at, action):
                 return Found(running)
             call.inverse("shutdown_guest" if wanted == RUNNING else "start_guest", {"vmid": at.vmid})
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/status/{action}", **options)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
-from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.guests.snapshot_tree import CURRENT, SnapshotLine, SnapshotTree, snapshot_line, tree
 from agentd_proxmox.model import fields, filter_values, guest_model, pages
 from agentd_proxmox.model.fields import GuestName, GuestSelector
@@ -174,7 +175,7 @@ class Snapshots(area.Area):
         at = await self.inventory.find(p.vmid)
         targets.check_name(at, p.guest)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             line = await self._one(at, p.name)
             if line is None or line.state:
                 raise Rejected(
@@ -183,12 +184,9 @@ class Snapshots(area.Area):
             await self.inventory.unlocked(call, at)
             lost = f"what was written to it since {p.name} was made ({line.time:%Y-%m-%d %H:%M} UTC)"
             call.target(await targets.guest_target(self.inventory, at, lost, volumes=True))
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/snapshot/{p.name}/rollback", start=p.start or None)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"{at.path}/snapshot/{p.name}/rollback", start=p.start or None))
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -209,7 +207,7 @@ class Snapshots(area.Area):
         at = await self.inventory.find(p.vmid)
         targets.check_name(at, p.guest)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             line = await self._one(at, p.name)
             if line is None:
                 return Found()
@@ -222,12 +220,10 @@ class Snapshots(area.Area):
                     self.inventory, at, f"its snapshot {p.name}, made {line.time:%Y-%m-%d %H:%M} UTC", volumes=True
                 )
             )
-            return None if await self._one(at, p.name) is not None else Found()
+            send = partial(self.proxmox.delete, f"{at.path}/snapshot/{p.name}", force=p.force or None)
+            return send if await self._one(at, p.name) is not None else Found()
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.delete(f"{at.path}/snapshot/{p.name}", force=p.force or None))
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
@@ -10,17 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, guest_writing, targets
+from agentd_proxmox import area, changes, guest_writing, targets
 from agentd_proxmox.model import fields, guest_model, option_strings
 from agentd_proxmox.model.fields import RUNNING, STOPPED, GuestSelector
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from agentd_proxmox.inventory import GuestLocation
 
-    Check = Callable[[], Awaitable[Found | None]]
     Entry = dict[str, Any]
 
 PAUSED, SUSPENDED = "paused", "suspended"
@@ -105,16 +102,16 @@ class SuspendTools(area.Area):
         at = await self._vm(p, FROZEN)
         wanted = SUSPENDED if p.todisk else PAUSED
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if guest_model.state(await self.inventory.status(at)) == wanted:
                 return Found()
             state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
             if state != RUNNING:
                 raise Rejected(f"{at.title} is {state}: only a running VM can be suspended; nothing was done")
             call.inverse("resume_vm", {"vmid": at.vmid})
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/status/suspend", todisk=p.todisk or None)
 
-        return await self._act(call, at, check, "suspend", wanted, todisk=p.todisk or None)
+        return await self._switch(call, at, plan, wanted)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def resume_vm(self, call: Call, p: GuestSelector) -> fields.Guest:
@@ -123,16 +120,16 @@ class SuspendTools(area.Area):
         # A VM that is suspended to disk is resumed by a start, which reads the saved memory.
         asleep = guest_model.state(await self.inventory.status(at)) == SUSPENDED
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if guest_model.state(await self.inventory.status(at)) == RUNNING:
                 return Found()
             state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
             if state not in {*guest_model.RESUMABLE, SUSPENDED}:
                 raise Rejected(f"{at.title} is {state}, not suspended: start_guest starts it; nothing was done")
             call.inverse("suspend_vm", {"vmid": at.vmid, "todisk": asleep})
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/status/{'start' if asleep else 'resume'}")
 
-        return await self._act(call, at, check, "start" if asleep else "resume", RUNNING)
+        return await self._switch(call, at, plan, RUNNING)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
     async def reset_vm(self, call: Call, p: GuestSelector) -> fields.Guest:
@@ -144,13 +141,13 @@ class SuspendTools(area.Area):
         """
         at = await self._vm(p)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             state = guest_model.state(await self.inventory.unlocked(call, at))
             if state != RUNNING:
                 raise Rejected(f"{at.title} is {state}: only a running VM can be reset; nothing was done")
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/status/reset")
 
-        return await self._act(call, at, check, "reset", RUNNING)
+        return await self._switch(call, at, plan, RUNNING)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def convert_to_template(self, call: Call, p: ConvertToTemplate) -> fields.Guest:
@@ -161,7 +158,7 @@ class SuspendTools(area.Area):
         at = await self.inventory.find(p.vmid)
         targets.check_name(at, p.name)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if (await self.inventory.config(at)).get("template"):
                 return Found()
             status = await self.inventory.unlocked(call, at)
@@ -174,12 +171,9 @@ class SuspendTools(area.Area):
                     f"{at.title} has snapshots ({', '.join(names)}): delete_snapshot first; nothing was done"
                 )
             call.target(await targets.guest_target(self.inventory, at, "it can never be started again", volumes=True))
-            return None
+            return lambda: self.proxmox.post(f"{at.path}/template")
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"{at.path}/template"))
-
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         guest = await self.inventory.read(at)
         if not guest.template:
             raise TaskFailed(f"the task succeeded, but {at.title} is no template")
@@ -199,20 +193,7 @@ class SuspendTools(area.Area):
             raise Rejected(f"update_tags: {', '.join(both)} is in `add` and in `remove`")
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
-
-        async def check() -> Found | None:
-            config = await self.inventory.config(at)
-            if not guest_model.changes(config, _wanted_tags(p, config)):
-                return Found()
-            await guest_writing.record_undo(self.inventory, call, at, ["tags"])
-            return None
-
-        async def apply() -> str | None:
-            return await guest_writing.change(
-                self.inventory, call, at, p.digest, lambda config: _wanted_tags(p, config)
-            )
-
-        await guest_writing.finish(self.inventory, call, at, await call.ensure(check, apply), ["tags"])
+        await guest_writing.update(self.inventory, call, at, p.digest, partial(_wanted_tags, p))
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
@@ -244,19 +225,16 @@ class SuspendTools(area.Area):
         at = await self._vm(p)
         call.target(at.target())
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             config = await self.inventory.config(at)
             if not any(
                 "cloudinit" in str(value).partition(",")[0] for key, value in config.items() if DRIVE.match(key)
             ):
                 raise Rejected(f"{at.title} has no cloud-init drive; nothing was done")
             await self.inventory.unlocked(call, at)
-            return None
+            return lambda: self.proxmox.put(f"{at.path}/cloudinit")
 
-        async def apply() -> None:
-            await self.proxmox.put(f"{at.path}/cloudinit")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self.inventory.read(at)
 
     async def _vm(self, p: GuestSelector, why: str = "") -> GuestLocation:
@@ -267,15 +245,9 @@ class SuspendTools(area.Area):
             raise Rejected(f"{at.title} is a template: it never runs")
         return at
 
-    async def _act(
-        self, call: Call, at: GuestLocation, seen: Check, action: str, wanted: str, **options: object
-    ) -> fields.Guest:
+    async def _switch(self, call: Call, at: GuestLocation, plan: changes.Plan, wanted: str) -> fields.Guest:
         call.target(at.target())
-
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
-
-        await self.inventory.finish(call, await call.ensure(seen, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         state = guest_model.state(await self.inventory.status(at))
         if state != wanted:
             raise TaskFailed(f"the task succeeded, but {at.title} is {state}, not {wanted}")

@@ -39,6 +39,8 @@ Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
 Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]
 Seconds = Annotated[int, Meta(ge=1, le=86_400, description="seconds")]
 Count = Annotated[int, Meta(ge=1, le=1000)]
+Comment = Annotated[str, Meta(max_length=4096)]
+"""As long as Proxmox takes it; a shorter limit would make the undo of a longer comment invalid."""
 
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -39,26 +39,21 @@ VmidCursor = Annotated[str, Meta(pattern=r"^([0-9]{9})?\Z", description="`next` 
 Fields = Annotated[list[str], Meta(description="only these fields of each line; empty: all")]
 
 
-class Request(Protocol):
-    """The parameters that every list tool has."""
+class Paged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The page of the list to return, and the fields of each line."""
 
-    @property
-    def limit(self) -> int | None:
-        """Number of lines on a page; None: as many as fit."""
-        ...
-
-    @property
-    def cursor(self) -> str:
-        """`next` of the previous page."""
-        ...
-
-    @property
-    def show(self) -> list[str]:
-        """The fields of each line; empty: all."""
-        ...
+    limit: Fit = None
+    cursor: Cursor = ""
+    show: Fields = []
 
 
-def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], asked: Request) -> S:
+class PagedByVmid(Paged, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The page of a list of guests to return, and the fields of each line."""
+
+    cursor: VmidCursor = ""
+
+
+def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], asked: Paged) -> S:
     """Return the page `empty`, filled with the requested lines and its `next`.
 
     name   the field of the page that contains the lines

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
-from agentd_proxmox import area, blind_token, targets
+from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.model import pages
 from agentd_proxmox.network import firewall_rules
 from agentd_proxmox.network.firewall_lockout import CLUSTER, LockoutCheck, is_switched_on
@@ -122,7 +122,7 @@ class Firewalls(area.Area):
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
         """Show a firewall: whether it is in force, its policies, and its rules in order."""
-        return await self._read(p, p)
+        return await self._read(p, pages.Paged(limit=p.limit, cursor=p.cursor, show=p.show))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
     async def create_firewall_rule(self, call: Call, p: CreateFirewallRule) -> Firewall:
@@ -188,13 +188,12 @@ class Firewalls(area.Area):
         if bool(wanted) == (p.to is not None):
             raise Rejected("update_firewall_rule: give either to, or some of enabled, comment and becomes")
         path, title = await self._path(p)
-        at: list[Entry] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             entries = await self.lockout.rules(path, p)
             if firewall_rules.is_moved(entries, p) or firewall_rules.is_changed(entries, p):
                 return Found()
-            at[:] = [firewall_rules.rule_at(entries, p.pos, p.rule, title)]
+            entry = firewall_rules.rule_at(entries, p.pos, p.rule, title)
             after = firewall_rules.rules_after(entries, p)
             if after == entries:
                 return Found()
@@ -203,16 +202,10 @@ class Firewalls(area.Area):
             call.inverse(
                 "update_firewall_rule", {**_selector_fields(p), **firewall_rules.undo_parameters(entries, after, p)}
             )
-            return None
+            sent = firewall_rules.changed_settings(entry, p) | {"digest": entry.get("digest") or None}
+            return lambda: self.proxmox.put(f"{rules_path(path, p)}/{p.pos}", **sent)
 
-        async def apply() -> None:
-            await self.proxmox.put(
-                f"{rules_path(path, p)}/{p.pos}",
-                **firewall_rules.changed_settings(at[0], p),
-                digest=at[0].get("digest") or None,
-            )
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -222,9 +215,8 @@ class Firewalls(area.Area):
         If it is no longer at its position, nothing is deleted.
         """
         path, title = await self._path(p)
-        at: list[str] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             entries = await self.lockout.rules(path, p)
             if p.rule not in firewall_rules.unique_texts(entries):
                 return Found()
@@ -239,43 +231,37 @@ class Firewalls(area.Area):
                 CreateFirewallRule,
                 {**_selector_fields(p), **firewall_rules.recreate_parameters(entry, p.pos)},
             )
-            at[:] = [str(entry.get("digest") or "")]
-            return None
+            digest = str(entry.get("digest") or "") or None
+            return lambda: self.proxmox.delete(f"{rules_path(path, p)}/{p.pos}", digest=digest)
 
-        async def apply() -> None:
-            await self.proxmox.delete(f"{rules_path(path, p)}/{p.pos}", digest="".join(at) or None)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def update_firewall_options(self, call: Call, p: UpdateFirewallOptions) -> Firewall:
         """Switch a firewall on or off, or change its default policies and options."""
         path, title = await self._path(p)
-        wanted, at = _wanted(p), [""]
+        wanted = _wanted(p)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             options = await self.proxmox.get(f"{path}/options") or {}
-            at[:] = [str(options.get("digest") or "")]
             now = {key: _current_value(options, path, key) for key in wanted}
             if now == wanted:
                 return Found()
-            if p.digest and p.digest != firewall_rules.digest(options, await self.lockout.rules(path, p)):
-                raise ConfigChanged(f"{title} was changed since it was read: read it again, then decide again")
+            digest = firewall_rules.digest(options, await self.lockout.rules(path, p))
+            changes.check_unchanged(title, p.digest, digest)
             if p.vmid is None and not p.locked_out and (p.enable or p.policy_in):
                 await self.lockout.check_reachable(path, p, options | wanted)
-            changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
-            call.target(Target(_name(p), title, now, _labels(p), [changes]))
+            texts = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
+            call.target(Target(_name(p), title, now, _labels(p), [texts]))
             call.inverse(
                 "update_firewall_options",
                 {**_selector_fields(p), **now, **({"locked_out": True} if now.get("enable") else {})},
             )
-            return None
+            sent = wanted | {"digest": options.get("digest") or None}
+            return lambda: self.proxmox.put(f"{path}/options", **sent)
 
-        async def apply() -> None:
-            await self.proxmox.put(f"{path}/options", **wanted, digest=at[0] or None)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read(p)
 
     async def _path(self, p: FirewallSelector | CreateFirewallRule) -> tuple[str, str]:
@@ -289,7 +275,7 @@ class Firewalls(area.Area):
             return f"/nodes/{p.node}/firewall", f"firewall of the node {p.node}"
         return CLUSTER, f"security group {p.group}" if p.group else "firewall of the cluster"
 
-    async def _read(self, p: FirewallSelector | CreateFirewallRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
+    async def _read(self, p: FirewallSelector | CreateFirewallRule, asked: pages.Paged = pages.Paged()) -> Firewall:  # noqa: B008 - frozen
         path, title = await self._path(p)
         entries = await self.lockout.rules(path, p)
         options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Address = Annotated[str, formats.full_match("[+A-Za-z0-9_.:/,-]{1,512}", "address, network, range, +ipset or alias")]
 Ports = Annotated[str, formats.full_match("[A-Za-z0-9:,._+-]{1,256}", "80, 80:90, 80,443 or a name")]
 Group = formats.SecurityGroup
-Comment = formats.OneLine
+Comment = Annotated[str, formats.full_match(r"[^\x00-\x1f\x7f]*", "one line", most=1024)]
 Policy = Literal["ACCEPT", "REJECT", "DROP"]
 Level = Literal["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug", "nolog"]
 Position = Annotated[int, Meta(ge=0, le=10_000)]

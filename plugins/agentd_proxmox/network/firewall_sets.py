@@ -7,6 +7,7 @@ so changing it is as serious as changing a rule.
 from __future__ import annotations
 
 import ipaddress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
@@ -122,27 +123,21 @@ class FirewallSets(area.Area):
     async def set_firewall_alias(self, call: Call, p: SetFirewallAlias) -> Sets:
         """Create or change an alias; every rule that uses it changes with it."""
         path, cidr = await self._path(p.vmid), _network(p.cidr)
-        there: list[Alias] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = next((alias for alias in (await self._read(path)).aliases if _same(alias, p.name)), None)
             if now and (_network(now.cidr), now.comment) == (cidr, p.comment):
                 return Found()
-            there[:] = [now] if now else []
             old = {"name": p.name, "cidr": now.cidr, "comment": now.comment} if now else None
             call.inverse(*(("set_firewall_alias", old | _selector_fields(p)) if old else _delete("alias", p)))
             used = await firewall_uses.uses_of(self.inventory, "alias", p.name, p.vmid) if now else []
             call.target(_target("alias", p, now.cidr if now else "", cidr, used))
-            return None
-
-        async def apply() -> None:
             sent = {"cidr": cidr, "comment": p.comment or None}
-            if there:
-                await self.proxmox.put(f"{path}/aliases/{there[0].name}", **sent)
-            else:
-                await self.proxmox.post(f"{path}/aliases", name=p.name, **sent)
+            if now:
+                return partial(self.proxmox.put, f"{path}/aliases/{now.name}", **sent)
+            return lambda: self.proxmox.post(f"{path}/aliases", name=p.name, **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read(path)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -152,25 +147,24 @@ class FirewallSets(area.Area):
         Every rule that uses it changes with it.
         """
         path, wanted = await self._path(p.vmid), {_member(entry) for entry in p.entries}
-        now: list[IpSet] = []
 
-        async def check() -> Found | None:
-            now[:] = [ipset for ipset in (await self._read(path)).ipsets if ipset.name == p.name]
-            if now and set(now[0].entries) == wanted:
+        async def plan() -> changes.Planned:
+            now = next((ipset for ipset in (await self._read(path)).ipsets if ipset.name == p.name), None)
+            if now and set(now.entries) == wanted:
                 return Found()
-            undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
+            undo = {"name": p.name, "entries": now.entries, "comment": now.comment} if now else None
             call.inverse(*(("set_firewall_ipset", undo | _selector_fields(p)) if undo else _delete("ipset", p)))
-            old = ", ".join(sorted(now[0].entries)) if now else ""
+            old = ", ".join(sorted(now.entries)) if now else ""
             used = await firewall_uses.uses_of(self.inventory, "ipset", p.name, p.vmid) if now else []
             call.target(_target("ipset", p, old, ", ".join(sorted(wanted)), used))
-            return None
+            return lambda: send(now)
 
-        async def apply() -> None:
-            if not now:
+        async def send(now: IpSet | None) -> None:
+            if now is None:
                 await self.proxmox.post(f"{path}/ipset", name=p.name, comment=p.comment or None)
-            await self._make(f"{path}/ipset/{p.name}", set(now[0].entries) if now else set(), wanted)
+            await self._make(f"{path}/ipset/{p.name}", set(now.entries) if now else set(), wanted)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         found = await self._read(path)
         made = next((set(ipset.entries) for ipset in found.ipsets if ipset.name == p.name), None)
         if made != wanted:
@@ -182,16 +176,13 @@ class FirewallSets(area.Area):
         """Create a security group without rules; no firewall uses it yet."""
         call.target(Target(f"firewall/group/{p.name}", f"security group {p.name}"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if p.name in (await self._read(CLUSTER)).groups:
                 return Found()
             call.inverse("delete_firewall_set", {"kind": "group", "name": p.name})
-            return None
+            return lambda: self.proxmox.post(f"{CLUSTER}/groups", group=p.name, comment=p.comment or None)
 
-        async def apply() -> None:
-            await self.proxmox.post(f"{CLUSTER}/groups", group=p.name, comment=p.comment or None)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read(CLUSTER)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -214,19 +205,20 @@ class FirewallSets(area.Area):
             }
             return kept[p.kind].get(p.name)
 
-        async def declare(was: dict[str, Any]) -> None:
+        async def plan(was: dict[str, Any]) -> changes.Send:
             entries = was.get("entries", [])
             targets.set_undo(call, *_MAKES[p.kind], {"name": p.name, **was, **_selector_fields(p)})
             used = await firewall_uses.uses_of(self.inventory, p.kind, p.name, p.vmid)
             call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], "", used))
+            return lambda: send(entries)
 
-        async def send(was: dict[str, Any]) -> None:
+        async def send(entries: list[str]) -> None:
             if p.kind == "ipset":
-                await self._make(f"{path}/ipset/{p.name}", set(was["entries"]), set())
+                await self._make(f"{path}/ipset/{p.name}", set(entries), set())
             where = {"alias": "aliases", "ipset": "ipset", "group": "groups"}[p.kind]
             await self.proxmox.delete(f"{path}/{where}/{p.name}")
 
-        return await changes.delete(call, changes.Item(p.kind, p.name, find), declare, send)
+        return await changes.delete(call, changes.Item(p.kind, p.name, find), plan)
 
     async def _path(self, vmid: int | None) -> str:
         """Return the API path of the firewall that has the names."""
@@ -235,19 +227,21 @@ class FirewallSets(area.Area):
     async def _make(self, path: str, now: set[str], wanted: set[str]) -> None:
         """Add the missing entries of a set, then remove the others.
 
-        In this order nothing is locked out meanwhile.
+        At no time does the set lack an entry of both the old and the new set, or an exclusion that a wider entry needs:
+        exclusions are added first and removed last, and an entry that becomes one, or no longer is one, is changed in
+        place.
         """
-        turned = {entry for entry in now if _is_excluded(entry) in wanted}
-        for entry in sorted(turned):  # a set cannot contain an address twice
-            await self._drop(path, entry)
-        for entry in sorted(wanted - now):
+        turned = {entry for entry in wanted if _opposite(entry) in now}
+        for entry in sorted(wanted - now - turned):
             cidr = entry.removeprefix("!")
             await self.proxmox.post(path, cidr=cidr, nomatch=True if entry != cidr else None)
-        for entry in sorted(now - wanted - turned):
-            await self._drop(path, entry)
-
-    async def _drop(self, path: str, entry: str) -> None:
-        await self.proxmox.delete(f"{path}/{entry.removeprefix('!').replace('/', '%2F')}")
+        stored: dict[str, Entry] = {e["cidr"]: e for e in await self.proxmox.get(path) or []} if turned else {}
+        for entry in sorted(turned):
+            cidr = entry.removeprefix("!")
+            comment = stored.get(cidr, {}).get("comment")  # Proxmox deletes a comment that is not sent
+            await self.proxmox.put(_entry_path(path, entry), nomatch=entry != cidr, comment=comment)
+        for entry in sorted(now - wanted - set(map(_opposite, turned)), reverse=True):
+            await self.proxmox.delete(_entry_path(path, entry))
 
     async def _read(self, path: str) -> Sets:
         aliases, ipsets = [await self.proxmox.get(f"{path}/{kind}") or [] for kind in ("aliases", "ipset")]
@@ -279,7 +273,11 @@ def _same(alias: Alias, name: str) -> bool:
     return alias.name.lower() == name.lower()  # Proxmox stores aliases in lower case
 
 
-def _is_excluded(entry: str) -> str:
+def _entry_path(path: str, entry: str) -> str:
+    return f"{path}/{entry.removeprefix('!').replace('/', '%2F')}"
+
+
+def _opposite(entry: str) -> str:
     return entry.removeprefix("!") if entry.startswith("!") else f"!{entry}"
 
 

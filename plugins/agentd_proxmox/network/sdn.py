@@ -12,9 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.model import convert, fields, pages
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -164,29 +163,23 @@ class SdnTools(area.Area):
     async def set_sdn_subnet(self, call: Call, p: SetSdnSubnet) -> Sdn:
         """Create or change a subnet; the change is pending until apply_sdn."""
         call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
-        path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
+        path = f"{SDN}/vnets/{p.vnet}/subnets"
         sent = {key: value for key, value in {"gateway": p.gateway, "snat": p.snat}.items() if value is not None}
         _check_not_both(p, sent)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = next((entry for entry in await self._kept(p.vnet) if _cidr(entry) == p.subnet), None)
-            there[:] = [one_line(now["subnet"])] if now else []
             if now is None:
                 call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
-                return None
+                return lambda: self.proxmox.post(path, subnet=p.subnet, type="subnet", **sent)
             old = _effective(now)
             if _has_settings(old, sent) and not any(old.get(option) for option in p.without):
                 return Found()
             targets.set_undo(call, *_restore_parameters("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
-            return None
+            name = one_line(now["subnet"])
+            return lambda: self.proxmox.put(f"{path}/{name}", **sent, delete=",".join(p.without) or None)
 
-        async def apply() -> None:
-            if there:
-                await self.proxmox.put(f"{path}/{there[0]}", **sent, delete=",".join(p.without) or None)
-            else:
-                await self.proxmox.post(path, subnet=p.subnet, type="subnet", **sent)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read()
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -194,10 +187,9 @@ class SdnTools(area.Area):
         """Delete a zone, virtual network or subnet; it is in force until apply_sdn."""
         if (p.kind == "subnet") != (p.subnet is not None):
             raise Rejected("subnet: is for the kind subnet only")
-        path: list[str] = []
 
-        async def check() -> Found | None:
-            there, inside, path[:] = await self._object_and_content(p)
+        async def plan() -> changes.Planned:
+            there, inside, path = await self._object_and_content(p)
             if not there:
                 return Found()
             if inside:
@@ -207,19 +199,16 @@ class SdnTools(area.Area):
             if set(there) <= KNOWN:  # otherwise it has settings that these tools cannot set
                 targets.set_undo(call, *_restore_parameters(p.kind, there))
             call.target(Target(f"sdn/{p.name}", title, state, [], ["the network of the guests on it, after apply_sdn"]))
-            return None
+            return lambda: self.proxmox.delete(f"{SDN}/{path}")
 
-        async def apply() -> None:
-            await self.proxmox.delete(f"{SDN}/{path[0]}")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._read()
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_sdn(self, call: Call, p: ApplySdn) -> Sdn:
         """Apply the pending changes of the software-defined networks on all nodes."""
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._read()
             if not now.pending:  # nothing is pending once apply is called, but nodes may still be working
                 return Found(await self._applying())
@@ -227,12 +216,9 @@ class SdnTools(area.Area):
                 raise Rejected(f"digest: what waits is not what was read (now {now.digest}); list_sdn again")
             title = f"software-defined networks of the cluster: {len(now.pending)} changes"
             call.target(Target("sdn/cluster", title, {"pending": now.digest}, [], now.pending))
-            return None
+            return lambda: self.proxmox.put(SDN)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.put(SDN))
-
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         return await self._read()
 
     async def _applying(self) -> str:
@@ -242,24 +228,24 @@ class SdnTools(area.Area):
         ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
         return ours[0] if ours else ""
 
-    async def _object_and_content(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
+    async def _object_and_content(self, p: DeleteSdn) -> tuple[Entry, list[str], str]:
         """Return the object ({} if it does not exist), what is in it, and its API path."""
         if p.kind == "subnet":
             subnet = next((entry for entry in await self._kept(p.name) if _cidr(entry) == p.subnet), {})
             found = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
-            return found, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
+            return found, [], f"vnets/{p.name}/subnets/{subnet.get('subnet')}"
         there: Entry = next(
             (entry for entry in await self._list_objects(f"{p.kind}s") if entry.get(p.kind) == p.name), {}
         )
         if not there:
-            return {}, [], []
+            return {}, [], ""
         if p.kind == "vnet":
             inside = sorted(_cidr(entry) for entry in await self._kept(p.name))
         else:
             inside = [
                 one_line(entry["vnet"]) for entry in await self._list_objects("vnets") if entry.get("zone") == p.name
             ]
-        return there, inside, [f"{p.kind}s/{p.name}"]
+        return there, inside, f"{p.kind}s/{p.name}"
 
     async def _set(self, call: Call, key: str, p: SetSdnZone | SetSdnVnet, sent: Entry, first: Entry) -> None:
         """Create or change a zone or a virtual network."""
@@ -267,27 +253,20 @@ class SdnTools(area.Area):
         call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
         settings = {option: value for option, value in sent.items() if value is not None}
         _check_not_both(p, settings)
-        there: list[Entry] = []
 
-        async def check() -> Found | None:
-            there[:] = [entry for entry in await self._list_objects(f"{key}s") if entry.get(key) == name]
-            if not there:
+        async def plan() -> changes.Planned:
+            now = next((entry for entry in await self._list_objects(f"{key}s") if entry.get(key) == name), None)
+            if now is None:
                 call.inverse("delete_sdn", {"kind": key, "name": name})
-                return None
-            if first and there[0].get("type") != first["type"]:
-                raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
-            if _has_settings(there[0], settings) and not any(there[0].get(option) for option in p.without):
+                return lambda: self.proxmox.post(path, **{key: name}, **first, **settings)
+            if first and now.get("type") != first["type"]:
+                raise Rejected(f"type: {key} {name} is of type {now.get('type')}: delete_sdn it first")
+            if _has_settings(now, settings) and not any(now.get(option) for option in p.without):
                 return Found()
-            targets.set_undo(call, *_restore_parameters(key, there[0]))
-            return None
+            targets.set_undo(call, *_restore_parameters(key, now))
+            return lambda: self.proxmox.put(f"{path}/{name}", **settings, delete=",".join(p.without) or None)
 
-        async def apply() -> None:
-            if there:
-                await self.proxmox.put(f"{path}/{name}", **settings, delete=",".join(p.without) or None)
-            else:
-                await self.proxmox.post(path, **{key: name}, **first, **settings)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
 
     async def _read(self) -> Sdn:
         zones = [_zone(zone) for zone in await self.proxmox.get(f"{SDN}/zones", pending=True) or []]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
-from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.model import convert, fields
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -68,23 +67,19 @@ class CertificateTools(area.Area):
         A certificate that is valid for longer is left unchanged. The node's web server loads the new one by itself.
         """
         call.target(Target(f"certificate/{p.node}", f"certificate of {p.node}", labels=[f"node/{p.node}"]))
-        existing: list[Certificate] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if running := await targets.running_tasks(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
                 return Found(running[0].text)
             found = await self._read(p.node)
-            existing[:] = [certificate for certificate in found if certificate.file == OURS]
+            existing = [certificate for certificate in found if certificate.file == OURS]
             if existing and (existing[0].days >= DUE or datetime.now(UTC) - existing[0].since < FRESH):
                 return Found()
             await self._orderable(p.node, found)
-            return None
-
-        async def apply() -> str | None:
             send = self.proxmox.put if existing else self.proxmox.post
-            return upid_of(await send(f"/nodes/{p.node}/certificates/acme/certificate"))
+            return lambda: send(f"/nodes/{p.node}/certificates/acme/certificate")
 
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         found = await self._read(p.node)
         if all(certificate.file != OURS for certificate in found):
             raise TaskFailed(f"the task succeeded, but {p.node} has no certificate {OURS}")

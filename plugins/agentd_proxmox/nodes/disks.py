@@ -14,10 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token
+from agentd_proxmox import area, blind_token, changes
 from agentd_proxmox.model import convert, fields
 from agentd_proxmox.nodes.local_storage import MADE, CreatedStorage, Vdev, is_healthy, vdevs
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]
@@ -240,40 +239,32 @@ class NodeDiskTools(area.Area):
         if len({disk.device for disk in p.disks}) < len(p.disks):
             raise Rejected("disks: a disk is named twice")
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if p.name in {storage.name for storage in await self._made(p.node, p.kind)}:
                 return Found()
             disks = await asyncio.gather(*(self._free(p.node, disk.device, disk.serial) for disk in p.disks))
             call.target(_target(p.node, list(disks), f"{p.kind} {p.name} of"))
-            return None
-
-        async def apply() -> str | None:
-            sent: Entry = {"name": p.name, "add_storage": p.storage}
             devices = [disk.device for disk in p.disks]
-            if p.kind == "zfs":
-                sent |= {"devices": ",".join(devices), "raidlevel": p.raid}
-            else:
-                sent |= {"device": devices[0]}
-            return upid_of(await self.proxmox.post(f"/nodes/{p.node}/disks/{p.kind}", **sent))
+            zfs: Entry = {"devices": ",".join(devices), "raidlevel": p.raid}
+            sent: Entry = {"name": p.name, "add_storage": p.storage}
+            sent |= zfs if p.kind == "zfs" else {"device": devices[0]}
+            return lambda: self.proxmox.post(f"/nodes/{p.node}/disks/{p.kind}", **sent)
 
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         return await self.list_local_storage(call, fields.NodeSelector(p.node))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def initialize_disk(self, call: Call, p: InitializeDisk) -> Disk:
         """Write an empty partition table (GPT) to an unused disk."""
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             disk = await self._free(p.node, p.device, p.serial)
             if disk.gpt:
                 return Found()
             call.target(_target(p.node, [disk], "partition table of"))
-            return None
+            return lambda: self.proxmox.post(f"/nodes/{p.node}/disks/initgpt", disk=p.device)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"/nodes/{p.node}/disks/initgpt", disk=p.device))
-
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         return await self._disk(p.node, p.device, p.serial)
 
     async def _disks(self, node: str) -> list[Disk]:

@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
-from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.model import convert, fields, pages
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     Entry = dict[str, Any]
 
 Interface = formats.Interface
@@ -117,32 +118,25 @@ class NodeNetwork(area.Area):
         """
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
         sent, removed = _sent(p), _removed_settings(p)
-        existing: list[Entry] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._one(p.node, p.iface)
-            existing[:] = [now] if now is not None else []
             if now is not None:
                 _fits(p, now)
                 same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
                 if same and not any(now.get(key) for key in removed):
                     return Found()
                 targets.set_undo(call, "set_interface", SetInterface, _restore_parameters(p.node, now))
-                return None
+                # Proxmox removes addresses that are not sent.
+                settings = {key: value for key, value in now.items() if key in KEPT and key not in removed}
+                settings |= sent | {"type": now["type"], "delete": ",".join(removed) or None}
+                return lambda: self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **settings)
             if p.type == "eth":
                 raise NotFound(f"iface: {p.node} has no network card {p.iface!r}")
             call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
-            return None
+            return lambda: self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
 
-        async def apply() -> None:
-            if existing:  # Proxmox removes addresses that are not sent
-                kept = {key: value for key, value in existing[0].items() if key in KEPT and key not in removed}
-                settings = kept | sent | {"type": existing[0]["type"], "delete": ",".join(removed) or None}
-                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **settings)
-            else:
-                await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._settled(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -152,7 +146,7 @@ class NodeNetwork(area.Area):
         The interface exists until apply_network.
         """
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._one(p.node, p.iface)
             if now is None:
                 return Found()
@@ -165,26 +159,21 @@ class NodeNetwork(area.Area):
             if set(now) <= KNOWN and now.get("bridge_stp") != "on":
                 targets.set_undo(call, "set_interface", SetInterface, _restore_parameters(p.node, now))
             call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
-            return None
+            return lambda: self.proxmox.delete(f"/nodes/{p.node}/network/{p.iface}")
 
-        async def apply() -> None:
-            await self.proxmox.delete(f"/nodes/{p.node}/network/{p.iface}")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._settled(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_network(self, call: Call, p: Apply) -> Interfaces:
         """Apply a node's pending network changes; a mistake can cut the node off."""
 
-        async def check() -> Found | None:
-            running = await targets.running_tasks(self.inventory, p.node, {"srvreload"}, "networking")
-            return Found(running[0].text) if running else await self._waiting(call, p, "put in force")
+        async def plan() -> changes.Planned:
+            if running := await targets.running_tasks(self.inventory, p.node, {"srvreload"}, "networking"):
+                return Found(running[0].text)
+            return await self._waiting(call, p, "put in force", self.proxmox.put)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.put(f"/nodes/{p.node}/network"))
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:  # a reload of the network can end its own task
@@ -198,21 +187,13 @@ class NodeNetwork(area.Area):
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def revert_network(self, call: Call, p: Apply) -> Interfaces:
         """Drop a node's pending network changes; the interfaces stay as they are."""
-
-        async def check() -> Found | None:
-            return await self._waiting(call, p, "dropped")
-
-        async def apply() -> None:
-            await self.proxmox.delete(f"/nodes/{p.node}/network")
-
-        await call.ensure(check, apply)
+        await changes.change(call, lambda: self._waiting(call, p, "dropped", self.proxmox.delete))
         return await self._read(p.node)
 
-    async def _waiting(self, call: Call, p: Apply, becomes: str) -> Found | None:
-        """Declare the pending changes as the target of the call.
-
-        Returns Found if there are none.
-        """
+    async def _waiting(
+        self, call: Call, p: Apply, becomes: str, send: Callable[[str], Awaitable[object]]
+    ) -> changes.Planned:
+        """Declare the pending changes as the target of the call."""
         now = await self._read(p.node)
         if not now.pending:
             return Found()
@@ -221,7 +202,7 @@ class NodeNetwork(area.Area):
         lines = [line for line in now.pending if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
         title = f"network of {p.node}: {len(lines)} lines are {becomes}"
         call.target(Target(f"network/{p.node}", title, {"pending": now.digest}, [f"node/{p.node}"], lines))
-        return None
+        return lambda: send(f"/nodes/{p.node}/network")
 
     async def _read(self, node: str) -> Interfaces:
         answer = await self.proxmox.whole(f"/nodes/{node}/network")

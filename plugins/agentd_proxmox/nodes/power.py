@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd import Call, Found, NotFound, ProxmoxUnavailable, Rejected, Repeat, Target, Tier, Upid, one_line, tool
-from agentd_proxmox import area, targets
+from agentd_proxmox import area, changes, targets
 from agentd_proxmox.model import fields
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class NodePower(area.Area):
         """
         running: list[GuestLocation] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             nodes = await self._nodes()
             if p.command == "shutdown" and not nodes[_known(nodes, p.node)]:
                 return Found()
@@ -83,12 +83,9 @@ class NodePower(area.Area):
                 _check_quorum(nodes, p.node)
             running[:] = await self._running(p.node)
             call.target(_target(p, running, ours=await self._answering() == p.node))
-            return None
+            return lambda: self.proxmox.post(f"/nodes/{p.node}/status", command=p.command)
 
-        async def apply() -> None:
-            await self.proxmox.post(f"/nodes/{p.node}/status", command=p.command)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         if p.command == "reboot":
             call.warn(f"{p.node} is rebooting; list_nodes shows when it is back")
         else:
@@ -103,14 +100,12 @@ class NodePower(area.Area):
         """
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             nodes = await self._nodes()
-            return Found() if nodes[_known(nodes, p.node)] else None
+            path = f"/nodes/{p.node}/wakeonlan"
+            return Found() if nodes[_known(nodes, p.node)] else lambda: self.proxmox.post(path)
 
-        async def apply() -> None:
-            await self.proxmox.post(f"/nodes/{p.node}/wakeonlan")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return NodeState(p.node, await self._state(p.node), [])
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
@@ -121,19 +116,16 @@ class NodePower(area.Area):
         """
         upid = Upid.parse(p.upid)
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if not (await self.proxmox.task(p.upid)).running:
                 return Found()
             title = f"task {upid.type} {upid.id or '(no id)'} of {upid.user} on {upid.node}, running"
             labels = [f"node/{upid.node}", *([f"guest/{upid.id}"] if upid.id.isdigit() else [])]
             loses = [f"what {upid.type} has done so far; a lock or a half-made volume may stay"]
             call.target(Target(f"task/{p.upid}", title, {"running": True}, labels, loses))
-            return None
+            return lambda: self.proxmox.delete(f"/nodes/{upid.node}/tasks/{p.upid}")
 
-        async def apply() -> None:
-            await self.proxmox.delete(f"/nodes/{upid.node}/tasks/{p.upid}")
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         while (status := await self.proxmox.task(p.upid)).running:
             await targets.wait_a_moment(call, f"waiting until {p.upid} has ended")
         return StoppedTask(p.upid, one_line(status.exit))

@@ -16,7 +16,6 @@ from msgspec import Meta
 
 from agentd import (
     Call,
-    ConfigChanged,
     Found,
     NotFound,
     Rejected,
@@ -28,13 +27,10 @@ from agentd import (
     one_line,
     tool,
 )
-from agentd_proxmox import area, blind_token, targets
+from agentd_proxmox import area, blind_token, changes, targets
 from agentd_proxmox.model import convert, fields, pages
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     Entry = dict[str, Any]
 
 SKEW: Final = 2.0
@@ -122,13 +118,10 @@ class SetTimezone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timezone: Zone
 
 
-class ListUpdates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListUpdates(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """The node, and the page of the list."""
 
     node: fields.Node
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -173,19 +166,19 @@ class NodeTools(area.Area):
             Target(f"service/{p.node}/{p.service}", f"service {p.service} on {p.node}", labels=[f"node/{p.node}"])
         )
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             if (await self._one(p.node, p.service)).state == "running":
                 return Found()
             call.inverse("stop_service", {"node": p.node, "service": p.service})
-            return None
+            return self._sending(p, "start")
 
-        return await self._done(call, p, "start", await call.ensure(check, self._act(p.node, p.service, "start")))
+        return await self._done(call, p, "start", await changes.change(call, plan))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def stop_service(self, call: Call, p: ServiceSelector) -> ServiceLine:
         """Stop a service of a node; what it does is not available until it is started."""
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             line = await self._one(p.node, p.service)
             if line.state != "running":
                 return Found()
@@ -193,21 +186,21 @@ class NodeTools(area.Area):
                 raise Rejected(f"{p.service}: the API cannot start it again without it; use restart_service")
             call.target(_target(p.node, line, f"what {p.service} does ({line.description}), until it is started"))
             call.inverse("start_service", {"node": p.node, "service": p.service})
-            return None
+            return self._sending(p, "stop")
 
-        return await self._done(call, p, "stop", await call.ensure(check, self._act(p.node, p.service, "stop")))
+        return await self._done(call, p, "stop", await changes.change(call, plan))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
     async def restart_service(self, call: Call, p: RestartService) -> ServiceLine:
         """Restart a service of a node, or reload its configuration."""
-        verb = "reload" if p.reload else "restart"
+        verb, service = "reload" if p.reload else "restart", ServiceSelector(p.node, p.service)
 
-        async def check() -> None:
+        async def plan() -> changes.Planned:
             line = await self._one(p.node, p.service)
             call.target(_target(p.node, line, f"what {p.service} was doing ({line.description}), for a moment"))
+            return self._sending(service, verb)
 
-        found = await call.ensure(check, self._act(p.node, p.service, verb))
-        return await self._done(call, ServiceSelector(p.node, p.service), verb, found)
+        return await self._done(call, service, verb, await changes.change(call, plan))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def get_node_settings(self, call: Call, p: fields.NodeSelector) -> NodeSettings:
@@ -224,22 +217,18 @@ class NodeTools(area.Area):
             raise Rejected("dns: name each server once; Proxmox writes it once")
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._settings(p.node)
             # Compared before the digest, which our own change alters when its answer was lost.
             if (now.dns, now.search) == (p.dns, p.search):
                 return Found()
-            if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"the settings of {p.node} were changed since they were read: read them again")
+            changes.check_unchanged(f"the configuration of {p.node}", p.digest, now.digest)
             if now.dns and now.search:
                 call.inverse("set_dns", {"node": p.node, "dns": now.dns, "search": now.search})
-            return None
-
-        async def apply() -> None:
             servers = {f"dns{number}": server for number, server in enumerate(p.dns, 1)}
-            await self.proxmox.put(f"/nodes/{p.node}/dns", search=p.search, **servers)
+            return lambda: self.proxmox.put(f"/nodes/{p.node}/dns", search=p.search, **servers)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         after = await self._settings(p.node)
         if (after.dns, after.search) != (p.dns, p.search):
             now = f"uses the DNS servers {', '.join(after.dns) or 'none'} and searches {after.search!r}"
@@ -251,17 +240,14 @@ class NodeTools(area.Area):
         """Set the time zone that a node shows; its clock is not changed."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._settings(p.node)
             if now.timezone == p.timezone:
                 return Found()
             call.inverse("set_timezone", {"node": p.node, "timezone": now.timezone})
-            return None
+            return lambda: self.proxmox.put(f"/nodes/{p.node}/time", timezone=p.timezone)
 
-        async def apply() -> None:
-            await self.proxmox.put(f"/nodes/{p.node}/time", timezone=p.timezone)
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         after = await self._settings(p.node)
         if after.timezone != p.timezone:
             raise TaskFailed(f"Proxmox reports success, but the time zone of {p.node} is {after.timezone}")
@@ -281,14 +267,12 @@ class NodeTools(area.Area):
         """Refresh a node's list of available package updates; installs nothing."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             running = await targets.running_tasks(self.inventory, p.node, {"aptupdate"}, "")
-            return Found(running[0].text) if running else None
+            path = f"/nodes/{p.node}/apt/update"
+            return Found(running[0].text) if running else lambda: self.proxmox.post(path)
 
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"/nodes/{p.node}/apt/update"))
-
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         return await self.list_updates(call, ListUpdates(p.node))
 
     async def _one(self, node: str, service: str) -> ServiceLine:
@@ -297,11 +281,8 @@ class NodeTools(area.Area):
             raise NotFound(f"service: there is no {service!r} on {node}; there are {', '.join(sorted(lines))}")
         return lines[service]
 
-    def _act(self, node: str, service: str, verb: str) -> Callable[[], Awaitable[str | None]]:
-        async def apply() -> str | None:
-            return upid_of(await self.proxmox.post(f"/nodes/{node}/services/{service}/{verb}"))
-
-        return apply
+    def _sending(self, p: ServiceSelector, verb: str) -> changes.Send:
+        return lambda: self.proxmox.post(f"/nodes/{p.node}/services/{p.service}/{verb}")
 
     async def _done(self, call: Call, p: ServiceSelector, verb: str, found: Found) -> ServiceLine:
         try:

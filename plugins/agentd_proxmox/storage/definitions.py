@@ -7,13 +7,13 @@ person creates them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
 from agentd import (
     Call,
-    ConfigChanged,
     Found,
     NotFound,
     Raise,
@@ -142,23 +142,11 @@ class StorageDefinitions(area.Area):
             if (now.type, now.content, now.source) != (p.type, sorted(p.content), source):
                 raise Rejected(f"storage: there is a {now.type} storage {p.storage} on {now.source} already")
 
-        async def send() -> None:
-            settings = {key: getattr(p, key) for key in NEEDED[p.type]}
-            if p.type == "zfspool":
-                settings = {"pool": p.pool}
-            shared = {"shared": True} if p.shared and p.type in {"dir", "lvm"} else {}
-            nodes = ",".join(p.nodes) or None
-            await self.proxmox.post(
-                "/storage",
-                storage=p.storage,
-                type=p.type,
-                content=",".join(p.content),
-                nodes=nodes,
-                **settings,
-                **shared,
-            )
-
-        return await changes.create(call, self._item(p.storage), send, ("delete_storage", {"storage": p.storage}), same)
+        sent: Entry = {"storage": p.storage, "type": p.type, "content": ",".join(p.content)}
+        sent |= {"nodes": ",".join(p.nodes) or None, "shared": True if p.shared and p.type in {"dir", "lvm"} else None}
+        sent |= {"pool": p.pool} if p.type == "zfspool" else {key: getattr(p, key) for key in NEEDED[p.type]}
+        send, undo = partial(self.proxmox.post, "/storage", **sent), ("delete_storage", {"storage": p.storage})
+        return await changes.create(call, self._item(p.storage), send, undo, same)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
     async def update_storage(self, call: Call, p: UpdateStorage) -> Definition:
@@ -170,27 +158,22 @@ class StorageDefinitions(area.Area):
         if p.enabled is None and p.content is None and p.nodes is None:
             raise Rejected("update_storage: give enabled, content or nodes")
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             now = await self._one(p.storage)
             old = {"enabled": now.enabled, "content": now.content, "nodes": now.nodes}
             wanted = {"enabled": p.enabled, "content": sorted(p.content or []), "nodes": sorted(p.nodes or [])}
             changed = [key for key in old if getattr(p, key) is not None and old[key] != wanted[key]]
             if not changed:  # our own change may have altered the digest, so it is compared only before a change
                 return Found()
-            if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"{p.storage} was changed since it was read: read it again, then decide again")
+            changes.check_unchanged(f"storage {p.storage}", p.digest, now.digest)
             call.inverse("update_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
-            return None
-
-        async def apply() -> None:
             content = None if p.content is None else ",".join(p.content)
             nodes = None if p.nodes is None else ",".join(p.nodes)
-            wanted = {"disable": None if p.enabled is None else not p.enabled, "content": content, "nodes": nodes}
-            await self.proxmox.put(
-                f"/storage/{p.storage}", **dropped_values.changed_parameters(wanted, wanted, {"disable"})
-            )
+            given = {"disable": None if p.enabled is None else not p.enabled, "content": content, "nodes": nodes}
+            sent = dropped_values.changed_parameters(given, given, {"disable"})
+            return lambda: self.proxmox.put(f"/storage/{p.storage}", **sent)
 
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._one(p.storage)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
@@ -200,7 +183,7 @@ class StorageDefinitions(area.Area):
         A storage with disks of guests is refused.
         """
 
-        async def declare(now: Definition) -> None:
+        async def plan(now: Definition) -> changes.Send:
             users = await self._users(p.storage)
             if users:
                 more = f" and {len(users) - USERS} more" if len(users) > USERS else ""
@@ -216,11 +199,9 @@ class StorageDefinitions(area.Area):
                 targets.set_undo(
                     call, "create_storage", CreateStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
                 )
+            return lambda: self.proxmox.delete(f"/storage/{p.storage}")
 
-        async def send(_: Definition) -> None:
-            await self.proxmox.delete(f"/storage/{p.storage}")
-
-        return await changes.delete(call, self._item(p.storage), declare, send)
+        return await changes.delete(call, self._item(p.storage), plan)
 
     def _item(self, name: str) -> changes.Item[Definition]:
         async def find() -> Definition | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -18,7 +19,6 @@ from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, 
 from agentd_proxmox import api_tiers, area, blind_token, changes, targets
 from agentd_proxmox.model import convert, fields, pages, units
 from agentd_proxmox.model.guest_model import notes_text
-from agentd_proxmox.targets import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
@@ -36,7 +36,7 @@ Content = Annotated[str, formats.full_match("[a-z-]*", "images, rootdir, iso, vz
 FileName = Annotated[str, formats.full_match("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - only")]
 
 
-class ListVolumes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListVolumes(pages.Paged, frozen=True, forbid_unknown_fields=True):
     """A storage and the node that reads it, with filters.
 
     largest: sort by size instead of by name
@@ -47,9 +47,6 @@ class ListVolumes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: Content = ""
     vmid: fields.Vmid | None = None
     largest: bool = False
-    limit: pages.Fit = None
-    cursor: pages.Cursor = ""
-    show: pages.Fields = []
 
 
 class VolumeLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -195,31 +192,23 @@ class Storage(area.Area):
         volid = f"{p.storage}:{p.content}/{p.filename}"
         call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
 
-        async def check() -> Found | None:
+        sent: Entry = {"url": p.url, "filename": p.filename, "content": p.content}
+        sent |= {"checksum": p.checksum.lower(), "checksum-algorithm": p.algorithm} if p.checksum else {}
+        sent |= {} if p.verify_certificates else {"verify-certificates": False}
+        send = partial(self.proxmox.post, f"/nodes/{p.node}/storage/{p.storage}/download-url", **sent)
+
+        async def plan() -> changes.Planned:
             if ours := await self._fetching(call, p, volid):
                 return Found(ours)
             existing = await self._one(p.node, volid)
             if existing is None:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
             if p.checksum or existing is None:
-                return None  # with a checksum, Proxmox itself checks an existing file
+                return send  # with a checksum, Proxmox itself checks an existing file
             call.warn(f"{volid} was there already and is left as it is; give a checksum to have it compared")
             return Found()
 
-        async def apply() -> str | None:
-            return upid_of(
-                await self.proxmox.post(
-                    f"/nodes/{p.node}/storage/{p.storage}/download-url",
-                    url=p.url,
-                    filename=p.filename,
-                    content=p.content,
-                    checksum=p.checksum.lower() or None,
-                    **({"checksum-algorithm": p.algorithm} if p.checksum else {}),
-                    **({} if p.verify_certificates else {"verify-certificates": False}),
-                )
-            )
-
-        found = await call.ensure(check, apply)
+        found = await changes.change(call, plan)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -242,27 +231,20 @@ class Storage(area.Area):
         labels = [f"storage/{p.storage}", owner.name, *owner.labels]
         call.target(Target(f"volume/{volid}", f"a disk of {at.title}", labels=labels))
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             existing = await self._one(p.node, volid)
             if existing is None:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
-                return None
+                sent = {"vmid": p.vmid, "filename": filename, "size": f"{p.size}G"}
+                sent |= {"format": p.format} if files else {}
+                return lambda: self.proxmox.post(f"/nodes/{p.node}/storage/{p.storage}/content", **sent)
             if existing.size != p.size * 2**30:
                 raise Rejected(
                     f"{volid} is there with {units.size(existing.size)}, not {units.gib(p.size)}: choose another name"
                 )
             return Found()
 
-        async def apply() -> None:
-            await self.proxmox.post(
-                f"/nodes/{p.node}/storage/{p.storage}/content",
-                vmid=p.vmid,
-                filename=filename,
-                size=f"{p.size}G",
-                format=p.format if files else None,
-            )
-
-        await call.ensure(check, apply)
+        await changes.change(call, plan)
         return await self._made(p.node, volid)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
@@ -273,7 +255,7 @@ class Storage(area.Area):
         """
         before: list[VolumeLine] = []
 
-        async def check() -> Found | None:
+        async def plan() -> changes.Planned:
             line = await self._idle(call, p)
             if line is None:
                 return Found()
@@ -284,13 +266,10 @@ class Storage(area.Area):
             if users:
                 raise Rejected(f"{p.volid} is used by {'; '.join(users)}: nothing was done")
             call.target(_target(p, line))
-            return None
-
-        async def apply() -> str | None:
             path = f"/nodes/{p.node}/storage/{p.volid.partition(':')[0]}/content/{formats.path_part(p.volid)}"
-            return upid_of(await self.proxmox.delete(path))
+            return lambda: self.proxmox.delete(path)
 
-        await self.inventory.finish(call, await call.ensure(check, apply))
+        await self.inventory.finish(call, await changes.change(call, plan))
         if await self._one(p.node, p.volid) is not None:
             raise TaskFailed(f"the task succeeded, but {p.volid} is still there")
         return changes.deleted(p.volid, before[0] if before else None)

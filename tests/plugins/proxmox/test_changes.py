@@ -55,3 +55,16 @@ async def test_creation(tools: Bench, sim: AsyncPve, tool: str, given: dict[str,
 
     with pytest.raises(errors.TaskFailed, match="Proxmox reports success, but there is no "):
         await tools.call(tool, MemoryCall("wf.make"), **given)
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "most"),
+    [("create_user", {"id": "eve@pve"}, 2048), ("create_pool", {"pool": "prod"}, 4096)],
+)
+async def test_long_comment(tools: Bench, tool: str, given: dict[str, Any], most: int) -> None:
+    """A comment is as long as Proxmox takes it, so that an undo can restore each."""
+    made = await tools.call(tool, comment="x" * most, **given)
+
+    assert len(made.comment) == most
+    with pytest.raises(errors.InvalidMessage, match="comment"):
+        await tools.call(tool, comment="x" * (most + 1), **given)

@@ -82,6 +82,7 @@ class Realms(Access):
             ("DELETE", matcher, self._matcher_delete),
             ("GET", meter, self._meter_list),
             ("POST", f"{meter}/{{id}}", self._meter_make),
+            ("GET", f"{meter}/{{id}}", self._meter_show),
             ("DELETE", f"{meter}/{{id}}", self._meter_delete),
         ]
 
@@ -202,6 +203,11 @@ class Realms(Access):
         if v["id"] in self.meters:
             raise die(f"Metric server '{v['id']}' already exists")
         self.meters[v["id"]] = {key: value for key, value in v.items() if key not in {"id", "token"}}
+
+    async def _meter_show(self, v: Values, _user: str) -> Record:
+        if v["id"] not in self.meters:
+            raise die(f"status server entry '{v['id']}' does not exist")
+        return self.meters[v["id"]]
 
     async def _meter_delete(self, v: Values, _user: str) -> None:
         if self.meters.pop(v["id"], None) is None:

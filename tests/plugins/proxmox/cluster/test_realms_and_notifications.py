@@ -170,13 +170,17 @@ class TestNotices:
 
     async def test_figures(self, tools: Bench) -> None:
         """A server for figures is added and taken away once each."""
-        given = {"name": "graph", "type": "graphite", "server": "192.0.2.7", "port": 2003, "protocol": "tcp"}
+        given: dict[str, Any] = {"name": "graph", "type": "graphite", "server": "192.0.2.7", "port": 2003}
+        given["protocol"] = "tcp"
         made = await tools.call("create_metric_server", add := MemoryCall(), **given)
         await tools.call("create_metric_server", same := MemoryCall(), **given)
         listed = (await tools.call("list_notifications")).metric_servers
-        await tools.call("delete_metric_server", name="graph")
+        with pytest.raises(errors.Rejected, match=r"metric server graph .*already, with another proto, path"):
+            await tools.call("create_metric_server", **given | {"protocol": "udp", "path": "other"})
+        await tools.call("delete_metric_server", gone := MemoryCall(), name="graph")
 
         assert (made.settings["server"], same.acted) == ("192.0.2.7", 0)
+        assert gone.undo == ("create_metric_server", given)  # with its protocol, which the list does not have
         assert add.undo == ("delete_metric_server", {"name": "graph"})
         assert listed == {"graph": "graphite 192.0.2.7:2003"}
         assert (await tools.call("list_notifications")).metric_servers == {}

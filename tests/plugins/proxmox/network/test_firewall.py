@@ -330,6 +330,22 @@ class TestNames:
         assert (left.aliases, left.ipsets, left.groups) == ([], [], {})
         assert size(sets) < 200
 
+    async def test_no_gap(self, tools: Bench, sim: AsyncPve) -> None:
+        """An entry that becomes an exclusion never leaves the set; exclusions are removed last."""
+        await tools.call("set_firewall_ipset", name="friends", entries=["192.0.2.1", "192.0.2.0/28"])
+        since = max(entry["n"] for entry in await sim.log())
+        turned = await tools.call("set_firewall_ipset", name="friends", entries=["!192.0.2.1", "192.0.2.0/28"])
+        await tools.call("delete_firewall_set", kind="ipset", name="friends")
+        sent = [entry for entry in await sim.log(since=since) if entry["method"] != "GET"]
+
+        assert set(turned.ipsets[0].entries) == {"!192.0.2.1", "192.0.2.0/28"}
+        assert [(entry["method"], entry["path"].rpartition("/ipset/friends")[2]) for entry in sent] == [
+            ("PUT", "/192.0.2.1"),
+            ("DELETE", "/192.0.2.0/28"),
+            ("DELETE", "/192.0.2.1"),
+            ("DELETE", ""),
+        ]
+
     async def test_of_a_guest(self, tools: Bench, sim: AsyncPve) -> None:
         """A guest has names of its own, as Proxmox writes them; a set whose making was cut off is made whole."""
         whose: dict[str, Any] = {"vmid": 200}

@@ -93,7 +93,7 @@ class TestSettings:
         assert (before.dns, after.dns, after.search) == (["192.0.2.53"], ["192.0.2.1", "2001:db8::53"], "lab.example")
         assert same.acted == 0
         assert call.undo == ("set_dns", {"node": "pve1", "dns": ["192.0.2.53"], "search": "example.com"})
-        with pytest.raises(errors.ConfigChanged, match="read them again"):
+        with pytest.raises(errors.ConfigChanged, match="configuration of pve1 was changed since it was read"):
             await tools.call("set_dns", **PVE1, dns=["192.0.2.9"], search="x.example", digest=before.digest)
         with pytest.raises(errors.Rejected, match="dns: name each server once"):
             await tools.call("set_dns", **PVE1, dns=["192.0.2.9", "192.0.2.9"], search="x.example")

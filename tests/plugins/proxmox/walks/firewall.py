@@ -40,6 +40,7 @@ WALK: list[tuple[str, Any]] = [
     ("set_firewall_alias", {"name": "home", "cidr": "198.51.100.0/24"}),
     ("set_firewall_ipset", {"name": "friends", "entries": ["192.0.2.1", "192.0.2.2"]}),
     ("set_firewall_ipset", {"name": "friends", "entries": ["192.0.2.1"]}),
+    ("set_firewall_ipset", {"name": "friends", "entries": ["!192.0.2.1"]}),
     ("list_firewall_sets", {}),
     ("delete_firewall_set", {"kind": "alias", "name": "home"}),
     ("delete_firewall_set", {"kind": "ipset", "name": "friends"}),
@@ -52,6 +53,7 @@ WALK: list[tuple[str, Any]] = [
             ("set_firewall_ipset", {**where, "name": "friends", "entries": ["192.0.2.1", "192.0.2.0/28"]}),
             ("list_firewall_sets", where),
             ("set_firewall_ipset", {**where, "name": "friends", "entries": ["192.0.2.1"]}),
+            ("set_firewall_ipset", {**where, "name": "friends", "entries": ["!192.0.2.1"]}),
             ("delete_firewall_set", {**where, "kind": "alias", "name": "home"}),
             ("delete_firewall_set", {**where, "kind": "ipset", "name": "friends"}),
         )
