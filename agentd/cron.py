@@ -71,16 +71,14 @@ class Cron:
 def parse(text: str) -> Cron:
     """Return the parsed expression; raises ValueError, which names the wrong field."""
     if text.strip().startswith("@") and text.strip().lower() not in NAMED:
-        message = (
+        raise ValueError(
             f"{text!r} is not accepted; there are {', '.join(NAMED)} and five fields: minute hour day month weekday"
         )
-        raise ValueError(message)
     fields = NAMED.get(text.strip().lower(), text).split()
     if len(fields) not in {len(FIELDS) - 1, len(FIELDS)}:
-        message = (
+        raise ValueError(
             f"{text!r} has {len(fields)} fields; it takes five (minute hour day month weekday), or six from second"
         )
-        raise ValueError(message)
     fields = fields if len(fields) == len(FIELDS) else ["0", *fields]
     seconds, minutes, hours, days, months, weekdays = (
         _values(field, *bounds) for field, bounds in zip(fields, FIELDS, strict=True)
@@ -109,17 +107,18 @@ def _values(field: str, name: str, lowest: int, highest: int, names: tuple[str, 
                 last = _number(high, names, lowest) if dash else first
                 last = highest if slash and not dash else last
         except ValueError:
-            message = f"{part!r} in the field {name}: write a number, a-b, *, */n, or names of months and weekdays"
-            raise ValueError(message) from None
+            raise ValueError(
+                f"{part!r} in the field {name}: write a number, a-b, *, */n, or names of months and weekdays"
+            ) from None
         if not lowest <= first <= last <= highest or every < 1:
-            message = f"{part!r} in the field {name}: it is from {lowest} to {highest}, rising, in steps of 1 or more"
-            raise ValueError(message)
+            raise ValueError(
+                f"{part!r} in the field {name}: it is from {lowest} to {highest}, rising, in steps of 1 or more"
+            )
         if slash and every > last - first:
-            message = (
+            raise ValueError(
                 f"{part!r} in the field {name}: a step of {every} is longer than {first} to {last}, so it would mean "
                 f"{first} alone; write {first}, or a step from 1 to {max(last - first, 1)}"
             )
-            raise ValueError(message)
         found.update(range(first, last + 1, every))
     return frozenset(found)
 

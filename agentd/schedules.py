@@ -80,8 +80,7 @@ def check(config: Config, definitions: Mapping[str, Definition]) -> None:
         definition = definitions.get(schedule.workflow)
         if definition is None:
             hint = suggestion(schedule.workflow, sorted(definitions))
-            message = f"schedules.{name}.workflow: unknown {schedule.workflow!r}{hint}"
-            raise ConfigError(message)
+            raise ConfigError(f"schedules.{name}.workflow: unknown {schedule.workflow!r}{hint}")
         _check_one(f"schedules.{name}", schedule, definition, policy)
 
 
@@ -89,8 +88,9 @@ def _check_one(where: str, schedule: settings.Schedule, definition: Definition, 
     kind = definition.parameters
     unknown = sorted(set(schedule.parameters) - set(kind.__struct_encode_fields__))
     if unknown:
-        message = f"{where}.parameters.{unknown[0]}: unknown{suggestion(unknown[0], kind.__struct_encode_fields__)}"
-        raise ConfigError(message)
+        raise ConfigError(
+            f"{where}.parameters.{unknown[0]}: unknown{suggestion(unknown[0], kind.__struct_encode_fields__)}"
+        )
     if secret := wire_secrets.refusal(schedule.parameters):
         raise ConfigError(f"{where}.parameters: {secret}")
     try:
@@ -98,15 +98,13 @@ def _check_one(where: str, schedule: settings.Schedule, definition: Definition, 
     except msgspec.ValidationError as error:
         raise ConfigError(fault(error, f"{where}.parameters")) from error
     except AgentdError as error:
-        message = f"{where}.parameters: {error}"
-        raise ConfigError(message) from error
+        raise ConfigError(f"{where}.parameters: {error}") from error
     granted = policy.tier_of(schedule.principal, plain=False)
     for task in plan:
         try:
             policy.allow(task.tool, task.tier, granted, principal=schedule.principal)
         except Denied as error:
-            message = f"{where}.principal: {error}"
-            raise ConfigError(message) from error
+            raise ConfigError(f"{where}.principal: {error}") from error
 
 
 def due(name: str, schedule: settings.Schedule) -> ScheduleDue:
@@ -159,12 +157,10 @@ async def _put(bus: Bus, wanted: ScheduleDue, stored: Stored | None) -> str:
             headers=_headers(wanted),
         )
     except StaleWrite as error:
-        message = f"{where}: another client is provisioning it now; run it again"
-        raise ConfigError(message) from error
+        raise ConfigError(f"{where}: another client is provisioning it now; run it again") from error
     except BusError as error:
         field = "timezone" if "time zone" in str(error) else "cron"
-        message = f"{where}.{field}: the NATS server does not take it: {error}"
-        raise ConfigError(message) from error
+        raise ConfigError(f"{where}.{field}: the NATS server does not take it: {error}") from error
     if known is None:
         return f"made schedule {wanted.name}: {wanted.cron} {wanted.timezone}"
     before, after = msgspec.structs.asdict(known), msgspec.structs.asdict(wanted)

@@ -59,10 +59,9 @@ async def call_tool(
         await asyncio.sleep(0.1)  # if another process runs the call, `running` is replied at once
         if time.monotonic() > until:
             tool = subject.rpartition(".")[2]
-            message = (
+            raise TemporaryError(
                 f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
             )
-            raise TemporaryError(message)
     if reply.error is not None:
         raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
     return reply
@@ -103,6 +102,5 @@ async def offered_by(bus: Bus, tool: str) -> tuple[str, str]:
         hint = suggestion(tool, sorted(offered), listed="`agentd tools` lists them")
         if not offered:
             hint = "; there are none: is an agent with tools running? see `agentd agents`"
-        message = f"no agent offers a tool {tool!r}{hint}"
-        raise UsageError(message)
+        raise UsageError(f"no agent offers a tool {tool!r}{hint}")
     return offered[tool], tool

@@ -80,17 +80,14 @@ def collect(
 
 def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
     if not _NAME.match(name):
-        message = f"{name!r} is not a tool name"
-        raise ValueError(message)
+        raise ValueError(f"{name!r} is not a tool name")
     if not inspect.iscoroutinefunction(method):
-        message = "a tool is an async method"
-        raise TypeError(message)
+        raise TypeError("a tool is an async method")
     hints = get_type_hints(method)
     result = hints.pop("return", None)
     hints.pop("call", None)
     if len(hints) != 1 or result is None:
-        message = "a tool takes (call, p: Parameters) and declares what it returns"
-        raise TypeError(message)
+        raise TypeError("a tool takes (call, p: Parameters) and declares what it returns")
     parameters = next(iter(hints.values()))
     definition = Tool(
         name=name,
@@ -109,8 +106,7 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
     )
     _check_raises(definition)
     if not definition.description:
-        message = "a tool has a docstring: it is what an AI client reads"
-        raise ValueError(message)
+        raise ValueError("a tool has a docstring: it is what an AI client reads")
     definition.input_schema()
     definition.output_schema()
     return definition
@@ -123,13 +119,13 @@ def _check_raises(definition: Tool) -> None:
     """
     for rule in definition.raises:
         if rule.tier.rank <= definition.tier.rank or rule.tier not in NEEDS_APPROVAL:
-            message = (
+            raise ValueError(
                 f"with {rule.says} it would need tier {rule.tier}: only destroy or exec above its own {definition.tier}"
             )
-            raise ValueError(message)
         if definition.tier is Tier.READ:
-            message = f"with {rule.says} it would not be of tier read: a tool that changes something needs operate"
-            raise ValueError(message)
+            raise ValueError(
+                f"with {rule.says} it would not be of tier read: a tool that changes something needs operate"
+            )
 
 
 def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
@@ -137,7 +133,8 @@ def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
     named: dict[str, Tool] = {}
     for entry in tools:
         if entry.name in named:
-            message = f"two tools are called {entry.name!r}: of {named[entry.name].service} and of {entry.service}"
-            raise ValueError(message)
+            raise ValueError(
+                f"two tools are called {entry.name!r}: of {named[entry.name].service} and of {entry.service}"
+            )
         named[entry.name] = entry
     return named

@@ -211,13 +211,11 @@ class Tool:
         Raises InvalidMessage that names tool and field.
         """
         if secret := secrets.refusal(parameters) or self._unreviewed(parameters):
-            message = f"{self.name}: {secret}"
-            raise InvalidMessage(message)
+            raise InvalidMessage(f"{self.name}: {secret}")
         unknown = set(parameters) - set(_field_names(self.parameters)) if isinstance(parameters, dict) else set()
         if unknown:
             hint = suggestion(min(unknown), _field_names(self.parameters))
-            message = f"{self.name}: unknown parameter {min(unknown)!r}{hint}"
-            raise InvalidMessage(message)
+            raise InvalidMessage(f"{self.name}: unknown parameter {min(unknown)!r}{hint}")
         marks.refuse_marks(self.name, parameters)
         parameters = normalized(parameters, schema_of(self.parameters), self.name)
         try:

@@ -29,8 +29,7 @@ def check_id(value: str, field: str = "workflow_id") -> str:
     Otherwise raise InvalidMessage, which names `field`.
     """
     if not _ID.match(value):
-        message = f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -")
     return value
 
 
@@ -43,11 +42,10 @@ def check_own_id(value: str) -> str:
     replace the one that the task starts, and the task would wait in vain.
     """
     if _CHILD.match(check_id(value)):
-        message = (
+        raise InvalidMessage(
             f"workflow_id: {value!r} is an id of workflows that tasks start; use one without `--`, and shorter than "
             f"{MAX_ID} characters"
         )
-        raise InvalidMessage(message)
     return value
 
 
@@ -74,8 +72,7 @@ def check_call_key(value: str) -> str:
     """
     tokens = value.split(".")
     if len(tokens) not in {2, 3}:
-        message = f"key: {value!r} is not <word>.<word> or <word>.<word>.<word>"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"key: {value!r} is not <word>.<word> or <word>.<word>.<word>")
     for token in tokens:
         check_id(token, "key")
     return value
@@ -90,8 +87,9 @@ def check_step_key(value: str, principal: str) -> str:
     owner, equals, rest = value.rpartition("=")
     tokens = rest.split(".")
     if len(tokens) != 3 or (equals and owner != principal):  # noqa: PLR2004 - workflow, task, step
-        message = f"key: {value!r} is not <workflow>.<task>.<step> of what {principal or 'no principal'} requested"
-        raise InvalidMessage(message)
+        raise InvalidMessage(
+            f"key: {value!r} is not <workflow>.<task>.<step> of what {principal or 'no principal'} requested"
+        )
     for token in tokens:
         check_id(token, "key")
     return value
@@ -100,8 +98,7 @@ def check_step_key(value: str, principal: str) -> str:
 def check_task(value: str) -> str:
     """Return `value` if it is valid as the name of a task, else raise InvalidMessage."""
     if not _TASK.match(value):
-        message = f"task: {value!r} is not a task name; use a letter, then up to 63 of A-Z a-z 0-9 _ and -"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"task: {value!r} is not a task name; use a letter, then up to 63 of A-Z a-z 0-9 _ and -")
     return value
 
 
@@ -111,6 +108,5 @@ def check_queue(value: str) -> str:
     The form is `service`, `service@node` or `…+class`; otherwise raise InvalidMessage.
     """
     if not _QUEUE.match(value):
-        message = f"queue: {value!r} is not <service>[@<node>][+<class>]"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"queue: {value!r} is not <service>[@<node>][+<class>]")
     return value

@@ -376,8 +376,7 @@ def undoing(spec: TaskSpec) -> TaskSpec:
     """Return the task that undoes `spec`; raises ValueError if it cannot be undone."""
     undo = spec.compensation
     if undo is None:
-        message = f"{spec.name} cannot be undone"
-        raise ValueError(message)
+        raise ValueError(f"{spec.name} cannot be undone")
     return TaskSpec(
         name=UNDO + spec.name,
         tool=undo.tool,

@@ -67,10 +67,9 @@ async def check_id_free(context: Context, workflow_id: str, principal: str) -> s
     stored = await context.bus.last(subjects.WORKFLOWS, subjects.cron_timer(name)) if name else None
     schedule = None if stored is None else context.bus.read(stored, ScheduleDue)
     if schedule is not None and schedule.principal != principal:
-        message = (
+        raise InvalidMessage(
             f"workflow_id: {workflow_id!r} is a firing of the schedule {name}, which {schedule.principal} requests"
         )
-        raise InvalidMessage(message)
     return workflow_id
 
 
@@ -122,6 +121,5 @@ async def _record_firing(context: Context, schedule: ScheduleDue, job: Job) -> S
     try:
         await bus.kv_put(subjects.CONF, key, record, expect=newest.seq)
     except StaleWrite as error:
-        message = f"{schedule.name}: another orchestrator notes a run of it"
-        raise TemporaryError(message, delay=0.2) from error
+        raise TemporaryError(f"{schedule.name}: another orchestrator notes a run of it", delay=0.2) from error
     return requested

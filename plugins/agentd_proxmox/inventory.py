@@ -194,8 +194,10 @@ class Inventory:
         if vm and found[0].kind != "qemu":
             raise Rejected(f"{found[0].title} is not a VM")
         if found[0].away and not away:
-            text = f"{found[0].title}: the node {found[0].node} is offline, so nothing is known of the guest now"
-            raise NodeOffline(text, delay=3.0)
+            raise NodeOffline(
+                f"{found[0].title}: the node {found[0].node} is offline, so nothing is known of the guest now",
+                delay=3.0,
+            )
         return found[0]
 
     @staticmethod

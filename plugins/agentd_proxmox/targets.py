@@ -32,8 +32,10 @@ def check_name(at: GuestLocation, name: str) -> None:
     VMIDs are reused: over time, the same VMID may belong to another guest.
     """
     if not at.name:
-        text = f"the name of {at.title} is not known now, so it cannot be compared with {name!r}: nothing was done"
-        raise ProxmoxUnavailable(text, delay=2.0)
+        raise ProxmoxUnavailable(
+            f"the name of {at.title} is not known now, so it cannot be compared with {name!r}: nothing was done",
+            delay=2.0,
+        )
     if at.name != name:
         raise Rejected(f"{at.title} is not called {name!r}: nothing was done; check which guest is meant")
 

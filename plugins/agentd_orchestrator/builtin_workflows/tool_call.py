@@ -49,11 +49,9 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
         tool = tools.get(tool_names.current(request.tool, tools))
         if tool is None:
             hint = suggestion(request.tool, sorted(tools), listed="`agentd tools` lists them")
-            message = f"tool: there is no tool {request.tool!r}{hint}"
-            raise Rejected(message)
+            raise Rejected(f"tool: there is no tool {request.tool!r}{hint}")
         if tool.undoes:
-            message = f"tool: {request.tool} runs only where a workflow undoes one of its tasks, never as a call"
-            raise Rejected(message)
+            raise Rejected(f"tool: {request.tool} runs only where a workflow undoes one of its tasks, never as a call")
         tool.parse(request.parameters)
         return TaskSpec(
             name,

@@ -278,8 +278,10 @@ class Migration(area.Area):
         status = await self.inventory.status(now)
         lock = f", locked ({one_line(status['lock'])})" if status.get("lock") else ""
         why = "; ".join(_errors(error))
-        text = f"{error}{f': {why}' if why else ''}; {now.title} is where it was: {guest_model.state(status)}{lock}"
-        raise TaskFailed(text, log=error.log)
+        raise TaskFailed(
+            f"{error}{f': {why}' if why else ''}; {now.title} is where it was: {guest_model.state(status)}{lock}",
+            log=error.log,
+        )
 
     async def _arrived(self, call: Call, at: GuestLocation, target: str, upid: Upid) -> GuestLocation:
         """Return the place of the guest on `target`; wait for one under HA."""

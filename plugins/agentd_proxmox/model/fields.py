@@ -112,8 +112,9 @@ def check_protection(name: str, *, on: bool | None) -> None:
     Turning one off needs the approval of another principal.
     """
     if on is False:
-        message = f"{name}: false takes a guard away, which another principal has to approve: api_destroy does it"
-        raise ValueError(message)
+        raise ValueError(
+            f"{name}: false takes a guard away, which another principal has to approve: api_destroy does it"
+        )
 
 
 RUNNING, STOPPED = "running", "stopped"

@@ -45,14 +45,6 @@ class Page(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What is asked of a list."""
-
-    limit: int | None = None
-    cursor: str = ""
-    show: list[str] = []
-
-
 def tokens(result: object) -> float:
     """Return what an MCP client gets for a result, structured and as text, four bytes to a token."""
     reply = ToolReply(status=Outcome.COMPLETED, result=msgspec.to_builtins(result))
@@ -142,7 +134,9 @@ def test_paging_loses_and_repeats_no_line(lines: list[Line], limit: int | None) 
     seen: list[Line] = []
     cursor = ""
     while True:
-        page = pages.fill(Page(len(lines)), "lines", lines, lambda item: item.name, Asked(limit, cursor))
+        page = pages.fill(
+            Page(len(lines)), "lines", lines, lambda item: item.name, pages.Paged(limit=limit, cursor=cursor)
+        )
         seen += page.lines
         if limit is None and len(page.lines) > 1:
             assert tokens(page) <= TOKENS
