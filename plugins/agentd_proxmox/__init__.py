@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd import hookimpl
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from agentd import BrokenTool, Right, Settings, Tool, Toolbox
 
-SERVICE = "mcp-proxmox"
+SERVICE: Final = "mcp-proxmox"
 
 
 @hookimpl

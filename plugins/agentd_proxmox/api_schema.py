@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,13 +22,13 @@ from agentd.similar import either, nearest
 Read = Callable[[int, int], bytes]
 Method = dict[str, Any]
 
-REST = frozenset({"volume", "cidr"})
+REST: Final = frozenset({"volume", "cidr"})
 """Variables at the end of a path that may contain slashes: Proxmox uses the rest of the path as their value."""
-METHODS = ("GET", "POST", "PUT", "DELETE")
-VARIABLE = re.compile(r"\{([^}]+)\}")
-_CONSTANT = re.compile(rb"(?:const|let|var)\s+\w+\s*=\s*(?=\[)")
-_END = re.compile(rb"^\]", re.MULTILINE)
-_INDEXED = re.compile(r"\[n\]\Z")
+METHODS: Final = ("GET", "POST", "PUT", "DELETE")
+VARIABLE: Final = re.compile(r"\{([^}]+)\}")
+_CONSTANT: Final = re.compile(rb"(?:const|let|var)\s+\w+\s*=\s*(?=\[)")
+_END: Final = re.compile(rb"^\]", re.MULTILINE)
+_INDEXED: Final = re.compile(r"\[n\]\Z")
 
 
 class _Item(msgspec.Struct):

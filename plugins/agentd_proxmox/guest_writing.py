@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd import AgentdError, ConfigChanged, Found, PermanentError, Rejected, TaskFailed, one_line
 from agentd_proxmox import changes
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from agentd import Call
     from agentd_proxmox.inventory import GuestLocation, Inventory
 
-TRIES = 3
+TRIES: Final = 3
 """Attempts to change a configuration that another client changes at the same time."""
-RESTORES = "update_guest_options"
-_HOTPLUG = "hotplug problem"
+RESTORES: Final = "update_guest_options"
+_HOTPLUG: Final = "hotplug problem"
 
 
 async def change(

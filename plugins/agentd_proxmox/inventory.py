@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import (
     Denied,
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-LOCK_PAUSE = 1.0
-MARGIN = 5.0
+LOCK_PAUSE: Final = 1.0
+MARGIN: Final = 5.0
 """Seconds before a call's deadline at which waiting ends, to report what it waited for."""
 
 

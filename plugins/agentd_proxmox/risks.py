@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DAY: Final = 86_400
 LONG: Final = 7 * DAY
 """Seconds of uptime from which on it is given in days."""
-_PRECIOUS = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?(delete|touch)|do-?not)")
+_PRECIOUS: Final = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?(delete|touch)|do-?not)")
 """Tags that suggest that a guest must be kept, even if [policy] protected does not name them."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-PAUSE = 0.5
+PAUSE: Final = 0.5
 
 
 def check_name(at: GuestLocation, name: str) -> None:

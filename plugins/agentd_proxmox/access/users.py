@@ -8,7 +8,7 @@ changed.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-GROUPS = "/access/groups"
+GROUPS: Final = "/access/groups"
 
-ROOT = "root@pam"
+ROOT: Final = "root@pam"
 
 UserId = formats.User
 GroupId = formats.Group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -12,7 +12,7 @@ from agentd_proxmox.api_tiers import refusal_reason, tier_of
 if TYPE_CHECKING:
     from agentd_proxmox import api_schema
 
-TOOLS = {Tier.READ: "api_get", Tier.OPERATE: "api_call", Tier.DESTROY: "api_destroy", Tier.EXEC: "api_exec"}
+TOOLS: Final = {Tier.READ: "api_get", Tier.OPERATE: "api_call", Tier.DESTROY: "api_destroy", Tier.EXEC: "api_exec"}
 
 
 class Description(msgspec.Struct, frozen=True, omit_defaults=True):

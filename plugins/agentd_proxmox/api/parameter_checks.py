@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import one_line
 from agentd.similar import suggestion
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Schema = dict[str, Any]
 
-LONGEST = 256 * 1024
+LONGEST: Final = 256 * 1024
 """Characters of all values together; Proxmox accepts 512 KiB of form data, where a character takes up to twelve."""
 _BOOLEANS: dict[object, str] = {
     **dict.fromkeys((True, "1", "on", "yes", "true"), "1"),
@@ -30,10 +30,10 @@ _BOOLEANS: dict[object, str] = {
 }
 """Spellings that Proxmox accepts, in any case; the numbers 1, 1.0, 0 and 0.0 are the same keys as True and False."""
 PATTERN_LIMIT, SHOWN = 4096, 60
-_CLUSTER = re.compile(r"\(\?\^([a-z]*):")
-_NESTED = re.compile(r"[*]\)\[|\][*]\)[*]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_SEGMENT = re.compile(r"[^\x00-\x20\x7f/?#\\%]+\Z")
+_CLUSTER: Final = re.compile(r"\(\?\^([a-z]*):")
+_NESTED: Final = re.compile(r"[*]\)\[|\][*]\)[*]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SEGMENT: Final = re.compile(r"[^\x00-\x20\x7f/?#\\%]+\Z")
 
 
 def _address(kind: Callable[[str], object]) -> Callable[[str], bool]:
@@ -57,7 +57,7 @@ def _shape(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
 
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 FORMATS: dict[str, tuple[Callable[[str], bool], str]] = {
     "pve-node": (_shape(_LABEL), "the name of a node"),
     "pve-vmid": (_shape(r"[1-9][0-9]{2,8}"), "a VMID, 100 to 999999999"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import Rejected, Upid
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from agentd_proxmox import api_schema
 
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 
 def fill_path(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:

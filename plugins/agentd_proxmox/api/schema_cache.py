@@ -15,7 +15,7 @@ import tempfile
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd import AgentdError, Denied, UnsafeFile, files
 from agentd_proxmox.api_schema import Catalogue, lines_of
@@ -23,13 +23,13 @@ from agentd_proxmox.api_schema import Catalogue, lines_of
 if TYPE_CHECKING:
     from agentd import Proxmox
 
-SCRIPT = "/pve-docs/api-viewer/apidoc.js"
-ON_DISK = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
-LAYOUT = 1
+SCRIPT: Final = "/pve-docs/api-viewer/apidoc.js"
+ON_DISK: Final = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
+LAYOUT: Final = 1
 """Version of the cache file's format; it is part of the file name."""
-LARGEST = 64 << 20
+LARGEST: Final = 64 << 20
 """Maximum size of the cache file in bytes; it has about four million."""
-FRESH = 300.0
+FRESH: Final = 300.0
 """Seconds after which the node's version is read again: the node may have been upgraded."""
 
 

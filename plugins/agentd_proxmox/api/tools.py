@@ -15,7 +15,7 @@ outcome where the type of the task is known and exactly one of our tasks matches
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from agentd_proxmox.api.schema_cache import Schemas
     from agentd_proxmox.inventory import Inventory
 
-LISTED = 15.0
+LISTED: Final = 15.0
 """Seconds after which a started task is in one of the lists: the archive lags by up to 10 s."""
-LOG_TAIL = 5
+LOG_TAIL: Final = 5
 
 Path = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^/", description="/nodes/pve1/qemu/100/config")]
 Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
@@ -312,7 +312,7 @@ class Api:
         return upid if fits and upid.user == self.proxmox.user else None
 
 
-WORKERS = {
+WORKERS: Final = {
     **{
         f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{action}": f"qm{action}" for action in ("start", "stop", "shutdown")
     },

@@ -7,7 +7,7 @@ The API also shows which of the two a cluster has: 501 for the rules means Proxm
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -60,8 +60,8 @@ async def rules(proxmox: Proxmox) -> Rules:
     return Rules("groups", [_group(e, [sid for sid, name in users.items() if name == e["group"]]) for e in groups])
 
 
-OF_GROUP = ("nodes", "restricted", "nofailback", "comment")
-OF_RULE = ("resources", "nodes", "strict", "affinity", "comment", "disable")
+OF_GROUP: Final = ("nodes", "restricted", "nofailback", "comment")
+OF_RULE: Final = ("resources", "nodes", "strict", "affinity", "comment", "disable")
 
 
 def old_values(was: Rule, options: Iterable[str]) -> Entry:

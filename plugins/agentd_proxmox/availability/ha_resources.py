@@ -8,7 +8,7 @@ overwritten.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-RESOURCES = "/cluster/ha/resources"
+RESOURCES: Final = "/cluster/ha/resources"
 State = Literal["started", "stopped", "disabled", "ignored"]
 Times = Annotated[int, Meta(ge=0, le=1000)]
 Group = Annotated[formats.ConfigId, Meta(description="name of an HA group (Proxmox VE 8)")]
@@ -255,7 +255,7 @@ class Ha(area.Area):
         return _resource(entry, at, one_line(one.get("crm_state") or one.get("state") or ""))
 
 
-_KEPT = ("max_restart", "max_relocate", "comment")
+_KEPT: Final = ("max_restart", "max_relocate", "comment")
 
 
 def _before(was: Resource, options: Iterable[str]) -> Entry:

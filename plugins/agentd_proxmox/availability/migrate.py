@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import msgspec
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
     T = TypeVar("T")
 
-MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
-TELL = 2.0
+MOVERS: Final = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
+TELL: Final = 2.0
 """Seconds between two reads of the log of a migration."""
-_TO = re.compile(r"\bto node '?([A-Za-z0-9-]+)")
+_TO: Final = re.compile(r"\bto node '?([A-Za-z0-9-]+)")
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ blocks the migration or is a warning; each blocking finding says what to do.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import one_line
 from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest, blocker, remark
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-_BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
-_DEVICE = re.compile(r"(?:(?:hostpci|usb|parallel|serial|virtiofs)\d+|ivshmem)\Z")
-_COPIED_WITH_SNAPSHOTS = frozenset({"zfspool", "btrfs"})
-_COPIED = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
+_BRIDGE: Final = re.compile(r"(?:^|,)bridge=([^,]+)")
+_DEVICE: Final = re.compile(r"(?:(?:hostpci|usb|parallel|serial|virtiofs)\d+|ivshmem)\Z")
+_COPIED_WITH_SNAPSHOTS: Final = frozenset({"zfspool", "btrfs"})
+_COPIED: Final = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
 """Storage types whose volumes Proxmox copies to another node; above: those of which it copies snapshots too."""
-_OF_THE_HOST = ("host", "max")
+_OF_THE_HOST: Final = ("host", "max")
 """CPU types that show the CPU of the node to the guest."""
 
 

@@ -8,7 +8,7 @@ shows the result.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -44,8 +44,8 @@ from agentd_proxmox.model.fields import GuestName, Schedule
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-LOG_LINES = 10
-JOBS = "/cluster/replication"
+LOG_LINES: Final = 10
+JOBS: Final = "/cluster/replication"
 JobId = formats.Replication
 Rate = Annotated[float, Meta(ge=1, le=1_000_000, description="MB/s at most")]
 

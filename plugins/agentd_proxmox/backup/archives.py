@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-VOLUME = "GET /nodes/{node}/storage/{storage}/content/{volume}"
+VOLUME: Final = "GET /nodes/{node}/storage/{storage}/content/{volume}"
 
-NOTES_LIMIT = 1024
-KNOWN_KEYS = frozenset({"cluster", "guestname", "node", "vmid"})
+NOTES_LIMIT: Final = 1024
+KNOWN_KEYS: Final = frozenset({"cluster", "guestname", "node", "vmid"})
 
-_TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
-_LOCKED = re.compile(r"(?:VM|CT) is locked \(([^)]+)\)")
+_TEMPLATE: Final = re.compile(r"\{\{([^{}]*)\}\}")
+_LOCKED: Final = re.compile(r"(?:VM|CT) is locked \(([^)]+)\)")
 
 Archive = formats.Backup
 

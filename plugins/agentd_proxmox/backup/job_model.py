@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,7 +16,7 @@ from agentd_proxmox.model.fields import Schedule
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
+KEEPS: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
 
 JobId = formats.NewBackupJob
 Keeps = Annotated[dict[str, int], Meta(description="last, hourly, daily, weekly, monthly, yearly: how many to keep")]

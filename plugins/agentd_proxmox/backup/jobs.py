@@ -7,7 +7,7 @@ change if the job is not what the caller saw.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 
-SHOWN_BY_PROXMOX = frozenset(
+SHOWN_BY_PROXMOX: Final = frozenset(
     {
         *("id", "type", "enabled", "schedule", "storage", "all", "vmid", "exclude", "pool", "node", "mode"),
         *("compress", "prune-backups", "notes-template", "comment", "next-run", "digest"),

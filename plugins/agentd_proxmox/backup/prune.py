@@ -9,7 +9,7 @@ and what is left.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,7 @@ from agentd_proxmox import area, changes, targets
 from agentd_proxmox.model import fields, pages
 
 Keep = Annotated[int, Meta(ge=0, le=10_000)]
-SHOWN = 20
+SHOWN: Final = 20
 
 
 class PruneRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

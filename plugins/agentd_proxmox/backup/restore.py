@@ -8,7 +8,7 @@ restore over a guest has destroyed the disks of the old guest: the error says so
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -34,8 +34,8 @@ from agentd_proxmox.model import fields, guest_model
 from agentd_proxmox.model.guest_model import VmidOwner
 from agentd_proxmox.targets import upid_of
 
-RESTORERS = frozenset({"qmrestore", "vzrestore"})
-IDLE_CHECKS = 3
+RESTORERS: Final = frozenset({"qmrestore", "vzrestore"})
+IDLE_CHECKS: Final = 3
 """Consecutive checks without a task for a half-created guest before it is reported."""
 
 

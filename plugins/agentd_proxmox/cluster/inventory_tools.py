@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 
-CONTENTS = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import")
+CONTENTS: Final = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import")
 """Kinds of content that a storage can hold, as the schema of Proxmox lists them."""
 
 

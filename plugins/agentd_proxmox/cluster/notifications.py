@@ -6,7 +6,7 @@ Targets and realms contain passwords, so an administrator creates them; these to
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ from agentd_proxmox.model import convert, fields
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-PATH = "/cluster/notifications"
+PATH: Final = "/cluster/notifications"
 
 
 class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -16,7 +16,7 @@ from agentd_proxmox.model.fields import GuestSelector
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
 
-GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
+GUEST_STATES: Final = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
 
 
 class ListGuests(pages.PagedByVmid, frozen=True, forbid_unknown_fields=True):

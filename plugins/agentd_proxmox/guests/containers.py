@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from agentd_proxmox.inventory import GuestLocation, Inventory
 
-NOT_OPTIONS = frozenset({"vmid", "digest"})
+NOT_OPTIONS: Final = frozenset({"vmid", "digest"})
 
 Address = formats.CtIp4
 Gateway = formats.CtGateway4

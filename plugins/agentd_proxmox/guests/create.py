@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
     from agentd import Upid
 
-MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
+MAKERS: Final = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
 """Task types whose id is the new guest's VMID; the id of a `qmclone` or `vzclone` is the VMID of its source."""
-CLONERS = {"qmclone", "vzclone"}
+CLONERS: Final = {"qmclone", "vzclone"}
 """Parameters that only cloud-init reads."""
-IMPORTED = frozenset({"import", "images"})
+IMPORTED: Final = frozenset({"import", "images"})
 """Content types that a disk can be copied from."""
-PAUSE = 0.5
-NO_MAKER = 3
+PAUSE: Final = 0.5
+NO_MAKER: Final = 3
 """Consecutive checks without a task for a half-created guest before it is reported: a worker may have just ended."""
 
 

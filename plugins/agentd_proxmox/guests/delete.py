@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -28,10 +28,10 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
 
-DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
-MAKERS = frozenset({"create_vm", "create_container", "clone_container", "restore_backup"})
+DESTROYERS: Final = frozenset({"qmdestroy", "vzdestroy"})
+MAKERS: Final = frozenset({"create_vm", "create_container", "clone_container", "restore_backup"})
 """Tools that create a new guest."""
-RECENT = 3600
+RECENT: Final = 3600
 """Maximum age in seconds of our own task that explains why a guest is gone: a repeat comes sooner."""
 
 

@@ -7,7 +7,7 @@ A change of a VM is a Proxmox task, a change of a container is done before the a
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
@@ -19,9 +19,9 @@ from agentd_proxmox.model.fields import STOPPED
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
 
-MOVERS = frozenset({"qmmove", "move_volume"})
-_UNUSED = re.compile(r"unused\d+\Z")
-_OF = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"mp\d+\Z")}
+MOVERS: Final = frozenset({"qmmove", "move_volume"})
+_UNUSED: Final = re.compile(r"unused\d+\Z")
+_OF: Final = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"mp\d+\Z")}
 """Names of disks that can be added and detached, by kind of guest."""
 
 

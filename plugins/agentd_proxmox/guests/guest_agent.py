@@ -13,7 +13,7 @@ import asyncio
 import base64
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-WRITABLE = 46_080
+WRITABLE: Final = 46_080
 """Maximum size of a file in bytes: Proxmox takes 61,440 characters of base64."""
-INFO = "info"
+INFO: Final = "info"
 """The command that tests whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
-_NO_AGENT = re.compile(r"guest agent|not running", re.IGNORECASE)
+_NO_AGENT: Final = re.compile(r"guest agent|not running", re.IGNORECASE)
 
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="absolute path in the guest")]
 Output = Annotated[int, Meta(ge=1, le=200_000, description="characters of each output that are shown")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+from typing import Any, Final
 
 from agentd import one_line
 
@@ -16,8 +16,8 @@ Entry = dict[str, Any]
 
 WORD, LINES = 200, 32
 """Maximum length of a name from a guest, and maximum number of objects that are shown."""
-LARGEST = 2**70
-_UNSEEN = re.compile(
+LARGEST: Final = 2**70
+_UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff]"
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -13,7 +13,7 @@ from agentd_proxmox.model import fields, guest_model
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation
 
-CLOUD = ("ciuser", "sshkeys", "ipconfig0", "nameserver", "searchdomain")
+CLOUD: Final = ("ciuser", "sshkeys", "ipconfig0", "nameserver", "searchdomain")
 
 
 class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

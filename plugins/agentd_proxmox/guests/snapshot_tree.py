@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-CURRENT = "current"
+CURRENT: Final = "current"
 """The entry in the list of Proxmox that is the current state of the guest, not a snapshot."""
 
 

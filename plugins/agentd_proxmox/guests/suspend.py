@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from urllib.parse import urlencode
 
 import msgspec
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 PAUSED, SUSPENDED = "paused", "suspended"
-DRIVE = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
-SECRET = frozenset({"cipassword"})
-FROZEN = (
+DRIVE: Final = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
+SECRET: Final = frozenset({"cipassword"})
+FROZEN: Final = (
     "Proxmox suspends containers only as an experiment (CRIU), and shows one that is suspended as stopped; "
     "use shutdown_guest and start_guest"
 )

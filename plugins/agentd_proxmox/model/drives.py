@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-_KEY = re.compile(r"(?:(?:scsi|virtio|sata|ide|efidisk|tpmstate|mp|unused)\d+|rootfs)\Z")
-_STORED = re.compile(r"([A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]):(?!\Z)")
-_CLOUDINIT = re.compile(r"vm-\d+-cloudinit")
-_ON = re.compile(r"(?:\A|,)shared=(?:1|on|yes|true)(?:,|\Z)", re.IGNORECASE)
+_KEY: Final = re.compile(r"(?:(?:scsi|virtio|sata|ide|efidisk|tpmstate|mp|unused)\d+|rootfs)\Z")
+_STORED: Final = re.compile(r"([A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]):(?!\Z)")
+_CLOUDINIT: Final = re.compile(r"vm-\d+-cloudinit")
+_ON: Final = re.compile(r"(?:\A|,)shared=(?:1|on|yes|true)(?:,|\Z)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

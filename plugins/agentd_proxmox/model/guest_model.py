@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from agentd import key_of, mark, one_line
@@ -18,21 +18,21 @@ from agentd_proxmox.model.fields import Guest
 from agentd_proxmox.model.option_strings import boot_disk
 from agentd_proxmox.model.option_strings import comparable_tags as tags_of
 
-CLONING = "qmclone temporary file"
+CLONING: Final = "qmclone temporary file"
 """Description of the target of a clone until the clone is finished (proxmox.md, Guests)."""
 
-RESUMABLE = frozenset({"paused", "prelaunch"})
+RESUMABLE: Final = frozenset({"paused", "prelaunch"})
 """States of a VM that is powered on, from which resume_vm continues it."""
 
-MAKING = frozenset({"create", "clone"})
+MAKING: Final = frozenset({"create", "clone"})
 """Locks of a guest that is still being created."""
 
 Config = dict[str, Any]
 
-_DISK = re.compile(r"(scsi|virtio|sata|ide|efidisk|tpmstate|mp)\d+\Z|rootfs\Z")
-_NETWORK = re.compile(r"net\d+\Z")
-_SIZE = re.compile(r"(?:^|,)size=(\d+(?:\.\d+)?)([KMGT]?)")
-_GIBIBYTES = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
+_DISK: Final = re.compile(r"(scsi|virtio|sata|ide|efidisk|tpmstate|mp)\d+\Z|rootfs\Z")
+_NETWORK: Final = re.compile(r"net\d+\Z")
+_SIZE: Final = re.compile(r"(?:^|,)size=(\d+(?:\.\d+)?)([KMGT]?)")
+_GIBIBYTES: Final = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
 
 
 class VmidOwner(Enum):
@@ -232,9 +232,9 @@ def changes(config: Config, wanted: Config) -> Config:
     return changed | ({"delete": ",".join(removed)} if removed else {})
 
 
-_ABSENT = {"sockets": 1, "swap": 512, "cpuunits": 100, "cpulimit": 0}
+_ABSENT: Final = {"sockets": 1, "swap": 512, "cpuunits": 100, "cpulimit": 0}
 """Defaults of Proxmox for numbers that the configuration does not contain."""
-_UNLIMITED = frozenset({"cores", "cpulimit"})
+_UNLIMITED: Final = frozenset({"cores", "cpulimit"})
 """Options for which 0 means: no limit."""
 
 

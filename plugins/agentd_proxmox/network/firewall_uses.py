@@ -6,7 +6,7 @@ Proxmox deletes a name that is in use without a warning, and the rules that use 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import Denied, PermanentError, ProxmoxUnavailable, one_line
 from agentd_proxmox.network import firewall_rules
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-TOGETHER = 4
+TOGETHER: Final = 4
 """Number of firewalls that are read at the same time."""
 
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+LENGTHS: Final = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 """Number of hexadecimal digits of a checksum, by algorithm."""
-DISKS = frozenset({"images", "rootdir"})
-HELD = frozenset({"iso", "snippets"})
+DISKS: Final = frozenset({"images", "rootdir"})
+HELD: Final = frozenset({"iso", "snippets"})
 """Content that any guest may use; only the configuration of the guest shows it."""
 
 Content = Annotated[str, formats.full_match("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
