@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from agentd.plugins.workflow_files import Fault, ListedWorkflow, Reader
     from agentd.proxmox.client import Proxmox
     from agentd.proxmox.read_only import is_dry_run
-    from agentd.proxmox.responses import Upid, grant, nearest, one_line
+    from agentd.proxmox.responses import Upid, grant, known_names, one_line
     from agentd.proxmox.upload import Upload
     from agentd.proxmox.vm import CLOUD_INIT, VmOptions, VmParameters
     from agentd.safety import marks
@@ -197,9 +197,9 @@ __all__ = [
     "hookimpl",
     "is_dry_run",
     "key_of",
+    "known_names",
     "mark",
     "marks",
-    "nearest",
     "now",
     "one_line",
     "plain",
@@ -310,9 +310,9 @@ _ORIGINS: Final = {
     "hookimpl": "agentd.plugins.hookspecs",
     "is_dry_run": "agentd.proxmox.read_only",
     "key_of": "agentd.safety.marks",
+    "known_names": "agentd.proxmox.responses",
     "mark": "agentd.safety.marks",
     "marks": "agentd.safety.marks",
-    "nearest": "agentd.proxmox.responses",
     "now": "agentd.wire.codec",
     "one_line": "agentd.proxmox.responses",
     "plain": "agentd.wire.codec",

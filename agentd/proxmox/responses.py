@@ -98,7 +98,7 @@ def one_line(text: object) -> str:
     return _CONTROL.sub(" ", str(text)).strip()
 
 
-def nearest(wrong: str, known: Iterable[str]) -> str:
+def known_names(wrong: str, known: Iterable[str]) -> str:
     """Return a sentence with the names that exist, those similar to `wrong` first."""
     names = sorted(set(known))
     close = similar.nearest(wrong, names)
@@ -114,7 +114,7 @@ def unreachable_reason(node: str, entries: list[dict[str, Any]]) -> AgentdError 
     """
     states = {str(entry.get("node")): entry.get("status") for entry in entries}
     if states and node not in states:
-        return NotFound(f"there is no node {node!r}; {nearest(node, states)}")
+        return NotFound(f"there is no node {node!r}; {known_names(node, states)}")
     if states.get(node) == "offline":
         return NodeOffline(f"the node {node} is offline, so it cannot be queried", delay=3.0)
     return None
@@ -145,7 +145,9 @@ def not_found_error(source: tuple[str, str, str, str], entries: list[dict[str, A
     if name in names:
         return None
     reason = text.partition("; to grant it")[0]  # a privilege on a missing object does not help
-    return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {reason})")
+    return NotFound(
+        f"there is no {kind} {name!r} that this token may see; {known_names(name, names)} (Proxmox: {reason})"
+    )
 
 
 def role_for(privilege: str) -> str:

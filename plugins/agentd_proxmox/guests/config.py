@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, nearest, tool
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, known_names, tool
 from agentd_proxmox import api_tiers, area, blind_token, changes, guest_writing, targets
 from agentd_proxmox.model import fields, filter_values, guest_model, option_strings, pages, units
 from agentd_proxmox.model.fields import GuestSelector
@@ -136,7 +136,7 @@ class Guests(area.Area):
         filter_values.check_exists("status", p.status, {*GUEST_STATES, *(at.status for at in places)})
         tags = {tag for at in places for tag in at.tags}
         if p.tag and p.tag not in tags:
-            call.warn(f"tag: no guest has the tag {p.tag!r}; {nearest(p.tag, tags)}")
+            call.warn(f"tag: no guest has the tag {p.tag!r}; {known_names(p.tag, tags)}")
         found = [at.line() for at in places if _matches(at, p)]
         by_status, by_node = (dict(Counter(getattr(line, of) for line in found)) for of in ("status", "node"))
         return pages.fill(GuestPage(len(found), by_status, by_node), "guests", found, _by_vmid, p)

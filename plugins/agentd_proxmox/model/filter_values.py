@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd import NotFound, nearest, one_line
+from agentd import NotFound, known_names, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,4 +22,4 @@ def check_exists(field: str, value: object, there: Iterable[object], what: str =
     names = {str(name) for name in there}
     if value in (None, "") or str(value) in names:
         return
-    raise NotFound(f"{field}: there is no {what or field} {one_line(value)!r}; {nearest(str(value), names)}")
+    raise NotFound(f"{field}: there is no {what or field} {one_line(value)!r}; {known_names(str(value), names)}")
