@@ -61,6 +61,8 @@ def refuse_marks(tool: str, parameters: object) -> None:
 
 
 def _contains(text: str) -> bool:
+    if ":" not in text and "%" not in text:  # a mark has a colon, which may be encoded
+        return False
     for _ in range(_DECODED):
         if _WRITTEN.search(text):
             return True

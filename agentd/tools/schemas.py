@@ -12,7 +12,7 @@ from agentd import formats
 from agentd.errors import InvalidMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 
 def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that msgspec knows
@@ -44,20 +44,21 @@ def normalized(parameters: object, schema: dict[str, Any], name: str) -> object:
     Some clients send null for what they leave out, and some have no integers.  Raises InvalidMessage for a value that
     is not a finite number (NaN, Infinity, 1e400), at any depth.
     """
-    if not _contains(parameters, lambda value: value is None or type(value) is float):
+    odd = [value for value in _scalars(parameters) if value is None or type(value) is float]
+    if not odd:
         return parameters
-    if _contains(parameters, lambda value: type(value) is float and not math.isfinite(value)):
+    if not all(value is None or math.isfinite(value) for value in odd):
         raise InvalidMessage(f"{name}: a parameter is not a finite number (NaN, Infinity, or too large)")
     return _corrected(parameters, schema, schema.get("$defs", {}))
 
 
-def _contains(value: object, predicate: Callable[[object], bool]) -> bool:
-    """Return whether `predicate` is true for any value in nested lists and objects."""
-    if isinstance(value, dict):
-        return any(_contains(item, predicate) for item in value.values())
-    if isinstance(value, list):
-        return any(_contains(item, predicate) for item in value)
-    return predicate(value)
+def _scalars(value: object) -> Iterator[Any]:
+    """Yield every value in nested lists and objects that is neither."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(item, (dict, list)):
+            yield from _scalars(item)
+        else:
+            yield item
 
 
 def _corrected(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> object:
