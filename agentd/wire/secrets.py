@@ -95,14 +95,17 @@ def is_secret_name(name: str) -> bool:
 
     For example `adminPassword` and `access_token`.
     """
-    return _is_secret_short(name) if len(name) <= _SHORT else _is_secret(name)
-
-
-def _is_secret(name: str) -> bool:
     return _NAME.fullmatch(_plain(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)).lower()) is not None
 
 
-_is_secret_short: Final = lru_cache(4096)(_is_secret)
+def _judge_name(name: str) -> tuple[bool, bool]:
+    """Return whether the name of a field has the form of a secret, and whether it is the name of one."""
+    return _judge_short_name(name) if len(name) <= _SHORT else (looks_secret(name), is_secret_name(name))
+
+
+@lru_cache(4096)
+def _judge_short_name(name: str) -> tuple[bool, bool]:
+    return looks_secret(name), is_secret_name(name)
 
 
 def _plain(name: str) -> str:
@@ -144,9 +147,10 @@ def found(value: Any, path: str = "", name: str = "", depth: int = 0) -> list[st
 
 
 def _field(key: str, value: Any, path: str, depth: int) -> list[str]:  # noqa: ANN401
-    if looks_secret(key):
+    is_form, is_name = _judge_name(key)
+    if is_form:
         return ["the name of a field"]
-    secret = value not in (None, "") and _named(key, path)
+    secret = (is_name or _is_named_by(path, key)) and value not in (None, "")
     return [key[:60]] if secret else found(value, path, key[:60], depth + 1)
 
 
@@ -172,11 +176,12 @@ def hidden(value: Any, path: str = "", depth: int = 0) -> Any:  # noqa: ANN401 -
 
 
 def _hide(key: str, value: Any, path: str, depth: int) -> Any:  # noqa: ANN401
-    return HIDDEN if value not in (None, "") and _named(key, path) else hidden(value, path, depth + 1)
+    secret = value not in (None, "") and (_judge_name(key)[1] or _is_named_by(path, key))
+    return HIDDEN if secret else hidden(value, path, depth + 1)
 
 
-def _named(key: str, path: str) -> bool:
-    return is_secret_name(key) or bool(path and (is_secret_of(path, key) or is_secret_of(path, _plain(key))))
+def _is_named_by(path: str, key: str) -> bool:
+    return bool(path and (is_secret_of(path, key) or is_secret_of(path, _plain(key))))
 
 
 def _inside(text: str) -> Any:  # noqa: ANN401
