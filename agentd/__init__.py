@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from agentd.bus.nats.subscriptions import Received
     from agentd.bus.setup.permissions import Duty
+    from agentd.config.secret_files import read_secret
     from agentd.errors import (
         AgentdError,
         BadExpression,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         UsageError,
         VmidTaken,
     )
+    from agentd.plugins.checks import Check, Finding, Level
     from agentd.plugins.hookspecs import hookimpl
     from agentd.plugins.role import Context, Health, Role, Settings
     from agentd.plugins.workflow_files import Fault, ListedWorkflow, Reader
@@ -115,6 +117,7 @@ __all__ = [
     "BusFull",
     "BusUnavailable",
     "Call",
+    "Check",
     "Compensation",
     "ConfigChanged",
     "ConfigError",
@@ -125,6 +128,7 @@ __all__ = [
     "Denied",
     "Duty",
     "Fault",
+    "Finding",
     "Found",
     "Frozen",
     "GiveUp",
@@ -134,6 +138,7 @@ __all__ = [
     "InvalidMessage",
     "Inverse",
     "Job",
+    "Level",
     "ListedWorkflow",
     "Logger",
     "MetricReport",
@@ -205,6 +210,7 @@ __all__ = [
     "plain",
     "printable",
     "raises",
+    "read_secret",
     "result_of",
     "secrets",
     "subjects",
@@ -227,6 +233,7 @@ _ORIGINS: Final = {
     "CLOUD_INIT": "agentd.proxmox.vm",
     "NEEDS_APPROVAL": "agentd.safety.policy",
     "Call": "agentd.tools.definition",
+    "Check": "agentd.plugins.checks",
     "Compensation": "agentd.wire.workflow",
     "ConfigChanged": "agentd.errors",
     "ConfigError": "agentd.errors",
@@ -238,6 +245,7 @@ _ORIGINS: Final = {
     "Denied": "agentd.errors",
     "Duty": "agentd.bus.setup.permissions",
     "Fault": "agentd.plugins.workflow_files",
+    "Finding": "agentd.plugins.checks",
     "Found": "agentd.tools.definition",
     "Frozen": "agentd.errors",
     "GiveUp": "agentd.errors",
@@ -247,6 +255,7 @@ _ORIGINS: Final = {
     "InvalidMessage": "agentd.errors",
     "Inverse": "agentd.wire.messages",
     "Job": "agentd.bus.delivery.job",
+    "Level": "agentd.plugins.checks",
     "ListedWorkflow": "agentd.plugins.workflow_files",
     "Logger": "agentd.telemetry.logs",
     "MetricReport": "agentd.wire.announcements",
@@ -318,6 +327,7 @@ _ORIGINS: Final = {
     "plain": "agentd.wire.codec",
     "printable": "agentd.printable",
     "raises": "agentd.tools.raises",
+    "read_secret": "agentd.config.secret_files",
     "result_of": "agentd.wire.workflow",
     "secrets": "agentd.wire.secrets",
     "subjects": "agentd.wire.subjects",

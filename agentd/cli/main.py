@@ -67,6 +67,8 @@ LAZY_COMMANDS = {
     "tools": "agentd.cli.tools",
     "explain": "agentd.cli.explain",
     "mcp": "agentd.cli.mcp",
+    "alerts": "agentd.cli.alerts",
+    "checks": "agentd.cli.alerts",
     **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
 }
 """Commands that have their own file; the file is imported when one of its commands is used."""

@@ -82,8 +82,9 @@ class Supervisor:
         self.settings = {role: self.plugins.settings(role) for role in self.roles}
         self.workflows = self.plugins.workflows()
         self.proxmox = Proxmox(config.proxmox, observe=self.metrics.proxmox_call) if config.proxmox else None
-        self.tools = self.plugins.tools(config.node.name, self.proxmox)
         self.bus = Bus(config.bus, self.agent_id, self.log)
+        self.tools = self.plugins.tools(config.node.name, self.proxmox, self.bus)
+        self.checks = self.plugins.checks(config.node.name, self.proxmox, self.bus)
         self.lease = Lease(self.bus, self.agent_id, self.log)
         self.freeze_watch = FreezeWatch(self.bus)
         self.audit_log = AuditLog(self.bus, self.agent_id, log=self.log)
@@ -235,6 +236,7 @@ class Supervisor:
                 log=self.log.bind(role=name),
                 proxmox=self.proxmox,
                 known_tools=partial(known_tools, config),
+                checks=self.checks,
                 stopping=self.stopping,
             )
             self.running.append(RunningRole(role, context))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from agentd.bus.jetstream import Bus
+    from agentd.plugins.checks import Check
     from agentd.plugins.role import Role, Settings
     from agentd.plugins.workflow_files import Reader
     from agentd.tools.definition import BrokenTool, Right, Tool, Toolbox
@@ -64,6 +65,11 @@ def agentd_workflows(  # type: ignore[empty-body]
 
     `tools` returns every tool that an installed plugin defines, for inspection only; call it only when it is needed.
     """
+
+
+@hookspec
+def agentd_checks(toolbox: Toolbox) -> list[Check]:  # type: ignore[empty-body]
+    """Return checks that the monitor runs with its own; called by every instance that has the role monitor."""
 
 
 @hookspec

@@ -23,7 +23,9 @@ from agentd.tools.definition import BrokenTool, Tool, Toolbox
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
+    from agentd.plugins.checks import Check
     from agentd.plugins.workflow_files import Reader
     from agentd.proxmox.client import Proxmox
     from agentd.tools.definition import Right
@@ -144,11 +146,11 @@ class Plugins:
         """Return the services of the roles that the loaded plugins provide."""
         return sorted({service for role in self.roles().values() for service in role.services})
 
-    def tools(self, node: str, proxmox: Proxmox | None) -> dict[str, Tool]:
+    def tools(self, node: str, proxmox: Proxmox | None, bus: Bus | None = None) -> dict[str, Tool]:
         """Return all tools by name; an invalid one is quarantined with a reason."""
         found: dict[str, Tool] = {}
         for name in self.loaded():
-            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir, bus)
             try:
                 offered = self._call_hook(name, "agentd_tools", toolbox=toolbox) or []
             except Exception as error:  # noqa: BLE001
@@ -173,6 +175,14 @@ class Plugins:
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
             found.append(self._call_hook(name, "agentd_rights", toolbox=toolbox))
         return [learner for learner in found if learner is not None]
+
+    def checks(self, node: str, proxmox: Proxmox | None, bus: Bus) -> list[Check]:
+        """Return the checks that all plugins add to those of the monitor."""
+        found: list[Check] = []
+        for name in self.loaded():
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir, bus)
+            found += self._call_hook(name, "agentd_checks", toolbox=toolbox) or []
+        return found
 
     def workflows(self) -> dict[str, Definition]:
         """Return the workflow definitions of all plugins by name."""

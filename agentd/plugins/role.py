@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
+    from agentd.plugins.checks import Check
     from agentd.proxmox.client import Proxmox
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
@@ -71,6 +72,7 @@ class Context:
     tools      every tool that the loaded plugins offer, by name
     workflows  every workflow definition that the loaded plugins offer, by name
     worker     runs tools with effect records, policy and audit
+    checks      every check that the loaded plugins add to those of the monitor
     known_tools  returns every tool that an installed plugin defines, for inspection: a tool may run on another node
     stopping   set when the daemon stops
     """
@@ -89,6 +91,7 @@ class Context:
     log: Logger
     proxmox: Proxmox | None = None
     known_tools: Callable[[], dict[str, Tool]] = dict
+    checks: list[Check] = field(default_factory=list)
     health: Health = field(default_factory=Health)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

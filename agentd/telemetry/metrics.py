@@ -106,6 +106,12 @@ class Metrics:
         count, gauge, seconds = self._counter, self._gauge, self._seconds
         self.agents = gauge("agents", "Agents that are known, by status", ["status"])
         self.alerts_firing = gauge("alerts_firing", "Alerts that are firing", ["type"])
+        self.notifications_waiting = gauge(
+            "notifications_waiting", "Notifications of alerts that a receiver has not accepted yet", ["receiver"]
+        )
+        self.notifications_lost = gauge(
+            "notifications_lost", "Notifications of alerts that were given up since the monitor started", ["receiver"]
+        )
         self.dead_letters = count("dead_letters", "Messages that were given up, as a monitor saw it", ["stream"])
         self.dead_letters_open = gauge("dead_letters_open", "Dead letters that wait for a person", ["stream"])
         self.stream_bytes = gauge("stream_bytes", "What a stream takes of JetStream's storage", ["stream"])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from agentd.bus.jetstream import Bus
     from agentd.proxmox.client import Proxmox
     from agentd.tools.raises import Raise
     from agentd.wire.messages import Target, Tier
@@ -260,12 +261,14 @@ class Toolbox:
 
     proxmox    None if no Proxmox is configured
     state_dir  directory for data that the plugin can fetch again; None: keep it in memory
+    bus        None where tools are inspected and never run
     """
 
     node: str
     proxmox: Proxmox | None
     settings: Any
     state_dir: Path | None = None
+    bus: Bus | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentd import hookimpl
 
 if TYPE_CHECKING:
-    from agentd import Role, Settings
+    from agentd import BrokenTool, Role, Settings, Tool, Toolbox
 
 
 @hookimpl
@@ -24,3 +24,12 @@ def agentd_role() -> Role:
     from agentd_monitor.role import Monitor
 
     return Monitor()
+
+
+@hookimpl
+def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
+    """Return the tools of the service `monitor`."""
+    from agentd import collect
+    from agentd_monitor.tools import SERVICE, MonitorTools
+
+    return collect(MonitorTools(toolbox.bus, toolbox.node), service=SERVICE)

@@ -32,7 +32,12 @@ from agentd import (
 from agentd_monitor.alerts import DRAINED, DRAINING, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
 from agentd_monitor.checks import PeriodicChecks
 from agentd_monitor.cluster.collector import ClusterCollector
-from agentd_monitor.health.catalogue import BUILT_IN
+from agentd_monitor.cluster.readings import Snapshot
+from agentd_monitor.delivery.approvals import ApprovalRequests, WaitingWorkflow
+from agentd_monitor.delivery.deliveries import Deliveries
+from agentd_monitor.health.catalogue import BUILT_IN, RULES, worst_first
+from agentd_monitor.plugin_checks import PluginChecks
+from agentd_monitor.tools import SERVICE
 from agentd_monitor.writer import AlertWriter
 
 if TYPE_CHECKING:
@@ -42,9 +47,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from agentd import Alert, Context, Received
-    from agentd_monitor.cluster.readings import Snapshot
-    from agentd_monitor.health.finding import Finding
+    from agentd import Alert, Context, Finding, Received
     from agentd_monitor.settings import MonitorSettings
 
 M = TypeVar("M")
@@ -66,7 +69,7 @@ class Monitor:
 
     name = "monitor"
     port = 8082
-    services: tuple[str, ...] = ()
+    services: tuple[str, ...] = (SERVICE,)
     duties = frozenset({Duty.ALERT})
 
     def __init__(self) -> None:
@@ -83,6 +86,9 @@ class Monitor:
         self._checked = -CLUSTER_EVERY
         self._findings: list[Finding] = []
         self._writer: AlertWriter
+        self._plugin_checks: PluginChecks
+        self._deliveries: Deliveries
+        self._approvals = ApprovalRequests()
         self._texts: dict[str, str] = {}
         self._changed = asyncio.Event()
 
@@ -92,7 +98,9 @@ class Monitor:
         self._limited_log = RateLimitedLog(context.log)
         self._ticked = now()
         self._alerts = AlertBook(self._settings.thresholds(), self._ticked)
-        self._writer = AlertWriter(context)
+        self._plugin_checks = PluginChecks(context.checks, {*KINDS, *NAMES})
+        self._deliveries = Deliveries(self._settings, context.metrics, self._changed.set)
+        self._writer = AlertWriter(context, [*RULES, *self._plugin_checks.rules()], self._deliveries)
         self._alerts.restore([alert for alert in await self._writer.restored() if alert.alert_type in KINDS])
         subscriptions = [
             await context.bus.subscribe(
@@ -105,20 +113,32 @@ class Monitor:
                 subjects.ALL_METRICS, self._observing_handler(MetricReport, self._alerts.observe_metrics)
             ),
             await context.bus.subscribe(
-                subjects.ALL_EVENTS, self._observing_handler(WorkflowView, self._alerts.observe_workflow)
+                subjects.ALL_EVENTS, self._observing_handler(WaitingWorkflow, self._observe_workflow)
             ),
             await context.bus.subscribe(subjects.ALL_DEAD, self._on_dead),
         ]
         self._checks = PeriodicChecks(context, self._alerts, self._note)
         self._collecting = self._collect_cluster()
+        self._writer.cluster = self._collecting is not None
+        serving = asyncio.create_task(
+            context.worker.serve(
+                SERVICE, context.stopping, queues=context.queues(SERVICE), drain=context.config.drain.timeout
+            ),
+            name="serve the tools of the monitor",
+        )
+        checking = asyncio.create_task(self._plugin_checks.run(), name="checks of plugins")
         try:
             await self._catch_up()
-            await self._watch()
+            await self._watch(serving)
+            await serving
         finally:
+            serving.cancel()
+            checking.cancel()
             if self._collecting is not None:
                 self._collecting.cancel()
             for subscription in subscriptions:
                 await subscription.stop()
+            await self._deliveries.close()
             with contextlib.suppress(AgentdError):  # without NATS, the lease expires
                 await self._writer.close()
 
@@ -126,21 +146,27 @@ class Monitor:
         """Apply new thresholds, also to alerts that are firing."""
         self._settings = self._writer.settings = settings
         self._writer.adopt()
+        self._deliveries.configure(settings)
         if self._cluster is not None:
             self._cluster.settings = settings
         self._note(self._alerts.adopt(settings.thresholds(), now()))
 
     async def _check_cluster(self, at: datetime) -> tuple[Snapshot, list[Finding]] | None:
         """Run the checks of the cluster, if it is due; in a thread, because 10,000 guests take a part of a second."""
-        if self._cluster is None or time.monotonic() - self._checked < CLUSTER_EVERY:
+        cluster = self._cluster
+        if not (cluster or self._plugin_checks) or time.monotonic() - self._checked < CLUSTER_EVERY:
             return None
-        self._checked, snapshot = time.monotonic(), self._cluster.snapshot()
-        self._findings = await asyncio.to_thread(self._cluster.findings, snapshot, at.timestamp())
+        self._checked, snapshot = time.monotonic(), Snapshot()
+        found: list[Finding] = []
+        if cluster is not None:
+            snapshot = cluster.snapshot()
+            found = await asyncio.to_thread(cluster.findings, snapshot, at.timestamp())
+        self._findings = worst_first([*found, *self._plugin_checks.findings()])
         return snapshot, self._findings
 
     async def _serve_findings(self, _: Request) -> Response:
         """Respond with the findings of the last run of the checks of the cluster, the worst first."""
-        if self._cluster is None:
+        if not (self._cluster or self._plugin_checks):
             return Response("this monitor does not read the Proxmox cluster: see [proxmox] and cluster_metrics\n", 503)
         return Response(encode(self._findings), media_type="application/json")
 
@@ -164,13 +190,15 @@ class Monitor:
         for stored in await bus.last_many(subjects.METRICS, subjects.ALL_HEARTBEATS):
             self._observe(stored.data, stored.subject, Heartbeat, self._alerts.observe_heartbeat, stored.time)
         for stored in await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS):
-            self._observe(stored.data, stored.subject, WorkflowView, self._alerts.observe_workflow, stored.time)
+            self._observe(stored.data, stored.subject, WaitingWorkflow, self._observe_workflow, stored.time)
 
-    async def _watch(self) -> None:
+    async def _watch(self, serving: asyncio.Task[None]) -> None:
         context = self._context
         stopping = asyncio.create_task(context.stopping.wait())
         try:
             while not stopping.done():
+                if serving.done() and not context.stopping.is_set():
+                    serving.result()
                 if self._collecting is not None and self._collecting.done():
                     self._collecting.result()  # raises the error: the supervisor starts the role again
                 self._tick(now())
@@ -196,6 +224,12 @@ class Monitor:
         """Check at once when a dead letter was written or closed."""
         self._checks.hurry()
         self._changed.set()
+
+    def _observe_workflow(self, workflow: WaitingWorkflow, at: datetime) -> list[Alert]:
+        if self._approvals.observe(workflow):
+            self._changed.set()
+        view = WorkflowView(workflow.workflow_id, workflow.status, workflow.workflow_type, workflow.error)
+        return self._alerts.observe_workflow(view, at)
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -237,13 +271,14 @@ class Monitor:
     async def _write(self, cluster: tuple[Snapshot, list[Finding]] | None) -> None:
         self._changed.clear()
         texts, self._texts = self._texts, {}
-        await self._writer.step(now(), self._alerts.firing(), texts, cluster)
+        await self._writer.step(now(), self._alerts.firing(), texts, cluster, self._approvals.waiting())
         problem = self._writer.problem or self._checks.problem
         if problem:
             self._texts = texts | self._texts
             self._context.health.down(problem)
         else:
             self._context.health.up()
+        self._context.health.warnings[:] = [*self._plugin_checks.problems, *self._deliveries.problems]
         self._measure()
 
     def _measure(self) -> None:

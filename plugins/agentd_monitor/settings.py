@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from agentd import Settings
+from agentd_monitor.delivery.receivers import ReceiverSettings
 from agentd_monitor.health.catalogue import BUILT_IN
 from agentd_monitor.health.thresholds import problems
 from agentd_monitor.levels import Thresholds
@@ -86,6 +87,14 @@ class MonitorSettings(Settings):
         ge=0,
         description="seconds after the start of the first monitor in which no receiver is notified, so that thresholds "
         "can be adapted first; alerts are shown and published on the bus",
+    )
+    receivers: dict[Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,31}$")], ReceiverSettings] = Field(
+        default={}, description="who is notified of alerts, by a name of your choice"
+    )
+    page_url: str = Field(
+        default="",
+        pattern="^(https?://[^ ]+)?$",
+        description="address of a status page as the receivers of notifications reach it; notifications link to it",
     )
     cluster_metrics: bool = Field(
         default=True,

@@ -11,35 +11,46 @@ from typing import TYPE_CHECKING, Final
 from agentd import Alert, BusFull, BusUnavailable, StaleWrite, subjects
 from agentd_monitor.alerting.network_alerts import NetworkAlerts, alert_of
 from agentd_monitor.alerts import RESOLVED
-from agentd_monitor.bucket import MonitorBucket
-from agentd_monitor.health.catalogue import BUILT_IN, facts, objects_of
+from agentd_monitor.bucket import FINDINGS_KEPT, Findings, MonitorBucket
+from agentd_monitor.health.catalogue import facts, objects_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from agentd import Context
+    from agentd import Context, Finding
+    from agentd_monitor.alerting.book import AlertRule
     from agentd_monitor.alerting.suppression import Condition
     from agentd_monitor.cluster.readings import Snapshot
-    from agentd_monitor.health.finding import Finding
+    from agentd_monitor.delivery.deliveries import Deliveries
+    from agentd_monitor.delivery.message import Message
 
 NEVER: Final = ("", "")
 """State and severity of an alert that was not published."""
 
 
 class AlertWriter:
-    """Stores and publishes the alerts; `problem` is the reason why it cannot, or ""."""
+    """Stores and publishes the alerts, and lets their notifications be sent.
 
-    def __init__(self, context: Context) -> None:
+    problem  why it cannot; "" if it can
+    cluster  whether this monitor reads the cluster
+    """
+
+    def __init__(self, context: Context, rules: list[AlertRule], deliveries: Deliveries) -> None:
+        """Write the alerts of these rules, and queue their notifications in `deliveries`."""
         self.problem = ""
         self.settings = context.settings
+        self.cluster = False
         self._context = context
+        self._rules = rules
+        self._deliveries = deliveries
         self._bucket = MonitorBucket(context.bus, context.agent_id)
         self._alerts: NetworkAlerts | None = None
         self._facts: list[Condition] = []
         self._published: dict[str, tuple[str, str]] = {}
         self._unrecorded: dict[str, tuple[str, str]] = {}
         self._adopt = False
+        self._asked: set[str] = set()
 
     def adopt(self) -> None:
         """Compare the next findings with the alerts at once: thresholds have changed."""
@@ -55,19 +66,25 @@ class AlertWriter:
         own: Iterable[Alert],
         texts: Mapping[str, str],
         cluster: tuple[Snapshot, list[Finding]] | None,
+        requests: Mapping[str, Message],
     ) -> None:
         """Store and publish what has changed.
 
         own      the alerts about agentd itself that are firing
         texts    why one of them is over, by fingerprint
         cluster  new findings of the checks, with the readings that they come from; None if there are none
+        requests the requests for approval that wait
         """
         self.problem = ""
         try:
             alerts = await self._hold(at.timestamp())
             if alerts is not None:
                 self._observe(alerts, at.timestamp(), own, texts, cluster)
+                await self._ask(requests, at.timestamp())
                 await self._write(alerts, at.timestamp())
+                if cluster is not None:
+                    found = Findings.of(cluster[1], at.timestamp())
+                    await self._bucket.put_for("findings", found, FINDINGS_KEPT)
         except StaleWrite:
             self._alerts = None  # another monitor is the writer, or a response was lost: read what is stored
         except BusFull as error:
@@ -85,10 +102,10 @@ class AlertWriter:
 
     async def _hold(self, at: float) -> NetworkAlerts | None:
         """Return the alerts if this monitor is their writer; read them from the bucket when it becomes the writer."""
-        if not await self._bucket.hold():
+        if not await self._bucket.hold(cluster=self.cluster):
             self._alerts = None
         elif self._alerts is None:
-            alerts = NetworkAlerts(BUILT_IN)
+            alerts = NetworkAlerts(self._rules)
             alerts.restore(await self._bucket.records())
             alerts.observe_until = await self._bucket.installed(at) + self.settings.observe_only
             known = await self._context.bus.kv_values(subjects.ALERTS, Alert)
@@ -97,6 +114,8 @@ class AlertWriter:
                 for key, newest in known.items()
                 if newest.value is not None
             }
+            self._deliveries.restore(await self._bucket.deliveries())
+            self._asked = await self._bucket.asked()
             self._alerts = alerts
         return self._alerts
 
@@ -126,10 +145,29 @@ class AlertWriter:
             except BusFull as error:
                 full = error
         alerts.acknowledge(await self._bucket.acknowledged())
-        alerts.due(at, self._facts, await self._bucket.silences())
-        await self._bucket.store(alerts.changed, alerts.records())
+        notifications = alerts.due(at, self._facts, await self._bucket.silences())
+        self._deliveries.add(notifications, at)
+        if notifications:
+            self._deliveries.hurry()
+        try:
+            outbox = self._deliveries.outbox
+            await self._bucket.store_deliveries(outbox.changed, outbox.deliveries())
+            await self._bucket.store(alerts.changed, alerts.records())
+        except BusFull as error:
+            full = error
+        self._deliveries.send(alerts.records())
         if full is not None:
             raise full
+
+    async def _ask(self, requests: Mapping[str, Message], at: float) -> None:
+        """Queue the requests for approval that were not queued yet; withdraw those that are decided."""
+        outbox = self._deliveries.outbox
+        for request in requests.keys() - self._asked:
+            self._deliveries.queue(requests[request], at)
+            await self._bucket.store_deliveries(outbox.changed, outbox.deliveries())
+            await self._bucket.store_asked(request, at)
+            self._asked.add(request)
+        outbox.withdraw_requests(requests)
 
     async def _publish_one(self, key: str, alert: Alert) -> None:
         """Record and publish an alert.

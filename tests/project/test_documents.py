@@ -246,6 +246,7 @@ def test_the_plugin_of_the_page_about_hooks(
 
     greeting, needed = asyncio.run(asked())
     asyncio.run(plugins.stdio()(None, "ada", tools, True, ()))  # type: ignore[arg-type]  # noqa: FBT003 - as documented
+    (check,) = plugins.checks("pve1", None, None)  # type: ignore[arg-type]
     reader = plugins.reader()
     (task,) = plugins.workflows()["welcome"].plan(module.Who("Ada"))
 
@@ -258,6 +259,7 @@ def test_the_plugin_of_the_page_about_hooks(
     assert [item.privilege for item in needed] == ["VM.Audit"]
     assert capsys.readouterr().out == "ada may call 1 tools\n"
     assert [str(fault) for fault in reader.check([tmp_path / "empty"])] == [f"{tmp_path}/empty:1:1: the file is empty"]
+    assert [finding.level for finding in check.run()] == ["warning"]  # type: ignore[union-attr]
     assert [item.name for item in reader.listed()] == ["welcome"]
     assert reader.schema() == {"type": "string"}
     assert all(hasattr(module, name) for name in vars(plugins._manager.hook) if name.startswith(PROJECT))  # noqa: SLF001

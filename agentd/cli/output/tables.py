@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from agentd.cli.output import audit_tables, tool_tables
+from agentd.cli.output import alert_tables, audit_tables, tool_tables
 from agentd.cli.output.console import age, colored_sign, console, json_text, print_rows, safe, safe_lines, symbol
 from agentd.wire.workflow import TaskStatus
 
@@ -272,5 +272,8 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "submitted": _submitted,
     "control": _control,
     "dead": _dead,
+    "alerts": alert_tables.alerts,
+    "silences": alert_tables.silences,
+    "checks": alert_tables.checks,
     "letter": _letter,
 }

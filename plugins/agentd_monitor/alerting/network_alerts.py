@@ -10,11 +10,12 @@ from agentd import Alert
 from agentd_monitor.alerting.book import AlertRule, AlertStates, Record
 from agentd_monitor.alerting.state import Item, Observation, Rule, State, Verdict
 from agentd_monitor.alerts import KINDS, fingerprint, fingerprint_of
+from agentd_monitor.health.finding import observation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from agentd_monitor.health.finding import Check, Finding
+    from agentd import Finding
 
 AGENTD: Final = "agentd"
 """Group of the alerts about agentd itself: nothing inhibits them."""
@@ -25,15 +26,16 @@ OWN_RULES: Final = [AlertRule(Rule(kind, stale_after=math.inf), AGENTD) for kind
 class NetworkAlerts(AlertStates):
     """The states of all alerts."""
 
-    def __init__(self, checks: Iterable[Check]) -> None:
-        self._checks = [AlertRule(check.rule, check.group) for check in checks]
+    def __init__(self, checks: Iterable[AlertRule]) -> None:
+        """Start without alerts; `checks` has the rules of all checks."""
+        self._checks = list(checks)
         super().__init__([*OWN_RULES, *self._checks])
 
     def observe_findings(self, findings: Iterable[Finding], at: float, *, adopt: bool = False) -> None:
         """Record the findings of the checks; with `adopt` their thresholds have changed since the last ones."""
         known = {rule.rule.name for rule in self._checks}
         seen = {
-            fingerprint(finding.check, finding.labels): (finding, finding.observation(at))
+            fingerprint(finding.check, finding.labels): (finding, observation(finding, at))
             for finding in findings
             if finding.check in known
         }
@@ -44,8 +46,8 @@ class NetworkAlerts(AlertStates):
                 return Verdict.UNKNOWN if found is None else found[1].verdict
 
             self.adopt([*OWN_RULES, *self._checks], verdict, at)
-        for finding, observation in seen.values():
-            self.observe(finding.check, finding.labels, observation, finding.advice)
+        for finding, observed in seen.values():
+            self.observe(finding.check, finding.labels, observed, finding.advice)
 
     def observe_own(self, firing: Iterable[Alert], texts: Mapping[str, str], at: float) -> None:
         """Record which alerts about agentd itself are firing; all others of them are over.

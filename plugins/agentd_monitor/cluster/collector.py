@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from agentd import Proxmox
+    from agentd import Finding, Proxmox
     from agentd_monitor.cluster.readings import Request
-    from agentd_monitor.health.finding import Finding
     from agentd_monitor.settings import MonitorSettings
 
 TICK: Final = 1.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from agentd_monitor.delivery.message import Message, moment
+from agentd_monitor.delivery.message import APPROVAL, RESOLVED, Message, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ RESEND: Final = 60.0
 """Seconds between two requests with the firing alerts to Alertmanager."""
 VALID: Final = 4 * RESEND
 """Seconds for which a firing alert is valid in Alertmanager: several requests may be lost."""
-RESOLVED: Final = 900.0
+ENDED: Final = 900.0
 """Seconds for which a resolved alert is sent again: an Alertmanager that was restarted notifies it then."""
 BATCH: Final = 500
 """Maximum number of alerts in one request to Alertmanager."""
@@ -42,7 +42,8 @@ def webhook(url: str, message: Message, at: float, secret: str = "") -> HttpRequ
     The signature is `v1=` with the HMAC-SHA256 of "<timestamp>.<body>"; the receiver compares the timestamp with its
     clock, so that a recorded request cannot be sent again later.  Idempotency-Key is the same in each attempt.
     """
-    body = msgspec.json.encode({"version": 1, "status": "resolved" if message.resolved else "firing", "alert": message})
+    status = message.reason if message.reason in {RESOLVED, APPROVAL} else "firing"
+    body = msgspec.json.encode({"version": 1, "status": status, "alert": message})
     timestamp = str(int(at))
     headers = {
         "Content-Type": "application/json",
@@ -60,8 +61,14 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-def ntfy(url: str, topic: str, message: Message, token: str = "", link: str = "") -> HttpRequest:
-    """Return the request to ntfy, in its JSON format: titles in headers would be limited to ASCII."""
+def ntfy(  # noqa: PLR0913, PLR0917 - the message, and how it is sent
+    url: str, topic: str, message: Message, token: str = "", link: str = "", approver: str = ""
+) -> HttpRequest:
+    """Return the request to ntfy, in its JSON format: titles in headers would be limited to ASCII.
+
+    link      address of a status page
+    approver  web token of the person who gets the message: a request for approval has buttons that decide with it
+    """
     content: dict[str, Any] = {
         "topic": topic,
         "title": message.title,
@@ -71,8 +78,26 @@ def ntfy(url: str, topic: str, message: Message, token: str = "", link: str = ""
     }
     if link:
         content["click"] = link
+    if link and message.reason == APPROVAL:
+        content["click"] = f"{link}/workflows/{message.labels['workflow']}"
+        if approver:
+            content["actions"] = [_decision(message, link, action, approver) for action in ("approve", "reject")]
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     return HttpRequest(url, msgspec.json.encode(content), headers)
+
+
+def _decision(message: Message, link: str, action: str, approver: str) -> dict[str, Any]:
+    """Return a button of ntfy that approves or rejects exactly what the message shows."""
+    body = {"task": message.labels["task"], "digest": message.digest, "reason": "decided in a notification"}
+    return {
+        "action": "http",
+        "label": action.capitalize(),
+        "url": f"{link}/api/workflows/{message.labels['workflow']}/{action}",
+        "method": "POST",
+        "headers": {"Authorization": f"Bearer {approver}", "Content-Type": "application/json"},
+        "body": msgspec.json.encode(body).decode(),
+        "clear": True,
+    }
 
 
 def mail(sender: str, recipients: Iterable[str], message: Message, host: str) -> EmailMessage:
@@ -109,7 +134,7 @@ def _alert(record: Record, at: float, link: str) -> dict[str, Any] | None:
     item = record.item
     if record.notified is None or item.begun is None:
         return None
-    if not item.open and (item.ended is None or at - item.ended > RESOLVED):
+    if not item.open and (item.ended is None or at - item.ended > ENDED):
         return None
     annotations = {"summary": item.text}
     if record.advice:

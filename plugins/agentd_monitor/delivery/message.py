@@ -13,6 +13,8 @@ from agentd_monitor.alerting.state import State
 if TYPE_CHECKING:
     from agentd_monitor.alerting.book import Notification
 
+RESOLVED: Final = "resolved"
+APPROVAL: Final = "approval"
 TITLE_SHOWN: Final = 120
 """Maximum characters of a title: mail subjects and phone notifications are cut behind them."""
 
@@ -22,7 +24,8 @@ class Message(msgspec.Struct, frozen=True):
 
     id        identity of this notification; the same when it is sent again (idempotency key)
     incident  identity of the incident: the same for its firing, its reminders and its end
-    reason    firing, worse, reminder or resolved
+    reason    firing, worse, reminder or resolved; approval: a workflow waits for one
+    digest    of what is to be approved
     """
 
     id: str
@@ -36,23 +39,29 @@ class Message(msgspec.Struct, frozen=True):
     advice: str
     starts: float
     ends: float | None = None
+    digest: str = ""
 
     @property
     def resolved(self) -> bool:
         """Return whether the incident has ended."""
-        return self.reason == "resolved"
+        return self.reason == RESOLVED
 
     @property
     def title(self) -> str:
         """Return one line for a mail subject or a phone: control characters would be further headers."""
-        state = "resolved" if self.resolved else self.severity
+        state = self.reason if self.reason in {RESOLVED, APPROVAL} else self.severity
         return one_line(f"[{state}] {self.text or self.name}")[:TITLE_SHOWN]
+
+    @property
+    def kind(self) -> str:
+        """Return what the message is about, in one word."""
+        return "Workflow" if self.reason == APPROVAL else "Alert"
 
     @property
     def body(self) -> str:
         """Return the text for people."""
         labels = ", ".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
-        lines = [self.text, self.advice if not self.resolved else "", f"Alert: {self.name} ({labels})"]
+        lines = [self.text, self.advice if not self.resolved else "", f"{self.kind}: {self.name} ({labels})"]
         lines.append(f"Since: {moment(self.starts)}")
         if self.ends is not None:
             lines.append(f"Until: {moment(self.ends)}")
@@ -66,7 +75,8 @@ def message(notification: Notification) -> Message:
     incident = digest({"fingerprint": notification.fingerprint, "starts": starts})
     ended = item.state is State.RESOLVED or not item.open
     return Message(
-        id=digest({"incident": incident, "reason": notification.reason, "at": record.notified}),
+        # Not the time: a monitor that dies before it has stored the notification makes the same message again.
+        id=digest([incident, notification.reason, item.severity, notification.previous]),
         incident=incident,
         fingerprint=notification.fingerprint,
         reason=notification.reason,

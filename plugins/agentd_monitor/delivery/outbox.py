@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd_monitor.delivery.message import Message
+from agentd_monitor.delivery.message import APPROVAL, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 FIRST: Final = 5.0
 """Seconds between the first attempt and the second."""
@@ -65,6 +65,17 @@ class Outbox:
     def deliveries(self) -> Mapping[str, Delivery]:
         """Return every waiting message, by key."""
         return self._queue
+
+    def waiting(self) -> Counter[str]:
+        """Return the number of waiting messages of each receiver."""
+        return self._waiting
+
+    def withdraw_requests(self, waiting: Collection[str]) -> None:
+        """Remove the requests for approval that are decided; `waiting` has the ids of the others."""
+        for key, delivery in list(self._queue.items()):
+            message = delivery.message
+            if message.reason == APPROVAL and message.id not in waiting and key not in self._sending:
+                self._remove(key)
 
     def restore(self, stored: Iterable[Delivery]) -> None:
         """Restore the messages that were waiting before a restart."""

@@ -22,9 +22,15 @@ class Sender:
     """Sends messages; `receivers` has a blocking function for each, which returns or raises SendFailed."""
 
     def __init__(
-        self, outbox: Outbox, receivers: Mapping[str, Callable[[Message], None]], clock: Callable[[], float]
+        self,
+        outbox: Outbox,
+        receivers: Mapping[str, Callable[[Message], None]],
+        clock: Callable[[], float],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._outbox = outbox
+        """Send from `outbox`; call `ended` after each attempt."""
+        self.outbox = outbox
+        self._ended = ended
         self._receivers = receivers
         self._clock = clock
         self._threads = {name: ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"receiver {name}") for name in receivers}
@@ -32,10 +38,15 @@ class Sender:
 
     def send_due(self) -> None:
         """Start to send what is due; returns at once."""
-        for delivery in self._outbox.due(self._clock()):
+        for delivery in self.outbox.due(self._clock()):
             sending = asyncio.create_task(self._send(delivery), name=f"notify {delivery.receiver}")
             self._running.add(sending)
             sending.add_done_callback(self._running.discard)
+
+    def retire(self) -> None:
+        """Send nothing more; what is being sent is finished."""
+        for threads in self._threads.values():
+            threads.shutdown(wait=False)
 
     async def close(self) -> None:
         """Stop; messages that were not accepted stay in the queue."""
@@ -45,16 +56,23 @@ class Sender:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _send(self, delivery: Delivery) -> None:
-        receiver = self._receivers.get(delivery.receiver)
-        if receiver is None:
-            self._outbox.failed(delivery, "this receiver is not configured", self._clock(), refused=True)
-            return
+        outbox, receiver = self.outbox, self._receivers.get(delivery.receiver)
+        problem, refused = "this receiver is not configured", True
+        if receiver is not None:
+            problem, refused = await self._attempt(receiver, delivery)
+        if problem:
+            outbox.failed(delivery, problem, self._clock(), refused=refused)
+        else:
+            outbox.accepted(delivery)
+        self._ended()
+
+    async def _attempt(self, receiver: Callable[[Message], None], delivery: Delivery) -> tuple[str, bool]:
+        """Send a message; return why it was not accepted, and whether another attempt is useless for now."""
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._threads[delivery.receiver], receiver, delivery.message)
         except SendFailed as error:
-            self._outbox.failed(delivery, str(error), self._clock(), refused=error.refused)
+            return str(error), error.refused
         except Exception as error:  # noqa: BLE001 - a fault in one message must not stop the others
-            self._outbox.failed(delivery, repr(error), self._clock(), refused=True)
-        else:
-            self._outbox.accepted(delivery)
+            return str(error) or repr(error), True
+        return "", False

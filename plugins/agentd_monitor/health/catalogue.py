@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from agentd import Finding, Level
+from agentd_monitor.alerting.book import AlertRule
 from agentd_monitor.alerting.suppression import Condition
 from agentd_monitor.cluster.family import text
 from agentd_monitor.health import cluster_checks, guest_checks, node_checks, storage_checks
-from agentd_monitor.health.finding import ORDER, Check, Finding, Level
+from agentd_monitor.health.finding import ORDER, ReadingCheck
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,15 +17,17 @@ if TYPE_CHECKING:
     from agentd_monitor.cluster.readings import Snapshot
     from agentd_monitor.health.finding import Moment
 
-BUILT_IN: Final[tuple[Check, ...]] = (
+BUILT_IN: Final[tuple[ReadingCheck, ...]] = (
     *cluster_checks.CHECKS,
     *node_checks.CHECKS,
     *storage_checks.CHECKS,
     *guest_checks.CHECKS,
 )
 
+RULES: Final = [AlertRule(check.rule, check.group) for check in BUILT_IN]
 
-def run_all(moment: Moment, checks: Iterable[Check] = BUILT_IN) -> list[Finding]:
+
+def run_all(moment: Moment, checks: Iterable[ReadingCheck] = BUILT_IN) -> list[Finding]:
     """Return every finding, the worst first; a check that fails is itself unknown and does not stop the others."""
     found: list[Finding] = []
     for check in checks:
@@ -32,6 +36,11 @@ def run_all(moment: Moment, checks: Iterable[Check] = BUILT_IN) -> list[Finding]
         except Exception as error:  # noqa: BLE001 - a check may come from a foreign plugin
             sentence = f"the check failed: {error!r}"
             found.append(Finding(check.name, {}, Level.UNKNOWN, sentence, "This is a fault of the check: report it."))
+    return worst_first(found)
+
+
+def worst_first(found: Iterable[Finding]) -> list[Finding]:
+    """Return findings, the worst first."""
     return sorted(found, key=lambda finding: (-ORDER[finding.level], finding.check, sorted(finding.labels.items())))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import Finding, Level
 from agentd_monitor.alerting.state import Rule
 from agentd_monitor.cluster.family import number, text
 from agentd_monitor.cluster.node_families import part
-from agentd_monitor.health.finding import Check, Finding, Level, Moment, unknown
+from agentd_monitor.health.finding import Moment, ReadingCheck, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,16 +148,20 @@ def failover(moment: Moment) -> Iterator[Finding]:
 
 
 CHECKS: Final = (
-    Check(
+    ReadingCheck(
         "not_quorate", "the cluster has a quorum, and would keep it", "quorum", "status", Rule("not_quorate"), quorum
     ),
-    Check("node_down", "each node is online", "node", "status", Rule("node_down", pending_for=60), nodes_down),
-    Check("qdevice", "the QDevice is connected", "quorum", "qdevice", Rule("qdevice", 120, stale_after=3600), qdevice),
-    Check("ha_error", "HA resources are in a good state", "ha", "ha", Rule("ha_error", keep_firing_for=60), ha),
+    ReadingCheck("node_down", "each node is online", "node", "status", Rule("node_down", pending_for=60), nodes_down),
+    ReadingCheck(
+        "qdevice", "the QDevice is connected", "quorum", "qdevice", Rule("qdevice", 120, stale_after=3600), qdevice
+    ),
+    ReadingCheck("ha_error", "HA resources are in a good state", "ha", "ha", Rule("ha_error", keep_firing_for=60), ha),
     # Its findings come with those of ha_error: the same response shows both.
-    Check("ha_manager", "the HA managers write their state", "ha", "ha", Rule("ha_manager", 120), lambda _: ()),
-    Check("ceph_health", "Ceph is healthy", "storage", "ceph", Rule("ceph_health", 600, 300, stale_after=900), ceph),
-    Check(
+    ReadingCheck("ha_manager", "the HA managers write their state", "ha", "ha", Rule("ha_manager", 120), lambda _: ()),
+    ReadingCheck(
+        "ceph_health", "Ceph is healthy", "storage", "ceph", Rule("ceph_health", 600, 300, stale_after=900), ceph
+    ),
+    ReadingCheck(
         "backup_coverage",
         "each guest is part of a backup job",
         "backup",
@@ -164,7 +169,7 @@ CHECKS: Final = (
         Rule("backup_coverage", pending_for=3600, stale_after=3600),
         backup_coverage,
     ),
-    Check(
+    ReadingCheck(
         "failover_memory",
         "the guests fit on the other nodes if the largest node fails",
         "node",

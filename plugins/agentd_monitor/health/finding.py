@@ -1,12 +1,10 @@
-"""The result of a check, and the description of a check.  Pure."""
+"""The checks of readings, and what their findings mean for alerts.  Pure."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
+from agentd import Finding, Level
 from agentd_monitor.alerting.state import Observation, Rule, Verdict, judge
 from agentd_monitor.cluster.readings import SOURCES
 
@@ -17,42 +15,16 @@ if TYPE_CHECKING:
     from agentd_monitor.health.thresholds import Thresholds
 
 
-class Level(StrEnum):
-    """How bad a finding is; `unknown` means that it could not be read, and is never shown as healthy."""
-
-    OK = "ok"
-    WARNING = "warning"
-    CRITICAL = "critical"
-    UNKNOWN = "unknown"
-
-
 ORDER: Final = {level: place for place, level in enumerate((Level.OK, Level.UNKNOWN, Level.WARNING, Level.CRITICAL))}
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """What a check found about one object.
-
-    labels   what it is about: node, guest, storage, …
-    text     a sentence with the present state, or why it is unknown
-    advice   what to do; "" for a finding that is ok
-    between  the value is between the threshold that raises an alert and the one that clears it
-    """
-
-    check: str
-    labels: dict[str, str]
-    level: Level
-    text: str
-    advice: str = ""
-    value: float | None = None
-    between: bool = False
-
-    def observation(self, at: float) -> Observation:
-        """Return the finding for the state machine of alerts."""
-        verdict = {Level.OK: Verdict.GOOD, Level.UNKNOWN: Verdict.UNKNOWN}.get(self.level, Verdict.BAD)
-        if verdict is Verdict.GOOD and self.between:
-            verdict = Verdict.BETWEEN
-        severity = "critical" if self.level is Level.CRITICAL else "warning"
-        return Observation(verdict, at, severity, self.text, self.value)
+def observation(finding: Finding, at: float) -> Observation:
+    """Return a finding for the state machine of alerts."""
+    verdict = {Level.OK: Verdict.GOOD, Level.UNKNOWN: Verdict.UNKNOWN}.get(finding.level, Verdict.BAD)
+    if verdict is Verdict.GOOD and finding.between:
+        verdict = Verdict.BETWEEN
+    severity = "critical" if finding.level is Level.CRITICAL else "warning"
+    return Observation(verdict, at, severity, finding.text, finding.value)
 
 
 class Moment(NamedTuple):
@@ -63,8 +35,8 @@ class Moment(NamedTuple):
     at: float
 
 
-class Check(NamedTuple):
-    """A check.
+class ReadingCheck(NamedTuple):
+    """A check of the readings.
 
     about   one line for `agentd checks` and the documentation
     group   group of its alerts in the inhibition graph

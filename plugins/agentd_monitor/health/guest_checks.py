@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import Finding, Level
 from agentd_monitor.alerting.state import Rule
 from agentd_monitor.cluster.family import number, text
 from agentd_monitor.cluster.node_families import snapshot_times
 from agentd_monitor.cluster.readings import objects
-from agentd_monitor.health.finding import Check, Finding, Level, Moment, graded, unknown
+from agentd_monitor.health.finding import Moment, ReadingCheck, graded, unknown
 from agentd_monitor.health.node_checks import DAY, percent
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ def replication(moment: Moment) -> Iterator[Finding]:
                 yield graded("replication_age", labels, age, limits, sentence, advice=advice)
 
 
-def _guest_check(name: str, about: str, run: Callable[[Moment], Iterator[Finding]], minutes: float) -> Check:
+def _guest_check(name: str, about: str, run: Callable[[Moment], Iterator[Finding]], minutes: float) -> ReadingCheck:
     rule = Rule(name, pending_for=60 * minutes, keep_firing_for=120, readings=3)
-    return Check(name, about, "performance", "resources", rule, run)
+    return ReadingCheck(name, about, "performance", "resources", rule, run)
 
 
 CHECKS: Final = (
@@ -178,7 +179,7 @@ CHECKS: Final = (
     _guest_check(
         "guest_disk", "root disks of containers", _figure_check("guest_disk", "disk", "Enlarge it.", _disk), 5
     ),
-    Check(
+    ReadingCheck(
         "guest_lock",
         "no guest stays locked",
         "lock",
@@ -186,7 +187,7 @@ CHECKS: Final = (
         Rule("guest_lock", pending_for=900),
         _lock_check("guest_lock", backup=False),
     ),
-    Check(
+    ReadingCheck(
         "backup_lock_stale",
         "no backup locks a guest for more than six hours",
         "backup",
@@ -194,7 +195,7 @@ CHECKS: Final = (
         Rule("backup_lock_stale", pending_for=6 * 3600),
         _lock_check("backup_lock_stale", backup=True),
     ),
-    Check(
+    ReadingCheck(
         "guest_stopped",
         "guests run that HA or their node starts",
         "guest",
@@ -202,10 +203,12 @@ CHECKS: Final = (
         Rule("guest_stopped", pending_for=300, baseline=True),
         stopped,
     ),
-    Check("snapshot_age", "age of snapshots", "guest", "snapshots", Rule("snapshot_age", stale_after=DAY), snapshots),
+    ReadingCheck(
+        "snapshot_age", "age of snapshots", "guest", "snapshots", Rule("snapshot_age", stale_after=DAY), snapshots
+    ),
     # The findings of the next two come with those of the check before: the same response shows both.
-    Check("snapshot_count", "number of snapshots", "guest", "snapshots", Rule("snapshot_count"), lambda _: ()),
-    Check(
+    ReadingCheck("snapshot_count", "number of snapshots", "guest", "snapshots", Rule("snapshot_count"), lambda _: ()),
+    ReadingCheck(
         "replication_failed",
         "replication jobs succeed",
         "replication",
@@ -213,7 +216,7 @@ CHECKS: Final = (
         Rule("replication_failed", stale_after=3600),
         replication,
     ),
-    Check(
+    ReadingCheck(
         "replication_age",
         "replication jobs succeeded recently",
         "replication",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import Finding, Level
 from agentd_monitor.alerting.state import Rule
 from agentd_monitor.cluster.exporter_families import due_time
 from agentd_monitor.cluster.family import number, text
 from agentd_monitor.cluster.node_families import clock_offsets, enabled_services, is_running, part
 from agentd_monitor.cluster.readings import objects
 from agentd_monitor.health.cluster_checks import online_nodes
-from agentd_monitor.health.finding import Check, Finding, Level, Moment, graded, unknown
+from agentd_monitor.health.finding import Moment, ReadingCheck, graded, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,14 +187,16 @@ def failed_tasks(moment: Moment) -> Iterator[Finding]:
         yield graded("task_failures", {"node": node}, times, limits, sentence, advice=advice)
 
 
-def _node_check(name: str, about: str, run: Callable[[Moment], Iterator[Finding]], minutes: float) -> Check:
+def _node_check(name: str, about: str, run: Callable[[Moment], Iterator[Finding]], minutes: float) -> ReadingCheck:
     rule = Rule(name, pending_for=60 * minutes, keep_firing_for=120, readings=3)
-    return Check(name, about, "node", "node_status", rule, run)
+    return ReadingCheck(name, about, "node", "node_status", rule, run)
 
 
-def _slow_check(name: str, about: str, source: str, run: Callable[[Moment], Iterator[Finding]], group: str) -> Check:
+def _slow_check(
+    name: str, about: str, source: str, run: Callable[[Moment], Iterator[Finding]], group: str
+) -> ReadingCheck:
     """Return a check of a source that is read every ten minutes, or every six hours."""
-    return Check(name, about, group, source, Rule(name, stale_after=24 * HOUR), run)
+    return ReadingCheck(name, about, group, source, Rule(name, stale_after=24 * HOUR), run)
 
 
 _CPU_ADVICE: Final = "Move guests to other nodes, or find the busy one."
@@ -229,7 +232,7 @@ CHECKS: Final = (
         ),
         5,
     ),
-    Check(
+    ReadingCheck(
         "service_down",
         "enabled services of nodes are running",
         "service",
@@ -237,7 +240,7 @@ CHECKS: Final = (
         Rule("service_down", stale_after=1200),
         services,
     ),
-    Check("clock", "the clocks of nodes agree", "node", "time", Rule("clock", stale_after=3600), clocks),
+    ReadingCheck("clock", "the clocks of nodes agree", "node", "time", Rule("clock", stale_after=3600), clocks),
     _slow_check("certificate", "certificates of nodes are valid", "certificates", certificates, "node"),
     _slow_check("subscription", "subscriptions of nodes are not due", "subscription", subscriptions, "node"),
     _slow_check("disk_health", "SMART reports disks as healthy", "disks", disks, "storage"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import Finding, Level
 from agentd_monitor.alerting.state import Rule
 from agentd_monitor.cluster.family import text
 from agentd_monitor.cluster.readings import objects
 from agentd_monitor.health.cluster_checks import online_nodes
-from agentd_monitor.health.finding import Check, Finding, Level, Moment, graded, unknown
+from agentd_monitor.health.finding import Moment, ReadingCheck, graded, unknown
 from agentd_monitor.health.node_checks import percent
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def thin_pools(moment: Moment) -> Iterator[Finding]:
 
 
 CHECKS: Final = (
-    Check(
+    ReadingCheck(
         "storage_inactive",
         "storages are available on their nodes",
         "storage",
@@ -120,7 +121,7 @@ CHECKS: Final = (
         Rule("storage_inactive", pending_for=120, keep_firing_for=60),
         active,
     ),
-    Check(
+    ReadingCheck(
         "storage_usage",
         "storages are not full",
         "storage",
@@ -128,10 +129,12 @@ CHECKS: Final = (
         Rule("storage_usage", pending_for=120, keep_firing_for=120),
         usage,
     ),
-    Check("zfs_health", "ZFS pools are healthy", "storage", "zfs", Rule("zfs_health", stale_after=3600), zfs),
+    ReadingCheck("zfs_health", "ZFS pools are healthy", "storage", "zfs", Rule("zfs_health", stale_after=3600), zfs),
     # The findings of the next one, and of the last one, come with those of the check before.
-    Check("zfs_usage", "ZFS pools are not full", "storage", "zfs", Rule("zfs_usage", stale_after=3600), lambda _: ()),
-    Check(
+    ReadingCheck(
+        "zfs_usage", "ZFS pools are not full", "storage", "zfs", Rule("zfs_usage", stale_after=3600), lambda _: ()
+    ),
+    ReadingCheck(
         "thin_pool_data",
         "LVM thin pools are not full",
         "storage",
@@ -139,7 +142,7 @@ CHECKS: Final = (
         Rule("thin_pool_data", stale_after=3600),
         thin_pools,
     ),
-    Check(
+    ReadingCheck(
         "thin_pool_metadata",
         "the metadata of LVM thin pools is not full",
         "storage",

@@ -79,7 +79,7 @@ def test_bundled_plugins_have_their_roles(config: Config) -> None:
 
     assert {role: found.role(role).name for role in ALL_ROLES} == {role: role for role in ALL_ROLES}
     assert set(found.loaded()) == {*ALL_ROLES, "mcp-proxmox"}, "the bridge requires the tools of Proxmox"
-    assert found.services() == ["mcp-proxmox", "specialist"]
+    assert found.services() == ["mcp-proxmox", "monitor", "specialist"]
     assert "vm_deployment" in found.workflows()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from agentd import Finding, Level
 from agentd.wire.announcements import Alert
 from agentd_monitor.alerting.network_alerts import NetworkAlerts, alert_of
 from agentd_monitor.alerting.suppression import Condition
 from agentd_monitor.alerts import KINDS, fingerprint_of
-from agentd_monitor.health.catalogue import BUILT_IN
-from agentd_monitor.health.finding import Finding, Level
+from agentd_monitor.health.catalogue import BUILT_IN, RULES
 
 LABELS = {"node": "pve1", "pool": "rpool"}
 OFFLINE = Alert("agent_offline", "a1 is silent", datetime.fromtimestamp(1000, UTC), "a1", "critical", {"agent": "a1"})
@@ -25,13 +25,13 @@ class Network:
 
     def __init__(self) -> None:
         """Start with none."""
-        self.alerts = NetworkAlerts(BUILT_IN)
+        self.alerts = NetworkAlerts(RULES)
         self.published: dict[str, tuple[str, str]] = {}
         self.heard: list[Alert] = []
 
     def restart(self) -> None:
         """Continue with what is stored."""
-        before, self.alerts = self.alerts, NetworkAlerts(BUILT_IN)
+        before, self.alerts = self.alerts, NetworkAlerts(RULES)
         self.alerts.restore(before.records())
 
     def publish(self, at: float, *facts: Condition) -> list[tuple[str, str, str]]:
@@ -125,7 +125,7 @@ def test_changed_threshold() -> None:
 
 def test_healthy_objects_need_no_memory() -> None:
     """Findings that are ok leave no record."""
-    alerts = NetworkAlerts(BUILT_IN)
+    alerts = NetworkAlerts(RULES)
     alerts.observe_findings([Finding("guest_cpu", {"guest": f"qemu/{vmid}"}, Level.OK, "ok") for vmid in range(9)], 0)
 
     assert not alerts.records()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,9 +21,7 @@ from agentd_monitor.delivery.message import Message, message
 from agentd_monitor.delivery.outbox import KEEP, LONGEST, MOST, Delivery, Outbox
 from agentd_monitor.delivery.sender import Sender
 from agentd_monitor.delivery.transport import SendFailed, post
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from plugins.monitor.receiver import receiver
 
 LABELS = {"guest": "qemu/100"}
 
@@ -238,7 +233,7 @@ def test_alertmanager_resolved() -> None:
     (request,) = formats.alertmanager("http://am:9093", records, 1100)
 
     assert json.loads(request.body)[0]["endsAt"] == "1970-01-01T00:17:40+00:00"
-    assert not formats.alertmanager("http://am:9093", records, 1061 + formats.RESOLVED)
+    assert not formats.alertmanager("http://am:9093", records, 1061 + formats.ENDED)
     assert not formats.alertmanager("http://am:9093", [msgspec.structs.replace(records[0], notified=None)], 1100)
 
 
@@ -270,47 +265,6 @@ def test_ntfy() -> None:
 
 
 # -- a real receiver ------------------------------------------------------------------------------------------------
-
-
-class Receiver:
-    """An HTTP server that answers with given status codes; the last one stays."""
-
-    def __init__(self, *answers: int) -> None:
-        self.answers, self.hang = list(answers), threading.Event()
-        self.bodies: list[tuple[dict[str, str], Any]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                """Keep the request and answer."""
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.bodies.append((dict(self.headers), json.loads(body)))
-                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
-                if answer == 0:
-                    outer.hang.wait(30)
-                self.send_response(answer or 500)
-                if answer == 302:
-                    self.send_header("Location", "http://127.0.0.1:1/")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                """Print nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-
-@contextlib.contextmanager
-def receiver(*answers: int) -> Iterator[Receiver]:
-    """Run a receiver."""
-    running = Receiver(*answers)
-    threading.Thread(target=running.server.serve_forever, daemon=True).start()
-    try:
-        yield running
-    finally:
-        running.hang.set()
-        running.server.shutdown()
-        running.server.server_close()
 
 
 def hook(url: str, timeout: float = 10.0) -> Any:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd import Finding, Level
 from agentd_monitor.alerting.book import AlertRule, AlertStates
 from agentd_monitor.cluster.readings import SOURCES, Snapshot
 from agentd_monitor.health.catalogue import BUILT_IN, facts, run_all
-from agentd_monitor.health.finding import ORDER, Finding, Level, Moment
+from agentd_monitor.health.finding import ORDER, Moment, observation
 from agentd_monitor.health.thresholds import DEFAULTS, Thresholds
 
 NOW = 1_800_000_000.0
@@ -364,7 +365,7 @@ def test_an_alert_from_readings() -> None:
     sent = []
     for at, percent in ((0, 90), (60, 90), (120, 90), (180, 82), (240, 82), (360, 79), (420, 79), (480, 79)):
         for finding in run_all(moment({"resources": full(percent)})):
-            alerts.observe(finding.check, finding.labels, finding.observation(at), finding.advice)
+            alerts.observe(finding.check, finding.labels, observation(finding, at), finding.advice)
         sent += [
             (at, notification.reason)
             for notification in alerts.due(at)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd_monitor.health.finding import Level, Limits, graded
+from agentd import Level
+from agentd_monitor.health.finding import Limits, graded
 from agentd_monitor.health.thresholds import DEFAULTS, Thresholds, problems
 
 GUEST = {"vmid": 101, "tags": "prod;db", "node": "pve1", "type": "qemu"}
