@@ -12,6 +12,7 @@ import click
 from agentd.cli.context import App, Group, passes, run_async
 from agentd.cli.freeze import parse_duration
 from agentd.client import tool_calls
+from agentd.errors import UsageError
 
 WAIT: Final = 30.0
 """Seconds to wait for a monitor."""
@@ -73,6 +74,9 @@ def silence(app: App, matchers: tuple[str, ...], reason: str, duration: str) -> 
     Labels are alertname, severity, node, guest and so on; a pattern may have * and ?; LABEL!=PATTERN negates. Silenced
     alerts are listed, but no receiver is notified. Needs tier operate.
     """
+    for matcher in matchers:
+        if "=" not in matcher:
+            raise UsageError(f"{matcher!r}: write LABEL=PATTERN or LABEL!=PATTERN, such as alertname=guest_cpu")
     hours = parse_duration(duration) / HOUR
     found = _call(app, "silence_alerts", {"matchers": list(matchers), "comment": reason, "hours": hours})
     app.show({"silences": [found]}, "silences")

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from agentd.client import tool_calls
-from agentd.errors import Denied, InvalidMessage, NotFound
+from agentd.errors import Denied, InvalidMessage, NotFound, UsageError
 from agentd_monitor import role as at_work
 from agentd_monitor.cluster import collector
 from harness import Net, eventually
@@ -76,7 +76,10 @@ async def monitored(
         found = Monitored(bus, net)
 
         async def seen() -> bool:
-            return bool((await found("list_alerts", name="zfs_health"))["alerts"])
+            try:
+                return bool((await found("list_alerts", name="zfs_health"))["alerts"])
+            except UsageError:  # the monitor has not announced its tools yet
+                return False
 
         await eventually(seen, "the pool is found", 40)
         yield found
@@ -158,5 +161,5 @@ async def test_commands(monitored: Monitored) -> None:
     assert "maintenance" in ended
     assert "zpool status rpool" in checked
     assert "critical:" in checked
-    assert wrong != 0
+    assert wrong == UsageError.exit_code
     assert "LABEL=PATTERN" in error
