@@ -116,6 +116,18 @@ async def test_acknowledge(monitored: Monitored) -> None:
         await monitored("acknowledge_alert", id="ffffff")
 
 
+async def test_list(monitored: Monitored) -> None:
+    """The list has the alerts of a state and of a type; a critical one is before the warnings."""
+    firing = (await monitored("list_alerts", principal="carol"))["alerts"]
+    resolved = await monitored("list_alerts", state="resolved")
+    first = await monitored("list_alerts", state="all", limit=1)
+
+    assert {alert["name"] for alert in firing} >= {"zfs_health", "disk_wear"}
+    assert [alert["severity"] for alert in firing] == sorted(alert["severity"] for alert in firing)
+    assert resolved == {"total": 0, "alerts": []}
+    assert (first["total"] >= len(firing), len(first["alerts"])) == (True, 1)
+
+
 async def test_who_may(monitored: Monitored) -> None:
     """Every principal may list; to silence and to acknowledge needs tier operate, and a matcher that is one."""
     with pytest.raises(Denied):

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentd.telemetry.metrics import Metrics
@@ -217,6 +217,7 @@ ENTRIES = st.dictionaries(st.sampled_from([*GUEST, "time", "health", "snaptime"]
 JSON = VALUES | ENTRIES | st.lists(ENTRIES | VALUES, max_size=3)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(sorted(SOURCES)), st.dictionaries(st.sampled_from(["", "pve1"]), JSON, max_size=2), max_size=4
