@@ -23,6 +23,7 @@ from agentd_monitor import role as at_work
 from agentd_monitor.cluster import collector
 from agentd_monitor.role import Monitor
 from agentd_monitor.settings import MonitorSettings
+from plugins.monitor.idle import idle
 from proxmox_access import connect
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ async def monitor(url: str, lab: FakePve, name: str = "monitor-pve1") -> AsyncIt
     context = SimpleNamespace(
         bus=bus,
         agent_id=name,
+        **idle(),
         settings=MonitorSettings(api_calls_per_minute=120),
         metrics=Metrics(),
         log=logs.get_logger(),

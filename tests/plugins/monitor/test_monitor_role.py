@@ -29,6 +29,7 @@ from agentd_monitor.bucket import MonitorBucket, Writer
 from agentd_monitor.role import Monitor
 from agentd_monitor.settings import MonitorSettings
 from core.jetstream import kv_list
+from plugins.monitor.idle import idle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -75,6 +76,7 @@ class Network:
         context = SimpleNamespace(
             bus=bus,
             agent_id=name,
+            **idle(),
             settings=settings,
             metrics=Metrics(),
             log=logs.get_logger(),
@@ -190,6 +192,7 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
     context: Any = SimpleNamespace(
         bus=bus,
         agent_id="monitor-pve1",
+        **idle(),
         settings=QUICK,
         metrics=Metrics(),
         log=logs.get_logger(),
@@ -269,6 +272,7 @@ async def test_a_monitor_without_permission_to_read(network: Network, monkeypatc
     context: Any = SimpleNamespace(
         bus=bus,
         agent_id="monitor-pve1",
+        **idle(),
         settings=QUICK,
         metrics=Metrics(),
         log=logs.get_logger(),
