@@ -86,7 +86,7 @@ class Monitor:
         self._checked = -CLUSTER_EVERY
         self._findings: list[Finding] = []
         self._writer: AlertWriter
-        self._plugin_checks: PluginChecks
+        self._plugin_checks = PluginChecks([], ())
         self._deliveries: Deliveries
         self._approvals = ApprovalRequests()
         self._texts: dict[str, str] = {}
