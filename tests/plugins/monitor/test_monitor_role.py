@@ -174,6 +174,17 @@ async def test_an_agent_that_stopped_before_the_monitor_started(network: Network
     ]
 
 
+async def test_a_monitor_starts_after_a_restart_of_nats(network: Network, nats_server: NatsServer) -> None:
+    """A restart of the only NATS server loses no stream and no heartbeat that a monitor needs to start."""
+    await network.bus.store(subjects.heartbeat("a1"), beat())
+    await asyncio.to_thread(nats_server.kill)
+    await asyncio.to_thread(nats_server.start)
+    async with network.monitor():
+        await network.until(lambda: bool(network.seen_messages))
+
+    assert network.states() == [("agent_offline", "firing")]
+
+
 async def test_a_message_of_unknown_form_is_skipped(network: Network) -> None:
     """What cannot be understood stops nothing."""
     async with network.monitor():
