@@ -117,7 +117,8 @@ class AuditLog:
                 if self._keys and self._keys[-1].public != public:
                     self._raise(
                         f"its key {public[:12]}… is not the pinned one ({self._keys[-1].public[:12]}…): "
-                        "its state directory was lost, or another daemon has this id"
+                        "it was replaced, its state directory was lost, or another daemon has this id; "
+                        f"if the reason is known: `agentd audit accept {self._agent} --reason TEXT`"
                     )
                 return
             keys = [AuditKey(public, _unsigned_until(stored) + 1)]

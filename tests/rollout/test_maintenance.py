@@ -101,6 +101,8 @@ def test_replaced_node_and_new_secrets(site: Site, lab: Lab) -> None:
         file.with_suffix(".pub").unlink(missing_ok=True)
     first.output(f"pveum user token remove {' '.join(TOKEN_ID.split('!'))}")
     started = {role: second.show(f"agentd@{role}", "ActiveEnterTimestampMonotonic") for role in PORTS}
+    stopped = site.play()  # an agent's key signs its audit: a person accepts a new one
+    accepted = site.agentd(first, "bob", "audit", "accept", "specialist-pve1", "--reason", "rotated")
     site.changed()
     all_ready(lab)
     completed(site, third, deploy(site, third, "again"))
@@ -110,6 +112,8 @@ def test_replaced_node_and_new_secrets(site: Site, lab: Lab) -> None:
 
     assert removed == ""
     assert all(file.read_text() != text for file, text in before.items())
+    assert "agentd audit accept specialist-pve1" in stopped.stdout
+    assert accepted.returncode == 0, accepted.stdout
     assert old.returncode == 77
     assert {role for role in PORTS if started[role] != kept[role]} == {"mcp-bridge"}  # only it has the token
 

@@ -15,8 +15,8 @@ differ are updated.  The reason for each setting:
 - only orchestrators write AI_WORKFLOWS: on a stream with schedules, a client that may publish to one subject can inject
   messages into any other subject of the stream
 - AI_EFFECTS keeps all records of a key and denies purge and deletion: a record must outlive its assignment
-- any client may write to AI_METRICS: it is bounded and drops the oldest messages.  It is stored in files, because a single
-  server forgets a stream in memory when it restarts, and then no monitor could start
+- any client may write to AI_METRICS: it is bounded and drops the oldest messages.  It is stored in files: if a single
+  server restarts, it forgets a stream in memory, and then no monitor could start
 - AI_DEAD drops its oldest messages when it is full: if it rejected new letters, poison would never leave the inputs
 - with `ack_wait` 30 s no message was redelivered while its worker was alive, through two faults; with 10 s some were
 """
