@@ -1,4 +1,4 @@
-"""MCP tools that show the network: its agents, what they offer, and its alerts."""
+"""MCP tools that show the network: its agents and what they offer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from agentd import Alert, Repeat, Tier
+from agentd import Repeat, Tier
 from agentd.client import queries
 from agentd_mcp.direct_tools.direct import direct
 
@@ -60,12 +60,6 @@ class ServiceList(msgspec.Struct, frozen=True):
     services: list[ServiceLine]
 
 
-class AlertList(msgspec.Struct, frozen=True):
-    """The alerts that are firing."""
-
-    alerts: list[Alert]
-
-
 async def list_agents(asker: Asker, _p: NoFilter) -> AgentList:
     """List the running agents of the network: node, role, status and load."""
     return AgentList(
@@ -93,15 +87,9 @@ async def list_agent_services(asker: Asker, p: ServiceFilter) -> ServiceList:
     return ServiceList([found[name] for name in sorted(found)])
 
 
-async def list_alerts(asker: Asker, _p: NoFilter) -> AlertList:
-    """List the alerts of the network that are firing, such as a node that is offline."""
-    return AlertList(await queries.alerts(asker.bus))
-
-
 def tools() -> list[DirectTool]:
     """Return the tools that show the network."""
     return [
         direct(list_agents, NoFilter, AgentList, Tier.READ, Repeat.IDEMPOTENT),
         direct(list_agent_services, ServiceFilter, ServiceList, Tier.READ, Repeat.IDEMPOTENT),
-        direct(list_alerts, NoFilter, AlertList, Tier.READ, Repeat.IDEMPOTENT),
     ]

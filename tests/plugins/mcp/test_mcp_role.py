@@ -177,7 +177,6 @@ async def test_all_tools_are_listed_where_that_is_wanted() -> None:
         "find_tools",
         "list_agent_services",
         "list_agents",
-        "list_alerts",
         "list_workflows",
         "network_status",
         "read_tool",

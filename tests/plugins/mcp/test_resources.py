@@ -10,6 +10,8 @@ import pytest
 from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
+from harness import eventually
+
 if TYPE_CHECKING:
     from harness import Net
 
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 async def test_resources(net: Net, era: str) -> None:
     """Lists and single objects are read at their address; what does not exist is an error that names it."""
     async with net.client(), net.here() as daemon, Client(f"{daemon.url}/mcp", mode=era) as client:
-        listed = {str(resource.uri) for resource in (await client.list_resources()).resources}
+
+        async def offered() -> set[str]:
+            uris = {str(resource.uri) for resource in (await client.list_resources()).resources}
+            return uris if "pve://alerts" in uris else set()
+
+        listed = await eventually(offered, "the monitor offers its tools")
         templates = {item.uri_template for item in (await client.list_resource_templates()).resource_templates}
         nodes, guest = [
             json.loads((await client.read_resource(uri)).contents[0].text)  # type: ignore[union-attr]
