@@ -69,6 +69,18 @@ def _answer() -> SimpleNamespace:
     return SimpleNamespace(status=T, workflow_id=T, error=T, result={"tasks": vm})
 
 
+def _alert() -> dict[str, Any]:
+    return dict.fromkeys(("id", "severity", "state", "name", "text"), T) | {"acknowledged_by": T, "silenced_by": T}
+
+
+def _silence() -> dict[str, Any]:
+    return {"id": T, "matchers": [T], "ends": 1_800_000_000.0, "author": T, "comment": T}
+
+
+def _finding() -> dict[str, Any]:
+    return {"level": T, "check": T, "labels": {T: T}, "text": T, "advice": T}
+
+
 SHOWN: dict[str, Callable[[], Any]] = {
     "workflows": lambda: [made(WorkflowSummary)],
     "workflow": lambda: made(WorkflowDetail),
@@ -93,6 +105,9 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "submitted": lambda: {"workflow_id": T, "watch": T},
     "control": lambda: SimpleNamespace(agent_id=T, message=T),
     "dead": lambda: [made(Letter)],
+    "alerts": lambda: {"total": 1, "alerts": [_alert()]},
+    "silences": lambda: {"silences": [_silence()]},
+    "checks": lambda: {"total": 1, "findings": [_finding()], "counts": {T: 1}, "status": T, "age": 1.0},
     "letter": lambda: {"letter": {T: T}, "headers": {T: T}, "note": "", "body": T},
 }
 
