@@ -58,8 +58,8 @@ def test_check(home: Path) -> None:
 
     assert done.stdout.splitlines() == [
         (
-            "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_volumes, "
-            "list_ha or reset_vm? (if an external agent offers it, give service and tier)"
+            "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_guests? "
+            "(if an external agent offers it, give service and tier)"
         ),
         "bad.yaml:7:32: tasks.look.with.tag: there is no parameter 'tagg'; did you mean tag?",
         (
