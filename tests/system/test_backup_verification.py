@@ -66,7 +66,7 @@ async def test_good(net: Net) -> None:
         assert [
             request["params"]["net0"].endswith(",link_down=1") for request in log if "net0" in request["params"]
         ] == [True]
-        assert tasks["undo-restore"]["result"]["vmid"] == scratch["vmid"]
+        assert str(scratch["vmid"]) in tasks["undo-restore"]["result"]["name"]
         assert (pve.inventory()["volumes"], guests(pve)) == before
 
 
