@@ -139,7 +139,10 @@ class AlertWriter:
     async def _write(self, alerts: NetworkAlerts, at: float) -> None:
         """Publish the changes, then store the states: a monitor that dies in between publishes nothing twice."""
         full: BusFull | None = None
-        for key, record in alerts.unpublished(self._published, self._facts).items():
+        open_ = {key for key, record in alerts.records().items() if record.item.open}
+        ended = {key: change for key, change in self._unrecorded.items() if key not in open_}
+        # One that is open and could not be recorded is not in `_published`, so that it is recorded later.
+        for key, record in alerts.unpublished(self._published | ended, self._facts).items():
             try:
                 await self._publish_one(key, alert_of(record))
             except BusFull as error:
