@@ -130,7 +130,7 @@ def _history_streams(replicas: int) -> list[dict[str, Any]]:
             "subjects": [subjects.ALL_HEARTBEATS, subjects.ALL_METRICS],
             **file,
             "max_age": 3600 * SECOND,
-            "max_bytes": 64 * MIB,
+            "max_bytes": 16 * MIB,
             "max_msgs_per_subject": 60,
         },
         {
