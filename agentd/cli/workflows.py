@@ -28,8 +28,6 @@ SHORTEST: Final = 12
 """Smallest number of digits by which a digest may be abbreviated."""
 ACCEPTED: Final = 2.0
 """Seconds that `submit` waits for an orchestrator to accept or reject the request."""
-REFUSED: Final = frozenset({"rejected", "conflict", "expired"})
-"""Statuses of an answer to a request that was not accepted."""
 PLANNED = 30.0
 """Seconds to wait for the plan of a dry run; an orchestrator needs almost none of them."""
 ID: Final = click.argument("workflow_id", metavar="ID", shell_complete=completion.workflow_ids)
@@ -89,7 +87,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
             return await _follow(app, bus, request.workflow_id, (config.principal, request))
 
     answer = run_async(work())
-    if isinstance(answer, WorkflowResponse) and (wait or request.dry_run or answer.status in REFUSED):
+    if isinstance(answer, WorkflowResponse) and (wait or request.dry_run or answer.refused):
         _finish(app, answer)
     status = "stored" if answer is None else "accepted"
     receipt = {"workflow_id": request.workflow_id, "status": status, "watch": f"agentd watch {request.workflow_id}"}

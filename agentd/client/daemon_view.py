@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 ACCEPTED: Final = 2.0
 """Seconds that a submitted request waits to be accepted or rejected."""
-REFUSED: Final = frozenset({"rejected", "conflict", "expired"})
-"""Statuses of an answer to a request that was not accepted."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class DaemonView:
         request = msgspec.structs.replace(request, requester_id=principal)
         await requests.submit(bus, principal, request)
         answer = await queries.accepted(bus, principal, request, wait=ACCEPTED)
-        return answer if isinstance(answer, WorkflowResponse) and answer.status in REFUSED else None
+        return answer if isinstance(answer, WorkflowResponse) and answer.refused else None
 
     async def steer_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
         """Ask an agent to drain or reload on behalf of a principal; raises UsageError if it does not run."""

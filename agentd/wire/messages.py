@@ -135,6 +135,11 @@ class WorkflowResponse(msgspec.Struct, frozen=True):
     error: str = ""
     agent_id: str = ""
 
+    @property
+    def refused(self) -> bool:
+        """Return whether the request was not accepted, so that no workflow was started for it."""
+        return self.status in {"rejected", "conflict", "expired"}
+
 
 class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     """An object that a call is about to change.

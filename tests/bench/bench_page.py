@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentd.web.overview import read_overview
 from agentd.web.page import Frame, Pages
-from core.web_view import large_network
+from core.web_networks import large_network
 
 if TYPE_CHECKING:
     from bench.conftest import Figures

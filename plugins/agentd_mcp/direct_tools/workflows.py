@@ -40,8 +40,6 @@ ACCEPTED: Final = 5.0
 ANSWERED: Final = 5.0
 """Seconds that the answer may take after the last state of a workflow."""
 TASKS_SHOWN: Final = 20
-REFUSED: Final = frozenset({"rejected", "conflict", "expired"})
-"""Statuses of an answer to a request that was not accepted."""
 
 WorkflowId = Annotated[str, Meta(min_length=1, max_length=200)]
 Wait = Annotated[float, Meta(ge=0, le=60, description="seconds to wait for its end or an approval that it needs")]
@@ -184,7 +182,7 @@ async def submit_workflow(asker: Asker, p: Submission) -> WorkflowStatus:
             requester=asker.principal,
             error="no orchestrator has accepted it yet; the first that starts does",
         )
-    if not isinstance(accepted, Workflow) and accepted.status in REFUSED:
+    if not isinstance(accepted, Workflow) and accepted.refused:
         raise Rejected(f"{request.workflow_id}: {accepted.error}")
     return await workflow_status(asker, WorkflowSelector(request.workflow_id, p.wait))
 

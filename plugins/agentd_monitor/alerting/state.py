@@ -115,7 +115,7 @@ class Item(msgspec.Struct, frozen=True):
         return self.started is not None
 
 
-def judge(value: float | None, trigger: float, clear: float) -> Verdict:
+def verdict_of(value: float | None, trigger: float, clear: float) -> Verdict:
     """Compare a value with its two thresholds.
 
     If `clear` is above `trigger`, low values are bad.  Equal thresholds have nothing between them.  A value that is not

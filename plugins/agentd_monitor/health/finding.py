@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentd import Finding, Level
-from agentd_monitor.alerting.state import Observation, Rule, Verdict, judge
+from agentd_monitor.alerting.state import Observation, Rule, Verdict, verdict_of
 from agentd_monitor.cluster.readings import SOURCES
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ def graded(  # noqa: PLR0913 - the finding, its value, and its limits
     check: str, labels: dict[str, str], value: float | None, limits: Limits, text: str, *, advice: str
 ) -> Finding:
     """Return the finding for a value that is compared with thresholds."""
-    verdict = judge(value, limits.warning, limits.clear)
+    verdict = verdict_of(value, limits.warning, limits.clear)
     if verdict is Verdict.UNKNOWN:
         return Finding(check, labels, Level.UNKNOWN, f"{text}: no number was read")
     if verdict is not Verdict.BAD:
         return Finding(check, labels, Level.OK, text, value=value, between=verdict is Verdict.BETWEEN)
-    critical = limits.critical is not None and judge(value, limits.critical, limits.clear) is Verdict.BAD
+    critical = limits.critical is not None and verdict_of(value, limits.critical, limits.clear) is Verdict.BAD
     return Finding(check, labels, Level.CRITICAL if critical else Level.WARNING, text, advice, value)
 
 

@@ -24,7 +24,7 @@ def recorded(facts: Path, name: str) -> dict[str, Any]:
     return answer
 
 
-def judged(answer: dict[str, Any]) -> errors.AgentdError:
+def error_in(answer: dict[str, Any]) -> errors.AgentdError:
     """Return what a recorded answer means."""
     body = answer["body"] if isinstance(answer["body"], dict) else {}
     return classify(
@@ -77,7 +77,7 @@ class TestRecordedAnswers:
     )
     def test_error(self, facts: Path, name: str, kind: type[errors.AgentdError], words: list[str]) -> None:
         """Each recorded error becomes the right kind, with the words an operator needs, on one line."""
-        found = judged(recorded(facts, name))
+        found = error_in(recorded(facts, name))
 
         assert type(found) is kind
         assert "\n" not in str(found)

@@ -14,7 +14,8 @@ from agentd.web import status
 from agentd.web.formats import web_address
 from agentd.wire.announcements import AgentRegistration
 from core.web_client import HTML, Client, serving
-from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network
+from core.web_networks import busy_network
+from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

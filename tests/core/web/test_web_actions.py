@@ -12,7 +12,7 @@ from agentd.errors import Denied
 from agentd.safety import tokens
 from agentd.wire.messages import WorkflowSignal
 from core.web_client import HTML, serving
-from core.web_view import busy_network
+from core.web_networks import busy_network
 
 if TYPE_CHECKING:
     from core.web_client import Answer, Client

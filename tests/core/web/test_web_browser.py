@@ -14,7 +14,8 @@ from agentd.safety import tokens
 from agentd.wire.announcements import AgentRegistration, Alert
 from core.browser import BINARY, DESKTOP, PHONE, Chromium
 from core.web_client import serving
-from core.web_view import MemoryView, busy_network, summary
+from core.web_networks import busy_network
+from core.web_view import MemoryView, summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,8 @@ from agentd.errors import BusUnavailable, ConfigError
 from agentd.web import WebServer, events
 from agentd.wire.announcements import AgentRegistration
 from core.web_client import Client, Stream, serving
-from core.web_view import MemoryView, busy_network, summary
+from core.web_networks import busy_network
+from core.web_view import MemoryView, summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

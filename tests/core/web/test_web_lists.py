@@ -14,7 +14,8 @@ from agentd.errors import InvalidMessage
 from agentd.web.dashboard import forms, lists, timescale
 from agentd.web.dashboard.listing import select
 from core.web_client import serving
-from core.web_view import MemoryView, busy_network
+from core.web_networks import busy_network
+from core.web_view import MemoryView
 
 if TYPE_CHECKING:
     from agentd.client.views import WorkflowDetail

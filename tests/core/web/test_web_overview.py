@@ -15,7 +15,8 @@ from agentd.web import formats, graph, overview, page, status
 from agentd.web.overview import read_overview
 from agentd.web.page import Pages
 from agentd.wire.announcements import AgentRegistration
-from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network, large_network, summary
+from core.web_networks import busy_network, large_network
+from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, summary
 
 STATIC = Path(page.__file__).parent / "static"
 

@@ -31,7 +31,7 @@ from agentd_orchestrator.engine.executor import BRIEF
 from agentd_orchestrator.engine.open_workflows import OpenWorkflows
 from agentd_orchestrator.state_machine import decide as wf
 from core import web_client
-from core.web_view import busy_network
+from core.web_networks import busy_network
 from fake_agent import Agent, begin, orchestrators, task
 from plugins.mcp.test_mcp_role import page, running, surroundings
 

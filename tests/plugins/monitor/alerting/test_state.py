@@ -21,8 +21,8 @@ from agentd_monitor.alerting.state import (
     adopt,
     close,
     first,
-    judge,
     observe,
+    verdict_of,
     wait,
 )
 
@@ -168,7 +168,7 @@ def test_removed_object() -> None:
 )
 def test_two_thresholds(value: float | None, trigger: float, clear: float, verdict: Verdict) -> None:
     """Between the thresholds nothing changes; a value that is no number is unknown."""
-    assert judge(value, trigger, clear) is verdict
+    assert verdict_of(value, trigger, clear) is verdict
 
 
 def test_stored_form() -> None:
