@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import Rejected
+from agentd.printable import escaped_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,8 +28,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 TOKENS: Final = 1000
 """Maximum tokens of a page, with four bytes per token; only a single line may be longer."""
-ENVELOPE: Final = 300
-"""Bytes that MCP adds to a result, and the cursor."""
+ENVELOPE: Final = 200
+"""Bytes that MCP adds to a result."""
+COMMA: Final = 2
+"""Bytes between two lines: a comma in each copy of the result."""
 
 Limit = Annotated[int, Meta(ge=1, le=500, description="lines on a page")]
 Fit = (
@@ -64,8 +67,8 @@ def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], ask
     shown: list[L] = []
     for full in rest if asked.limit is None else rest[: asked.limit]:
         line = select_fields(full, asked.show)
-        left -= cost(line)
-        if asked.limit is None and shown and left < 0:
+        left -= cost(line) + COMMA
+        if asked.limit is None and shown and left < cost(order(full)):
             break
         shown.append(line)
     after = order(rest[len(shown) - 1]) if len(rest) > len(shown) else ""
@@ -75,10 +78,11 @@ def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], ask
 def cost(value: object) -> int:
     """Return the bytes that `value` takes in an MCP result.
 
-    It is contained twice: as JSON, and as JSON inside a text.
+    It is contained twice: as JSON, and as JSON inside a text, in which invisible characters are escaped.
     """
     encoded = msgspec.json.encode(value)
-    return 2 * len(encoded) + encoded.count(b'"') + encoded.count(b"\\")
+    text = escaped_bytes(encoded)
+    return len(encoded) + len(text) + text.count(b'"') + text.count(b"\\")
 
 
 def page(lines: Sequence[T], order: Callable[[T], str], limit: int, cursor: str) -> tuple[list[T], str]:

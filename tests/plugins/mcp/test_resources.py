@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 async def test_resources(net: Net, era: str) -> None:
     """Lists and single objects are read at their address; what does not exist is an error that names it."""
-    async with net.client(), net.here() as daemon, Client(f"{daemon.url}/mcp", mode=era) as client:
+    async with net.client(), net.here() as daemon, Client(f"{daemon.url}/mcp", mode=era, cache=None) as client:
 
         async def offered() -> set[str]:
             uris = {str(resource.uri) for resource in (await client.list_resources()).resources}
