@@ -33,7 +33,12 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     They reach Proxmox through the tools of `mcp-proxmox`.
     """
     from agentd import collect
+    from agentd_specialist.balance_tools import Balance
+    from agentd_specialist.placement_tools import PlacementTools
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.tools import SERVICE, Domain
 
-    return collect(Domain(toolbox.settings or SpecialistSettings(), toolbox.proxmox), service=SERVICE)
+    settings = toolbox.settings or SpecialistSettings()
+    domain = Domain(settings, toolbox.proxmox)
+    providers = (domain, PlacementTools(settings, domain), Balance(settings))
+    return [found for provider in providers for found in collect(provider, service=SERVICE)]

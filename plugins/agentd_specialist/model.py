@@ -7,7 +7,7 @@ fields are ignored.  The types are declared here because plugins do not import e
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -110,6 +110,7 @@ class Cluster:
     """The current cluster.
 
     bridges: of the nodes that were queried so far; template: the one that the request names
+    against: rules and states that exclude nodes; cautions: what speaks against nodes and excludes none
     """
 
     nodes: list[NodeView]
@@ -118,6 +119,8 @@ class Cluster:
     templates: list[GuestView]
     template: TemplateView | None = None
     bridges: dict[str, list[str]] | None = None
+    against: dict[str, str] = field(default_factory=dict)
+    cautions: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def taken(self) -> set[int]:

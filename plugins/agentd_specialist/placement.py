@@ -65,7 +65,7 @@ class Placement:
         results = {node.node: self._offer_of(node) for node in nodes}
         offers = [found for found in results.values() if isinstance(found, Candidate)]
         if offers:
-            return min(offers, key=_rank)
+            return min(offers, key=self._rank)
         against = {name: found for name, found in results.items() if isinstance(found, list)}
         if len(against) == 1:
             return [line for lines in against.values() for line in lines]
@@ -82,8 +82,15 @@ class Placement:
             return [node.node for node in self._nodes()[0] if node.status == "online"]
         results = [self._offer_of(node, ask_bridges=False) for node in self._nodes()[0]]
         return [
-            offer.node.node for offer in sorted((found for found in results if isinstance(found, Candidate)), key=_rank)
+            offer.node.node
+            for offer in sorted((found for found in results if isinstance(found, Candidate)), key=self._rank)
         ]
+
+    def offers(self) -> dict[str, Candidate | list[str]]:
+        """Return the offer of each node, or all reasons against it."""
+        nodes, problems = self._nodes()
+        problems += self._known_storage()
+        return {node.node: problems or self._offer_of(node) for node in nodes}
 
     def _nodes(self) -> tuple[list[NodeView], list[str]]:
         nodes = self.cluster.nodes
@@ -112,6 +119,7 @@ class Placement:
         if node.status != "online":
             return [f"node: {node.node} is {node.status}; online are {self._online()}"]
         against = [*self._memory(node), *self._clone_obstacles(node)]
+        against += [f"rules: {self.cluster.against[node.node]}"] if node.node in self.cluster.against else []
         storage = self._storage(node)
         against += [storage.text] if isinstance(storage, Objection) else []
         unasked = node.node not in (self.cluster.bridges or {})
@@ -232,7 +240,6 @@ class Placement:
         sizes = {**self.template.disks, **({main: max(self.need.disk, self.template.disks[main])} if main else {})}
         return -int(-sum(sizes.values()) // 1)
 
-
-def _rank(offer: Candidate) -> tuple[int, str]:
-    """Sort key of offers: most free memory first, then by name."""
-    return -offer.free, offer.node.node
+    def _rank(self, offer: Candidate) -> tuple[int, int, str]:
+        """Sort key of offers: what speaks against them, then most free memory, then by name."""
+        return len(self.cluster.cautions.get(offer.node.node, ())), -offer.free, offer.node.node

@@ -29,10 +29,48 @@ class SpecialistSettings(Settings):
     default_disk: int = Field(
         default=8, ge=1, description="GiB of the disk of a new empty VM if the request names none"
     )
+    balance_band: float = Field(
+        default=5.0,
+        gt=0,
+        le=50,
+        description="percent of its memory that a node may be above or below the mean before guests are moved",
+    )
+    balance_cpu: float = Field(
+        default=90.0, gt=0, le=1000, description="percent of a node's cores that guests may use after a move"
+    )
+    pack_ceiling: float = Field(
+        default=80.0, gt=0, le=100, description="percent of a node's memory that may be in use after packing"
+    )
+    parallel_migrations: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="migrations of one plan at the same time; a node receives one at a time",
+    )
+    automatic_moves: int = Field(
+        default=10,
+        ge=0,
+        description="migrations that a plan may have without the approval of another principal; 0: each plan needs one",
+    )
+    automatic_gib: float = Field(
+        default=256.0,
+        ge=0,
+        description="GiB of memory and disks that a plan may send without the approval of another principal",
+    )
+    apart_pools: list[str] = Field(default=[], description="pools whose guests are kept on different nodes")
+    together_pools: list[str] = Field(default=[], description="pools whose guests are kept on one node")
 
     def rules(self, vmid_min: int = formats.VMID_MIN, vmid_max: int = formats.VMID_MAX) -> Rules:
         """Return the rules as a plain value for the pure modules.
 
         The range of VMIDs is set in the section `[proxmox]`.
         """
-        return Rules(**self.model_dump(), vmid_min=vmid_min, vmid_max=vmid_max)
+        return Rules(
+            vmid_min=vmid_min,
+            vmid_max=vmid_max,
+            memory_reserve=self.memory_reserve,
+            storage_reserve=self.storage_reserve,
+            default_cores=self.default_cores,
+            default_memory=self.default_memory,
+            default_disk=self.default_disk,
+        )

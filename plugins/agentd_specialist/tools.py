@@ -6,15 +6,20 @@ call of another tool names its step, so that a repeated task makes the same call
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from agentd import Call, ProxmoxUnavailable, Rejected, Repeat, Tier, VmOptions, VmParameters, tool
+from agentd import Call, Denied, ProxmoxUnavailable, Rejected, Repeat, Tier, VmOptions, VmParameters, tool
 from agentd_specialist import vm
-from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
+from agentd_specialist.balance.model import Limits
+from agentd_specialist.balance.placing import cautions, obstacles
+from agentd_specialist.balance.reading import Wishes
+from agentd_specialist.collecting import PROXMOX, Collector
+from agentd_specialist.model import MIB, Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
 
 if TYPE_CHECKING:
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 
 
 SERVICE: Final = "specialist"
-PROXMOX: Final = "mcp-proxmox"
 PAGE: Final = 500
 """Entries on one page: the maximum that the list tools return."""
 PROBLEMS: Final = "the VM cannot be made so:"
@@ -154,6 +158,7 @@ class Domain:
 
     def __init__(self, settings: SpecialistSettings, proxmox: Proxmox | None = None) -> None:
         """Use the rules of `settings`, and the range of VMIDs of `[proxmox]`."""
+        self.settings = settings
         of = None if proxmox is None else proxmox.settings
         self.rules = settings.rules() if of is None else settings.rules(of.vmid_min, of.vmid_max)
 
@@ -164,14 +169,13 @@ class Domain:
         The result contains the parameters for create_vm and configure_vm, and a reason for each decision.
         If the request cannot be fulfilled, the error lists every problem, one per line.
         """
-        cluster = await self._read_cluster(call, p)
+        cluster = await self._with_rules(call, await self.read_cluster(call, p), p)
         drawn = secrets.SystemRandom().random()
         bridges: dict[str, list[str]] = {}
         verdict: ValidatedVm | list[str] | None = None
         for node in vm.candidate_nodes(p, cluster, self.rules):
             call.progress(f"reading the bridges of {node}")
-            found = await self._pages(call, "list_bridges", BridgeList, {"node": node})
-            bridges[node] = [bridge.bridge for page in found for bridge in page.bridges]
+            bridges[node] = await self._bridges(call, node)
             cluster = replace(cluster, bridges=bridges)
             verdict = vm.validate(p, cluster, self.rules, drawn)
             if isinstance(verdict, ValidatedVm):
@@ -225,7 +229,7 @@ class Domain:
                 raise Rejected(f"node: there is no node {p.node!r}")
         return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
 
-    async def _read_cluster(self, call: Call, request: VmParameters) -> Cluster:
+    async def read_cluster(self, call: Call, request: VmParameters) -> Cluster:
         """Read the cluster, without the bridges."""
         call.progress("reading the cluster")
         nodes = await self._pages(call, "list_nodes", NodeList, {})
@@ -245,6 +249,37 @@ class Domain:
             return cluster
         template = await call.use(PROXMOX, "get_guest", {"vmid": found.vmid}, TemplateView, step="template")
         return replace(cluster, template=template)
+
+    async def with_bridges(self, call: Call, cluster: Cluster) -> Cluster:
+        """Return the cluster with the bridges of all nodes that are online."""
+        names = [node.node for node in cluster.nodes if node.status == "online"]
+        found = await asyncio.gather(*(self._bridges(call, name) for name in names))
+        return replace(cluster, bridges=dict(zip(names, found, strict=True)))
+
+    async def _bridges(self, call: Call, node: str) -> list[str]:
+        pages = await self._pages(call, "list_bridges", BridgeList, {"node": node})
+        return [bridge.bridge for page in pages for bridge in page.bridges]
+
+    async def _with_rules(self, call: Call, cluster: Cluster, request: VmParameters) -> Cluster:
+        """Return the cluster with what tags, HA rules, pools and maintenance say about the VM.
+
+        A token that may not read the HA rules places without them.
+        """
+        memory = vm.placement(request, cluster, self.rules).need.memory * MIB
+        entry = {"vmid": 0, "node": "", "status": "running", "maxmem": memory, "pool": request.pool or ""}
+        entry |= {"tags": ";".join(request.tags or [])}
+        wishes = Wishes(self.settings.together_pools, self.settings.apart_pools, containers=True)
+        limits = Limits(reserve=self.rules.memory_reserve * MIB, cpu=float("inf"))
+        try:
+            there = await Collector(call).landscape(wishes, limits, beside=entry)
+        except Denied:
+            return cluster
+        guest = there.guest(0)
+        if guest is None:
+            return cluster
+        others = replace(there, guests=tuple(other for other in there.guests if other.vmid))
+        kept = {name: why for name, why in obstacles(others, guest).items() if " has no room " not in why}
+        return replace(cluster, against=kept, cautions=cautions(others, guest))
 
     async def _pages(
         self, call: Call, name: str, kind: type[P], filters: dict[str, str], *, cursor: str = ""

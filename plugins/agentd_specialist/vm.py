@@ -55,6 +55,11 @@ def candidate_nodes(request: VmParameters, cluster: Cluster, rules: Rules) -> li
     return _VmValidation(request, cluster, rules).placement().shortlist()
 
 
+def placement(request: VmParameters, cluster: Cluster, rules: Rules) -> Placement:
+    """Return the placement of the VM, with its defaults filled in."""
+    return _VmValidation(request, cluster, rules).placement()
+
+
 def validate(request: VmParameters, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
     """Return the validated VM, or the list of all problems.
 
@@ -220,6 +225,7 @@ class _VmValidation:
             online = sum(node.status == "online" for node in self.cluster.nodes)
             free = f"{offer.free / 1024:.0f} GiB"
             self.reasons.append(f"node {offer.node.node}: most free memory ({free}) of {online} online nodes")
+        self.warnings += self.cluster.cautions.get(offer.node.node, [])
         source = f"as template {template.vmid}" if template else "the specialist's default"
         if request.cores is None:
             self.reasons.append(f"cores {self.cores}: {source}")

@@ -1,0 +1,129 @@
+"""Name the smallest set of rules that cannot all be kept; pure.
+
+The sizes of guests and nodes are facts, not rules.  A set is minimal: without any one of its rules the others can be
+kept.  Several minimal sets are looked for, and the smallest is returned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from agentd_specialist.balance.model import Guest, Landscape, Rule
+
+TRIES: Final = 20_000
+"""Placements to try; a set that is not shown to conflict by then counts as one that can be kept."""
+ORDERS: Final = 3
+
+
+class _TooMany(Exception):
+    """The placements to try are too many."""
+
+
+def smallest_conflict(landscape: Landscape, closed: Collection[str] = ()) -> list[str]:
+    """Return the texts of the smallest set of conflicting rules found, or []."""
+    rules = [rule for rule in landscape.rules if len(rule.guests) > 1 or rule.kind == "on"]
+    facts = _facts(landscape, closed)
+    for fact in facts:
+        if (alone := _too_large(landscape, closed, fact)) is not None:
+            return [alone]
+    best: list[Rule] | None = None
+    for turn in range(ORDERS):
+        shift = turn * len(rules) // ORDERS
+        found = _minimal(landscape, closed, [*rules[shift:], *rules[:shift]])
+        if found is not None and (best is None or len(found) < len(best)):
+            best = found
+    if best is None:
+        return []
+    fixed = [
+        f"{guest.title} stays on {guest.node}: {guest.fixed}"
+        for guest in landscape.guests
+        if guest.fixed and any(guest.vmid in rule.guests for rule in best)
+    ]
+    return [*(rule.text for rule in best), *fixed, *(f"{name} is to be empty" for name in sorted(closed))]
+
+
+def _facts(landscape: Landscape, closed: Collection[str]) -> list[Guest]:
+    return [guest for guest in landscape.guests if guest.node in closed and not guest.fixed]
+
+
+def _too_large(landscape: Landscape, closed: Collection[str], guest: Guest) -> str | None:
+    rooms = [
+        node.memory - node.base_memory - landscape.limits.reserve
+        for node in landscape.nodes
+        if node.name not in closed and not node.closed
+    ]
+    if rooms and guest.memory <= max(rooms):
+        return None
+    largest = max(rooms, default=0) / 2**30
+    return f"{guest.title} has {guest.memory / 2**30:.1f} GiB of memory, and the largest other node has {largest:.1f}"
+
+
+def _minimal(landscape: Landscape, closed: Collection[str], rules: Sequence[Rule]) -> list[Rule] | None:
+    """Return a minimal set that cannot be kept, or None if all can."""
+    if _can_keep(landscape, closed, rules):
+        return None
+    kept = list(rules)
+    for rule in rules:
+        fewer = [other for other in kept if other is not rule]
+        if not _can_keep(landscape, closed, fewer):
+            kept = fewer
+    return kept
+
+
+def _can_keep(landscape: Landscape, closed: Collection[str], rules: Sequence[Rule]) -> bool:
+    """Return whether some placement keeps all of these rules, each guest on a node that is large enough."""
+    vmids = {vmid for rule in rules for vmid in rule.guests}
+    guests = {guest.vmid: guest for guest in landscape.guests if guest.vmid in vmids}
+    domains = {vmid: _domain(landscape, closed, guest, rules) for vmid, guest in guests.items()}
+    try:
+        return _place(domains, {}, rules, [0])
+    except _TooMany:
+        return True
+
+
+def _domain(landscape: Landscape, closed: Collection[str], guest: Guest, rules: Sequence[Rule]) -> list[str]:
+    if guest.fixed:
+        names = [guest.node]
+    else:
+        names = [
+            node.name
+            for node in landscape.nodes
+            if node.name not in closed
+            and not node.closed
+            and guest.load <= node.memory - node.base_memory - landscape.limits.reserve
+        ]
+    for rule in rules:
+        if rule.kind == "on" and guest.vmid in rule.guests:
+            names = [name for name in names if name in rule.nodes]
+    return names
+
+
+def _place(domains: Mapping[int, list[str]], at: dict[int, str], rules: Sequence[Rule], tries: list[int]) -> bool:
+    """Place the guest with the fewest possible nodes, then the others; backtrack."""
+    rest = [vmid for vmid in domains if vmid not in at]
+    if not rest:
+        return True
+    options = {vmid: [name for name in domains[vmid] if _fits(vmid, name, at, rules)] for vmid in rest}
+    vmid = min(rest, key=lambda number: (len(options[number]), number))
+    for name in options[vmid]:
+        tries[0] += 1
+        if tries[0] > TRIES // max(1, len(rest)):
+            raise _TooMany
+        if _place(domains, at | {vmid: name}, rules, tries):
+            return True
+    return False
+
+
+def _fits(vmid: int, name: str, at: Mapping[int, str], rules: Sequence[Rule]) -> bool:
+    for rule in rules:
+        if vmid not in rule.guests:
+            continue
+        others = [at[other] for other in rule.guests if other != vmid and other in at]
+        if rule.kind == "apart" and name in others:
+            return False
+        if rule.kind == "together" and any(other != name for other in others):
+            return False
+    return True

@@ -1,0 +1,153 @@
+"""Read the cluster through the tools of mcp-proxmox.
+
+Only reads happen here; what they mean is decided in `balance`.  Every call of another tool names its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd import AgentdError, BusUnavailable, Call, Denied, ProxmoxUnavailable
+from agentd_specialist.balance import reading
+from agentd_specialist.balance.reading import Figures, HaRule, Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from agentd_specialist.balance.model import Landscape, Limits
+
+    Entry = dict[str, Any]
+
+PROXMOX: Final = "mcp-proxmox"
+PAGE: Final = 500
+"""Entries on one page: the maximum that api_get returns."""
+AT_ONCE: Final = 6
+"""Tables over time that are read at the same time."""
+GUEST_FIELDS: Final = (
+    *("vmid", "name", "node", "type", "status", "template", "tags", "pool", "lock", "hastate"),
+    *("maxmem", "mem", "memhost", "maxcpu", "cpu", "uptime"),
+)
+NODE_FIELDS: Final = ("node", "status", "maxcpu", "maxmem", "cpu", "mem", "uptime", "hastate")
+POINT_FIELDS: Final = (
+    *("time", "cpu", "mem", "memhost", "memused"),
+    *("pressurecpusome", "pressurememorysome", "pressureiosome"),
+)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Result of api_get."""
+
+    data: Any = None
+    next: str = ""
+
+
+class HaView(msgspec.Struct, frozen=True):
+    """Result of list_ha, with the fields that are needed here."""
+
+    quorate: bool
+    nodes: dict[str, str] = {}
+    rules: list[HaRule] = []
+
+
+class Collector:
+    """Reads the cluster for one call; `step` makes the steps of several readings distinct."""
+
+    def __init__(self, call: Call, step: str = "look") -> None:
+        """Use the call for the steps."""
+        self.call = call
+        self.step = step
+
+    async def entries(self, kind: str, fields: Iterable[str]) -> list[Entry]:
+        """Return /cluster/resources of one kind."""
+        found: list[Entry] = []
+        cursor = ""
+        while not found or cursor:
+            parameters = {"type": kind}
+            page = await self.get(
+                "/cluster/resources",
+                parameters,
+                fields=list(fields),
+                limit=PAGE,
+                cursor=cursor,
+                step=f"{kind}-{cursor}",
+            )
+            found += page.data or []
+            cursor = page.next
+            if not page.data:
+                break
+        return found
+
+    async def get(self, path: str, parameters: Mapping[str, Any] | None = None, *, step: str, **more: Any) -> Answer:  # noqa: ANN401 - parameters of api_get
+        """Return the answer of api_get."""
+        sent = {"path": path, "parameters": dict(parameters or {}), **more}
+        return await self.call.use(PROXMOX, "api_get", sent, Answer, step=f"{self.step}-{step}")
+
+    async def ha(self) -> HaView:
+        """Return the HA rules and nodes; raises ProxmoxUnavailable if the cluster is not quorate."""
+        found = await self.call.use(PROXMOX, "list_ha", {"limit": 1}, HaView, step=f"{self.step}-ha")
+        if not found.quorate:
+            raise ProxmoxUnavailable("the cluster is not quorate: nothing can be moved", delay=5.0)
+        return found
+
+    async def is_rebalanced(self) -> bool:
+        """Return whether the HA manager balances its guests itself."""
+        try:
+            options = (await self.get("/cluster/options", step="options")).data or {}
+        except (Denied, AgentdError) as error:
+            if isinstance(error, BusUnavailable):
+                raise
+            return False
+        crs = options.get("crs") or {}
+        value = str(crs.get("ha-auto-rebalance", 0) if isinstance(crs, dict) else "ha-auto-rebalance=1" in str(crs))
+        return value.lower() not in {"", "0", "false"}
+
+    async def landscape(
+        self, wishes: Wishes, limits: Limits, *, minutes: float = 0.0, beside: Entry | None = None
+    ) -> Landscape:
+        """Return the cluster as it is now.
+
+        minutes  use what was used over so many minutes; 0: what is used now
+        beside   a guest that does not exist yet
+        """
+        nodes, guests, ha = await asyncio.gather(
+            self.entries("node", NODE_FIELDS), self.entries("vm", GUEST_FIELDS), self.ha()
+        )
+        used = await self._history(nodes, guests, minutes) if minutes else {}
+        guests += [] if beside is None else [beside]
+        maintenance = {node for node, state in ha.nodes.items() if "maintenance" in state}
+        return reading.landscape(reading.Answers(nodes, guests, ha.rules, used, maintenance), wishes, limits)
+
+    async def _history(self, nodes: list[Entry], guests: list[Entry], minutes: float) -> dict[str, Figures]:
+        """Return what nodes and running guests have used; what cannot be read is left out."""
+        since = time.time() - minutes * 60
+        at_once = asyncio.Semaphore(AT_ONCE)
+        found: dict[str, Figures] = {}
+        online = {str(node["node"]) for node in nodes if node.get("status") == "online"}
+
+        async def read(key: str, path: str) -> None:
+            async with at_once:
+                self.call.progress(f"reading what {key} has used")
+                try:
+                    answer = await self.get(
+                        f"{path}/rrddata",
+                        {"timeframe": "hour", "cf": "AVERAGE"},
+                        fields=list(POINT_FIELDS),
+                        limit=PAGE,
+                        step=f"used-{key.replace('/', '-')}",
+                    )
+                except BusUnavailable:
+                    raise
+                except AgentdError:
+                    return
+            found[key] = reading.figures(answer.data or [], since)
+
+        running = [e for e in guests if e.get("status") == "running" and not e.get("template") and e["node"] in online]
+        await asyncio.gather(
+            *(read(f"node/{node}", f"/nodes/{node}") for node in sorted(online)),
+            *(read(str(e["vmid"]), f"/nodes/{e['node']}/{e.get('type') or 'qemu'}/{e['vmid']}") for e in running),
+        )
+        return found

@@ -1,0 +1,145 @@
+"""resource_optimization on real daemons: kills, failing, refused and slow migrations; no node is ever overfilled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd.client import queries, requests
+from agentd.wire.messages import WorkflowRequest, WorkflowSignal
+from harness import eventually
+from pve.client import FakePve
+from pve.cluster import NODES, STORAGES, vm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.messages import WorkflowResponse
+    from harness import Net
+
+pytestmark = pytest.mark.system
+GIB = 2**30
+CROWD = range(301, 307)
+"""Guests of 8 GiB that all run on pve1, of which the simulator says that each uses three quarters."""
+
+
+@pytest.fixture
+def pve(tmp_path: Path) -> Iterator[FakePve]:
+    """Run a cluster of which one node carries everything."""
+    guests = [vm(n, f"app-{n}", "pve1", memory=8192, storage="shared", status="running") for n in CROWD]
+    described = tmp_path / "cluster.json"
+    described.write_text(json.dumps({"name": "lab", "nodes": NODES, "storages": STORAGES, "guests": guests}))
+    with FakePve(str(described), directory=tmp_path / "pve") as simulator:
+        yield simulator
+
+
+def places(pve: FakePve) -> dict[int, str]:
+    """Return where each guest is; none may be lost or left locked."""
+    guests = {guest["vmid"]: guest for guest in pve.world()["guests"]}
+    assert set(guests) == set(CROWD)
+    assert not [guest for guest in guests.values() if guest["lock"] or guest["status"] != "running"]
+    return {vmid: guest["node"] for vmid, guest in guests.items()}
+
+
+def count(pve: FakePve) -> dict[str, int]:
+    """Return the number of guests on each node."""
+    found = list(places(pve).values())
+    return {node: found.count(node) for node in ("pve1", "pve2", "pve3")}
+
+
+def inflow(pve: FakePve) -> int:
+    """Return how many migrations to one node have run at the same time."""
+    spans = [
+        (task["starttime"], task["endtime"] or float("inf"), task["log"][0].rpartition("'")[0].rpartition("'")[2])
+        for task in pve.tasks("qmigrate")
+    ]
+    return max((sum(s <= start < e and to == target for s, e, to in spans) for start, _, target in spans), default=0)
+
+
+async def submit(bus: Bus, name: str, kind: str = "resource_optimization", **parameters: Any) -> WorkflowResponse:
+    """Submit a workflow and wait for its end."""
+    await requests.submit(bus, "tester", WorkflowRequest(kind, name, parameters))
+    return await queries.follow(bus, name, lambda _: None, wait=90)
+
+
+async def test_the_cluster_is_balanced(net: Net, pve: FakePve) -> None:
+    """Guests leave the crowded node, one at a time to each node; a second run finds nothing to do."""
+    pve.durations(qmigrate=0.3)
+    async with net.client() as bus, net.here():
+        first = await submit(bus, "first")
+        moves = len(pve.tasks("qmigrate"))
+        second = await submit(bus, "second")
+
+    assert (first.status, second.status) == ("completed", "completed"), (first.error, second.error)
+    assert max(count(pve).values()) <= 3
+    plan = first.result["tasks"]["plan"]["result"]
+    assert plan["before"]["gap"] > plan["after"]["gap"]
+    assert all("is at" in move["reason"] for move in plan["moves"])
+    assert first.result["tasks"]["move"]["result"]["failed"] == 0
+    assert second.result["tasks"]["plan"]["result"]["moves"] == []
+    assert len(pve.tasks("qmigrate")) == moves
+
+
+async def test_large_plans_wait_for_approval(net: Net, pve: FakePve) -> None:
+    """A plan that is larger than the settings let pass moves nothing until another principal has approved it."""
+    net.settings["specialist"] = {"automatic_moves": 1}
+    net.settings["policy"]["principals"] = {"boss": "destroy"}
+    async with net.client() as bus, net.here():
+        await requests.submit(bus, "tester", WorkflowRequest("resource_optimization", "large", {}))
+
+        async def waits() -> Any:
+            states = {state.workflow_id: state for state in await queries.states(bus)}
+            task = states["large"].tasks.get("approve") if "large" in states else None
+            return task.approval if task and task.status == "waiting_approval" else None
+
+        approval = await eventually(waits, "the plan waits")
+        assert "moves from pve1" in approval.text
+        assert pve.tasks("qmigrate") == []
+        await requests.signal(bus, "boss", "large", WorkflowSignal("approve", task="approve", digest=approval.digest))
+        answer = await queries.follow(bus, "large", lambda _: None, wait=60)
+
+    assert answer.status == "completed", answer.error
+    assert max(count(pve).values()) <= 3
+
+
+async def test_failing_and_refused_migrations(net: Net, pve: FakePve) -> None:
+    """A migration that fails and one that is refused leave their guests, the others go on, and a second plan helps."""
+    pve.rule("POST", "/qemu/(301|302)/migrate$", {"task_exit": "migration aborted"})
+    pve.rule("POST", "/qemu/303/migrate$", {"status": 500, "reason": "can't migrate VM which uses local devices"})
+    async with net.client() as bus, net.here():
+        answer = await submit(bus, "failing")
+
+    assert answer.status in {"completed", "completed_with_warnings"}, answer.error
+    where = places(pve)
+    assert {where[vmid] for vmid in (301, 302, 303)} == {"pve1"}
+    assert max(count(pve).values()) <= 4
+
+
+@pytest.mark.parametrize("role", ["specialist", "mcp-bridge"])
+async def test_killed_while_it_moves(net: Net, pve: FakePve, role: str) -> None:
+    """A process that is killed in the middle of a drain continues: no guest is moved twice, lost or left locked."""
+    pve.durations(qmigrate=0.6)
+    others = [name for name in ("orchestrator", "specialist", "mcp-bridge") if name != role]
+    async with net.client() as bus:
+        with net.daemon(others[0]), net.daemon(others[1]):
+            victim = net.daemon(role)
+            await asyncio.to_thread(lambda: victim.start().ready())
+            request = WorkflowRequest("resource_optimization", "drain", {"mode": "drain", "nodes": ["pve1"]})
+            await requests.submit(bus, "tester", request)
+
+            async def two_moved() -> bool:
+                return len(await asyncio.to_thread(pve.tasks, "qmigrate")) >= 3
+
+            await eventually(two_moved, "some guests have moved", 60)
+            await asyncio.to_thread(victim.kill)
+            with net.daemon(role):
+                answer = await queries.follow(bus, "drain", lambda _: None, wait=120)
+
+    assert answer.status in {"completed", "completed_with_warnings"}, answer.error
+    assert count(pve)["pve1"] == 0
+    assert len(pve.tasks("qmigrate")) == len(CROWD)
