@@ -34,11 +34,12 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     """
     from agentd import collect
     from agentd_specialist.balance_tools import Balance
+    from agentd_specialist.maintenance_tools import MaintenanceTools
     from agentd_specialist.placement_tools import PlacementTools
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.tools import SERVICE, Domain
 
     settings = toolbox.settings or SpecialistSettings()
     domain = Domain(settings, toolbox.proxmox)
-    providers = (domain, PlacementTools(settings, domain), Balance(settings))
+    providers = (domain, PlacementTools(settings, domain), Balance(settings), MaintenanceTools())
     return [found for provider in providers for found in collect(provider, service=SERVICE)]

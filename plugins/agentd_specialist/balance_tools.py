@@ -95,22 +95,6 @@ class Confirmed(msgspec.Struct, frozen=True):
     moves: int
 
 
-class CheckEmpty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The node that must be empty."""
-
-    node: formats.Node
-
-
-class Emptiness(msgspec.Struct, frozen=True):
-    """The node; it runs no guest.
-
-    uptime  seconds since it was booted
-    """
-
-    node: str
-    uptime: int
-
-
 class CheckView(msgspec.Struct, frozen=True):
     """A finding of check_migration."""
 
@@ -194,21 +178,6 @@ class Balance:
         """
         mover = Mover(call, p.moves, self.limits(), containers=p.restart_containers, local_disks=p.local_disks)
         return await mover.run()
-
-    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="balancing")
-    async def check_empty(self, call: Call, p: CheckEmpty) -> Emptiness:
-        """Check that no guest runs on a node; otherwise the error names those that do."""
-        collector = Collector(call)
-        guests = await collector.entries("vm", ("vmid", "name", "node", "status"))
-        here = [f"{e['vmid']} {e.get('name') or ''}".strip() for e in guests if e["node"] == p.node]
-        running = [e for e in guests if e["node"] == p.node and e.get("status") != "stopped"]
-        if running:
-            names = ", ".join(f"{e['vmid']} {e.get('name') or ''}".strip() for e in running)
-            raise Rejected(f"{p.node} is not empty: {names} run there ({len(here)} guests in all)")
-        nodes = {str(e["node"]): e for e in await collector.entries("node", ("node", "uptime"))}
-        if p.node not in nodes:
-            raise Rejected(f"node: there is no node {p.node!r}")
-        return Emptiness(p.node, int(nodes[p.node].get("uptime") or 0))
 
     def limits(self, band: float | None = None) -> Limits:
         """Return the limits of the settings, with another band if one is given."""

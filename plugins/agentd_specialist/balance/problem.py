@@ -87,7 +87,7 @@ def build(
         for part in [free] if free else []:
             allowed = _allowed(part, landscape, shut, targets or {})
             allowed = [name for name in allowed if not stay or name in stay] or allowed
-            units.append(_unit(part, [index[name] for name in allowed], index))
+            units.append(_unit(part, [index[name] for name in allowed or [part[0].node]], index))
         units += [_unit([guest], [index[guest.node]], index) for guest in members if guest not in free]
     number_of = {guest.vmid: number for number, unit in enumerate(units) for guest in unit.members}
     for group, rule in enumerate(apart):

@@ -30,6 +30,7 @@ class Nodes(FakePve):  # type: ignore[misc] # untyped
 
     def __init__(self, *args: Data, **kwargs: Data) -> None:
         """Start the clock that uptimes are read from."""
+        self.boots: dict[str, float] = {}
         super().__init__(*args, **kwargs)
         self.booted = time.time() - 86_400
 
@@ -71,7 +72,7 @@ class Nodes(FakePve):  # type: ignore[misc] # untyped
             return sizes
         running = sum(guest.status == "running" for guest in self._guests() if guest.node == node)
         usage = {"cpu": round(0.01 + running * GUEST_CPU, 4), "mem": self._memory_used(node), "disk": NODE_DISK}
-        return sizes | usage | {"uptime": int(time.time() - self.booted)}
+        return sizes | usage | {"uptime": int(time.time() - self.boots.get(node, self.booted))}
 
     def _node_item(self, node: str, user: str) -> Values:
         """Return a node's entry; real PVE: without Sys.Audit it is bare."""

@@ -58,6 +58,7 @@ class System(Nodes):
         self.updates: dict[str, list[Record]] = {}
         self.clock_skew = 0.0
         self.boot_lag = 0.0
+        self.boots.clear()
         self.node_configs: dict[str, Values] = {"pve2": {"acmedomain0": "pve2.example.com"}}
         self.issued: dict[str, tuple[float, float]] = {}  # by node: since when and until when its own certificate holds
         self.acme_days = 90.0
@@ -229,6 +230,7 @@ class System(Nodes):
 
             def back() -> None:
                 self.nodes[node]["online"] = True
+                self.boots[node] = time.time()
 
             asyncio.get_running_loop().call_later(self.boot_lag, back)
 

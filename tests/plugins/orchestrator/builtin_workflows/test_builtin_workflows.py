@@ -22,7 +22,7 @@ HealthCheck = PLANS["health_check"].parameters
 
 def test_the_builtin_workflows_exist() -> None:
     """The seed's workflows are there under their names."""
-    assert set(PLANS) == {"vm_deployment", "health_check", "backup_verification"}
+    assert set(PLANS) == {"vm_deployment", "health_check", "backup_verification", "node_maintenance", "resource_optimization"}
     assert all(plan.description for plan in PLANS.values())
 
 
