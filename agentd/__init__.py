@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         VmidTaken,
     )
     from agentd.plugins.checks import Check, Finding, Level
+    from agentd.plugins.diagnosis import Cause, DiagnosisRule, Evidence, Situation
     from agentd.plugins.hookspecs import hookimpl
     from agentd.plugins.role import Context, Health, Role, Settings
     from agentd.plugins.workflow_files import Fault, ListedWorkflow, Reader
@@ -117,6 +118,7 @@ __all__ = [
     "BusFull",
     "BusUnavailable",
     "Call",
+    "Cause",
     "Check",
     "Compensation",
     "ConfigChanged",
@@ -126,7 +128,9 @@ __all__ = [
     "Context",
     "Definition",
     "Denied",
+    "DiagnosisRule",
     "Duty",
+    "Evidence",
     "Fault",
     "Finding",
     "Found",
@@ -162,6 +166,7 @@ __all__ = [
     "Right",
     "Role",
     "Settings",
+    "Situation",
     "StaleWrite",
     "Status",
     "Target",
@@ -233,6 +238,7 @@ _ORIGINS: Final = {
     "CLOUD_INIT": "agentd.proxmox.vm",
     "NEEDS_APPROVAL": "agentd.safety.policy",
     "Call": "agentd.tools.definition",
+    "Cause": "agentd.plugins.diagnosis",
     "Check": "agentd.plugins.checks",
     "Compensation": "agentd.wire.workflow",
     "ConfigChanged": "agentd.errors",
@@ -243,7 +249,9 @@ _ORIGINS: Final = {
     "DONE": "agentd.wire.workflow",
     "Definition": "agentd.wire.workflow",
     "Denied": "agentd.errors",
+    "DiagnosisRule": "agentd.plugins.diagnosis",
     "Duty": "agentd.bus.setup.permissions",
+    "Evidence": "agentd.plugins.diagnosis",
     "Fault": "agentd.plugins.workflow_files",
     "Finding": "agentd.plugins.checks",
     "Found": "agentd.tools.definition",
@@ -279,6 +287,7 @@ _ORIGINS: Final = {
     "Role": "agentd.plugins.role",
     "RateLimitedLog": "agentd.telemetry.logs",
     "Settings": "agentd.plugins.role",
+    "Situation": "agentd.plugins.diagnosis",
     "StaleWrite": "agentd.errors",
     "Status": "agentd.wire.workflow",
     "TERMINAL": "agentd.wire.workflow",

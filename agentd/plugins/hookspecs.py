@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.jetstream import Bus
     from agentd.plugins.checks import Check
+    from agentd.plugins.diagnosis import DiagnosisRule
     from agentd.plugins.role import Role, Settings
     from agentd.plugins.workflow_files import Reader
     from agentd.tools.definition import BrokenTool, Right, Tool, Toolbox
@@ -87,3 +88,8 @@ def agentd_stdio() -> Stdio:  # type: ignore[empty-body]
     Its arguments: the connection, the principal, every known tool, whether to list those of daily use only, and
     the directories to which the file tools are limited (none: all that are served).
     """
+
+
+@hookspec
+def agentd_diagnosis_rules() -> list[DiagnosisRule]:  # type: ignore[empty-body]
+    """Return rules of the tool `diagnose`; called when an instance with the role specialist starts."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
     from agentd.plugins.checks import Check
+    from agentd.plugins.diagnosis import DiagnosisRule
     from agentd.plugins.workflow_files import Reader
     from agentd.proxmox.client import Proxmox
     from agentd.tools.definition import Right
@@ -149,8 +150,9 @@ class Plugins:
     def tools(self, node: str, proxmox: Proxmox | None, bus: Bus | None = None) -> dict[str, Tool]:
         """Return all tools by name; an invalid one is quarantined with a reason."""
         found: dict[str, Tool] = {}
+        rules = self.diagnosis_rules()
         for name in self.loaded():
-            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir, bus)
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir, bus, rules)
             try:
                 offered = self._call_hook(name, "agentd_tools", toolbox=toolbox) or []
             except Exception as error:  # noqa: BLE001
@@ -167,6 +169,10 @@ class Plugins:
         if isinstance(offered, Tool):
             offered = BrokenTool(offered.name, f"{found[offered.name].service} has a tool of that name already")
         self.status[plugin].quarantined.append(offered)
+
+    def diagnosis_rules(self) -> tuple[DiagnosisRule, ...]:
+        """Return the rules of all plugins for diagnoses."""
+        return tuple(rule for name in self.loaded() for rule in self._call_hook(name, "agentd_diagnosis_rules") or ())
 
     def rights(self, node: str, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
         """Return the functions that find the rights that the tools of each plugin need."""

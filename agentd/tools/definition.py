@@ -262,6 +262,7 @@ class Toolbox:
     proxmox    None if no Proxmox is configured
     state_dir  directory for data that the plugin can fetch again; None: keep it in memory
     bus        None where tools are inspected and never run
+    diagnosis_rules  what the hook `agentd_diagnosis_rules` of all plugins returned
     """
 
     node: str
@@ -269,6 +270,7 @@ class Toolbox:
     settings: Any
     state_dir: Path | None = None
     bus: Bus | None = None
+    diagnosis_rules: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

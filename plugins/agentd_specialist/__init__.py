@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentd import hookimpl
 
 if TYPE_CHECKING:
-    from agentd import BrokenTool, Role, Settings, Tool, Toolbox
+    from agentd import BrokenTool, DiagnosisRule, Role, Settings, Tool, Toolbox
 
 
 @hookimpl
@@ -34,6 +34,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     """
     from agentd import collect
     from agentd_specialist.balance_tools import Balance
+    from agentd_specialist.diagnosis_tools import DiagnosisTools
     from agentd_specialist.maintenance_tools import MaintenanceTools
     from agentd_specialist.placement_tools import PlacementTools
     from agentd_specialist.settings import SpecialistSettings
@@ -41,5 +42,20 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
 
     settings = toolbox.settings or SpecialistSettings()
     domain = Domain(settings, toolbox.proxmox)
-    providers = (domain, PlacementTools(settings, domain), Balance(settings), MaintenanceTools())
+    providers = (
+        domain,
+        PlacementTools(settings, domain),
+        Balance(settings),
+        MaintenanceTools(),
+        DiagnosisTools(toolbox.diagnosis_rules),
+    )
     return [found for provider in providers for found in collect(provider, service=SERVICE)]
+
+
+@hookimpl
+def agentd_diagnosis_rules() -> list[DiagnosisRule]:
+    """Return the rules that agentd itself has."""
+    from agentd_specialist.diagnosis.log_rules import log_causes
+    from agentd_specialist.diagnosis.state_rules import cluster_causes, guest_causes, storage_causes
+
+    return [log_causes, cluster_causes, guest_causes, storage_causes]

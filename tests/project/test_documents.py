@@ -19,6 +19,7 @@ import pytest
 from agentd.cli.context import parse_parameters
 from agentd.config import load as configuration
 from agentd.plugins import manager
+from agentd.plugins.diagnosis import Evidence, Situation
 from agentd.plugins.hookspecs import PROJECT
 from harness import SCRIPTS, Net, until
 from project import reference, reference_pages
@@ -262,6 +263,10 @@ def test_the_plugin_of_the_page_about_hooks(
     assert [finding.level for finding in check.run()] == ["warning"]  # type: ignore[union-attr]
     assert [item.name for item in reader.listed()] == ["welcome"]
     assert reader.schema() == {"type": "string"}
+    situation = Situation("guest 101", evidence=[Evidence("journal", "FC link down")])
+    assert [cause.text for rule in plugins.diagnosis_rules() for cause in rule(situation)] == [
+        "the fibre channel link is down"
+    ]
     assert all(hasattr(module, name) for name in vars(plugins._manager.hook) if name.startswith(PROJECT))  # noqa: SLF001
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentd_specialist.balance.model import GIB, Guest, Landscape, Limits, Node, Rule
+from agentd_specialist.balance.model import GIB, Guest, Landscape, Limits, Mode, Node, Rule
 from agentd_specialist.balance.plan import Budget, Goal, Plan, plan
 from agentd_specialist.balance.problem import measure
 
+MODES: tuple[Mode, ...] = ("rebalance", "drain", "fill", "pack")
 NAMES = ("a", "b", "c", "d", "e")
 
 
@@ -58,7 +59,7 @@ def landscapes(draw: st.DrawFn) -> Landscape:
 @st.composite
 def goals(draw: st.DrawFn) -> Goal:
     """Draw goals."""
-    mode = draw(st.sampled_from(["rebalance", "drain", "fill", "pack"]))
+    mode: Mode = draw(st.sampled_from(MODES))
     nodes = frozenset() if mode == "rebalance" else frozenset({draw(st.sampled_from(NAMES))})
     return Goal(mode, nodes)
 

@@ -1,0 +1,1 @@
+"""What is wrong, why, and what helps; pure but for `diagnosis_tools`."""
