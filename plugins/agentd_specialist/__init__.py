@@ -38,6 +38,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_specialist.maintenance_tools import MaintenanceTools
     from agentd_specialist.placement_tools import PlacementTools
     from agentd_specialist.settings import SpecialistSettings
+    from agentd_specialist.sizing_tools import SizingTools
     from agentd_specialist.tools import SERVICE, Domain
 
     settings = toolbox.settings or SpecialistSettings()
@@ -48,6 +49,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
         Balance(settings),
         MaintenanceTools(),
         DiagnosisTools(toolbox.diagnosis_rules),
+        SizingTools(),
     )
     return [found for provider in providers for found in collect(provider, service=SERVICE)]
 
