@@ -36,7 +36,7 @@ def smallest_conflict(landscape: Landscape, closed: Collection[str] = ()) -> lis
         if found is not None and (best is None or len(found) < len(best)):
             best = found
     if best is None:
-        return []
+        return _no_room(landscape, closed)
     fixed = [
         f"{guest.title} stays on {guest.node}: {guest.fixed}"
         for guest in landscape.guests
@@ -61,6 +61,21 @@ def _too_large(landscape: Landscape, closed: Collection[str], guest: Guest) -> s
     return f"{guest.title} has {guest.memory / 2**30:.1f} GiB of memory, and the largest other node has {largest:.1f}"
 
 
+def _no_room(landscape: Landscape, closed: Collection[str]) -> list[str]:
+    """Return the sentence that says that the guests to be moved need more memory than there is, or []."""
+    leaving = [guest for guest in landscape.guests if guest.node in closed]
+    need = sum(guest.load for guest in leaving)
+    free = 0
+    for node in landscape.nodes:
+        if node.name not in closed and not node.closed:
+            used = node.base_memory + sum(guest.load for guest in landscape.guests if guest.node == node.name)
+            free += max(0, node.memory - landscape.limits.reserve - used)
+    if not leaving or need <= free:
+        return []
+    names = ", ".join(sorted(closed))
+    return [f"the guests of {names} use {need / 2**30:.1f} GiB, and the other nodes have {free / 2**30:.1f} GiB free"]
+
+
 def _minimal(landscape: Landscape, closed: Collection[str], rules: Sequence[Rule]) -> list[Rule] | None:
     """Return a minimal set that cannot be kept, or None if all can."""
     if _can_keep(landscape, closed, rules):
@@ -78,8 +93,9 @@ def _can_keep(landscape: Landscape, closed: Collection[str], rules: Sequence[Rul
     vmids = {vmid for rule in rules for vmid in rule.guests}
     guests = {guest.vmid: guest for guest in landscape.guests if guest.vmid in vmids}
     domains = {vmid: _domain(landscape, closed, guest, rules) for vmid, guest in guests.items()}
+    room = {node.name: node.memory - node.base_memory - landscape.limits.reserve for node in landscape.nodes}
     try:
-        return _place(domains, {}, rules, [0])
+        return _Placing(domains, rules, {vmid: guest.load for vmid, guest in guests.items()}, room).possible({})
     except _TooMany:
         return True
 
@@ -101,20 +117,34 @@ def _domain(landscape: Landscape, closed: Collection[str], guest: Guest, rules: 
     return names
 
 
-def _place(domains: Mapping[int, list[str]], at: dict[int, str], rules: Sequence[Rule], tries: list[int]) -> bool:
-    """Place the guest with the fewest possible nodes, then the others; backtrack."""
-    rest = [vmid for vmid in domains if vmid not in at]
-    if not rest:
-        return True
-    options = {vmid: [name for name in domains[vmid] if _fits(vmid, name, at, rules)] for vmid in rest}
-    vmid = min(rest, key=lambda number: (len(options[number]), number))
-    for name in options[vmid]:
-        tries[0] += 1
-        if tries[0] > TRIES // max(1, len(rest)):
-            raise _TooMany
-        if _place(domains, at | {vmid: name}, rules, tries):
+class _Placing:
+    """Tries to place guests so that rules are kept and no node is too small for those that the rules name."""
+
+    def __init__(
+        self, domains: Mapping[int, list[str]], rules: Sequence[Rule], loads: Mapping[int, int], room: Mapping[str, int]
+    ) -> None:
+        self.domains, self.rules, self.loads, self.room = domains, rules, loads, dict(room)
+        self.tries = 0
+
+    def possible(self, at: dict[int, str]) -> bool:
+        """Place the guest with the fewest possible nodes, then the others; backtrack."""
+        rest = [vmid for vmid in self.domains if vmid not in at]
+        if not rest:
             return True
-    return False
+        options = {vmid: [name for name in self.domains[vmid] if self._fits(vmid, name, at)] for vmid in rest}
+        vmid = min(rest, key=lambda number: (len(options[number]), number))
+        for name in options[vmid]:
+            self.tries += 1
+            if self.tries > TRIES // max(1, len(rest)):
+                raise _TooMany
+            self.room[name] -= self.loads[vmid]
+            if self.possible(at | {vmid: name}):
+                return True
+            self.room[name] += self.loads[vmid]
+        return False
+
+    def _fits(self, vmid: int, name: str, at: Mapping[int, str]) -> bool:
+        return self.loads[vmid] <= self.room[name] and _fits(vmid, name, at, self.rules)
 
 
 def _fits(vmid: int, name: str, at: Mapping[int, str], rules: Sequence[Rule]) -> bool:

@@ -188,7 +188,7 @@ def measure(landscape: Landscape, where: Mapping[int, str] | None = None, closed
     average = sum(shares) / len(shares) if shares else 0.0
     deviation = math.sqrt(sum((share - average) ** 2 for share in shares) / len(shares)) if shares else 0.0
     return Measure(
-        broken=_broken(landscape, at, closed),
+        broken=_broken(landscape, at, shut),
         over=over,
         gap=100 * (max(shares) - min(shares)) if shares else 0.0,
         fullest=100 * max(shares, default=0.0),
@@ -204,7 +204,7 @@ def _index(deviation: float, average: float, count: int) -> float:
 
 
 def _broken(landscape: Landscape, at: Mapping[int, str], closed: Collection[str]) -> int:
-    """Count what breaks a rule, and guests on nodes that must become empty."""
+    """Count what breaks a rule, and guests on nodes that take none."""
     count = sum(place in closed for place in at.values())
     for rule in landscape.rules:
         places = [at[vmid] for vmid in rule.guests if vmid in at]

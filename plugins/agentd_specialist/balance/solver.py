@@ -3,7 +3,7 @@
 The balance is a constraint (the load of each node within a band around the mean), what is sent is the objective.  All
 is one sum in GiB, with weights large enough that a rule is never broken to save a migration:
 
-    broken rules * 1000 + memory over the limit * 50 + cores over the limit * 100 + memory outside the band * 8 + sent
+    broken rules * 1000 + memory over the limit * 50 + cores over the limit * 100 + memory outside the band * 32 + sent
 
 The lists and local names are those of an inner loop that runs a million times.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BROKEN: Final = 1000.0
 OVER: Final = 50.0
 OVER_CPU: Final = 100.0
-OUTSIDE: Final = 8.0
+OUTSIDE: Final = 32.0
 PRESSED: Final = 0.5
 """Cost of a move to a node whose tasks wait for memory or CPU all the time: decides between equal targets."""
 NOTHING: Final = 1e-9
@@ -30,6 +30,10 @@ EXCHANGES: Final = 0.25
 HOME: Final = 0.25
 ANY: Final = 0.2
 """Shares of exchanges; of moves home, and of the rest moves to any node."""
+HEAT: Final = 0.1
+"""First temperature, in mean sizes of guests: low enough to keep what the greedy start has found."""
+COOL: Final = 6
+"""Nodes that a greedy move tries: those with the most room."""
 STEPS_AT_ONCE: Final = 200
 """Tries between two looks at the clock."""
 
@@ -116,28 +120,33 @@ class Search:
     # -- the phases of the search ---------------------------------------------------------------------------------
 
     def greedy(self, until: float) -> None:
-        """Move the best unit of the most expensive node, until nothing improves."""
-        worth = NOTHING
+        """Move the best unit of the most expensive node, until no node has a move that improves."""
+        at: dict[int, list[int]] = {}
+        for number in self.free:
+            at.setdefault(self.place[number], []).append(number)
+        tired: set[int] = set()
         while time.monotonic() < until:
-            best = (-worth, -1, -1)
-            hot = sorted(range(len(self.cost_of)), key=lambda node: -self.cost_of[node])[:3]
-            cool = sorted(
-                (node for node, counted in enumerate(self.problem.counted) if counted),
-                key=lambda node: (self.memory[node] - self.goal[node]) / (self.problem.size[node] or 1.0),
-            )[:6]
-            for number in self.free:
-                source = self.place[number]
-                if source not in hot and not self.forbidden[number][source] and not self._crowded(number):
-                    continue
-                for target in cool:
-                    if (change := self.delta(number, target)) < best[0]:
+            source = max((node for node in at if node not in tired), key=self._heat, default=-1)
+            if source < 0:
+                return
+            cool = sorted(range(len(self.memory)), key=lambda node: self.memory[node] - self.goal[node])[:COOL]
+            best = (-NOTHING, -1, -1)
+            for number in at[source]:
+                for target in {*cool, *self.problem.units[number].allowed[:1]}:
+                    change = self.delta(number, target) / (self.sent[number][target] or 1.0)
+                    if change < best[0]:
                         best = change, number, target
             if best[1] < 0:
-                return
+                tired.add(source)
+                continue
+            at[source].remove(best[1])
+            at.setdefault(best[2], []).append(best[1])
             self.put(best[1], best[2])
+            tired -= {source, best[2]}
 
-    def _crowded(self, number: int) -> bool:
-        return any(self.taken[group][self.place[number]] > 1 for group in self.problem.units[number].groups)
+    def _heat(self, node: int) -> float:
+        """Return how much a node has to give away."""
+        return self.memory[node] - self.goal[node] if self.problem.counted[node] else float("inf")
 
     def home(self) -> None:
         """Return units to where they were, and to nearer nodes, wherever that costs less."""
@@ -152,7 +161,7 @@ class Search:
             return
         best, best_cost, now = list(self.place), self.cost(), self.cost()
         began, done = time.monotonic(), 0
-        hot = max(1.0, sum(unit.gib for unit in self.problem.units) / len(self.problem.units))
+        hot = HEAT * max(1.0, sum(unit.gib for unit in self.problem.units) / len(self.problem.units))
         while done < tries and best_cost > NOTHING:
             clock = time.monotonic()
             if clock >= until:
@@ -225,11 +234,7 @@ def solve(problem: Problem, *, seconds: float | None = None, tries: int = 10**9,
     search.anneal(until - 0.02, tries)
     search.home()
     place = search.place if search.cost() < stay - NOTHING else problem.start
-    moved = {
-        guest.vmid: problem.names[node]
-        for unit, node in zip(problem.units, place, strict=True)
-        for guest in unit.members
-    }
-    if place is problem.start:
-        return {guest.vmid: guest.node for guest in problem.landscape.guests}
-    return {guest.vmid: guest.node for guest in problem.landscape.guests} | moved
+    at = {guest.vmid: guest.node for guest in problem.landscape.guests}
+    for unit, node in zip(problem.units, place, strict=True):
+        at |= {guest.vmid: problem.names[node] for guest in unit.members}
+    return at
