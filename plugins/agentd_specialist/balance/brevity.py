@@ -32,8 +32,8 @@ def brief(found: Plan) -> Plan:
     left = first(wanted, LEFT)
     moves = list(found.moves)
     if _size(moves) > MOVES:
-        told = first(moves, MOVES // 3)
-        moves = first([*told, *plain(moves[len(told) :])], MOVES)
+        whole = first(moves, MOVES // 3)
+        moves = first([*whole, *plain(moves[len(whole) :])], MOVES)
     more = len(found.moves) - len(moves)
     text = found.text + (f"; {more} more migrations follow with the next plan" if more else "")
     gib = round(sum(move.gib for move in moves), 3)

@@ -6,6 +6,7 @@ kept.  Several minimal sets are looked for, and the smallest is returned.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ class _TooMany(Exception):
 
 def smallest_conflict(landscape: Landscape, closed: Collection[str] = ()) -> list[str]:
     """Return the texts of the smallest set of conflicting rules found, or []."""
+    closed = {*closed, *(node.name for node in landscape.nodes if node.closed)}
     rules = [rule for rule in landscape.rules if len(rule.guests) > 1 or rule.kind == "on"]
-    facts = _facts(landscape, closed)
-    for fact in facts:
-        if (alone := _too_large(landscape, closed, fact)) is not None:
+    for guest in (guest for guest in landscape.guests if guest.node in closed):
+        if guest.fixed:
+            return [f"{guest.title} stays on {guest.node}: {guest.fixed}", f"{guest.node} is to be empty"]
+        if (alone := _too_large(landscape, closed, guest)) is not None:
             return [alone]
     best: list[Rule] | None = None
     for turn in range(ORDERS):
@@ -37,16 +40,14 @@ def smallest_conflict(landscape: Landscape, closed: Collection[str] = ()) -> lis
             best = found
     if best is None:
         return _no_room(landscape, closed)
+    open_again = replace(landscape, nodes=tuple(replace(node, closed="") for node in landscape.nodes))
     fixed = [
         f"{guest.title} stays on {guest.node}: {guest.fixed}"
         for guest in landscape.guests
         if guest.fixed and any(guest.vmid in rule.guests for rule in best)
     ]
-    return [*(rule.text for rule in best), *fixed, *(f"{name} is to be empty" for name in sorted(closed))]
-
-
-def _facts(landscape: Landscape, closed: Collection[str]) -> list[Guest]:
-    return [guest for guest in landscape.guests if guest.node in closed and not guest.fixed]
+    emptied = [f"{name} is to be empty" for name in sorted(closed)]
+    return [*(rule.text for rule in best), *fixed, *(emptied if _can_keep(open_again, (), best) else [])]
 
 
 def _too_large(landscape: Landscape, closed: Collection[str], guest: Guest) -> str | None:

@@ -175,7 +175,7 @@ class _Result:
         landscape = self.landscape
         before = measure(landscape, None, self.closed)
         after = measure(landscape, steps.moved(landscape, kept), self.closed)
-        moves = self._moves(kept, mends=before.broken > 0)
+        moves = self._moves(kept, repairs=before.broken > 0)
         goes = {step.vmid for step in kept}
         left = [
             Left(guest.vmid, guest.name, guest.node, reason)
@@ -208,7 +208,7 @@ class _Result:
             return "; ".join(["no other node can take it", *rules])
         return UNNEEDED if self.goal.mode == "rebalance" else ""
 
-    def _moves(self, kept: Sequence[steps.Step], *, mends: bool) -> list[Move]:
+    def _moves(self, kept: Sequence[steps.Step], *, repairs: bool) -> list[Move]:
         used = {node.name: node.base_memory for node in self.landscape.nodes}
         size = {node.name: node.memory or 1 for node in self.landscape.nodes}
         for guest in self.landscape.guests:
@@ -218,7 +218,7 @@ class _Result:
         for step in kept:
             guest = guests[step.vmid]
             full, empty = (100 * used[name] / size[name] for name in (guest.node, step.target))
-            rule = self._apart(step.vmid) if mends else ""
+            rule = self._apart(step.vmid) if repairs else ""
             if step.parked:
                 why = f"it waits on {step.target} until there is room on the node that it goes to"
             elif guest.node in self.closed:
@@ -259,7 +259,7 @@ class _Result:
             return f"nothing to do: the gap between the nodes is {before.gap:.1f} % of memory"
         if self.goal.mode == "pack":
             return f"{count} empty {nodes}; the fullest node is then at {after.fullest:.0f} %"
-        rules = f", and {before.broken - after.broken} broken rules are mended" if after.broken < before.broken else ""
+        rules = f", and {before.broken - after.broken} broken rules are repaired" if after.broken < before.broken else ""
         return f"{count}: the gap between the nodes goes from {before.gap:.1f} to {after.gap:.1f} % of memory{rules}"
 
 

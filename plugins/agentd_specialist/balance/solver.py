@@ -3,7 +3,7 @@
 The balance is a constraint (the load of each node within a band around the mean), what is sent is the objective.  All
 is one sum in GiB, with weights large enough that a rule is never broken to save a migration:
 
-    broken rules * 1000 + memory over the limit * 50 + cores over the limit * 100 + memory outside the band * 32 + sent
+    broken rules * 10000 + memory over the limit * 50 + cores over the limit * 100 + memory outside the band * 32 + sent
 
 The lists and local names are those of an inner loop that runs a million times.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from agentd_specialist.balance.problem import Problem
 
-BROKEN: Final = 1000.0
+BROKEN: Final = 10_000.0
 OVER: Final = 50.0
 OVER_CPU: Final = 100.0
 OUTSIDE: Final = 32.0
@@ -132,7 +132,7 @@ class Search:
             cool = sorted(range(len(self.memory)), key=lambda node: self.memory[node] - self.goal[node])[:COOL]
             best = (-NOTHING, -1, -1)
             for number in at[source]:
-                for target in {*cool, *self.problem.units[number].allowed[:1]}:
+                for target in self._greedy_targets(number, cool):
                     change = self.delta(number, target) / (self.sent[number][target] or 1.0)
                     if change < best[0]:
                         best = change, number, target
@@ -143,6 +143,13 @@ class Search:
             at.setdefault(best[2], []).append(best[1])
             self.put(best[1], best[2])
             tired -= {source, best[2]}
+
+    def _greedy_targets(self, number: int, cool: list[int]) -> list[int]:
+        """Return the nodes with the most room of those where the unit may be."""
+        allowed = self.problem.units[number].allowed
+        if len(allowed) <= COOL:
+            return allowed
+        return [node for node in cool if not self.forbidden[number][node]] or allowed[:COOL]
 
     def _heat(self, node: int) -> float:
         """Return how much a node has to give away."""
