@@ -259,7 +259,8 @@ class _Result:
             return f"nothing to do: the gap between the nodes is {before.gap:.1f} % of memory"
         if self.goal.mode == "pack":
             return f"{count} empty {nodes}; the fullest node is then at {after.fullest:.0f} %"
-        rules = f", and {before.broken - after.broken} broken rules are repaired" if after.broken < before.broken else ""
+        fewer = before.broken - after.broken
+        rules = f", and {fewer} broken rules are repaired" if fewer > 0 else ""
         return f"{count}: the gap between the nodes goes from {before.gap:.1f} to {after.gap:.1f} % of memory{rules}"
 
 
