@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, Rejected, Repeat, Tier, formats, tool
+from agentd import AgentdError, BusUnavailable, Call, Rejected, Repeat, Tier, formats, tool
 from agentd_specialist.balance import steps
 from agentd_specialist.balance.brevity import brief
 from agentd_specialist.balance.model import Limits, Mode, Move
@@ -215,20 +215,26 @@ class Balance:
                 "with_local_disks": p.local_disks and move.kind == "qemu",
             }
             step = f"check{turn}-{move.vmid}-{move.target}"
-            found = await call.use(PROXMOX, "check_migration", parameters, ReportView, step=step)
-            why = [
-                f.text + (f" ({f.advice})" if f.advice else "")
-                for f in found.findings
-                if f.blocks and f.check not in LATER
-            ]
-            if why:
-                blocked[move.vmid] = "; ".join(why)
+            try:
+                found = await call.use(PROXMOX, "check_migration", parameters, ReportView, step=step)
+            except BusUnavailable:
+                raise
+            except AgentdError as error:  # such as a guest that was deleted meanwhile
+                blocked[move.vmid] = str(error)
+            else:
+                blocked |= {move.vmid: why} if (why := _blocking(found)) else {}
         return blocked
 
     def _asked(self, found: Plan) -> MovePlan:
         large = len(found.moves) > self.settings.automatic_moves or found.gib > self.settings.automatic_gib
         values: Mapping[str, Any] = {name: getattr(found, name) for name in Plan.__struct_fields__}
         return MovePlan(**values, approval=large)
+
+
+def _blocking(found: ReportView) -> str:
+    """Return what prevents a migration, or ""."""
+    findings = [one for one in found.findings if one.blocks and one.check not in LATER]
+    return "; ".join(one.text + (f" ({one.advice})" if one.advice else "") for one in findings)
 
 
 def _goal(p: PlanMoves, landscape: Landscape) -> Goal:

@@ -116,6 +116,10 @@ class Collector:
         nodes, guests, ha = await asyncio.gather(
             self.entries("node", NODE_FIELDS), self.entries("vm", GUEST_FIELDS), self.ha()
         )
+        if bare := sorted(str(e["node"]) for e in nodes if e.get("status") == "online" and not e.get("maxmem")):
+            raise Denied(f"the memory of {', '.join(bare)} was not read: the token lacks Sys.Audit on /nodes")
+        if not guests:  # the list of a token without rights is empty; this tool reports it
+            await self.call.use(PROXMOX, "list_guests", {"limit": 1}, Answer, step=f"{self.step}-guests")
         used = await self._history(nodes, guests, minutes) if minutes else {}
         guests += [] if beside is None else [beside]
         maintenance = {node for node, state in ha.nodes.items() if "maintenance" in state}

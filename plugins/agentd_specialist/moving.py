@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd import AgentdError, BusUnavailable, Call, Denied, Frozen
+from agentd import AgentdError, BusUnavailable, Call, Frozen
 from agentd_specialist.balance import brevity
 from agentd_specialist.balance.model import Move
 from agentd_specialist.balance.plan import Left
@@ -30,6 +30,7 @@ LOOK_AGAIN: Final = 5.0
 """Seconds between two looks at what prevents the next migration."""
 PATIENCE: Final = 60.0
 """Seconds without progress after which the rest is left: a lock of a backup or a foreign migration may end."""
+A_MOMENT: Final = 0.01
 ENOUGH: Final = 30.0
 """Seconds before the deadline at which nothing more is started."""
 
@@ -88,6 +89,8 @@ class Mover:
     async def _all(self) -> None:
         waited = 0.0
         while True:
+            with self.call.allow_stop():  # what runs is completed, and nothing more begins
+                await asyncio.sleep(A_MOMENT)
             landscape = await self._look()
             pending = self._pending(landscape)
             self._start(landscape, pending)
@@ -171,7 +174,7 @@ class Mover:
         self.call.progress(move.reason)
         try:
             await self.call.use(PROXMOX, "migrate_guest", parameters, _Migrated, step=f"move-{move.vmid}-{move.target}")
-        except (BusUnavailable, Frozen, Denied):
+        except (BusUnavailable, Frozen):
             raise
         except AgentdError as error:
             return str(error)

@@ -143,3 +143,40 @@ async def test_killed_while_it_moves(net: Net, pve: FakePve, role: str) -> None:
     assert answer.status in {"completed", "completed_with_warnings"}, answer.error
     assert count(pve)["pve1"] == 0
     assert len(pve.tasks("qmigrate")) == len(CROWD)
+
+
+async def test_cancelled_while_it_moves(net: Net, pve: FakePve) -> None:
+    """A cancelled drain completes what runs and begins nothing more: no guest is lost or left locked."""
+    pve.durations(qmigrate=0.8)
+    async with net.client() as bus, net.here():
+        request = WorkflowRequest("resource_optimization", "stop", {"mode": "drain", "nodes": ["pve1"]})
+        await requests.submit(bus, "tester", request)
+
+        async def begun() -> bool:
+            return bool(await asyncio.to_thread(pve.tasks, "qmigrate"))
+
+        await eventually(begun, "a guest moves", 60)
+        await requests.signal(bus, "tester", "stop", WorkflowSignal("cancel"))
+        answer = await queries.follow(bus, "stop", lambda _: None, wait=60)
+
+    assert answer.status == "cancelled", answer.error
+    assert 0 < len(pve.tasks("qmigrate")) < len(CROWD)
+    assert count(pve)["pve1"] == len(CROWD) - len(pve.tasks("qmigrate"))
+
+
+async def test_a_guest_that_others_move(net: Net, pve: FakePve) -> None:
+    """A guest that another client moves is left to it, and the plan goes on when it has arrived."""
+    pve.durations(qmigrate=0.3)
+    pve.lock(306, "migrate")
+    async with net.client() as bus, net.here():
+        await requests.submit(
+            bus, "tester", WorkflowRequest("resource_optimization", "others", {"mode": "drain", "nodes": ["pve1"]})
+        )
+        await asyncio.sleep(4)
+        while_locked = len(pve.tasks("qmigrate"))
+        await asyncio.to_thread(pve.lock, 306, None)
+        answer = await queries.follow(bus, "others", lambda _: None, wait=90)
+
+    assert answer.status in {"completed", "completed_with_warnings"}, answer.error
+    assert while_locked == 0
+    assert count(pve)["pve1"] == 1
