@@ -1,4 +1,4 @@
-"""The built-in workflows for the care of guests, on real daemons: each waits for its approval, and does what it says."""
+"""The built-in workflows for the care of guests, on real daemons: each waits for its approval and does its work."""
 
 from __future__ import annotations
 

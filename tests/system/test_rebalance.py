@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd.client import queries, requests
-from agentd.wire.messages import WorkflowRequest, WorkflowSignal
+from agentd.client.tool_calls import call_tool
+from agentd.wire import subjects
+from agentd.wire.messages import ToolCall, WorkflowRequest, WorkflowSignal
 from harness import eventually
 from pve.client import FakePve
 from pve.cluster import NODES, STORAGES, vm
@@ -180,3 +182,22 @@ async def test_a_guest_that_others_move(net: Net, pve: FakePve) -> None:
     assert answer.status in {"completed", "completed_with_warnings"}, answer.error
     assert while_locked == 0
     assert count(pve)["pve1"] == 1
+
+
+async def test_guests_under_ha(net: Net, pve: FakePve) -> None:
+    """The HA manager moves its guest; a rule that keeps two guests apart is kept by the plan."""
+    pve.settings(ha_lag=0.3)
+    async with net.client() as bus, net.here():
+        for vmid in (301, 302):
+            call = ToolCall({"vmid": vmid}, f"wf.ha{vmid}")
+            await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "create_ha_resource"), call, seconds=30)
+        parameters = {"name": "apart", "type": "resource-affinity", "guests": [301, 302], "affinity": "negative"}
+        call = ToolCall(parameters, "wf.rule")
+        await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "create_ha_rule"), call, seconds=30)
+        answer = await submit(bus, "ha", mode="drain", nodes=["pve1"])
+
+    where = places(pve)
+    assert answer.status in {"completed", "completed_with_warnings"}, answer.error
+    assert len(pve.tasks("hamigrate")) == 2
+    assert where[301] != where[302]
+    assert "pve1" not in where.values()
