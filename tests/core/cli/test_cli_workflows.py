@@ -96,17 +96,20 @@ def test_definitions(home: Path) -> None:
 
     assert whole.returncode == 0
     assert [line.split()[0] for line in whole.stdout.splitlines()] == [
-        "DEFINITION", "backup_verification", "health_check", "mine", "tool_call", "undo", "vm_deployment"
+        "DEFINITION", "backup_verification", "guest_update", "health_check", "mine", "node_maintenance",
+        "resource_optimization", "right_sizing", "snapshot_cleanup", "template_build", "tool_call", "undo",
+        "vm_deployment",
     ]  # fmt: skip
-    assert whole.stdout.splitlines()[2].split(maxsplit=1)[1].split("  ")[0] == "plugin orchestrator"
+    assert whole.stdout.splitlines()[3].split(maxsplit=1)[1].split("  ")[0] == "plugin orchestrator"
     assert "Check nodes, storages and guests, and list what needs attention." in whole.stdout
     bad = home / "workflows" / "bad.yaml"
     line = next(line for line in done.stdout.splitlines() if line.startswith("bad"))
     assert line.split(maxsplit=2)[1:] == [str(bad), f"cannot be used, it has 3 faults: agentd workflows check {bad}"]
     assert done.returncode == 65
     assert [(item["name"], len(item.get("faults", []))) for item in as_json] == [
-        ("backup_verification", 0), ("bad", 3), ("health_check", 0), ("mine", 0), ("tool_call", 0), ("undo", 0),
-        ("vm_deployment", 0),
+        ("backup_verification", 0), ("bad", 3), ("guest_update", 0), ("health_check", 0), ("mine", 0),
+        ("node_maintenance", 0), ("resource_optimization", 0), ("right_sizing", 0), ("snapshot_cleanup", 0),
+        ("template_build", 0), ("tool_call", 0), ("undo", 0), ("vm_deployment", 0),
     ]  # fmt: skip
 
 
