@@ -15,8 +15,7 @@ Mode = Literal["rebalance", "drain", "fill", "pack"]
 
 
 def title_of(kind: str, vmid: int, name: str) -> str:
-    """Return the name of a guest in sentences."""
-    return f"{'VM' if kind == 'qemu' else 'container'} {vmid}" + (f" '{name}'" if name else "")
+XX if kind == 'qemu' else 'container'} {vmid}" + (f" '{name}'" if name else "")
 
 
 @dataclass(frozen=True, slots=True)
