@@ -15,7 +15,10 @@ Mode = Literal["rebalance", "drain", "fill", "pack"]
 
 
 def title_of(kind: str, vmid: int, name: str) -> str:
-XX if kind == 'qemu' else 'container'} {vmid}" + (f" '{name}'" if name else "")
+    """Return the name of a guest in sentences; one without a VMID does not exist yet."""
+    if not vmid:
+        return "the new guest"
+    return f"{'VM' if kind == 'qemu' else 'container'} {vmid}" + (f" '{name}'" if name else "")
 
 
 @dataclass(frozen=True, slots=True)
