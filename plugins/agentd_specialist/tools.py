@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from agentd import Call, Denied, ProxmoxUnavailable, Rejected, Repeat, Tier, VmOptions, VmParameters, tool
+from agentd import (
+    AgentdError,
+    Call,
+    ProxmoxUnavailable,
+    Rejected,
+    Repeat,
+    TemporaryError,
+    Tier,
+    VmOptions,
+    VmParameters,
+    tool,
+)
 from agentd_specialist import vm
 from agentd_specialist.balance.model import Limits
 from agentd_specialist.balance.placing import cautions, obstacles
@@ -263,7 +274,7 @@ class Domain:
     async def _with_rules(self, call: Call, cluster: Cluster, request: VmParameters) -> Cluster:
         """Return the cluster with what tags, HA rules, pools and maintenance say about the VM.
 
-        A token that may not read the HA rules places without them.
+        If they cannot be read, the VM is placed without them, with a warning.
         """
         memory = vm.placement(request, cluster, self.rules).need.memory * MIB
         entry = {"vmid": 0, "node": "", "status": "running", "maxmem": memory, "pool": request.pool or ""}
@@ -272,7 +283,10 @@ class Domain:
         limits = Limits(reserve=self.rules.memory_reserve * MIB, cpu=float("inf"))
         try:
             there = await Collector(call).landscape(wishes, limits, beside=entry)
-        except Denied:
+        except TemporaryError:
+            raise
+        except AgentdError as error:
+            call.warn(f"placed without tags, HA rules and pools, which were not read: {error}")
             return cluster
         guest = there.guest(0)
         if guest is None:
