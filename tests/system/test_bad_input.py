@@ -71,8 +71,8 @@ async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_R
             b'{"workflow_type": "make_coffee"}',
             (
                 "workflow_type: unknown 'make_coffee'; there are backup_verification, guest_update, health_check, "
-                "node_maintenance, resource_optimization, right_sizing, snapshot_cleanup, template_build, tool_call, "
-                "undo, vm_deployment"
+                "node_maintenance, node_reboot, resource_optimization, right_sizing, snapshot_cleanup, template_build, "
+                "tool_call, undo, vm_deployment"
             ),
         ),
         (

@@ -70,12 +70,15 @@ VM_DEPLOYMENT: Final = Definition(
 
 def definitions() -> list[Definition]:
     """Return the built-in workflows; files are read by the same code as users' files."""
-    files = sorted(FILES.glob("*.yaml"))
-    return [VM_DEPLOYMENT, *(_load(file) for file in files)]
+    found: dict[str, Definition] = {}
+    for file in sorted(FILES.glob("*.yaml"), key=lambda file: (b"workflow:" in file.read_bytes(), file.name)):
+        found[file.stem] = _load(file, found)  # a file that starts another workflow comes after it
+    return [VM_DEPLOYMENT, *(found[name] for name in sorted(found))]
 
 
-def _load(file: Path) -> Definition:
-    declared, report = check.read(file.read_bytes(), file.name, file.stem, check.KnownNames({}, {}))
+def _load(file: Path, known: dict[str, Definition]) -> Definition:
+    names = check.KnownNames({}, {name: definition.parameters for name, definition in known.items()})
+    declared, report = check.read(file.read_bytes(), file.name, file.stem, names)
     if declared is None:
         raise ConfigError(f"agentd's own {report.faults[0]}")
     return declared.definition()

@@ -96,7 +96,7 @@ def test_definitions(home: Path) -> None:
 
     assert whole.returncode == 0
     assert [line.split()[0] for line in whole.stdout.splitlines()] == [
-        "DEFINITION", "backup_verification", "guest_update", "health_check", "mine", "node_maintenance",
+        "DEFINITION", "backup_verification", "guest_update", "health_check", "mine", "node_maintenance", "node_reboot",
         "resource_optimization", "right_sizing", "snapshot_cleanup", "template_build", "tool_call", "undo",
         "vm_deployment",
     ]  # fmt: skip
@@ -108,7 +108,8 @@ def test_definitions(home: Path) -> None:
     assert done.returncode == 65
     assert [(item["name"], len(item.get("faults", []))) for item in as_json] == [
         ("backup_verification", 0), ("bad", 3), ("guest_update", 0), ("health_check", 0), ("mine", 0),
-        ("node_maintenance", 0), ("resource_optimization", 0), ("right_sizing", 0), ("snapshot_cleanup", 0),
+        ("node_maintenance", 0), ("node_reboot", 0),
+        ("resource_optimization", 0), ("right_sizing", 0), ("snapshot_cleanup", 0),
         ("template_build", 0), ("tool_call", 0), ("undo", 0), ("vm_deployment", 0),
     ]  # fmt: skip
 

@@ -24,7 +24,7 @@ def test_the_builtin_workflows_exist() -> None:
     """The seed's workflows are there under their names."""
     assert set(PLANS) == {
         *("vm_deployment", "health_check", "backup_verification", "resource_optimization", "node_maintenance"),
-        *("guest_update", "template_build", "snapshot_cleanup", "right_sizing"),
+        *("guest_update", "template_build", "snapshot_cleanup", "right_sizing", "node_reboot"),
     }
     assert all(plan.description for plan in PLANS.values())
 
