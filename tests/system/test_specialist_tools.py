@@ -55,8 +55,9 @@ async def test_places_and_sizes(net: Net) -> None:
     """Nodes are proposed with reasons, rules of tags hold for new VMs, and idle guests get smaller sizes."""
     assert net.pve is not None
     pve = net.pve
-    pve.guest(vmid=310, node="pve2", name="a", status="running", config={"memory": "4096", "tags": "agentd-apart-x"})
-    pve.guest(vmid=311, node="pve1", name="b", status="running", config={"memory": "4096", "tags": "agentd-apart-x"})
+    config = {"memory": "4096", "cores": "4", "tags": "agentd-apart-x"}
+    pve.guest(vmid=310, node="pve2", name="a", status="running", config=config)
+    pve.guest(vmid=311, node="pve1", name="b", status="running", config=config)
     async with net.client() as bus, net.here():
         placed = await ask(bus, "place_guest", memory=4096, cores=2, disk=8, tags=["agentd-apart-x"])
         moved = await ask(bus, "place_guest", vmid=310)
