@@ -16,7 +16,7 @@ from agentd_specialist.balance import steps
 from agentd_specialist.balance.brevity import brief
 from agentd_specialist.balance.model import Limits, Mode, Move
 from agentd_specialist.balance.plan import Goal, Plan, describe, plan
-from agentd_specialist.balance.reading import Wishes
+from agentd_specialist.balance.reading import Scope
 from agentd_specialist.collecting import PROXMOX, Collector
 from agentd_specialist.moving import Moved, Mover
 
@@ -146,8 +146,8 @@ class Balance:
         A guest that has been moved elsewhere since stays there.
         """
         homes = {move.vmid: move.source for move in reversed(p.moves)}
-        wishes = Wishes(containers=p.restart_containers, leaving={move.target for move in p.moves})
-        landscape = await Collector(call).landscape(wishes, self.limits())
+        scope = Scope(containers=p.restart_containers, leaving={move.target for move in p.moves})
+        landscape = await Collector(call).landscape(scope, self.limits())
         last = {move.vmid: move.target for move in p.moves}
         where = {
             guest.vmid: homes[guest.vmid] if last.get(guest.vmid) == guest.node else guest.node
@@ -193,7 +193,7 @@ class Balance:
     async def _landscape(self, call: Call, p: PlanMoves) -> Landscape:
         call.progress("reading the cluster")
         collector = Collector(call)
-        wishes = Wishes(
+        scope = Scope(
             together_pools=self.settings.together_pools,
             apart_pools=self.settings.apart_pools,
             exclude=p.exclude,
@@ -201,7 +201,7 @@ class Balance:
             rebalanced=p.mode in {"rebalance", "pack"} and await collector.is_rebalanced(),
             leaving=p.nodes if p.mode == "drain" else (),
         )
-        return await collector.landscape(wishes, self.limits(p.band), minutes=p.minutes)
+        return await collector.landscape(scope, self.limits(p.band), minutes=p.minutes)
 
     async def _blocked(self, call: Call, p: PlanMoves, moves: Sequence[Move], turn: int) -> dict[int, str]:
         """Return the guests of the plan that cannot migrate, and why."""

@@ -13,7 +13,7 @@ import msgspec
 
 from agentd import AgentdError, BusUnavailable, Call, Denied, ProxmoxUnavailable
 from agentd_specialist.balance import reading
-from agentd_specialist.balance.reading import Figures, HaRule, Wishes
+from agentd_specialist.balance.reading import Figures, HaRule, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -106,7 +106,7 @@ class Collector:
         return value.lower() not in {"", "0", "false"}
 
     async def landscape(
-        self, wishes: Wishes, limits: Limits, *, minutes: float = 0.0, beside: Entry | None = None
+        self, scope: Scope, limits: Limits, *, minutes: float = 0.0, beside: Entry | None = None
     ) -> Landscape:
         """Return the cluster as it is now.
 
@@ -123,7 +123,7 @@ class Collector:
         used = await self._history(nodes, guests, minutes) if minutes else {}
         guests += [] if beside is None else [beside]
         maintenance = {node for node, state in ha.nodes.items() if "maintenance" in state}
-        return reading.landscape(reading.Answers(nodes, guests, ha.rules, used, maintenance), wishes, limits)
+        return reading.landscape(reading.Answers(nodes, guests, ha.rules, used, maintenance), scope, limits)
 
     async def _history(self, nodes: list[Entry], guests: list[Entry], minutes: float) -> dict[str, Figures]:
         """Return what nodes and running guests have used; what cannot be read is left out."""

@@ -110,7 +110,7 @@ class Cluster:
     """The current cluster.
 
     bridges: of the nodes that were queried so far; template: the one that the request names
-    against: rules and states that exclude nodes; cautions: what speaks against nodes and excludes none
+    against: rules and states that exclude nodes; cautions: disadvantages that exclude no node
     """
 
     nodes: list[NodeView]

@@ -17,7 +17,7 @@ from agentd import AgentdError, BusUnavailable, Call, Frozen
 from agentd_specialist.balance import brevity
 from agentd_specialist.balance.model import Move
 from agentd_specialist.balance.plan import Left
-from agentd_specialist.balance.reading import Wishes
+from agentd_specialist.balance.reading import Scope
 from agentd_specialist.balance.steps import Ledger, Step, next_steps
 from agentd_specialist.collecting import PROXMOX, Collector
 
@@ -112,8 +112,8 @@ class Mover:
     async def _look(self) -> Landscape:
         self.looks += 1
         sources = {name for move in self.moves for name in (move.source, move.target)}
-        wishes = Wishes(containers=True, leaving=sources)
-        return await Collector(self.call, f"look{self.looks}").landscape(wishes, self.limits)
+        scope = Scope(containers=True, leaving=sources)
+        return await Collector(self.call, f"look{self.looks}").landscape(scope, self.limits)
 
     def _pending(self, landscape: Landscape) -> list[Move]:
         """Return the moves that are not done, the earlier ones of a guest before the later ones."""

@@ -241,5 +241,5 @@ class Placement:
         return -int(-sum(sizes.values()) // 1)
 
     def _rank(self, offer: Candidate) -> tuple[int, int, str]:
-        """Sort key of offers: what speaks against them, then most free memory, then by name."""
+        """Sort key of offers: disadvantages, then most free memory, then by name."""
         return len(self.cluster.cautions.get(offer.node.node, ())), -offer.free, offer.node.node

@@ -13,7 +13,7 @@ from agentd import Call, Rejected, Repeat, Tier, VmParameters, formats, tool
 from agentd_specialist import vm
 from agentd_specialist.balance.model import Limits
 from agentd_specialist.balance.placing import Suggestion, suggestions
-from agentd_specialist.balance.reading import Answers, Wishes, landscape
+from agentd_specialist.balance.reading import Answers, Scope, landscape
 from agentd_specialist.collecting import GUEST_FIELDS, NODE_FIELDS, Collector
 from agentd_specialist.model import MIB
 from agentd_specialist.placement import Candidate
@@ -91,8 +91,8 @@ class PlacementTools:
             guests = [e | {"status": "running"} if int(e["vmid"]) == p.vmid else e for e in guests]
             offers = {}
         maintenance = {node for node, state in ha.nodes.items() if "maintenance" in state}
-        wishes = Wishes(self.settings.together_pools, self.settings.apart_pools, containers=True)
-        there = landscape(Answers(nodes, guests, ha.rules, {}, maintenance), wishes, self._limits())
+        scope = Scope(self.settings.together_pools, self.settings.apart_pools, containers=True)
+        there = landscape(Answers(nodes, guests, ha.rules, {}, maintenance), scope, self._limits())
         found = self._suggested(there, p.vmid or NEW, offers)
         return _verdict(found)
 

@@ -28,7 +28,7 @@ from agentd import (
 from agentd_specialist import vm
 from agentd_specialist.balance.model import Limits
 from agentd_specialist.balance.placing import cautions, obstacles
-from agentd_specialist.balance.reading import Wishes
+from agentd_specialist.balance.reading import Scope
 from agentd_specialist.collecting import PROXMOX, Collector
 from agentd_specialist.model import MIB, Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
@@ -279,10 +279,10 @@ class Domain:
         memory = vm.placement(request, cluster, self.rules).need.memory * MIB
         entry = {"vmid": 0, "node": "", "status": "running", "maxmem": memory, "pool": request.pool or ""}
         entry |= {"tags": ";".join(request.tags or [])}
-        wishes = Wishes(self.settings.together_pools, self.settings.apart_pools, containers=True)
+        scope = Scope(self.settings.together_pools, self.settings.apart_pools, containers=True)
         limits = Limits(reserve=self.rules.memory_reserve * MIB, cpu=float("inf"))
         try:
-            there = await Collector(call).landscape(wishes, limits, beside=entry)
+            there = await Collector(call).landscape(scope, limits, beside=entry)
         except TemporaryError:
             raise
         except AgentdError as error:

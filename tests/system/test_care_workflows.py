@@ -105,7 +105,7 @@ async def test_template_build(net: Net) -> None:
         wanted = {"name": "debian-13", "node": "pve1", "storage": "local-lvm", "url": f"{address}/image.iso"}
         async with net.client() as bus, net.here():
             answer = await approved(bus, "template_build", checksum=right, **wanted)
-    made = [guest for guest in pve.world()["guests"] if guest["name"] == "debian-13"]
+    made = [guest for guest in pve.inventory()["guests"] if guest["name"] == "debian-13"]
 
     assert answer.status in {"completed", "completed_with_warnings"}, answer.error
     assert [guest["config"].get("template") for guest in made] == [1]

@@ -38,7 +38,7 @@ def pve(tmp_path: Path) -> Iterator[FakePve]:
 
 def where(pve: FakePve) -> dict[int, tuple[str, str]]:
     """Return node and status of each guest; none may be locked."""
-    guests = pve.world()["guests"]
+    guests = pve.inventory()["guests"]
     assert not [guest for guest in guests if guest["lock"]]
     return {guest["vmid"]: (guest["node"], guest["status"]) for guest in guests}
 

@@ -42,7 +42,7 @@ def pve(tmp_path: Path) -> Iterator[FakePve]:
 
 def places(pve: FakePve) -> dict[int, str]:
     """Return where each guest is; none may be lost or left locked."""
-    guests = {guest["vmid"]: guest for guest in pve.world()["guests"]}
+    guests = {guest["vmid"]: guest for guest in pve.inventory()["guests"]}
     assert set(guests) == set(CROWD)
     assert not [guest for guest in guests.values() if guest["lock"] or guest["status"] != "running"]
     return {vmid: guest["node"] for vmid, guest in guests.items()}

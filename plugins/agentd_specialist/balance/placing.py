@@ -45,7 +45,7 @@ def obstacles(landscape: Landscape, guest: Guest) -> dict[str, str]:
 
 
 def cautions(landscape: Landscape, guest: Guest) -> dict[str, list[str]]:
-    """Return what speaks against nodes without preventing anything."""
+    """Return the disadvantages of nodes, which prevent nothing."""
     before = set(gaps(landscape))
     found: dict[str, list[str]] = {}
     for node in landscape.nodes:

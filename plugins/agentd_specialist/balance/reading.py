@@ -69,7 +69,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Scope:
     """What a request leaves out or forbids.
 
     together_pools, apart_pools  pools whose guests are kept together or apart
@@ -87,16 +87,16 @@ class Wishes:
     leaving: Collection[str] = ()
 
 
-def landscape(answers: Answers, wishes: Wishes, limits: Limits) -> Landscape:
+def landscape(answers: Answers, scope: Scope, limits: Limits) -> Landscape:
     """Return the landscape that the answers describe."""
     running = [entry for entry in answers.guests if entry.get("status") == "running" and not entry.get("template")]
-    found = [_guest(entry, answers.used.get(str(entry["vmid"]), Figures()), wishes) for entry in running]
+    found = [_guest(entry, answers.used.get(str(entry["vmid"]), Figures()), scope) for entry in running]
     nodes = sorted(answers.nodes, key=lambda entry: str(entry["node"]))
     rules = answers.rules
     return Landscape(
         nodes=tuple(_node(entry, found, answers) for entry in nodes),
         guests=tuple(sorted(found, key=lambda guest: guest.vmid)),
-        rules=(*_of_tags(running), *_of_pools(running, wishes), *_of_ha(rules)),
+        rules=(*_of_tags(running), *_of_pools(running, scope), *_of_ha(rules)),
         limits=limits,
     )
 
@@ -143,7 +143,7 @@ def _node(entry: Mapping[str, Any], guests: Iterable[Guest], answers: Answers) -
     )
 
 
-def _guest(entry: Mapping[str, Any], used: Figures, wishes: Wishes) -> Guest:
+def _guest(entry: Mapping[str, Any], used: Figures, scope: Scope) -> Guest:
     memory = int(entry.get("maxmem") or 0)
     now = max(int(entry.get("mem") or 0), int(entry.get("memhost") or 0))
     load = int(max(now, used.memory))
@@ -156,22 +156,22 @@ def _guest(entry: Mapping[str, Any], used: Figures, wishes: Wishes) -> Guest:
         cpu=max(used.cpu, float(entry.get("cpu") or 0) if not used.cpu else 0.0) * float(entry.get("maxcpu") or 0),
         kind=str(entry.get("type") or "qemu"),
         ha=bool(entry.get("hastate")),
-        fixed=_fixed(entry, wishes),
+        fixed=_fixed(entry, scope),
     )
 
 
-def _fixed(entry: Mapping[str, Any], wishes: Wishes) -> str:
+def _fixed(entry: Mapping[str, Any], scope: Scope) -> str:
     """Return why a guest is not moved, or ""."""
-    leaves = entry.get("node") in wishes.leaving
+    leaves = entry.get("node") in scope.leaving
     reasons = (
         (entry.get("lock"), f"it is locked ({entry.get('lock')})"),
-        (int(entry["vmid"]) in wishes.exclude, "the request excludes it"),
+        (int(entry["vmid"]) in scope.exclude, "the request excludes it"),
         (
-            entry.get("type") == "lxc" and not wishes.containers,
+            entry.get("type") == "lxc" and not scope.containers,
             "a move stops a container (restart_containers allows it)",
         ),
         (not leaves and any(tag.startswith(STAY) for tag in tags_of(entry)), "its tag says that it stays"),
-        (not leaves and wishes.rebalanced and entry.get("hastate"), "Proxmox VE balances the guests under HA itself"),
+        (not leaves and scope.rebalanced and entry.get("hastate"), "Proxmox VE balances the guests under HA itself"),
     )
     return next((text for applies, text in reasons if applies), "")
 
@@ -195,8 +195,8 @@ def _of_tags(guests: Sequence[Mapping[str, Any]]) -> Iterable[Rule]:
             yield Rule("on", text, frozenset({int(entry["vmid"])}), frozenset(pins))
 
 
-def _of_pools(guests: Sequence[Mapping[str, Any]], wishes: Wishes) -> Iterable[Rule]:
-    for kind, pools in (("apart", wishes.apart_pools), ("together", wishes.together_pools)):
+def _of_pools(guests: Sequence[Mapping[str, Any]], scope: Scope) -> Iterable[Rule]:
+    for kind, pools in (("apart", scope.apart_pools), ("together", scope.together_pools)):
         for pool in sorted(pools):
             vmids = [int(entry["vmid"]) for entry in guests if entry.get("pool") == pool]
             if len(vmids) > 1:

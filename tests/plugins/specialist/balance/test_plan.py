@@ -11,7 +11,7 @@ from agentd_specialist.balance.model import GIB, Guest, Landscape, Limits, Node,
 from agentd_specialist.balance.placing import suggestions
 from agentd_specialist.balance.plan import Budget, Goal, describe, plan
 from agentd_specialist.balance.problem import measure
-from agentd_specialist.balance.reading import Answers, Figures, HaRule, Wishes, figures, landscape
+from agentd_specialist.balance.reading import Answers, Figures, HaRule, Scope, figures, landscape
 
 FAST = Budget(seconds=5.0, tries=4000)
 
@@ -152,8 +152,8 @@ def test_tags_rules_pools_and_states_are_read() -> None:
     ]
     ha = [HaRule("ha1", "resource-affinity", ["vm:101", "vm:103"], affinity="negative")]
     used = {"101": Figures(memory=2 * GIB, cpu=0.5), "node/a": Figures(pressure=0.2)}
-    wishes = Wishes(apart_pools=["p"], exclude=[102], rebalanced=True)
-    found = landscape(Answers(nodes, entries, ha, used, ["b"]), wishes, Limits())
+    scope = Scope(apart_pools=["p"], exclude=[102], rebalanced=True)
+    found = landscape(Answers(nodes, entries, ha, used, ["b"]), scope, Limits())
 
     assert {(rule.kind, rule.guests) for rule in found.rules} == {
         ("apart", frozenset({101, 102})),
