@@ -14,6 +14,7 @@ ARGS ?=
 JOBS ?= 4
 
 PVE := .venv-pve
+CLOUD := .venv-cloud
 LINT := .venv-lint
 LOCK := .venv-lock
 ANSIBLE := .venv-ansible
@@ -52,7 +53,7 @@ check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in les
 	$(BIN)/pytest -q -n auto $(QUICK) $(ARGS)
 
 # pytest's own command, never `python -m pytest`: that would import the source instead of the wheel.
-test: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## run the tests on the built wheel (ARGS: pytest's)
+test: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp $(CLOUD)/cloud.stamp ## run the tests on the built wheel (ARGS: pytest's)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dead code
@@ -93,13 +94,14 @@ docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## regenerate the generated pages: 
 
 lock: $(LOCK)/lock.stamp ## resolve the locks again (ARGS=--upgrade takes newer versions)
 	$(COMPILE) --group build -o requirements/build.txt
-	$(COMPILE) --extra server --extra mcp -c requirements/build.txt pyproject.toml -o requirements/agentd.txt
+	$(COMPILE) --extra server --extra mcp --extra cloud -c requirements/build.txt pyproject.toml -o requirements/agentd.txt
 	$(COMPILE) --group test -c requirements/agentd.txt -c requirements/build.txt -o requirements/test.txt
 	$(COMPILE) --extra mcp --group lint -c requirements/agentd.txt -c requirements/test.txt -c requirements/build.txt \
 		pyproject.toml -o requirements/lint.txt
 	$(COMPILE) --group rollout -o requirements/ansible.txt
 	$(COMPILE) --group lock -o requirements/lock.txt
 	$(COMPILE) tests/pve/requirements.in -o tests/pve/requirements.txt
+	$(COMPILE) tests/cloud/requirements.in -o tests/cloud/requirements.txt
 COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-strip-extras $(ARGS)
 
@@ -135,6 +137,13 @@ $(PVE)/pve.stamp: tests/pve/requirements.txt
 	$(PVE_PYTHON) -m venv $(PVE)
 	$(PVE)/bin/python $(LOCKED) -r $<
 	$(PVE)/bin/python $(CHECK)
+	touch $@
+
+$(CLOUD)/cloud.stamp: tests/cloud/requirements.txt
+	rm -rf $(CLOUD)
+	$(PYTHON) -m venv $(CLOUD)
+	$(CLOUD)/bin/python $(LOCKED) -r $<
+	$(CLOUD)/bin/python $(CHECK)
 	touch $@
 
 $(LINT)/lint.stamp: requirements/build.txt requirements/lint.txt

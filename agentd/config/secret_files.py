@@ -6,6 +6,7 @@ memory, in a traceback or in `agentd config show` without need.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -37,10 +38,13 @@ def read_secret(path: str, setting: str) -> str:
     An error names the `setting`, not the secret.
     """
     if path.startswith(CREDENTIAL):
-        raise ConfigError(
-            f"{setting}: {path}: there is no CREDENTIALS_DIRECTORY; "
-            f"the systemd unit needs LoadCredential={path.removeprefix(CREDENTIAL)}"
-        )
+        name = path.removeprefix(CREDENTIAL)
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise ConfigError(
+                f"{setting}: {path}: there is no CREDENTIALS_DIRECTORY; the systemd unit needs LoadCredential={name}"
+            )
+        path = str(Path(directory, name))
     try:
         secret = files.read(Path(path), secret=True, most=LARGEST_SECRET).decode("utf-8").strip()
     except UnsafeFile as error:

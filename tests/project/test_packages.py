@@ -57,7 +57,7 @@ def test_every_plugin_has_a_contract_about_the_core() -> None:
 
 
 def test_the_roles_of_the_tests(tmp_path: Path) -> None:
-    """The tests run every role that agentd brings; filesystem serves nothing unless directories are named."""
+    """The tests run every role that agentd brings; the others serve nothing unless it is configured."""
     config = Net(tmp_path, "nats://127.0.0.1:1").config()
 
-    assert set(manager.every_plugin(config).roles()) - {"filesystem", "mounts"} == set(ALL_ROLES)
+    assert set(manager.every_plugin(config).roles()) - {"filesystem", "mounts", "cloud"} == set(ALL_ROLES)
