@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -75,7 +76,7 @@ class Server:
         with self.lock:
             answer, status, headers = self._ask(environ, action, query)
         if kind == "lose":
-            raise ConnectionResetError
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         if kind == "hold":
             time.sleep(fault["seconds"])
         start(status, [item for item in headers if item[0].lower() != "content-length"])

@@ -62,6 +62,15 @@ def test_named_credential_needs_its_directory(tmp_path: Path) -> None:
     )
 
 
+def test_a_credential_of_a_plugins_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`credential:NAME` is also resolved in settings of plugins, when the secret is read."""
+    (tmp_path / "lab").write_text("s3cret\n")
+    (tmp_path / "lab").chmod(0o600)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    assert read_secret("credential:lab", "cloud.accounts.lab.secret_file") == "s3cret"
+
+
 def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
     """A secret's file that is missing, empty or not text is an error of one line."""
     (tmp_path / "empty").write_text("\n")

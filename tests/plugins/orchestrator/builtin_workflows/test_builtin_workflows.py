@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agentd.errors import InvalidMessage
+from agentd.errors import InvalidMessage, Rejected
 from agentd.proxmox.vm import VmOptions, VmParameters
 from agentd.wire import codec
 from agentd.wire.messages import Tier
 from agentd.wire.workflow import result_of
-from agentd_orchestrator.builtin_workflows.deploy_vm import definitions
+from agentd_orchestrator.builtin_workflows.deploy_vm import DeployVm, definitions
 from agentd_orchestrator.state_machine.plan_check import check_plan
 from agentd_proxmox.guests.config import UpdateVm
 from agentd_proxmox.guests.new_guest import CreateVm
@@ -31,7 +31,7 @@ def test_the_builtin_workflows_exist() -> None:
 
 def test_vm_deployment_is_the_seeds_three_tasks() -> None:
     """Names, services and deadlines are the seed's; a taken VMID goes back to the validation."""
-    plan = PLANS["vm_deployment"].plan(VmParameters("app", memory=512))
+    plan = PLANS["vm_deployment"].plan(DeployVm("app", memory=512))
 
     check_plan(plan)
     assert [(task.name, task.tool, task.queue, task.timeout, task.tier, task.after) for task in plan] == [
@@ -44,6 +44,23 @@ def test_vm_deployment_is_the_seeds_three_tasks() -> None:
     assert create.parameters == result_of("validate_vm_parameters", "create")
     assert create.on_error == {"vmid_taken": "validate_vm_parameters"}
     assert configure.parameters == result_of("validate_vm_parameters", "configure")
+
+
+def test_vm_deployment_to_a_cloud_account_is_one_task() -> None:
+    """With an account the VM is a node there; options of the other target are named in an error."""
+    plan = PLANS["vm_deployment"].plan
+    (task,) = plan(DeployVm("app", account="lab", size="t3.micro", image="ami-1"))
+
+    check_plan([task])
+    assert (task.tool, task.queue, task.tier) == ("create_cloud_node", "mcp-cloud", Tier.OPERATE)
+    assert task.parameters == {"name": "app", "account": "lab", "size": "t3.micro", "image": "ami-1"}
+    for wrong, error in (
+        (DeployVm("app", account="lab", size="s", image="i", memory=512), "memory: does not apply"),
+        (DeployVm("app", account="lab", size="s"), "image: is required"),
+        (DeployVm("app", size="s"), "size: is for a deployment to a cloud account"),
+    ):
+        with pytest.raises(Rejected, match=error):
+            plan(wrong)
 
 
 def test_health_check_reads_three_lists_at_once() -> None:
