@@ -17,7 +17,7 @@ class NewConnectionError(OSError):
     """As urllib3's: nothing was sent."""
 
 
-class Answer(Exception):  # noqa: N818 - stands for libcloud's error of an answer
+class Answer(Exception):
     """As libcloud's BaseHTTPError."""
 
     def __init__(self, code: int, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The role `cloud` on a network: each change once in spite of kills, approvals, no secret in anything that is stored."""
+"""The role `cloud` on a network: each change once in spite of kills, tiers, no secret in anything that is stored."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def called(bus: Bus, tool: str, key: str = "", *, dry_run: bool = False, *
 
 
 async def test_over_the_bus(net_with_cloud: Net, moto: Moto) -> None:
-    """A dry run creates nothing, a call creates one node, the same call again is the same result; deletion needs more."""
+    """A dry run creates nothing, a call creates one node, again it is the same result; deletion needs more."""
     async with net_with_cloud.client() as bus, net_with_cloud.here("cloud"):
         preview = await called(bus, "create_cloud_node", dry_run=True, **NODE)
         assert "RunInstances" not in moto.seen()
@@ -103,6 +103,12 @@ async def test_killed_on_the_way(net_with_cloud: Net, moto: Moto, tmp_path: Path
     assert moto.seen().count("RunInstances") == 1
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return every file below a directory but the secret's own."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "secret")
+    return {str(path): path.read_bytes() for path in files}
+
+
 async def test_no_secret_is_stored(net_with_cloud: Net, moto: Moto, tmp_path: Path) -> None:
     """After calls that worked and calls that failed, the secret is in no log, record or message, the key in no log."""
     net_with_cloud.settings["instances"]["cloud"] = {"roles": ["cloud"]}
@@ -114,11 +120,10 @@ async def test_no_secret_is_stored(net_with_cloud: Net, moto: Moto, tmp_path: Pa
             moto.fault("RunInstances", "lose")
             await called(bus, "create_cloud_node", "s.2", **NODE | {"name": "web2"})
         log = await asyncio.to_thread(daemon.log.read_text)
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "secret"]
-    holding = await asyncio.to_thread(lambda: [path for path in files if SECRET.encode() in path.read_bytes()])
+    stored = await asyncio.to_thread(contents, tmp_path)
 
-    assert any("AI_" in str(path) for path in files)
-    assert holding == []
+    assert any("AI_EFFECTS" in path for path in stored)
+    assert [path for path, content in stored.items() if SECRET.encode() in content] == []
     assert KEY not in log
 
 
@@ -141,9 +146,9 @@ async def test_without_the_extra(net_with_cloud: Net, tmp_path: Path) -> None:
     (stub / "libcloud").mkdir(parents=True)
     (stub / "libcloud" / "__init__.py").write_text("raise ImportError('no libcloud here')\n")
     async with net_with_cloud.client() as bus:
-        with net_with_cloud.daemon("cloud", PYTHONPATH=str(stub)) as daemon:
-            with pytest.raises((PermanentError, TemporaryError), match=r"agentd\[cloud\]"):
-                await called(bus, "list_cloud_nodes")
+        daemon = net_with_cloud.daemon("cloud", PYTHONPATH=str(stub))
+        with daemon, pytest.raises((PermanentError, TemporaryError), match=r"agentd\[cloud\]"):
+            await called(bus, "list_cloud_nodes")
         log = await asyncio.to_thread(daemon.log.read_text)
 
     assert "agentd[cloud]" in log
