@@ -14,6 +14,7 @@ PROTECTABLE: Final = (
     *("user", "group", "role", "realm", "token", "acl", "firewall", "sdn", "interface", "network"),
     *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics"),
     "file",
+    "cloud",
 )
 """The kinds that [policy] protected may name: tools announce the objects that they change by these kinds."""
 

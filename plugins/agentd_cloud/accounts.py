@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentd import NotFound, Rejected, TemporaryError, UnknownOutcome, read_secret
+from agentd import NotFound, Rejected, Target, TemporaryError, UnknownOutcome, read_secret
 from agentd.similar import suggestion
 from agentd_cloud import failures, model, providers
 
@@ -53,6 +53,19 @@ class Account:
     async def key_pairs(self) -> list[model.KeyPair]:
         """Return the key pairs."""
         return [model.key_pair(item) for item in await self.read(self.provider.key_pairs)]
+
+    def target(self, kind: str, found: model.Node | model.Volume | model.Snapshot) -> Target:
+        """Return an existing object as a target; [policy] protected names it cloud/ACCOUNT/ID or cloud/ACCOUNT/NAME."""
+        return Target(
+            f"cloud/{self.name}/{found.id}",
+            f"{kind} {found.name} ({found.id}) of account {self.name}, {found.state}",
+            state={"name": found.name, "state": found.state, "mark": found.mark},
+            labels=[f"cloud/{self.name}/{found.name}"],
+        )
+
+    def new(self, name: str, title: str, **state: object) -> Target:
+        """Return an object that is going to be created as a target."""
+        return Target(f"cloud/{self.name}/{name}", f"{title} of account {self.name}", state=state)
 
     async def read(self, work: Callable[[Any], T]) -> T:
         """Return what `work` reads with a driver; it runs in a thread."""

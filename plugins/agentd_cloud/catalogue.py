@@ -194,7 +194,7 @@ class Catalogue:
 def find_orphans(
     nodes: list[model.Node], volumes: list[model.Volume], snapshots: list[model.Snapshot], before: datetime
 ) -> list[Orphan]:
-    """Return what is probably left over; `before`: a snapshot that was made earlier is old."""
+    """Return what is probably left over, agentd's own first; `before`: a snapshot that was made earlier is old."""
     alive = {volume.id for volume in volumes if volume.alive}
     found = [
         Orphan("node", node.id, node.name, "is stopped", mark=node.mark) for node in nodes if node.state == "stopped"
@@ -209,7 +209,7 @@ def find_orphans(
         reason = "its volume does not exist any more" if snapshot.volume not in alive else "is old"
         if old or snapshot.volume not in alive:
             found.append(Orphan("snapshot", snapshot.id, snapshot.name, reason, snapshot.size_gb, snapshot.mark))
-    return found
+    return sorted(found, key=lambda orphan: (not orphan.mark, orphan.kind, orphan.id))
 
 
 def own(nodes: list[model.Node]) -> list[model.Node]:

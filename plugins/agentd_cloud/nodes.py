@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, TemporaryError, Tier, tool
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, TemporaryError, Tier, tool
 from agentd_cloud import limits, model, providers
 from agentd_cloud.catalogue import own, sizes_of
 from agentd_cloud.model import Id, InAccount, Name, Node, Paged
@@ -84,21 +84,19 @@ class Nodes:
         """Create a node in a cloud account and wait until it runs; a dry run shows its cost."""
         account = self.accounts.find(p.account)
         account.writable()
-        title = f"new node {p.name} of account {account.name}"
+        title = f"new node {p.name}"
         sending: list[providers.NewNode] = []
 
         async def check() -> Found | None:
             nodes = await account.nodes()
             if any(node.mark == call.key for node in nodes):
-                call.target(Target(_name(account, p.name), title))
+                call.target(account.new(p.name, title))
                 return Found()
             if limits.only("node", p.name, nodes) is not None:
                 raise Rejected(f"name: a node {p.name} exists in account {account.name}")
             new, cost = await _choose(account, p, nodes, call.key)
             sending[:] = [new]
-            call.target(
-                Target(_name(account, p.name), f"{title} ({p.size}, {cost})", state={"size": p.size, "image": p.image})
-            )
+            call.target(account.new(p.name, f"{title} ({p.size}, {cost})", size=p.size, image=p.image))
             call.inverse("delete_cloud_node", {"account": account.name, "node": p.name})
             return None
 
@@ -153,7 +151,9 @@ class Nodes:
             volumes = [volume for volume in await account.volumes() if volume.node == node.id]
             deleting[:] = [node.id]
             lost = [f"volume {volume.name}, {volume.size_gb} GB, may be deleted with it" for volume in volumes]
-            call.target(msgspec.structs.replace(_target(account, node), loses=["the node and its own disks", *lost]))
+            call.target(
+                msgspec.structs.replace(account.target("node", node), loses=["the node and its own disks", *lost])
+            )
             return None
 
         async def apply() -> None:
@@ -211,7 +211,7 @@ async def _own_node(call: Call, account: Account, wanted: str) -> Node:
     account.writable()
     node = limits.needed("node", wanted, await account.nodes())
     limits.check_fence(account.name, account.settings, f"node {node.name} ({node.id})", node.mark)
-    call.target(_target(account, node))
+    call.target(account.target("node", node))
     return node
 
 
@@ -236,16 +236,3 @@ async def _gone(call: Call, account: Account, node: str) -> None:
     while any(found.id == node and found.alive for found in await account.nodes()):
         call.progress(f"node {node} is being deleted")
         await asyncio.sleep(PAUSE)
-
-
-def _name(account: Account, name: str) -> str:
-    return f"cloud/{account.name}/{name}"
-
-
-def _target(account: Account, node: Node) -> Target:
-    return Target(
-        _name(account, node.id),
-        f"node {node.name} ({node.id}) of account {account.name}, {node.state}",
-        state={"name": node.name, "state": node.state, "size": node.size, "mark": node.mark},
-        labels=[_name(account, node.name)],
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, TemporaryError, Tier, tool
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, TemporaryError, Tier, tool
 from agentd_cloud import limits, model
 from agentd_cloud.model import Id, InAccount, Name, Paged, Snapshot, Volume
 
@@ -100,7 +100,7 @@ class Volumes:
         """Create a volume in a cloud account."""
         account = self.accounts.find(p.account)
         account.writable()
-        target = Target(_name(account, p.name), f"new volume {p.name}, {p.size_gb} GB, of account {account.name}")
+        target = account.new(p.name, f"new volume {p.name}, {p.size_gb} GB,")
         places: list[object] = []
 
         async def check() -> Found | None:
@@ -135,6 +135,7 @@ class Volumes:
         volume = await _own_volume(call, account, p.volume)
         node = limits.needed("node", p.node, await account.nodes())
         limits.check_fence(account.name, account.settings, f"node {node.name} ({node.id})", node.mark)
+        call.target(account.target("node", node))
 
         async def check() -> Found | None:
             now = limits.needed("volume", volume.id, await account.volumes())
@@ -187,7 +188,7 @@ class Volumes:
                 raise Rejected(f"volume: {volume.name} is attached to {volume.node}; detach it first")
             deleting[:] = [volume.id]
             lost = f"all data of volume {volume.name}, {volume.size_gb} GB"
-            call.target(msgspec.structs.replace(_target(account, "volume", volume), loses=[lost]))
+            call.target(msgspec.structs.replace(account.target("volume", volume), loses=[lost]))
             return None
 
         async def apply() -> None:
@@ -204,7 +205,7 @@ class Volumes:
         account.writable()
         volume = limits.needed("volume", p.volume, await account.volumes())
         limits.check_fence(account.name, account.settings, f"volume {volume.name} ({volume.id})", volume.mark)
-        call.target(Target(_name(account, p.name), f"new snapshot {p.name} of volume {volume.name} ({volume.id})"))
+        call.target(account.new(p.name, f"new snapshot {p.name} of volume {volume.name} ({volume.id})"))
 
         async def check() -> Found | None:
             if any(snapshot.mark == call.key for snapshot in await account.snapshots()):
@@ -233,7 +234,7 @@ class Volumes:
             _check_own(call, account, "snapshot", snapshot)
             deleting[:] = [snapshot.id]
             lost = f"snapshot {snapshot.name} of volume {snapshot.volume}, made {snapshot.created:%Y-%m-%d %H:%M} UTC"
-            call.target(msgspec.structs.replace(_target(account, "snapshot", snapshot), loses=[lost]))
+            call.target(msgspec.structs.replace(account.target("snapshot", snapshot), loses=[lost]))
             return None
 
         async def apply() -> None:
@@ -249,7 +250,7 @@ async def _own_volume(call: Call, account: Account, wanted: str) -> Volume:
     account.writable()
     volume = limits.needed("volume", wanted, await account.volumes())
     limits.check_fence(account.name, account.settings, f"volume {volume.name} ({volume.id})", volume.mark)
-    call.target(_target(account, "volume", volume))
+    call.target(account.target("volume", volume))
     return volume
 
 
@@ -287,16 +288,3 @@ async def _gone(call: Call, objects: Callable[[], Awaitable[list[limits.O]]], id
     while any(item.id in ids and item.alive for item in await objects()):
         call.progress(f"{ids[0]} is being deleted")
         await asyncio.sleep(PAUSE)
-
-
-def _name(account: Account, name: str) -> str:
-    return f"cloud/{account.name}/{name}"
-
-
-def _target(account: Account, kind: str, found: Volume | Snapshot) -> Target:
-    return Target(
-        _name(account, found.id),
-        f"{kind} {found.name} ({found.id}) of account {account.name}, {found.state}",
-        state={"name": found.name, "state": found.state, "size_gb": found.size_gb, "mark": found.mark},
-        labels=[_name(account, found.name)],
-    )

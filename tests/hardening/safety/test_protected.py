@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import agentd_cloud
 import agentd_filesystem
 import agentd_proxmox
 from agentd.config.policy import PROTECTABLE, unprotectable
@@ -73,7 +74,7 @@ def test_kinds_that_can_be_protected(tmp_path: Path, entry: str) -> None:
 
 def test_every_kind_that_tools_announce_is_known() -> None:
     """The list is one: a tool that announces another kind could not be protected from."""
-    packages = (agentd_proxmox, agentd_filesystem)
+    packages = (agentd_proxmox, agentd_filesystem, agentd_cloud)
     sources = [source for package in packages for source in Path(str(package.__file__)).parent.rglob("*.py")]
     announced = {kind for source in sources for kind in ANNOUNCED.findall(source.read_text())}
 

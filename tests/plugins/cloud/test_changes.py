@@ -214,4 +214,4 @@ def test_orphans() -> None:
         today - timedelta(days=30),
     )
 
-    assert [orphan.id for orphan in found] == ["i-1", "v-1", "s-1", "s-3"]
+    assert [orphan.id for orphan in found] == ["i-1", "s-1", "s-3", "v-1"]

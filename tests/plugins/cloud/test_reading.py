@@ -37,16 +37,16 @@ async def test_pages_of_images(clouds: Clouds) -> None:
     found: list[str] = []
     cursor = ""
     while True:
-        page = await clouds("list_cloud_images", query="amzn", limit=20, cursor=cursor)
+        page = await clouds("list_cloud_images", query="ubuntu", limit=1, cursor=cursor)
         found += [image.id for image in page.images]
-        assert len(page.images) <= 20
+        assert len(page.images) == 1
         cursor = page.next
         if not cursor:
             break
     with pytest.raises(Rejected, match="too many images"):
         await clouds("list_cloud_images")
 
-    assert len(found) == len(set(found)) == page.total > 20
+    assert len(found) == len(set(found)) == page.total > 1
 
 
 async def test_a_wrong_account(clouds: Clouds) -> None:

@@ -53,7 +53,7 @@ async def called(bus: Bus, tool: str, key: str = "", *, dry_run: bool = False, *
 async def test_over_the_bus(net_with_cloud: Net, moto: Moto) -> None:
     """A dry run creates nothing, a call creates one node, again it is the same result; deletion needs more."""
     async with net_with_cloud.client() as bus, net_with_cloud.here("cloud"):
-        preview = await called(bus, "create_cloud_node", dry_run=True, **NODE)
+        preview = await called(bus, "create_cloud_node", "w.0", dry_run=True, **NODE)
         assert "RunInstances" not in moto.seen()
         made = await called(bus, "create_cloud_node", "w.1", **NODE)
         again = await called(bus, "create_cloud_node", "w.1", **NODE)
@@ -99,7 +99,7 @@ async def test_killed_on_the_way(net_with_cloud: Net, moto: Moto, tmp_path: Path
             nodes = await called(bus, "list_cloud_nodes")
 
     assert reply.status == "completed"
-    assert [node["mark"] for node in nodes.result["nodes"]] == ["wf.t.k"]
+    assert [node["mark"] for node in nodes.result["nodes"]] == ["tester=wf.t.k"]
     assert moto.seen().count("RunInstances") == 1
 
 
