@@ -105,9 +105,11 @@ class CloudCost(msgspec.Struct, frozen=True):
 
 
 class ListCloudOrphans(InAccount, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """From which age on a snapshot is listed."""
+    """From which age on a snapshot is listed; only_tagged: only agentd's own; limit: entries listed."""
 
     snapshot_days: Annotated[int, Meta(ge=0, le=3650)] = 30
+    only_tagged: bool = False
+    limit: model.Limit = 50
 
 
 class Orphan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -188,7 +190,8 @@ class Catalogue:
         account = self.accounts.find(p.account)
         nodes, volumes, snapshots = await asyncio.gather(account.nodes(), account.volumes(), account.snapshots())
         found = find_orphans(nodes, volumes, snapshots, now() - timedelta(days=p.snapshot_days))
-        return OrphanList(len(found), sum(orphan.size_gb for orphan in found), found[:200])
+        found = [orphan for orphan in found if orphan.mark or not p.only_tagged]
+        return OrphanList(len(found), sum(orphan.size_gb for orphan in found), found[: p.limit])
 
 
 def find_orphans(

@@ -6,7 +6,7 @@ Names and descriptions were written by users of the cloud: they are data, made p
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,8 @@ from agentd import formats
 from agentd.printable import printable
 
 T = TypeVar("T", bound=msgspec.Struct)
+Item: TypeAlias = Any
+"""An object of libcloud."""
 
 LONGEST: Final = 200
 """Characters of a text from a provider."""
@@ -132,23 +134,23 @@ class KeyPair(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str = ""
 
 
-def location(item: Any) -> Location:  # noqa: ANN401 - an object of libcloud, as all below
+def location(item: Item) -> Location:
     """Return a location; its name is what the tools take."""
     return Location(text(item.id), text(item.name), text(item.country))
 
 
-def size(item: Any, *, allowed: bool) -> Size:  # noqa: ANN401
+def size(item: Item, *, allowed: bool) -> Size:
     """Return a size."""
     cost = float(item.price) if isinstance(item.price, int | float) and item.price > 0 else None
     return Size(text(item.id), text(item.name), int(item.ram or 0), int(item.disk or 0), cost, allowed)
 
 
-def image(item: Any) -> Image:  # noqa: ANN401
+def image(item: Item) -> Image:
     """Return an image."""
     return Image(text(item.id), text(item.name), _extra(item, "description"), _extra(item, "owner_id"))
 
 
-def node(item: Any, tag: str) -> Node:  # noqa: ANN401
+def node(item: Item, tag: str) -> Node:
     """Return a node."""
     return Node(
         id=text(item.id),
@@ -163,7 +165,7 @@ def node(item: Any, tag: str) -> Node:  # noqa: ANN401
     )
 
 
-def volume(item: Any, tag: str) -> Volume:  # noqa: ANN401
+def volume(item: Item, tag: str) -> Volume:
     """Return a volume."""
     return Volume(
         id=text(item.id),
@@ -178,7 +180,7 @@ def volume(item: Any, tag: str) -> Volume:  # noqa: ANN401
     )
 
 
-def snapshot(item: Any, tag: str) -> Snapshot:  # noqa: ANN401
+def snapshot(item: Item, tag: str) -> Snapshot:
     """Return a snapshot."""
     return Snapshot(
         id=text(item.id),
@@ -191,7 +193,7 @@ def snapshot(item: Any, tag: str) -> Snapshot:  # noqa: ANN401
     )
 
 
-def key_pair(item: Any) -> KeyPair:  # noqa: ANN401
+def key_pair(item: Item) -> KeyPair:
     """Return a key pair, never its private part."""
     return KeyPair(text(item.name), text(item.fingerprint))
 
@@ -201,11 +203,11 @@ def text(value: object) -> str:
     return "" if value is None else printable(str(value))[:LONGEST]
 
 
-def _extra(item: Any, name: str) -> str:  # noqa: ANN401
+def _extra(item: Item, name: str) -> str:
     return text(item.extra.get(name))
 
 
-def _mark(item: Any, tag: str) -> str:  # noqa: ANN401
+def _mark(item: Item, tag: str) -> str:
     tags = item.extra.get("tags")
     return text(tags.get(tag)) if isinstance(tags, dict) else ""
 

@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from agentd import PermanentError, Rejected
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
     from agentd_cloud.settings import AccountSettings
 
+Driver: TypeAlias = Any
+"""A driver of libcloud, or its class."""
+Object: TypeAlias = Any
+"""A node, size, location, … of libcloud."""
 MISSING: Final = "apache-libcloud is not installed: install agentd with its extra `cloud` (pip install 'agentd[cloud]')"
 
 
@@ -44,9 +48,9 @@ class NewNode:
     """A node to create; size and location are libcloud's objects."""
 
     name: str
-    size: Any
+    size: Object
     image: str
-    location: Any
+    location: Object
     key_pair: str
     tags: dict[str, str]
 
@@ -58,7 +62,7 @@ class Provider:
     arguments: ClassVar[dict[str, Any]] = {}
     """Arguments of the driver that it needs beside those of the account."""
 
-    def connect(self, settings: AccountSettings, secret: str) -> Any:  # noqa: ANN401 - a driver of libcloud
+    def connect(self, settings: AccountSettings, secret: str) -> Driver:
         """Return a new driver; it is used by one thread, for one operation."""
         kind = _driver_class(settings.provider)
         credentials = [text for text in (settings.key, secret) if text] or [""]
@@ -74,33 +78,33 @@ class Provider:
             more["timeout"] = settings.timeout
         return kind(*credentials, **more)
 
-    def locations(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def locations(self, driver: Driver) -> list[Object]:
         """Return the locations."""
         return list(driver.list_locations())
 
-    def sizes(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def sizes(self, driver: Driver) -> list[Object]:
         """Return the sizes of nodes."""
         return list(driver.list_sizes())
 
-    def images(self, driver: Any, query: str, owner: str) -> list[Any]:  # noqa: ANN401
+    def images(self, driver: Driver, query: str, owner: str) -> list[Object]:
         """Return the images whose id or name contains `query`."""
         if owner:
             raise Rejected("owner: this provider does not list images by owner; leave it out")
         return [image for image in driver.list_images() if query.lower() in f"{image.id} {image.name}".lower()]
 
-    def nodes(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def nodes(self, driver: Driver) -> list[Object]:
         """Return the nodes."""
         return list(driver.list_nodes())
 
-    def volumes(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def volumes(self, driver: Driver) -> list[Object]:
         """Return the volumes."""
         return list(driver.list_volumes())
 
-    def snapshots(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def snapshots(self, driver: Driver) -> list[Object]:
         """Return the snapshots of volumes."""
         return [found for volume in driver.list_volumes() for found in driver.list_volume_snapshots(volume)]
 
-    def key_pairs(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def key_pairs(self, driver: Driver) -> list[Object]:
         """Return the key pairs."""
         return list(driver.list_key_pairs())
 
@@ -111,7 +115,7 @@ class Ec2(Provider):
     changes = True
     arguments: ClassVar[dict[str, Any]] = {"signature_version": "4"}  # 2 writes the access key into every URL
 
-    def images(self, driver: Any, query: str, owner: str) -> list[Any]:  # noqa: ANN401
+    def images(self, driver: Driver, query: str, owner: str) -> list[Object]:
         """Return the images whose name contains `query`: the provider searches, as it has tens of thousands."""
         if not query and not owner:
             raise Rejected("query: this provider has too many images to list; give a part of the name, or an owner")
@@ -120,11 +124,11 @@ class Ec2(Provider):
         filters = {"name": f"*{query}*"} if query else None
         return list(driver.list_images(ex_owner=owner or None, ex_filters=filters))
 
-    def snapshots(self, driver: Any) -> list[Any]:  # noqa: ANN401
+    def snapshots(self, driver: Driver) -> list[Object]:
         """Return the account's own snapshots."""
         return list(driver.list_snapshots(owner="self"))
 
-    def create_node(self, driver: Any, new: NewNode) -> None:  # noqa: ANN401
+    def create_node(self, driver: Driver, new: NewNode) -> None:
         """Create a node with its tags, in one request."""
         from libcloud.compute.base import NodeImage
 
@@ -138,20 +142,20 @@ class Ec2(Provider):
             ex_clienttoken=_token(new.tags),
         )
 
-    def delete_node(self, driver: Any, node: str) -> None:  # noqa: ANN401
+    def delete_node(self, driver: Driver, node: str) -> None:
         """Delete a node."""
         driver.destroy_node(_stub_node(driver, node))
 
-    def power(self, driver: Any, node: str, act: str) -> None:  # noqa: ANN401
+    def power(self, driver: Driver, node: str, act: str) -> None:
         """Start, stop or reboot a node."""
         getattr(driver, f"{act}_node")(_stub_node(driver, node))
 
     def create_volume(  # noqa: PLR0913, PLR0917 - the properties of a volume
         self,
-        driver: Any,  # noqa: ANN401
+        driver: Driver,
         name: str,
         size: int,
-        location: Any,  # noqa: ANN401
+        location: Object,
         snapshot: str,
         tags: dict[str, str],
     ) -> None:
@@ -162,34 +166,34 @@ class Ec2(Provider):
         _tag_at_creation(driver, "CreateVolume", "volume", {"Name": name, **tags}, ClientToken=_token(tags))
         driver.create_volume(size, name, location=location, snapshot=of, ex_volume_type="gp3")
 
-    def attach_volume(self, driver: Any, volume: str, node: str, device: str) -> None:  # noqa: ANN401
+    def attach_volume(self, driver: Driver, volume: str, node: str, device: str) -> None:
         """Attach a volume to a node."""
         driver.attach_volume(_stub_node(driver, node), _stub_volume(driver, volume), device)
 
-    def detach_volume(self, driver: Any, volume: str) -> None:  # noqa: ANN401
+    def detach_volume(self, driver: Driver, volume: str) -> None:
         """Detach a volume from its node."""
         driver.detach_volume(_stub_volume(driver, volume))
 
-    def delete_volume(self, driver: Any, volume: str) -> None:  # noqa: ANN401
+    def delete_volume(self, driver: Driver, volume: str) -> None:
         """Delete a volume."""
         driver.destroy_volume(_stub_volume(driver, volume))
 
-    def create_snapshot(self, driver: Any, volume: str, name: str, tags: dict[str, str]) -> None:  # noqa: ANN401
+    def create_snapshot(self, driver: Driver, volume: str, name: str, tags: dict[str, str]) -> None:
         """Create a snapshot of a volume with its tags, in one request."""
         _tag_at_creation(driver, "CreateSnapshot", "snapshot", {"Name": name, **tags})
         driver.create_volume_snapshot(_stub_volume(driver, volume), name)
 
-    def delete_snapshot(self, driver: Any, snapshot: str) -> None:  # noqa: ANN401
+    def delete_snapshot(self, driver: Driver, snapshot: str) -> None:
         """Delete a snapshot."""
         from libcloud.compute.base import VolumeSnapshot
 
         driver.destroy_volume_snapshot(VolumeSnapshot(snapshot, driver))
 
-    def import_key_pair(self, driver: Any, name: str, public_key: str) -> None:  # noqa: ANN401
+    def import_key_pair(self, driver: Driver, name: str, public_key: str) -> None:
         """Import a public key."""
         driver.import_key_pair_from_string(name, public_key)
 
-    def delete_key_pair(self, driver: Any, name: str) -> None:  # noqa: ANN401
+    def delete_key_pair(self, driver: Driver, name: str) -> None:
         """Delete a key pair."""
         from libcloud.compute.base import KeyPair
 
@@ -210,7 +214,7 @@ def changing() -> str:
     return ", ".join(_WITH_CHANGES)
 
 
-def _driver_class(name: str) -> Any:  # noqa: ANN401
+def _driver_class(name: str) -> Driver:
     drivers = library()
     if name not in drivers.DRIVERS:
         raise PermanentError(f"provider: apache-libcloud knows no {name!r}{suggestion(name, drivers.DRIVERS)}")
@@ -222,26 +226,26 @@ def _token(tags: dict[str, str]) -> str:
     return hashlib.sha256("\0".join(tags.values()).encode()).hexdigest()
 
 
-def _stub_node(driver: Any, node: str) -> Any:  # noqa: ANN401
+def _stub_node(driver: Driver, node: str) -> Object:
     from libcloud.compute.base import Node
 
     return Node(id=node, name="", state=None, public_ips=[], private_ips=[], driver=driver)
 
 
-def _stub_volume(driver: Any, volume: str) -> Any:  # noqa: ANN401
+def _stub_volume(driver: Driver, volume: str) -> Object:
     from libcloud.compute.base import StorageVolume
 
     return StorageVolume(id=volume, name="", size=0, driver=driver)
 
 
-def _tag_at_creation(driver: Any, action: str, resource: str, tags: dict[str, str], **more: str) -> None:  # noqa: ANN401
+def _tag_at_creation(driver: Driver, action: str, resource: str, tags: dict[str, str], **more: str) -> None:
     """Add tags to the request `action` of this driver: libcloud itself would set them in a second request."""
     send = driver.connection.request
     added = {"TagSpecification.1.ResourceType": resource, **more}
     for number, (key, value) in enumerate(tags.items(), 1):
         added |= {f"TagSpecification.1.Tag.{number}.Key": key, f"TagSpecification.1.Tag.{number}.Value": value}
 
-    def request(path: str, params: dict[str, str] | None = None, **rest: Any) -> Any:  # noqa: ANN401
+    def request(path: str, params: dict[str, str] | None = None, **rest: object) -> Object:
         if params is not None and params.get("Action") == action:
             params |= added
         return send(path, params=params, **rest)

@@ -5,8 +5,8 @@ the pages of reference_pages.py: settings, commands and metrics.
 
 How a tool is proven is read from the tests: a tool that a test function calls by its name, beside the walk that only
 asks whether methods may be called, has its effect read back if it changes something; if it reads, it is answered by the
-simulated cluster, a file tool by real files; a test that takes the fixture `facts` compares it with what a real cluster
-answered.  All others are valid by the node's own schema, and no more is known.
+simulated cluster, a file tool by real files, a cloud tool by a simulated cloud; a test that takes the fixture `facts`
+compares it with what a real cluster answered.  All others are valid by the node's own schema, and no more is known.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ be protected. `denied`, `needs_plan` and `rejected` are the codes of the errors;
 
 """
 WALK: Final = "test_rights.py"
-RECORDED, EFFECT, SIMULATED, FILES, SCHEMA = (
+RECORDED, EFFECT, SIMULATED, FILES, CLOUD, SCHEMA = (
     "recorded answer",
     "effect read back",
     "answer of the simulator",
     "real files",
+    "answer of a simulated cloud",
     "schema alone",
 )
+ELSEWHERE: Final = {"mcp-filesystem": FILES, "mcp-cloud": CLOUD}
+"""Services whose reading tools are not about Proxmox, and what their tests read."""
 UNSEEN: Final = frozenset({"regenerate_cloudinit"})
 """Tools that tests call, and whose effect the simulated cluster does not show."""
 HEAD: Final = """\
@@ -92,8 +95,8 @@ def proof(tool: Tool, where: set[str]) -> str:
         return SCHEMA
     if tool.tier is not Tier.READ:
         return EFFECT
-    if tool.service == "mcp-filesystem":
-        return FILES
+    if tool.service in ELSEWHERE:
+        return ELSEWHERE[tool.service]
     return RECORDED if "facts" in where else SIMULATED
 
 
@@ -105,7 +108,7 @@ def text() -> str:
         groups[tool.capability].append(tool)
     proofs = Counter(proof(tool, tests.get(tool.name, set())) for tools in groups.values() for tool in tools)
     counted = ", ".join(
-        f"{kind} {proofs[kind]}" for kind in (EFFECT, SIMULATED, RECORDED, FILES, SCHEMA) if proofs[kind]
+        f"{kind} {proofs[kind]}" for kind in (EFFECT, SIMULATED, RECORDED, FILES, CLOUD, SCHEMA) if proofs[kind]
     )
     parts = [HEAD, f"{sum(proofs.values())} tools; proven by: {counted}.\n"]
     for name, tools in sorted(groups.items()):

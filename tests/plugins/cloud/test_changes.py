@@ -166,10 +166,10 @@ async def test_volumes_and_snapshots(clouds: Clouds, moto: Moto) -> None:
     snapshot = await clouds("create_cloud_snapshot", MemoryCall("wf.s"), volume="data", name="before")
     detach = MemoryCall("wf.d")
     detached = await clouds("detach_cloud_volume", detach, volume="data")
-    orphans = await clouds("list_cloud_orphans", snapshot_days=30)
+    orphans = await clouds("list_cloud_orphans", only_tagged=True)
     deleted = MemoryCall("wf.x")
     await clouds("delete_cloud_volume", deleted, volume="data")
-    left = await clouds("list_cloud_orphans")
+    left = await clouds("list_cloud_orphans", limit=1)
     await clouds("delete_cloud_snapshot", snapshot=snapshot.id)
 
     assert moto.seen().count("CreateVolume") == 1
@@ -178,9 +178,9 @@ async def test_volumes_and_snapshots(clouds: Clouds, moto: Moto) -> None:
     assert detach.undo is not None
     assert detach.undo[1]["node"] == node.id
     assert (snapshot.mark, snapshot.volume) == ("wf.s", volume.id)
-    assert [(orphan.kind, orphan.id) for orphan in orphans.orphans if orphan.mark] == [("volume", volume.id)]
+    assert [(orphan.kind, orphan.id) for orphan in orphans.orphans] == [("volume", volume.id)]
     assert "all data" in deleted.targets[-1].loses[0]
-    assert [(orphan.kind, orphan.id) for orphan in left.orphans if orphan.mark] == [("snapshot", snapshot.id)]
+    assert [(orphan.kind, orphan.id) for orphan in left.orphans] == [("snapshot", snapshot.id)]
     assert (await clouds("list_cloud_snapshots", query=snapshot.id)).total == 0
 
 

@@ -136,6 +136,6 @@ async def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, lab: dict[str,
     """Without apache-libcloud the tools exist, and an error names the extra."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "libcloud"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "libcloud", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "libcloud", None)
     with pytest.raises(PermanentError, match=r"agentd\[cloud\]"):
         await serving({"lab": lab})("list_cloud_nodes")

@@ -83,8 +83,8 @@ async def test_killed_on_the_way(net_with_cloud: Net, moto: Moto, tmp_path: Path
     (tmp_path / "reached").mkdir()
     crash = {"AGENTD_TEST_CRASH": point, "AGENTD_TEST_CRASH_DIR": str(tmp_path / "reached")} if point else {}
     async with net_with_cloud.client() as bus:
-        first = net_with_cloud.daemon("cloud", **crash)
-        await asyncio.to_thread(first.start)
+        first = net_with_cloud.daemon("cloud")
+        await asyncio.to_thread(lambda: first.start(**crash))
         await asyncio.to_thread(first.ready)
         if action:
             await asyncio.to_thread(moto.fault, action, "hold", seconds=15)
