@@ -58,6 +58,20 @@ async def test_a_lost_answer(lab: dict[str, Any], moto: Moto, kind: str) -> None
     assert (node.name, node.mark) == ("web1", "wf.create")
 
 
+async def test_a_lost_answer_to_a_deletion(lab: dict[str, Any], moto: Moto) -> None:
+    """A deletion whose answer was lost is found done, and sent once."""
+    clouds = serving({"lab": lab})
+    await clouds.create()
+    moto.fault("TerminateInstances", "lose")
+    call = MemoryCall("wf.delete")
+    with pytest.raises(UnknownOutcome):
+        await clouds("delete_cloud_node", call, node="web1")
+    deleted = await clouds("delete_cloud_node", call, node="web1")
+
+    assert deleted.existed
+    assert moto.seen().count("TerminateInstances") == 1
+
+
 async def test_throttled(clouds: Clouds, moto: Moto) -> None:
     """A creation that the provider refuses for its rate was not made, and is repeated."""
     moto.fault("RunInstances", "throttle")
