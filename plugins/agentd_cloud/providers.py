@@ -2,7 +2,7 @@
 
 `Provider` lists what any of libcloud's drivers offers, and changes nothing.  A change needs more: the provider must set
 the tag in the same request that creates the object, or a process that dies in between leaves an object that no retry
-finds.  `Ec2` does so for Amazon EC2 and what speaks its API.  The key of a call is also EC2's client token, so that EC2
+finds.  `Ec2` does so for Amazon EC2 and services with its API.  The key of a call is also EC2's client token, so that EC2
 itself refuses to repeat a request that is still under way.
 """
 
@@ -110,7 +110,7 @@ class Provider:
 
 
 class Ec2(Provider):
-    """Amazon EC2, and what speaks its API."""
+    """Amazon EC2, and services with its API."""
 
     changes = True
     arguments: ClassVar[dict[str, Any]] = {"signature_version": "4"}  # 2 writes the access key into every URL
