@@ -16,6 +16,7 @@ import msgspec
 from agentd import AgentdError, Rejected, TemporaryError, __version__
 from agentd_mounts import definitions
 from agentd_mounts.peer import Gone, Peer
+from agentd_mounts.remote import RemotePeer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,7 +51,7 @@ class Mount:
         self.state = "it has not been started"
         self.quarantined: dict[str, str] = {}
         self.offered: list[Any] = []
-        self._peer: Peer | None = None
+        self._peer: Peer | RemotePeer | None = None
         self._changed = asyncio.Event()
 
     async def call(self, tool: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class Mount:
             raise TemporaryError(f"{self.name}: {tool} has answered with no object")
         return result
 
-    def ready(self, tool: str) -> Peer:
+    def ready(self, tool: str) -> Peer | RemotePeer:
         """Return the running server; raises TemporaryError if it does not run, Rejected for a tool in quarantine."""
         if self._peer is None or self.state:
             raise TemporaryError(f"{self.name} is not available: {self.state}")
@@ -86,7 +87,7 @@ class Mount:
 
     async def _serve(self, changed: Changed) -> None:
         """Start the server and serve until it ends."""
-        peer = Peer(self.name, self.settings, self._notified)
+        peer = (RemotePeer if self.settings.url else Peer)(self.name, self.settings, self._notified)
         try:
             async with asyncio.timeout(STARTS):
                 await peer.start()
@@ -101,7 +102,7 @@ class Mount:
             self._peer = None
             await peer.stop()
 
-    async def _watch(self, peer: Peer, changed: Changed) -> None:
+    async def _watch(self, peer: Peer | RemotePeer, changed: Changed) -> None:
         """Compare the tools again when the server says that they have changed, until it ends."""
         while not peer.ended.is_set():
             self._changed.clear()
@@ -116,7 +117,7 @@ class Mount:
                 await changed()
                 await asyncio.sleep(SETTLES)
 
-    async def _compare(self, peer: Peer) -> None:
+    async def _compare(self, peer: Peer | RemotePeer) -> None:
         """Read the list of tools, page by page, and find which of them are called."""
         items: list[Any] = []
         cursor: dict[str, Any] = {}

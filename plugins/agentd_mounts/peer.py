@@ -150,12 +150,10 @@ class Peer:
         answer = self._waiting.get(number) if isinstance(number, int) else None
         if answer is None or answer.done():
             return
-        if "result" in message:
-            answer.set_result(message["result"])
-        else:
-            fault = message.get("error")
-            text = fault.get("message") if isinstance(fault, dict) else fault
-            answer.set_exception(PermanentError(f"{self._name}: {printable.printable(str(text)[:500])}"))
+        try:
+            answer.set_result(result_of(message, self._name))
+        except PermanentError as error:
+            answer.set_exception(error)
 
     async def _refuse(self, number: object, method: str) -> None:
         """Answer a request of the server: only `ping` is served, it gets no model, no form and no directories."""
@@ -169,3 +167,12 @@ class Peer:
         assert self._process is not None and self._process.stderr is not None  # noqa: PT018, S101 - started
         while data := await self._process.stderr.read(4096):
             self.errors.extend(printable.printable(line[:200]) for line in data.decode(errors="replace").splitlines())
+
+
+def result_of(message: Any, name: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the result in an answer of the server `name`; raises PermanentError for an error."""
+    if isinstance(message, dict) and "result" in message:
+        return message["result"]
+    fault = message.get("error") if isinstance(message, dict) else message
+    text = fault.get("message") if isinstance(fault, dict) else fault
+    raise PermanentError(f"{name}: {printable.printable(str(text)[:500])}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from agentd import Settings, Tier
 
 RESERVED: Final = frozenset({"proxmox", "filesystem", "cloud"})
 """Names that would be those of agentd's own services."""
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,23}$")]
 
 
@@ -18,9 +20,20 @@ class ServerSettings(Settings):
     """One MCP server: how it is started, and what its tools may do."""
 
     command: tuple[str, ...] = Field(
-        min_length=1,
+        default=(),
         description="command that starts the server, which serves MCP over stdin and stdout; the program as an "
-        "absolute path",
+        "absolute path. Either command or url is set",
+    )
+    url: str = Field(
+        default="",
+        description="URL of a server that runs already and serves MCP over streamable HTTP; https, or http on a "
+        "loopback address",
+    )
+    token_file: str = Field(
+        default="", description="file with the bearer token for url, or credential:NAME of systemd; empty: no token"
+    )
+    ca_file: str = Field(
+        default="", description="file with the certificate authority of url; empty: those of the system"
     )
     environment: dict[str, str] = Field(
         default={},
@@ -45,9 +58,25 @@ class ServerSettings(Settings):
     @field_validator("command")
     @classmethod
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not Path(value[0]).is_absolute():
+        if value and not Path(value[0]).is_absolute():
             raise ValueError(f"{value[0]}: name the program by its absolute path")
         return value
+
+    @field_validator("url")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc):
+            raise ValueError("write https://HOST/PATH, without a user or a password")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError(f"{value}: write https; http is for a loopback address")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ServerSettings:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("set either command or url")
+        return self
 
 
 class MountsSettings(Settings):

@@ -1,6 +1,7 @@
 """An MCP server made with the SDK, as an administrator would mount it.
 
-Its argument is a directory; if a file `changed` is in it, one of the tools is described in other words.
+Its argument is a directory; if a file `changed` is in it, one of the tools is described in other words.  With a port as
+the second argument it serves over streamable HTTP.
 """
 
 from __future__ import annotations
@@ -46,4 +47,7 @@ def end() -> str:
     os._exit(3)
 
 
-server.run("stdio")
+if sys.argv[2:]:
+    server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+else:
+    server.run("stdio")
