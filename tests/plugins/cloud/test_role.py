@@ -96,7 +96,7 @@ async def test_killed_on_the_way(net_with_cloud: Net, moto: Moto, tmp_path: Path
             assert await asyncio.to_thread(first.wait, 40) == -9
         with net_with_cloud.daemon("cloud"):
             reply = await asked
-            nodes = await called(bus, "list_cloud_nodes")
+            nodes = await called(bus, "list_cloud_nodes", "r.1")
 
     assert reply.status == "completed"
     assert [node["mark"] for node in nodes.result["nodes"]] == ["tester=wf.t.k"]
@@ -116,7 +116,7 @@ async def test_no_secret_is_stored(net_with_cloud: Net, moto: Moto, tmp_path: Pa
         with net_with_cloud.daemon("cloud") as daemon:
             await called(bus, "create_cloud_node", "s.1", **NODE)
             moto.fault("DescribeInstances", "error")
-            await called(bus, "list_cloud_nodes")
+            await called(bus, "list_cloud_nodes", "r.1")
             moto.fault("RunInstances", "lose")
             await called(bus, "create_cloud_node", "s.2", **NODE | {"name": "web2"})
         log = await asyncio.to_thread(daemon.log.read_text)
@@ -148,7 +148,7 @@ async def test_without_the_extra(net_with_cloud: Net, tmp_path: Path) -> None:
     async with net_with_cloud.client() as bus:
         daemon = net_with_cloud.daemon("cloud", PYTHONPATH=str(stub))
         with daemon, pytest.raises((PermanentError, TemporaryError), match=r"agentd\[cloud\]"):
-            await called(bus, "list_cloud_nodes")
+            await called(bus, "list_cloud_nodes", "r.1")
         log = await asyncio.to_thread(daemon.log.read_text)
 
     assert "agentd[cloud]" in log

@@ -34,20 +34,20 @@ TOKEN = "the-token-of-the-server"  # noqa: S105
 def sdk_server(directory: Path, port: int) -> Iterator[None]:
     """Run the SDK's server over HTTP."""
     command = [sys.executable, str(SERVERS / "sdk_server.py"), str(directory), str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    lines = iter(process.stderr.readline, "")
-    until(lambda: "running on" in next(lines, "running on"), "the server listens")
+    log = directory.parent / f"server-{time.monotonic_ns()}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
+        until(lambda: b"running on" in log.read_bytes(), "the server listens")
         yield
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
 
 
-async def test_a_server_at_a_url(quiet_net: Net, tmp_path: Path) -> None:
+async def test_a_server_at_a_url(quiet_net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tools are accepted, called and compared as those of a command; after its restart they are called again."""
+    monkeypatch.setattr("agentd_mounts.mount.PAUSES", (0.5,))
     port, work = free_port(), tmp_path / "work"
     for path in (work, tmp_path / "accepted", tmp_path / "offered"):
         path.mkdir()
@@ -60,10 +60,10 @@ async def test_a_server_at_a_url(quiet_net: Net, tmp_path: Path) -> None:
             await accept(quiet_net, tmp_path, "far")
         async with quiet_net.here("mounts"):
             with sdk_server(work, port):
-                echoed = await eventually(lambda: ready(called(bus, "far", "echo", text="hi")), "it is called", 40)
+                echoed = await eventually(lambda: ready(called(bus, "far", "echo", "r.0", text="hi")), "it is called", 40)
                 await called(bus, "far", "add_note", "n.1", text="noted")
                 with pytest.raises(PermanentError, match="Error executing tool fail"):
-                    await called(bus, "far", "fail")
+                    await called(bus, "far", "fail", "r.1")
             with pytest.raises(AgentdError):
                 await called(bus, "far", "add_note", "n.2", text="lost")
             (work / "changed").touch()
