@@ -41,8 +41,8 @@ class AccountSettings(Settings):
     max_hourly_cost: float | None = Field(
         default=None,
         ge=0,
-        description="cost of all nodes with the tag per hour, in the currency of the provider's prices; a size without "
-        "a known price is then refused. None: no limit",
+        description="price per hour of all nodes with the tag together, in the provider's currency; a size without a "
+        "known price is then refused. None: no limit",
     )
     sizes: tuple[str, ...] = Field(
         default=(), description="sizes that a new node may have, as patterns (t3.*); none: every size"

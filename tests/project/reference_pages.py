@@ -127,7 +127,7 @@ def settings() -> str:
 
 def unit(text: str) -> str:
     """Return the unit that the description of a number names, "" for a count."""
-    found = re.match(r"(?:highest |lowest )?(seconds|days|percent|bytes|MiB|GiB)\b", text, re.IGNORECASE)
+    found = re.match(r"(?:highest |lowest )?(seconds|days|percent|bytes|MiB|GiB|price)\b", text, re.IGNORECASE)
     return _UNITS.get(found[1], found[1].lower()) if found else ""
 
 

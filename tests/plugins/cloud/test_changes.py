@@ -181,12 +181,14 @@ async def test_volumes_and_snapshots(clouds: Clouds, moto: Moto) -> None:
     detach = MemoryCall("wf.d")
     detached = await clouds("detach_cloud_volume", detach, volume="data")
     orphans = await clouds("list_cloud_orphans", only_tagged=True)
+    listed = await clouds("list_cloud_volumes", query="data")
     deleted = MemoryCall("wf.x")
     await clouds("delete_cloud_volume", deleted, volume="data")
     left = await clouds("list_cloud_orphans", limit=1)
     await clouds("delete_cloud_snapshot", snapshot=snapshot.id)
 
     assert moto.seen().count("CreateVolume") == 1
+    assert [found.id for found in listed.volumes] == [volume.id]
     assert (volume.name, volume.mark, volume.size_gb) == ("data", "wf.v", 2)
     assert (attached.node, detached.node) == (node.id, "")
     assert detach.undo is not None

@@ -60,7 +60,7 @@ async def test_a_server_at_a_url(quiet_net: Net, tmp_path: Path, monkeypatch: py
             await accept(quiet_net, tmp_path, "far")
         async with quiet_net.here("mounts"):
             with sdk_server(work, port):
-                echoed = await eventually(lambda: ready(called(bus, "far", "echo", "r.0", text="hi")), "it is called", 40)
+                echoed = await eventually(lambda: ready(called(bus, "far", "echo", "r.0", text="hi")), "it runs", 40)
                 await called(bus, "far", "add_note", "n.1", text="noted")
                 with pytest.raises(PermanentError, match="Error executing tool fail"):
                     await called(bus, "far", "fail", "r.1")

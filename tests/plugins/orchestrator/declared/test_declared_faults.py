@@ -103,7 +103,7 @@ A = HEAD + "tasks: [{name: a, tool: list_guests, "
           "2:41: tasks.a.node: belongs to a tool, and this starts a workflow"]),
         (HEAD + "tasks: [{name: a, workflow: vm_deployment, with: {ram: 1, memory: much}}]",
          ["2:50: tasks.a.with: vm_deployment needs name",
-          "2:51: tasks.a.with.ram: vm_deployment takes no 'ram'; there are account, bridge, ciuser, ",
+          "2:51: tasks.a.with.ram: vm_deployment takes no 'ram'; there are bridge, ciuser, ",
           "2:67: tasks.a.with.memory: expected int or nothing, got str"]),
         (HEAD + "tasks: [{name: a, tool: create_vm, with: {vmid: 99, node: pve1, tags: [ok, Not], disc: 8}}]",
          ["2:42: tasks.a.with: create_vm needs name", "2:49: tasks.a.with.vmid: expected int >= 100; number of the gue",
