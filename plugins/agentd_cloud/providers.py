@@ -2,8 +2,8 @@
 
 `Provider` lists what any of libcloud's drivers offers, and changes nothing.  A change needs more: the provider must set
 the tag in the same request that creates the object, or a process that dies in between leaves an object that no retry
-finds.  `Ec2` does so for Amazon EC2 and services with its API.  The key of a call is also EC2's client token, so that EC2
-itself refuses to repeat a request that is still under way.
+finds.  `Ec2` does so for Amazon EC2 and services with its API.  The key of a call is also EC2's client token, so that
+EC2 itself refuses to repeat a request that is still under way.
 """
 
 from __future__ import annotations
