@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, TaskFailed, TemporaryError, Tier, tool
 from agentd_cloud import limits, model, providers
-from agentd_cloud.catalogue import own, sizes_of
+from agentd_cloud.catalogue import own
 from agentd_cloud.model import Id, InAccount, Name, Node, Paged
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ class Nodes:
         async def apply() -> None:
             await account.write(lambda provider, driver: provider.delete_node(driver, deleting[0]))
 
-        found = await call.ensure(check, apply)
+        await call.ensure(check, apply)
         for node in deleting:
             await _gone(call, account, node)
-        return DeletedNode(p.node, existed=bool(deleting) or call.begun is not None or not found.adopted)
+        return DeletedNode(p.node, existed=bool(deleting) or call.begun is not None)
 
     async def _power(self, call: Call, p: CloudNodeSelector, act: Literal["start", "stop"], state: str) -> Node:
         account = self.accounts.find(p.account)
@@ -185,14 +185,13 @@ class Nodes:
 async def _choose(account: Account, p: CreateCloudNode, nodes: list[Node], key: str) -> tuple[providers.NewNode, str]:
     """Return the node to create and what it costs; raises Rejected if the account may not have it."""
     settings, provider = account.settings, account.provider
-    sizes, locations, shown = await asyncio.gather(
-        account.read(provider.sizes), account.read(provider.locations), sizes_of(account)
-    )
+    sizes, locations = await asyncio.gather(account.read(provider.sizes), account.read(provider.locations))
     if not locations:  # libcloud reads an answer that it does not understand as an empty list
         raise TemporaryError(f"account {account.name}: the list of locations is empty; its other lists are not trusted")
     size = limits.choose("size", p.size, sizes, settings.sizes)
+    views = [model.size(item, allowed=True) for item in sizes]
     view = model.size(size, allowed=True)
-    if reason := limits.refusal(settings, own(nodes), shown, view):
+    if reason := limits.refusal(settings, own(nodes), views, view):
         raise Rejected(reason)
     place = p.location or _only_location(settings.locations)
     location = limits.choose("location", place, locations, settings.locations) if place else None
