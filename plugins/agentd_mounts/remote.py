@@ -116,6 +116,8 @@ class RemotePeer:
             self._notified("notifications/tools/list_changed")
 
     async def _post(self, content: object, number: int | None, seconds: float) -> tuple[Any, dict[str, str]]:
+        if self.ended.is_set():
+            raise Gone(f"{self._name} is not connected")
         post = _Post(msgspec.json.encode(content), self._headers, time.monotonic() + seconds, number)
         try:
             return await self._run(post, seconds), post.given
