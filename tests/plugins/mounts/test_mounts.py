@@ -91,7 +91,7 @@ async def test_an_accepted_tool_is_a_tool_of_the_network(quiet_net: Net, mounted
         async with quiet_net.here("mounts"):
             echoed = await eventually(lambda: ready(called(bus, "sdk", "echo", text="hi", times=2)), "the server runs")
             with pytest.raises(PermanentError, match="Error executing tool fail"):
-                await called(bus, "sdk", "fail")
+                await called(bus, "sdk", "fail", "r.1")
             with pytest.raises(AgentdError, match="times"):
                 await called(bus, "sdk", "echo", text="hi", times="x")
             async with quiet_net.here("bridge") as daemon, client_of(daemon.url, shown["alice"]) as alice:
