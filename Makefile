@@ -70,7 +70,8 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 rollout: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp $(ANSIBLE)/ansible.stamp ## roll out to three real nodes and prove that it works (as root)
 	$(ANSIBLE)/bin/shellcheck .ci/run $(shell find ansible -name '*.sh')
 	$(ANSIBLE)/bin/yamllint --strict -c ansible/.yamllint ansible
-	cd ansible && PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-playbook -i inventories/three.yml --syntax-check *.yml
+	cd ansible && for inventory in inventories/*; do \
+		PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-playbook -i $$inventory --syntax-check *.yml || exit 1; done
 	cd ansible && PATH="$(abspath $(ANSIBLE))/bin:$$PATH" ansible-lint -q --offline --profile production
 	$(BIN)/pytest -p no:xdist --exitfirst tests/rollout $(ARGS)
 

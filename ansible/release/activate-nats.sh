@@ -1,7 +1,8 @@
 #!/bin/sh
 # Let this node's NATS server use this release and the files in /etc/nats: sh activate-nats.sh [--check] [--first]
 # Prints what it changes, and nothing if there is nothing to change. With --check nothing is changed. With --first a
-# server that runs is left alone: the servers of a new cluster start together, and restart one after the other.
+# server that runs is left alone: the servers of a new cluster start together, and restart one after the other. Only
+# if it trusts none of the authorities in ca.pem it restarts with the others: it could not connect to them afterwards.
 set -eu
 umask 022
 release=$(dirname "$(readlink -f "$0")")
@@ -29,9 +30,13 @@ note() {
     install -d -m 700 "$applied"
     digest >"$applied/server"
     users >"$applied/users"
+    cp /etc/nats/ca.pem "$applied/ca.pem"
 }
 
-if $first && running; then
+# The first line of a certificate has its serial number.
+trusted() { sed -n '/BEGIN/{n;p}' "$applied/ca.pem" 2>/dev/null | grep -Fxqf - /etc/nats/ca.pem; }
+
+if $first && running && trusted; then
     exit 0
 fi
 if ! running || [ "$(digest)" != "$(cat "$applied/server" 2>/dev/null)" ]; then

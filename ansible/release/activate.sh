@@ -25,17 +25,23 @@ digest() {
     set -- "$1" "$release/systemd/agentd@.service" "$release/systemd/agentd@$1.service.d/role.conf"
     {
         cat "$2" "$3" "$units"/agentd@.service.d/* /etc/agentd/agentd.toml /etc/agentd/conf.d/*.toml /etc/agentd/nats-ca.pem || true
+        # Drop-ins of this node, written by systemctl edit.
+        find "$units/agentd@$1.service.d" -type f ! -name role.conf -exec cat {} + || true
         # Of the credentials, those that the instance has.
         sed -n "s/%i/$1/; s/^LoadCredentialEncrypted=[^:]*://p" "$2" "$3" | xargs cat || true
     } 2>/dev/null | sha256sum - "$release/complete"
 }
 
-for unit in "$release"/systemd/agentd*; do
-    to=$units/$(basename "$unit")
-    if ! diff -rq "$unit" "$to" >/dev/null 2>&1; then
-        echo "unit $to"
-        act rm -rf "$to"
-        act cp -r "$unit" "$to"
+(cd "$release/systemd" && find . -path './agentd*' -type f) | while read -r unit; do
+    if ! cmp -s "$release/systemd/$unit" "$units/$unit"; then
+        echo "unit $units/${unit#./}"
+        act install -D -m 644 "$release/systemd/$unit" "$units/$unit"
+    fi
+done
+for unit in "$units"/agentd@*.service.d/role.conf; do
+    if [ -e "$unit" ] && ! [ -e "$release/systemd/${unit#"$units/"}" ]; then
+        echo "remove $unit"
+        act rm "$unit"
     fi
 done
 # Drop-ins for every instance: of this system, and of this node.
@@ -76,6 +82,11 @@ done
 
 act systemctl enable --quiet agentd.target
 for instance; do
+    user=$(sed -n 's/^User=//p' "$release/systemd/agentd@$instance.service.d/role.conf" 2>/dev/null || true)
+    if [ -n "$user" ] && ! id "$user" >/dev/null 2>&1; then
+        echo "user $user"
+        act useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
+    fi
     now=$(digest "$instance")
     if [ "$now" = "$(cat "$applied/$instance" 2>/dev/null)" ] && systemctl --quiet is-active "agentd@$instance" &&
         systemctl --quiet is-enabled "agentd@$instance"; then

@@ -21,5 +21,8 @@ remove /etc/systemd/system/agentd* /etc/systemd/system/nats-server.service /etc/
 systemctl daemon-reload
 systemctl reset-failed 'agentd@*' nats-server.service 2>/dev/null || true
 if [ "${1:-}" = --data ]; then
+    for user in agentd-filesystem agentd-mounts; do
+        ! id "$user" >/dev/null 2>&1 || { echo "remove user $user" && userdel "$user"; }
+    done
     remove /var/lib/agentd /var/lib/nats /var/lib/private/agentd /var/lib/private/nats
 fi

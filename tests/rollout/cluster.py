@@ -11,6 +11,8 @@ from rollout.lab import until
 from rollout.operator_site import PORTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rollout.lab import Lab, Node
     from rollout.operator_site import Site
 
@@ -74,3 +76,19 @@ def all_completed(site: Site, node: Node, workflows: list[str]) -> bool:
     }
     assert not {"failed", "compensated", "rejected", "cancelled"} & set(found.values()), found
     return len(found) == len(workflows) and all(status.startswith("completed") for status in found.values())
+
+
+def starts(nodes: Iterable[Node]) -> dict[str, str]:
+    """Return when each agent of some nodes was started."""
+    return {
+        f"{node.name} {role}": node.show(f"agentd@{role}", "ActiveEnterTimestampMonotonic")
+        for node in nodes
+        for role in PORTS
+    }
+
+
+def remains(node: Node) -> str:
+    """Return the files and units of agentd and NATS on a node."""
+    named = r"-path '*/gconv/*' -prune -o \( -iname '*agentd*' -o -iname '*nats*' \) -print"  # of glibc: NATS-DANO.so
+    files = node.output(f"find /etc /opt /usr /var /root -xdev {named}")
+    return files + node.output("systemctl list-units --all --no-legend 'agentd*' nats-server.service")

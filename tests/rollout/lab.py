@@ -157,6 +157,7 @@ class Lab:
         self.holder: subprocess.Popen[bytes] | None = None
         self.pid = 0
         self.nodes: list[Node] = []
+        self.added: list[Node] = []
         self._outside = -1
 
     @property
@@ -196,6 +197,14 @@ class Lab:
         for node in self.nodes:
             node.boot()
 
+    def add(self) -> Node:
+        """Boot one more node, which is not one of `nodes`."""
+        node = Node(self, len(self.nodes) + len(self.added) + 1)
+        self.added.append(node)
+        node.prepare()
+        node.boot()
+        return node
+
     def stop(self) -> None:
         """End every node, and leave nothing behind."""
         assert self.holder is not None
@@ -204,7 +213,7 @@ class Lab:
         if self._outside >= 0:
             _enter_network(self._outside)
             os.close(self._outside)
-        for node in self.nodes:
+        for node in (*self.nodes, *self.added):
             if node.process:
                 node.process.wait(BOOT)
             for place in node._cgroups:  # noqa: SLF001 - two classes of one file

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentd.safety.tokens import new_token
 from rollout.lab import SSH_OPTIONS
 
 if TYPE_CHECKING:
@@ -37,21 +38,27 @@ class Site:
     def __init__(self, lab: Lab, directory: Path, wheelhouse: Path) -> None:
         """Write nothing yet; `wheelhouse` is the release that is rolled out."""
         self.lab = lab
+        self.nodes = list(lab.nodes)
         self.directory = directory
         self.keys = directory / "keys"
         self.keys.mkdir(mode=0o700)
+        self.web_token, digest = new_token()
         self.variables: dict[str, Any] = {
             "agentd_cluster": "lab",
             "agentd_wheelhouse": str(wheelhouse),
             "agentd_command": os.environ.get("AGENTD_ROLLOUT_COMMAND", str(SCRIPTS / "agentd")),
             "agentd_principals": {"alice": "operate", "bob": "destroy"},
             "agentd_batches": [1, "100%"],
-            "agentd_settings": {},
+            "agentd_settings": {
+                "filesystem": {"roots": ["/srv/reports"], "writable_roots": ["/srv/reports"]},
+                "web": {"tokens": {"alice": digest}},
+            },
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(lab.key),
             "ansible_ssh_common_args": " ".join(f"-o{option}" for option in SSH_OPTIONS),
         }
         self.host_variables: dict[str, dict[str, Any]] = {}
+        self.prometheus: dict[str, Any] = {}
         self.seconds = 0.0
 
     def use_proxmox(self, url: str, fingerprint: str, administrator: str) -> None:
@@ -72,9 +79,13 @@ class Site:
         hosts: dict[str, Any] = {
             node.name: {"ansible_host": node.address, "agentd_web_address": node.address}
             | self.host_variables.get(node.name, {})
-            for node in self.lab.nodes
+            for node in self.nodes
         }
-        groups: dict[str, Any] = {name: {"hosts": {node: {} for node in hosts}} for name in ("nats", "agentd")}
+        servers = list(hosts)[: len(self.lab.nodes)]
+        groups: dict[str, Any] = {
+            "nats": {"hosts": {name: {} for name in servers}},
+            "agentd": {"hosts": {name: {} for name in hosts}},
+        }
         groups["prometheus"] = {
             "hosts": {
                 "control": {
@@ -82,6 +93,7 @@ class Site:
                     "ansible_python_interpreter": sys.executable,
                     "monitoring_directory": str(self.directory / "prometheus"),
                 }
+                | self.prometheus
             }
         }
         content = {"all": {"vars": self.variables, "hosts": hosts, "children": groups}}
@@ -125,13 +137,14 @@ class Site:
         return {host: int(changed) for host, _, changed, _, _ in _RECAP.findall(done.stdout)}
 
     def agentd(
-        self, node: Node, principal: str, *arguments: str, seconds: float = 120
+        self, node: Node, principal: str, *arguments: str, seconds: float = 120, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line on a node as a principal."""
         key = f"/root/{principal}.nk"
         (node.root / key.lstrip("/")).write_text((self.keys / "principals" / f"{principal}.nk").read_text())
-        login = f"AGENTD_CLIENT__PRINCIPAL={principal} AGENTD_BUS__NKEY_FILE={key}"
-        return node.run(f"chmod 600 {key}; {login} agentd {' '.join(arguments)}", seconds)
+        login = {"AGENTD_CLIENT__PRINCIPAL": principal, "AGENTD_BUS__NKEY_FILE": key} | environment
+        variables = " ".join(f"{name}={value}" for name, value in login.items())
+        return node.run(f"chmod 600 {key}; {variables} agentd {' '.join(arguments)}", seconds)
 
 
 def wheelhouse(directory: Path, python: str) -> Path:

@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from rollout.lab import until
+from rollout.operator_site import ANSIBLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,18 +31,70 @@ def nothing_changed(site: Site, lab: Lab, output: str) -> bool:
     return untouched and not re.search("changed=[1-9]", output) and not list(site.keys.glob("agents"))
 
 
-def test_wrong_variables(site: Site, lab: Lab) -> None:
-    """A missing variable and one of the wrong type are named, and nothing is changed."""
-    right = dict(site.variables)
-    del site.variables["agentd_cluster"]
-    site.variables["agentd_principals"] = "alice"
+ROLES = ("agentd", "nats", "proxmox_access")
+WRONG: dict[str, Any] = {"str": ["a"], "path": {"a": 1}, "int": "many", "bool": "yes", "list": "a,b", "dict": "a=b"}
+"""For each type of the argument specs a value of another type, which Ansible itself would convert or accept."""
+
+
+def declared() -> dict[str, dict[str, Any]]:
+    """Return every variable of the nodes with its declaration."""
+    files = (ANSIBLE / "roles" / role / "meta" / "argument_specs.yml" for role in ROLES)
+    return {
+        name: option
+        for file in files
+        for name, option in yaml.safe_load(file.read_text())["argument_specs"]["main"]["options"].items()
+    }
+
+
+def test_wrong_types(site: Site, lab: Lab) -> None:
+    """One run names every variable that has a value of the wrong type or is empty or missing, and changes nothing."""
+    right, hosts = dict(site.variables), dict(site.host_variables)
+    variables = declared()
+    required = {name for name, option in variables.items() if option.get("required")}
+    first, second = lab.nodes[:2]
+    site.variables = {name: value for name, value in right.items() if name not in required}
+    site.host_variables[first.name] = {name: WRONG[option["type"]] for name, option in variables.items()}
+    site.host_variables[second.name] = dict.fromkeys(variables)
+    site.prometheus = {"monitoring_directory": 1}
     done = site.play()
-    site.variables = right
+    site.variables, site.host_variables, site.prometheus = right, hosts, {}
+    faults = {node: _message(done.stdout, node.name) for node in lab.nodes}
 
     assert done.returncode != 0
-    assert "missing required arguments: agentd_cluster" in done.stdout
-    assert "agentd_principals" in done.stdout
+    for name in variables:
+        assert re.search(rf"\b{name} is (a|true).*?, but has to be", faults[first]), name
+        assert f"{name} is empty, but has to be" in faults[second], name
+    assert {name for name in variables if f"{name} is missing" in faults[lab.nodes[2]]} == required
+    assert "monitoring_directory is a number, but has to be a path" in faults[lab.nodes[2]]
     assert nothing_changed(site, lab, done.stdout)
+
+
+def _message(output: str, host: str) -> str:
+    """Return why a host failed."""
+    found = re.search(rf"^fatal: \[{host}\]: FAILED! => *\n((?: +.*\n|\n)+)", output, re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def test_wrong_settings(site: Site, lab: Lab) -> None:
+    """A setting of agentd with a wrong value, and a group with a wrong number of servers, are refused by name."""
+    settings = site.variables["agentd_settings"]
+    site.variables["agentd_settings"] = settings | {"bus": {"replicas": "many"}}
+    setting = site.play()
+    site.variables["agentd_settings"] = settings
+    site.nodes.pop()
+    servers = site.play()
+    site.nodes.append(lab.nodes[2])
+    site.host_variables[lab.nodes[2].name] = {"agentd_roles": ["monitr", "specialist"], "agentd_ports": {"monitr": 1}}
+    role = site.play()
+    site.host_variables.clear()
+
+    assert 'agentd_settings: bus.replicas: should be 1 or 3, not "many"' in " ".join(setting.stdout.split())
+    assert "The group nats has 2 servers; it needs 1, 3 or 5." in servers.stdout
+    assert "monitr-pve1 is neither a role nor in agentd_settings.instances" in " ".join(role.stdout.split())
+    assert "agentd_ports has no port for specialist" in role.stdout
+    for done in (setting, servers, role):
+        assert done.returncode != 0
+        assert nothing_changed(site, lab, done.stdout)
 
 
 def test_unreachable_node_stops_the_run(site: Site, lab: Lab) -> None:

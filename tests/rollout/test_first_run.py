@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agentd.bus.setup import probe
+from agentd.config import load, settings
+from agentd.plugins import bus_users, manager
 from rollout.cluster import all_ready, completed, deploy, get
 from rollout.lab import CONTROL, until
 from rollout.operator_site import ANSIBLE, FIGURES, PORTS, TOKEN_ID
@@ -95,10 +99,12 @@ def test_access_to_proxmox(lab: Lab) -> None:
     assert "Permissions.Modify" not in roles["AgentdDestroy"]
 
 
-def test_status_pages(lab: Lab) -> None:
+def test_status_pages(site: Site, lab: Lab) -> None:
     """Every agent answers on the address of its node: its metrics to everyone, its pages to known principals only."""
     for node in lab.nodes:
         for role, port in PORTS.items():
+            page = lab.nodes[0].output(f"curl -sf -H 'Authorization: Bearer {site.web_token}' {node.address}:{port}/")
+            assert f"{role}-{node.name}" in page
             assert f'agentd_role_up{{role="{role}"}}' in get(f"http://{node.address}:{port}/metrics")
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 get(f"http://{node.address}:{port}/")
@@ -167,3 +173,43 @@ def test_a_client_without_a_key_is_denied(site: Site, lab: Lab) -> None:
 
     assert keyless.returncode != 0
     assert forged.returncode != 0
+
+
+def test_forbidden_acts(site: Site, lab: Lab) -> None:
+    """With the key of each agent and principal, every act that belongs to others is tried and denied."""
+    config = load.load(site.keys / "agentd.toml", {}, manager.installed())
+    users = [user for user, _ in bus_users.keyed(config, (site.keys / "users.json").read_bytes())]
+    files = {"admin": site.keys / "admin.nk"}
+    for kind in ("agents", "principals"):
+        files |= {file.stem: file for file in (site.keys / kind).glob("*.nk")}
+    tried = 0
+    for user in users:
+        login = settings.Bus(
+            servers=(f"tls://{lab.nodes[0].address}:4222",),
+            nkey_file=str(files[user.name]),
+            tls_ca_file=str(site.keys / "ca.pem"),
+        )
+        needed, foreign = probe.allowed(user), probe.forbidden(user, users)
+        denied = asyncio.run(probe.denied(login, login, user.name, [*needed, *foreign]))
+        tried += len(foreign)
+
+        assert denied == set(foreign), user.name
+    FIGURES["forbidden_acts_tried_and_denied"] = tried
+
+    assert len(users) == 3 * len(PORTS) + 3
+
+
+def test_doctor(site: Site, lab: Lab) -> None:
+    """After a rollout `agentd doctor` finds nothing, for a principal and for an agent of a node."""
+    node = lab.nodes[0]
+    (node.root / "root/agent.nk").write_text((site.keys / "agents" / "mcp-bridge-pve1.nk").read_text())
+    (node.root / "root/token").write_text((site.keys / "proxmox-token").read_text())
+    node.output("chmod 600 /root/agent.nk /root/token")
+    variables = "AGENTD_PROXMOX__TOKEN_FILE=/root/token AGENTD_BUS__NKEY_FILE=/root/agent.nk"
+    found = {
+        "alice": site.agentd(node, "alice", "doctor", AGENTD_PROXMOX__TOKEN_FILE="/root/token"),
+        "bridge": node.run(f"{variables} agentd doctor --instance mcp-bridge"),
+    }
+    node.output("rm /root/agent.nk /root/token")
+
+    assert {name: done.stdout for name, done in found.items() if done.returncode} == {}

@@ -1,4 +1,4 @@
-"""What an operator does later: upgrade, rollback, rotation of keys, replacement of a node, backup and restore."""
+"""What an operator does later: upgrade, rollback, backup and restore."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rollout.cluster import all_completed, all_ready, completed, deploy, state
+from rollout.cluster import all_completed, all_ready, completed, deploy, starts, state
 from rollout.lab import until
-from rollout.operator_site import FIGURES, PORTS, TOKEN_ID, next_release
+from rollout.operator_site import FIGURES, PORTS, next_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,42 +80,21 @@ def _pause(node: Node, role: str) -> float:
     return (active - stopped) / 1e6
 
 
-def remains(node: Node) -> str:
-    """Return the files and units of agentd and NATS on a node."""
-    named = r"-path '*/gconv/*' -prune -o \( -iname '*agentd*' -o -iname '*nats*' \) -print"  # of glibc: NATS-DANO.so
-    files = node.output(f"find /etc /opt /usr /var /root -xdev {named}")
-    return files + node.output("systemctl list-units --all --no-legend 'agentd*' nats-server.service")
-
-
-def test_replaced_node_and_new_secrets(site: Site, lab: Lab) -> None:
-    """A node is removed without remains and installed again, with new keys, a new token and a new certificate."""
-    first, second, third = lab.nodes
-    site.changed("-e", "agentd_remove_data=true", "--limit", third.name, playbook="remove.yml")
-    removed = remains(third)
-    completed(site, first, deploy(site, first, "without"))
-    certificate = site.keys / "nats" / f"{second.name}-{second.address}.pem"
-    secrets = [site.keys / "principals/alice.nk", site.keys / "agents/specialist-pve1.nk", site.keys / "proxmox-token"]
-    before = {file: file.read_text() for file in (*secrets, certificate)}
-    for file in (*secrets, certificate):
-        file.unlink()
-        file.with_suffix(".pub").unlink(missing_ok=True)
-    first.output(f"pveum user token remove {' '.join(TOKEN_ID.split('!'))}")
-    started = {role: second.show(f"agentd@{role}", "ActiveEnterTimestampMonotonic") for role in PORTS}
-    stopped = site.play()  # an agent's key signs its audit: a person accepts a new one
-    accepted = site.agentd(first, "bob", "audit", "accept", "specialist-pve1", "--reason", "rotated")
+def test_a_failing_node_stops_the_run(site: Site, lab: Lab) -> None:
+    """If an agent does not start on the first node, the run stops there; the others work on as they did."""
+    first, *others = lab.nodes
+    started = starts(others)
+    site.host_variables[first.name] = {"agentd_web_address": "192.0.2.1"}  # an address that the node does not have
+    done = site.play()
+    site.host_variables.clear()
+    kept = starts(others)
+    completed(site, others[0], deploy(site, others[0], "canary"))
     site.changed()
     all_ready(lab)
-    completed(site, third, deploy(site, third, "again"))
-    (site.keys / "principals/mallory.nk").write_text(before[secrets[0]])
-    old = site.agentd(first, "mallory", "agents")
-    kept = {role: second.show(f"agentd@{role}", "ActiveEnterTimestampMonotonic") for role in PORTS}
 
-    assert removed == ""
-    assert all(file.read_text() != text for file, text in before.items())
-    assert "agentd audit accept specialist-pve1" in stopped.stdout
-    assert accepted.returncode == 0, accepted.stdout
-    assert old.returncode == 77
-    assert {role for role in PORTS if started[role] != kept[role]} == {"mcp-bridge"}  # only it has the token
+    assert done.returncode != 0
+    assert "192.0.2.1" in done.stdout.partition("TASK [agentd : Use the release")[2]
+    assert kept == started
 
 
 def test_backup_and_restore(site: Site, lab: Lab) -> None:
