@@ -24,5 +24,6 @@ if [ "${1:-}" = --data ]; then
     for user in agentd-filesystem agentd-mounts; do
         ! id "$user" >/dev/null 2>&1 || { echo "remove user $user" && userdel "$user"; }
     done
-    remove /var/lib/agentd /var/lib/nats /var/lib/private/agentd /var/lib/private/nats
+    # Commands of root store the schema of the Proxmox API in the last.
+    remove /var/lib/agentd /var/lib/nats /var/lib/private/agentd /var/lib/private/nats /root/.local/state/agentd
 fi
