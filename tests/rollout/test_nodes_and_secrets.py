@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rollout.lab import Lab, Node
     from rollout.operator_site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 FILES = "/srv/reports"
 DROP_IN = "/etc/systemd/system/agentd@filesystem.service.d"
