@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rollout.cluster import all_completed, all_ready, completed, deploy, starts, state
+from rollout.cluster import all_completed, all_ready, completed, deploy, ready, starts, state
 from rollout.lab import until
 from rollout.operator_site import FIGURES, PORTS, next_release
 
@@ -97,6 +97,15 @@ def test_a_failing_node_stops_the_run(site: Site, lab: Lab) -> None:
     assert kept == started
 
 
+def _accept_restored(site: Site, node: Node, role: str) -> None:
+    """Accept the audit of an agent that reports a recreated stream: only one that had written to it does."""
+    page = f"curl -s http://{node.address}:{PORTS[role]}/readyz"
+    until(lambda: ready(node, role) or "recreated" in node.run(page).stdout, f"{role} of {node.name} has started", 120)
+    if not ready(node, role):
+        accepted = site.agentd(node, "bob", "audit", "accept", f"{role}-{node.name}", "--reason", "restored")
+        assert accepted.returncode == 0, accepted.stderr
+
+
 def test_backup_and_restore(site: Site, lab: Lab) -> None:
     """All streams are lost and restored: the finished workflows are known again, and new ones complete."""
     node = lab.nodes[0]
@@ -112,6 +121,9 @@ def test_backup_and_restore(site: Site, lab: Lab) -> None:
     node.output(f"{admin} provision")
     for item in lab.nodes:
         item.output("systemctl start agentd.target")
+    for item in lab.nodes:
+        for role in PORTS:
+            _accept_restored(site, item, role)
     all_ready(lab)
     found = state(site, node, workflow)
     completed(site, node, deploy(site, node, "new"))
