@@ -112,7 +112,9 @@ class Site:
     def start(self, *arguments: str, playbook: str = "site.yml", **environment: str) -> subprocess.Popen[bytes]:
         """Start a playbook, in a process group of its own."""
         command = [str(PLAYBOOK), "-i", str(self.inventory()), *arguments, str(ANSIBLE / playbook)]
-        variables = os.environ | {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        # Settings of these tests are no settings of the controller's command.
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("AGENTD_ROLLOUT_")}
+        variables |= {"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         variables |= {"ANSIBLE_HOME": str(self.directory), "PYTHONWARNINGS": "ignore"} | environment
         with self.log.open("w") as output:
             return subprocess.Popen(
