@@ -54,9 +54,9 @@ WORKFLOWS = [
 ]
 LAZY_COMMANDS = {
     "config": "agentd.cli.setup.config",
-    "dead-letters": "agentd.cli.dead_letters",
-    "audit": "agentd.cli.audit",
-    "export": "agentd.cli.export",
+    "dead-letters": "agentd.cli.records.dead_letters",
+    "audit": "agentd.cli.records.audit",
+    "export": "agentd.cli.records.export",
     "backup": "agentd.cli.setup.backup",
     "restore": "agentd.cli.setup.backup",
     "undo": "agentd.cli.undo",
@@ -67,8 +67,8 @@ LAZY_COMMANDS = {
     "tools": "agentd.cli.tools",
     "explain": "agentd.cli.explain",
     "mcp": "agentd.cli.mcp",
-    "alerts": "agentd.cli.alerts",
-    "checks": "agentd.cli.alerts",
+    "alerts": "agentd.cli.records.alerts",
+    "checks": "agentd.cli.records.alerts",
     **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
 }
 """Commands that have their own file; the file is imported when one of its commands is used."""

@@ -35,7 +35,7 @@ from agentd.telemetry import logs
 from agentd.telemetry.metrics import Metrics
 from agentd.tools.worker import Worker
 from agentd.version import __version__
-from agentd.web.server import WebServer
+from agentd.web.serving.server import WebServer
 from agentd.wire.codec import now
 from agentd.wire.subjects import agent_id
 

@@ -1,7 +1,7 @@
 """The web application: the page of the daemon, its health and metrics, live events, static files, and errors.
 
-The client's Accept header or `?format=` selects the form.  The API is in api.py and actions.py, the dashboard in
-dashboard/; what changes something needs a principal (sessions.py), and so does reading if the server can be reached by
+The client's Accept header or `?format=` selects the form.  The API is in api/, the dashboard in dashboard/;
+what changes something needs a principal (serving/sessions.py), and so does reading if the server can be reached by
 other machines.
 """
 
@@ -18,13 +18,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentd.errors import AgentdError, InvalidMessage, UsageError
-from agentd.web import security
-from agentd.web.actions import ActionRoutes, Actions
-from agentd.web.api import Api
+from agentd.web.api.actions import ActionRoutes, Actions
+from agentd.web.api.openapi import Readiness, describe
+from agentd.web.api.reading import Api
 from agentd.web.dashboard.form_routes import FormRoutes
 from agentd.web.dashboard.routes import SHOWN, Dashboard
 from agentd.web.events import MOST_CLIENTS, EventResponse, Streams
-from agentd.web.openapi import Readiness, describe
 from agentd.web.overview import COUNTED, read_overview
 from agentd.web.plain_text import status_page_text
 from agentd.web.renderer import Renderer
@@ -38,7 +37,8 @@ from agentd.web.responses import (
     text_response,
     wanted_format,
 )
-from agentd.web.sessions import LoginWall, Sessions
+from agentd.web.serving import security
+from agentd.web.serving.sessions import LoginWall, Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentd.client.views import Identity, TaskView, WorkflowDetail
-    from agentd.web.sessions import Session
+    from agentd.web.serving.sessions import Session
     from agentd.wire.announcements import MetricReport
 
 _HERE = Path(__file__).parent

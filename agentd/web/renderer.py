@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from agentd.client.views import View
     from agentd.web.page import Frame, Pages
-    from agentd.web.sessions import Sessions
+    from agentd.web.serving.sessions import Sessions
 
 
 class Renderer:

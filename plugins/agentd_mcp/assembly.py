@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from agentd import __version__
 from agentd.config.section import is_loopback
-from agentd_mcp import approvals, tool_search
+from agentd_mcp import approvals
 from agentd_mcp.calling import Offered, ToolCaller
 from agentd_mcp.direct_tools import freezing, overview, workflows
 from agentd_mcp.role import PRINCIPAL
 from agentd_mcp.server import Principal, Resolve, ToolServer, tool_server
 from agentd_mcp.tasks import Tasks
+from agentd_mcp.tool_list import tool_search
 from agentd_mcp.transport.http_app import HttpServer, http_server, user_of
 
 if TYPE_CHECKING:

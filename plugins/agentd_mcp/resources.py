@@ -20,9 +20,9 @@ from agentd.printable import escaped, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentd_mcp.catalogue import Catalogue
     from agentd_mcp.elicitation import Context
     from agentd_mcp.server import Caller, Principal
+    from agentd_mcp.tool_list.catalogue import Catalogue
 
 JSON: Final = "application/json"
 

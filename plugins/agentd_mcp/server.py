@@ -38,13 +38,14 @@ from agentd import (
     ToolReply,
 )
 from agentd.printable import printable
-from agentd_mcp import elicitation, narrowing, tool_search
+from agentd_mcp import elicitation
 from agentd_mcp import tasks as task_extension
-from agentd_mcp.catalogue import Catalogue
 from agentd_mcp.changes import Changes
 from agentd_mcp.elicitation import Context, Question
 from agentd_mcp.replies import answer, refusal
 from agentd_mcp.resources import Resources
+from agentd_mcp.tool_list import narrowing, tool_search
+from agentd_mcp.tool_list.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from mcp.server.models import InitializationOptions

@@ -1,6 +1,6 @@
 """The areas of tools, and the API methods and privileges that each tool needs.
 
-An area is a subclass of Area in a module of one of the packages PACKAGES: a new one is found by itself.
+An area is a subclass of Area in a module of one of the packages PACKAGES, or below it: a new one is found by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALLS: Final[dict[str, list[str]]] = msgspec.json.decode(pkgutil.get_data("agent
 def _areas() -> Iterator[type[Area]]:
     for package in PACKAGES:
         folder = importlib.import_module(f"agentd_proxmox.{package}")
-        for file in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+        for file in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
             module = importlib.import_module(file.name)
             for found in vars(module).values():
                 if isinstance(found, type) and issubclass(found, Area) and found.__module__ == file.name:

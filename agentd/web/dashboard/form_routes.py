@@ -14,11 +14,11 @@ from starlette.routing import Route
 from agentd.client.requests import CALL, new_id
 from agentd.errors import Denied
 from agentd.safety import freeze
-from agentd.web.actions import ActionDetails, Actions, FreezeDetails, Submission, Submitted, read_body
+from agentd.web.api.actions import ActionDetails, Actions, FreezeDetails, Submission, Submitted, read_body
 from agentd.web.dashboard.forms import fields_of, parameters_of, parse_form
 from agentd.web.responses import check_parameters
-from agentd.web.security import same_origin
-from agentd.web.sessions import LASTS, LOGIN
+from agentd.web.serving.security import same_origin
+from agentd.web.serving.sessions import LASTS, LOGIN
 from agentd.wire.codec import now
 from agentd.wire.messages import WorkflowRequest
 from agentd.wire.tool_names import ACKNOWLEDGE_ALERT, SILENCE_ALERTS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from agentd.web.dashboard.routes import Dashboard
     from agentd.web.renderer import Renderer
-    from agentd.web.sessions import Sessions
+    from agentd.web.serving.sessions import Sessions
 
 HOUR: Final = 3600.0
 HOURS: Final = 24.0

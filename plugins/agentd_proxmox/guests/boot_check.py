@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from agentd import Call, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import area, guest_writing
-from agentd_proxmox.guests.guest_agent import Agent
+from agentd_proxmox.guests.agent.tools import Agent
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.model import fields, guest_model
 from agentd_proxmox.model.fields import RUNNING, GuestSelector

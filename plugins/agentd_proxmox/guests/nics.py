@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
 from agentd_proxmox import api_tiers, area, changes, guest_writing
-from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways
+from agentd_proxmox.guests.creation.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.guests.suspend import SECRET
 from agentd_proxmox.model import fields, guest_model, option_strings
 from agentd_proxmox.model.fields import GuestSelector

@@ -19,7 +19,7 @@ from agentd.client import queries, requests
 from agentd.errors import BusError, BusFull, TooManyWaiting
 from agentd.safety import tokens
 from agentd.telemetry import logs
-from agentd.web.server import WebServer
+from agentd.web.serving.server import WebServer
 from agentd.wire import subjects
 from agentd.wire.codec import now
 from agentd.wire.messages import Outcome, ScheduleRun, Tier, ToolReply, WorkflowRequest

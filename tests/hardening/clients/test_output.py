@@ -12,9 +12,10 @@ import pytest
 
 from agentd import printable, schedules
 from agentd.bus.delivery.dead_letters import Letter
-from agentd.cli import audit, explain, tools
+from agentd.cli import explain, tools
 from agentd.cli.output import tables
 from agentd.cli.output.console import SafeConsole, console
+from agentd.cli.records import audit
 from agentd.cli.setup import doctor_bus
 from agentd.client.plan_view import PlannedTask
 from agentd.client.views import Identity, WorkflowDetail, WorkflowSummary

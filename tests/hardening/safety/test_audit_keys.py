@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli.audit import _pinned
+from agentd.cli.records.audit import _pinned
 from agentd.errors import ConfigError, UsageError
 from agentd.safety.signing import Head, Memory, Signer, own_seed, valid
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from agentd.bus.setup.provision import provision, streams
-from agentd.cli.audit import Export, Network, Verdict, verify_chains
+from agentd.cli.records.audit import Export, Network, Verdict, verify_chains
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AuditBroken, Rejected
 from agentd.safety.anchors import Anchors

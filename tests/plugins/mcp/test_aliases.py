@@ -12,7 +12,7 @@ from agentd.client import queries, requests, tool_calls
 from agentd.wire import subjects, tool_names
 from agentd.wire.messages import Outcome, TaskAssignment, TaskCompletion, Tier, ToolCall, ToolReply
 from agentd.wire.records import AuditRecord
-from agentd_mcp import tool_search
+from agentd_mcp.tool_list import tool_search
 from harness import eventually
 from plugins.files import HEAD, faults, plan
 

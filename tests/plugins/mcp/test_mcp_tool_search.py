@@ -8,10 +8,10 @@ import pytest
 
 from agentd.errors import InvalidMessage
 from agentd.wire.messages import Tier, ToolReply
-from agentd_mcp import tool_search
 from agentd_mcp.approvals import dry_runs
-from agentd_mcp.catalogue import describe, describe_briefly
 from agentd_mcp.direct_tools import freezing, workflows
+from agentd_mcp.tool_list import tool_search
+from agentd_mcp.tool_list.catalogue import describe, describe_briefly
 from tool_bench import size
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from agentd.wire.workflow import result_of
 from agentd_orchestrator.builtin_workflows.deploy_vm import DeployVm, definitions
 from agentd_orchestrator.state_machine.plan_check import check_plan
 from agentd_proxmox.guests.config import UpdateVm
-from agentd_proxmox.guests.new_guest import CreateVm
+from agentd_proxmox.guests.creation.new_guest import CreateVm
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 
 PLANS = {definition.name: definition for definition in definitions()}

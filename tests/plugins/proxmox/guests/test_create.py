@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox.guests.create import draw
+from agentd_proxmox.guests.creation.create import draw
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import AsyncPve, connect
 from tool_bench import CLONE, NEW, Bench, MemoryCall

@@ -17,7 +17,7 @@ from agentd.client.views import (
     WorkflowSummary,
     WorkflowType,
 )
-from agentd.web import actions
+from agentd.web.api import actions
 from agentd.web.overview import Overview
 from agentd.web.responses import Problem
 from agentd.wire.announcements import (

@@ -36,7 +36,7 @@ from agentd import (
     tool,
 )
 from agentd_proxmox import api_tiers, area, guest_writing, targets
-from agentd_proxmox.guests.new_guest import CreateVm, GuestOrder, check_consistent, clone_of, new_guest
+from agentd_proxmox.guests.creation.new_guest import CreateVm, GuestOrder, check_consistent, clone_of, new_guest
 from agentd_proxmox.inventory import MARGIN, GuestLocation
 from agentd_proxmox.model import drives, fields, guest_model
 from agentd_proxmox.model.guest_model import VmidOwner

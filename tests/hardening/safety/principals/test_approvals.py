@@ -18,7 +18,7 @@ from agentd.wire.messages import Consent, Inverse, Outcome, Target, TaskError, T
 from agentd.wire.workflow import Workflow, template
 from agentd_orchestrator.state_machine import approval_text as shown
 from agentd_orchestrator.state_machine import outgoing
-from agentd_proxmox.guests import guest_output
+from agentd_proxmox.guests.agent import guest_output
 from core.probe import Probe, a_worker, assign, completion, serving
 from plugins.flow import LATER, ended, fold, step
 from plugins.orchestrator.engine.test_plan_approvals import approve, asked, begun, drop, seen

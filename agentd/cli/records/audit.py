@@ -187,7 +187,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
     The first line contains keys and heads. The lines of the chains follow as they are stored, so that
     `agentd audit verify --file` can verify them.
     """
-    from agentd.cli.export import open_output, parse_time
+    from agentd.cli.records.export import open_output, parse_time
 
     after = None if since is None else parse_time(since, "--since")
 
@@ -247,7 +247,7 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
 
     Each line shows who requested it, who approved it, what was done and how it ended.
     """
-    from agentd.cli.export import parse_time
+    from agentd.cli.records.export import parse_time
 
     after = parse_time(since, "--since")
 

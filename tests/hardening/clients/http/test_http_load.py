@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.web import limits
-from agentd.web.server import WebServer
+from agentd.web.serving import limits
+from agentd.web.serving.server import WebServer
 from core.web_client import Client
 from core.web_view import MemoryView
 from harness import free_port

@@ -21,7 +21,7 @@ from agentd.config.section import is_loopback
 from agentd.errors import ConfigError
 from agentd.web.app import build
 from agentd.web.events import Streams
-from agentd.web.limits import LARGEST_HEAD, Connection, OpenConnections
+from agentd.web.serving.limits import LARGEST_HEAD, Connection, OpenConnections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from agentd import Call, Rejected, Repeat, Tier, formats, tool
 from agentd_proxmox import api_tiers, area, guest_writing, targets
-from agentd_proxmox.guests.create import Creation
-from agentd_proxmox.guests.new_guest import GuestOrder
+from agentd_proxmox.guests.creation.create import Creation
+from agentd_proxmox.guests.creation.new_guest import GuestOrder
 from agentd_proxmox.model import fields, guest_model
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from agentd.web.security import Guard
+from agentd.web.serving.security import Guard
 
 GOOD = {
     "localhost": "localhost", "LocalHost": "localhost", "LOCALHOST:8080": "localhost:8080", "localhost.": "localhost",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import PermanentError, one_line
-from agentd_proxmox.guests import guest_output
+from agentd_proxmox.guests.agent import guest_output
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import GuestLocation

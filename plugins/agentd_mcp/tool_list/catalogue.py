@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agentd import NEEDS_APPROVAL, BrokenTool, Repeat, Tier, Tool, by_name
 from agentd.wire import tool_names
-from agentd_mcp import tool_search
+from agentd_mcp.tool_list import tool_search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

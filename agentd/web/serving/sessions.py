@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse, Response
 from agentd.errors import Denied
 from agentd.safety import tokens
 from agentd.web.responses import problem_response
-from agentd.web.security import same_origin
+from agentd.web.serving.security import same_origin
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""Actions over HTTP, by clients that have the token of a principal or a session (sessions.py).
+"""Actions over HTTP, by clients that have the token of a principal or a session (serving/sessions.py).
 
 Each request carries the principal's name, and an orchestrator or the agent concerned decides whether that principal
 may: with the same policy, tiers and approvals as for the command line and MCP.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from agentd.client.views import View
-    from agentd.web.sessions import Sessions
+    from agentd.web.serving.sessions import Sessions
 
 SUBMIT: Final = "/api/workflows"
 PATH: Final = "/api/workflows/{id}/{action}"

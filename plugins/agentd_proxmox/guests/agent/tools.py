@@ -33,8 +33,8 @@ from agentd import (
     tool,
 )
 from agentd_proxmox import area, changes, targets
-from agentd_proxmox.guests import guest_output
-from agentd_proxmox.guests.agent_answers import (
+from agentd_proxmox.guests.agent import guest_output
+from agentd_proxmox.guests.agent.answers import (
     Executed,
     Filesystem,
     Interface,

@@ -1,0 +1,1 @@
+"""The guest agent of a VM: its tools, its answers, and the output of programs."""

@@ -1,0 +1,1 @@
+"""Create and clone VMs and containers."""
