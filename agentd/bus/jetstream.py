@@ -108,8 +108,7 @@ class Bus(Connection):
         """
         answer = await self.ask(f"$JS.API.{name}", msgspec.json.encode(body) if body else b"", wait=wait)
         if status_of(answer) == "503":
-            message = "JetStream does not answer: is it enabled on the server?"
-            raise BusUnavailable(message)
+            raise BusUnavailable("JetStream does not answer: is it enabled on the server?")
         result: dict[str, Any] = msgspec.json.decode(answer.data)
         if "error" in result:
             raise api_error(msgspec.convert(result["error"], ApiError), name)
@@ -329,8 +328,7 @@ class Bus(Connection):
                 return denied.result()
         finally:
             coming.cancel()
-        message = f"NATS stopped delivering {stream} ({self.problem or 'connected'})"
-        raise BusUnavailable(message)
+        raise BusUnavailable(f"NATS stopped delivering {stream} ({self.problem or 'connected'})")
 
     # -- key-value buckets ----------------------------------------------------------------------------------------
 

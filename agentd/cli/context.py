@@ -156,8 +156,7 @@ def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            message = f"{pair!r} is not KEY=VALUE"
-            raise UsageError(message)
+            raise UsageError(f"{pair!r} is not KEY=VALUE")
         try:
             found[key] = json.loads(value)
         except ValueError:

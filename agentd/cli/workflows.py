@@ -261,8 +261,7 @@ async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -
             printable(f"{workflow_id}, {name}:\n  {approval.text}\n  digest {approval.digest}", lines=True), err=True
         )
     if wanted.digest and not (len(wanted.digest) >= SHORTEST and approval.digest.startswith(wanted.digest)):
-        message = f"--digest: {name} is not what was shown any more; read it again: agentd show {workflow_id}"
-        raise Rejected(message)
+        raise Rejected(f"--digest: {name} is not what was shown any more; read it again: agentd show {workflow_id}")
     return msgspec.structs.replace(wanted, task=name, digest=approval.digest)
 
 

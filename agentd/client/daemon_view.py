@@ -210,8 +210,7 @@ class DaemonView:
     def _connected_bus(self) -> Bus:
         """Return the bus, or raise BusUnavailable at once instead of after a time-out."""
         if not self._bus.connected:
-            message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
-            raise BusUnavailable(message)
+            raise BusUnavailable(f"no connection to NATS: {self._bus.problem or 'connecting'}")
         return self._bus
 
 

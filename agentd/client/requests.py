@@ -181,8 +181,9 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
         async with asyncio.timeout(ANSWERED):
             return await replies.get()
     except TimeoutError as error:
-        message = f"no orchestrator has answered within {ANSWERED:.0f} s; {wanted.action} is stored and will be done"
-        raise TemporaryError(message) from error
+        raise TemporaryError(
+            f"no orchestrator has answered within {ANSWERED:.0f} s; {wanted.action} is stored and will be done"
+        ) from error
     finally:
         await subscription.stop()
 
@@ -209,10 +210,9 @@ async def waiting_approval(bus: Bus, workflow_id: str, task: str) -> tuple[str, 
     approval = waiting.get(name)
     if approval is None:
         others = f"; what waits: {', '.join(waiting)}" if waiting else ""
-        message = (
+        raise UsageError(
             f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{others}"
         )
-        raise UsageError(message)
     return name, approval
 
 
@@ -221,8 +221,7 @@ async def _running(bus: Bus, workflow_id: str) -> Workflow:
     if state is None:
         raise await unknown(bus, workflow_id)
     if state.over:
-        message = f"workflow {workflow_id!r} has ended: {state.status}"
-        raise UsageError(message)
+        raise UsageError(f"workflow {workflow_id!r} has ended: {state.status}")
     return state
 
 

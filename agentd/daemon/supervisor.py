@@ -378,8 +378,7 @@ class Supervisor:
         if action == "reload":
             await self.reload()
             return "reloaded"
-        message = f"action: unknown {action!r}; there are drain, reload"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"action: unknown {action!r}; there are drain, reload")
 
     @property
     def is_ready(self) -> bool:

@@ -84,8 +84,7 @@ class Plugins:
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            message = f"a plugin implements a hook that there is not: {error}"
-            raise ConfigError(message) from error
+            raise ConfigError(f"a plugin implements a hook that there is not: {error}") from error
 
     def _load(self, name: str, entry: EntryPoint) -> None:
         try:
@@ -125,8 +124,7 @@ class Plugins:
         found = self._role(name)
         if found is None:
             status = self.status[name]
-            message = f"the plugin {name!r} brings no role: {status.reason or 'it implements no agentd_role'}"
-            raise ConfigError(message)
+            raise ConfigError(f"the plugin {name!r} brings no role: {status.reason or 'it implements no agentd_role'}")
         return found
 
     def roles(self) -> dict[str, Role]:
@@ -212,8 +210,7 @@ class Plugins:
             )
             if found is not None:
                 return found
-        message = "no plugin reads workflow files"
-        raise ConfigError(message)
+        raise ConfigError("no plugin reads workflow files")
 
     def stdio(self) -> hookspecs.Stdio:
         """Return the function that serves tools over stdin and stdout; raises ConfigError if no plugin provides one."""
@@ -231,8 +228,7 @@ class _NoProxmox:
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def fail(*_: object, **__: object) -> NoReturn:
-            message = f"{name}: this tool may only be inspected"
-            raise AssertionError(message)
+            raise AssertionError(f"{name}: this tool may only be inspected")
 
         return fail
 

@@ -53,11 +53,10 @@ def refuse_marks(tool: str, parameters: object) -> None:
     """
     for field, text in _texts(parameters, ""):
         if _contains(text):
-            message = (
+            raise InvalidMessage(
                 f"{tool}{field}: contains a mark of agentd ({PREFIX}<workflow>.<task>), which callers may not write; "
                 "take it out"
             )
-            raise InvalidMessage(message)
 
 
 def _contains(text: str) -> bool:

@@ -193,8 +193,7 @@ class Claim:
         stored, now, _ = await last_record(self._bus, self._subject)
         if now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
             holder = "no process" if now is None else now.owner
-            message = f"{changed.key}: the effect record is held by {holder}"
-            raise Fenced(message) from error
+            raise Fenced(f"{changed.key}: the effect record is held by {holder}") from error
         return stored, now.stop
 
     async def renew(self) -> None:
@@ -243,8 +242,9 @@ async def claim(bus: Bus, wanted: ClaimRequest, now: datetime) -> Claim | Effect
         age = 0.0 if written is None else (bus.server_time() - written).total_seconds()
         decision = decide(record, wanted, age=age)
         if decision is ClaimDecision.CONFLICT:
-            message = f"{wanted.key}: was used before for another tool or with other parameters; use another key"
-            raise PermanentError(message)
+            raise PermanentError(
+                f"{wanted.key}: was used before for another tool or with other parameters; use another key"
+            )
         if decision is not ClaimDecision.TAKE and record is not None:
             return record
         new_record = _claimed_record(record, wanted, now)

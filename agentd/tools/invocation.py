@@ -124,8 +124,7 @@ class Invocation:
             raise DryRunStop(already=found is not None)
         claim = self.claim
         if claim is None:
-            message = f"{self.tool.name} is of tier {self.tool.tier} and may not change anything"
-            raise PermanentError(message)
+            raise PermanentError(f"{self.tool.name} is of tier {self.tool.tier} and may not change anything")
         if claim.record.upid:
             return Found(claim.record.upid)
         found = await check()
@@ -150,11 +149,10 @@ class Invocation:
             return
         if record is None or not effects.begun(record, self.tool.name, self.targets):
             seen = ", ".join(target.title for target in self.targets) or "what was found"
-            message = (
+            raise NotOurs(
                 f"{self.tool.name}: {seen} has the mark of this call ({self.key}), but the effect record says that the "
                 "call was never started: it is not ours, and nothing was done; check what created it, or use another id"
             )
-            raise NotOurs(message)
 
     async def made(self, tools: Collection[str], target: str) -> bool:
         """Return whether the task being undone began to create `target` by one of these.
@@ -194,15 +192,15 @@ class Invocation:
     def _check_may_apply(self, claim: effects.Claim) -> None:
         """Raise if acting now could repeat an act whose outcome is unknown."""
         if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
-            message = (
+            raise PermanentError(
                 f"{self.tool.name} was started and its result is not known: check what it did, then call it again "
                 "with a new key"
             )
-            raise PermanentError(message)
         unsettled = effects.UNSETTLED - (time.monotonic() - claim.doubtful_since)
         if unsettled > 0:
-            message = "the last write was not answered; Proxmox may still be starting it"
-            raise UnknownOutcome(message, delay=min(unsettled, 2.0))
+            raise UnknownOutcome(
+                "the last write was not answered; Proxmox may still be starting it", delay=min(unsettled, 2.0)
+            )
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
         """Call another agent's tool; repeating a step repeats the same call."""

@@ -116,8 +116,8 @@ class ToolRunner:
             raise
         except Fenced as error:
             self.metrics.effects_fenced.labels(tool.name).inc()
-            message = f"{invocation.key}: {error}"
-            raise BusUnavailable(message, delay=2.0) from error  # the holder of the claim reports the result
+            # The holder of the claim reports the result.
+            raise BusUnavailable(f"{invocation.key}: {error}", delay=2.0) from error
         except AgentdError as error:
             reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
         finally:
@@ -153,8 +153,9 @@ class ToolRunner:
         """
         tool, needed, principal = invocation.tool, invocation.needed, invocation.principal
         if tool.undoes and not invocation.undoes:
-            text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
-            raise Denied(text)
+            raise Denied(
+                f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
+            )
         # An assignment states the tier as of its planning.  A tier that is raised now needs an approval besides.
         raised = needed is not tool.tier
         granted = self.policy.tier_of(principal, plain=False) if raised else invocation.tier

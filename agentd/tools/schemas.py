@@ -24,8 +24,7 @@ def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that 
     if "$ref" in schema:
         schema = dict(components.pop(schema["$ref"].rpartition("/")[2]))
     if schema.get("type") != "object":
-        message = f"{kind} is not an object in JSON"
-        raise TypeError(message)
+        raise TypeError(f"{kind} is not an object in JSON")
     if components:
         schema["$defs"] = components
     published: dict[str, Any] = formats.portable_schema(schema)

@@ -153,8 +153,7 @@ def dry_runs(perform: Callable[..., Awaitable[ToolReply]], tools: dict[str, Tool
         """Show what a call of another tool would change, and whether it is allowed; nothing is done."""
         tool = tools.get(tool_names.current(p.tool, tools))
         if tool is None or tool.tier is Tier.READ:
-            message = f"tool: {p.tool!r} is no tool that changes anything"
-            raise Rejected(message)
+            raise Rejected(f"tool: {p.tool!r} is no tool that changes anything")
         reply = await perform(tool, p.arguments, asker.principal, dry_run=True)
         return reply if reply.error is not None else msgspec.structs.replace(reply, status=Outcome.COMPLETED)
 

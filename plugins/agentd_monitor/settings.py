@@ -139,8 +139,7 @@ class MonitorSettings(Settings):
         for name in ("host", "agent"):
             clear, trigger = getattr(self, f"{name}_clear"), getattr(self, f"{name}_trigger")
             if clear > trigger:
-                message = f"{name}_clear ({clear:g}) must not be above {name}_trigger ({trigger:g})"
-                raise ValueError(message)
+                raise ValueError(f"{name}_clear ({clear:g}) must not be above {name}_trigger ({trigger:g})")
         return self
 
     def thresholds(self) -> Thresholds:

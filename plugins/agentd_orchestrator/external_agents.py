@@ -81,11 +81,10 @@ def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None
         agent = subjects.service_of(task.queue)
         granted = policy.tier_of_plain_agent(agent)
         if agent in plain and not granted.covers(task.tier):
-            message = (
+            raise Denied(
                 f"task {task.name}: needs tier {task.tier}, and the plain agent {agent} may be given {granted}; "
                 f'if it can be trusted to do nothing twice: [policy.external_agents] {agent} = "{task.tier}"'
             )
-            raise Denied(message)
 
 
 # -- completions ------------------------------------------------------------------------------------------------------
@@ -98,8 +97,9 @@ async def complete_plain(context: Context, completion: TaskCompletion) -> tuple[
     """
     workflow, dot, name = completion.task_id.rpartition(".")
     if not dot:
-        message = f"TaskCompletion.task_id: {completion.task_id!r} is not <workflow>.<task>, as in the assignment"
-        raise InvalidMessage(message)
+        raise InvalidMessage(
+            f"TaskCompletion.task_id: {completion.task_id!r} is not <workflow>.<task>, as in the assignment"
+        )
     check_id(workflow, "TaskCompletion.task_id")
     state = await _state(context, workflow, name)
     queue = next((queue for queue in context.config.bus.queues if queue.name == state.spec(name).queue), None)
@@ -136,8 +136,7 @@ async def _state(context: Context, workflow: str, name: str) -> Workflow:
     """Return the state of a workflow that has the task `name`; raises InvalidMessage."""
     state = await state_of(context.bus, workflow)
     if state is None or name not in state.tasks:
-        message = f"TaskCompletion.task_id: there is no task {f'{workflow}.{name}'!r}"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"TaskCompletion.task_id: there is no task {f'{workflow}.{name}'!r}")
     return state
 
 
@@ -171,17 +170,15 @@ def _normalized(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy
     service = subjects.service_of(spec.queue)
     if service not in {completion.service_id, completion.agent_id}:
         named = completion.service_id or completion.agent_id
-        message = (
+        raise InvalidMessage(
             f"TaskCompletion.{'service_id' if completion.service_id else 'agent_id'}: {named!r} was not given "
             f"{completion.task_id}; {service!r} was"
         )
-        raise InvalidMessage(message)
     if not policy.tier_of_plain_agent(service).covers(spec.tier):
-        message = (
+        raise InvalidMessage(
             f"TaskCompletion: {completion.task_id} is of tier {spec.tier}: nothing proves who completes it on "
             f"{subjects.TASK_COMPLETE}; publish to {subjects.TASK_COMPLETE}.<agent>.<workflow>.<task>"
         )
-        raise InvalidMessage(message)
     return replace(
         completion,
         attempt=completion.attempt or attempt,

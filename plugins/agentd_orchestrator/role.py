@@ -224,8 +224,7 @@ class Orchestrator:
         if await self._engine.ended(workflow):
             return
         if await self._engine.reported(workflow):
-            message = f"{workflow}: a completion is waiting to be handled"
-            raise TemporaryError(message, delay=0.5)
+            raise TemporaryError(f"{workflow}: a completion is waiting to be handled", delay=0.5)
         await self._engine.feed(workflow, TimerFired(due.attempt), delivered=job.delivered)
 
 

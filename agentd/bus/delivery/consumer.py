@@ -287,8 +287,7 @@ class Consumer:
         try:
             job.begun = job.begun or await self._count_start(job)
             if job.begun > BEGINS + 1:
-                message = f"started {job.begun - 1} times, never finished: the process that handles it crashes"
-                raise GiveUp(message)
+                raise GiveUp(f"started {job.begun - 1} times, never finished: the process that handles it crashes")
             await self._handle(job)
             done = True
         finally:

@@ -205,8 +205,9 @@ async def find(bus: Bus, number: int) -> Letter:
     for letter in await letters(bus):
         if letter.number == number:
             return letter
-    message = f"there is no dead letter {number}; `agentd dead-letters list --all` lists them, and they stay 30 days"
-    raise NotFound(message)
+    raise NotFound(
+        f"there is no dead letter {number}; `agentd dead-letters list --all` lists them, and they stay 30 days"
+    )
 
 
 async def read_body(bus: Bus, letter: Letter) -> Body:
@@ -214,13 +215,11 @@ async def read_body(bus: Bus, letter: Letter) -> Body:
     if letter.why == ENDED:
         stored = await bus.message(letter.stream, letter.sequence)
         if stored is None:
-            message = f"letter {letter.number} is an advisory of the server; the message has left {letter.stream}"
-            raise NotFound(message)
+            raise NotFound(f"letter {letter.number} is an advisory of the server; the message has left {letter.stream}")
         return _body(stored.headers, stored.data)
     stored = await bus.message(subjects.DEAD, letter.number)
     if stored is None:
-        message = f"letter {letter.number} has just expired"
-        raise NotFound(message)
+        raise NotFound(f"letter {letter.number} has just expired")
     return _body(_read(stored).headers, stored.data)
 
 
@@ -329,8 +328,7 @@ async def replay(bus: Bus, letter: Letter, principal: str) -> int:
     Raises PermanentError for a letter that is closed or cannot be replayed, BusError.
     """
     if letter.fixed:
-        message = f"letter {letter.number} cannot be replayed: {letter.fixed}"
-        raise PermanentError(message)
+        raise PermanentError(f"letter {letter.number} cannot be replayed: {letter.fixed}")
     found = await read_body(bus, letter)
     mark = await _mark(bus, letter, REPLAYING, principal)
     own = {name: value for name, value in found.headers.items() if not name.lower().startswith("nats-")}
@@ -357,10 +355,10 @@ async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
     if mark is not None:
         aborted = mark.action == REPLAYING and now() - mark.timestamp > TAKEOVER
         if mark.action != OPEN and not aborted:
-            message = f"letter {letter.number} was {mark.action} by {mark.principal} at {mark.timestamp:%F %T} UTC"
-            raise PermanentError(message)
+            raise PermanentError(
+                f"letter {letter.number} was {mark.action} by {mark.principal} at {mark.timestamp:%F %T} UTC"
+            )
     try:
         return await bus.store(subject, DeadMark(action, principal, now()), expect=before.seq)
     except StaleWrite as error:
-        message = f"letter {letter.number}: another client has just closed it"
-        raise PermanentError(message) from error
+        raise PermanentError(f"letter {letter.number}: another client has just closed it") from error

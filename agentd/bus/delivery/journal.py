@@ -57,8 +57,7 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            message = f"{path} is in use: this instance runs already on this machine"
-            raise ConfigError(message) from error
+            raise ConfigError(f"{path} is in use: this instance runs already on this machine") from error
         size = SLOT * (SLOTS + 1)  # the last slot holds the time of the last sign of life
         self._file.truncate(size)
         self._map = mmap.mmap(self._file.fileno(), size)

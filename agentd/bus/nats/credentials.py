@@ -62,8 +62,7 @@ def _credentials(login: Login) -> RawCredentials:
     text = login.creds()
     for part in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
         if part not in text:
-            message = f"bus.creds_file: {login.creds_file} is not a credentials file: it has no line {part!r}"
-            raise ConfigError(message)
+            raise ConfigError(f"bus.creds_file: {login.creds_file} is not a credentials file: it has no line {part!r}")
     return RawCredentials(text)
 
 
@@ -78,6 +77,5 @@ def _tls(login: Login) -> ssl.SSLContext:
     except UnsafeFile as error:
         raise ConfigError(f"bus: {error}") from error
     except (OSError, ssl.SSLError) as error:
-        message = f"bus: cannot load the TLS files: {error}"
-        raise ConfigError(message) from error
+        raise ConfigError(f"bus: cannot load the TLS files: {error}") from error
     return context

@@ -131,8 +131,7 @@ async def denied(settings: BusSettings, login: Login, identity: str, acts: Itera
         finally:
             await client.close()
     except (nats.errors.Error, OSError) as error:
-        message = f"NATS at {settings.shown_servers}: {error}"
-        raise BusUnavailable(message) from error
+        raise BusUnavailable(f"NATS at {settings.shown_servers}: {error}") from error
     words = {"publish": "publish to", "subscribe": "subscription to"}
     return {act for act in tried if any(f'{words[act.verb]} "{act.subject.lower()}"' in text for text in texts)}
 

@@ -192,8 +192,7 @@ def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tupl
         try:
             check_queue(name)
         except Exception as error:
-            message = f"bus.queues: {error}"
-            raise ConfigError(message) from error
+            raise ConfigError(f"bus.queues: {error}") from error
         # A durable's name may contain neither dots nor wildcards; the name of a queue has none.
         config = _push_consumer(name) if name in pushed else _consumer(name, subjects.assigns_of(name), in_flight)
         found.append((subjects.WORKFLOWS, config))
@@ -280,8 +279,7 @@ async def _stream(bus: Bus, config: dict[str, Any], *, change: bool) -> list[str
     try:
         await bus.api(f"STREAM.UPDATE.{name}", existing | config, wait=10)
     except BusError as error:
-        message = f"stream {name} cannot be brought up to date ({', '.join(different)}): {error}"
-        raise ConfigError(message) from error
+        raise ConfigError(f"stream {name} cannot be brought up to date ({', '.join(different)}): {error}") from error
     return [f"changed stream {name}: {', '.join(different)}"]
 
 
@@ -300,8 +298,7 @@ async def _durable(bus: Bus, stream: str, config: dict[str, Any], *, change: boo
     try:
         await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body, wait=10)
     except BusError as error:
-        message = f"consumer {name} of {stream} cannot be made as configured (bus.queues): {error}"
-        raise ConfigError(message) from error
+        raise ConfigError(f"consumer {name} of {stream} cannot be made as configured (bus.queues): {error}") from error
     return [f"{'made' if existing is None else 'changed'} consumer {name} of {stream}"]
 
 

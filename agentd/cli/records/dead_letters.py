@@ -91,8 +91,7 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
     becomes a new dead letter that names the first one.
     """
     if bool(numbers) == everything:
-        message = "name the letters to replay, or --all; `agentd dead-letters` lists them"
-        raise UsageError(message)
+        raise UsageError("name the letters to replay, or --all; `agentd dead-letters` lists them")
     done = run_async(_replay(app, numbers))
     lines = [
         f"letter {outcome['letter']}: published again as {outcome['sequence']} on {outcome['subject']}"

@@ -181,8 +181,7 @@ def open_output(part: Path | None) -> Iterator[IO[bytes]]:
             lines.flush()
             os.fsync(lines.fileno())
     except OSError as error:
-        message = f"cannot write {error.filename or part}: {error.strerror}"
-        raise UsageError(message) from error
+        raise UsageError(f"cannot write {error.filename or part}: {error.strerror}") from error
 
 
 def _run(app: App, choice: ExportFilter, lines: IO[bytes], part: Path | None) -> Export:
@@ -224,6 +223,7 @@ def parse_time(text: str, option: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        message = f"{option}: {text!r} is no time; write 2026-08-01, 2026-08-01T12:00Z, 7d, 12h or 30min"
-        raise UsageError(message) from error
+        raise UsageError(
+            f"{option}: {text!r} is no time; write 2026-08-01, 2026-08-01T12:00Z, 7d, 12h or 30min"
+        ) from error
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

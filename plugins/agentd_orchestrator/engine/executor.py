@@ -281,8 +281,9 @@ class Engine:
         newest = await newest_state(self._bus, workflow_id)
         version = await self._version(workflow_id) if newest.doubt else newest.value.v if newest.value else 0
         if version > VERSION:
-            message = f"{workflow_id}: written by a newer orchestrator (state version {version})"
-            raise TemporaryError(message, delay=NEWER_DELAY)
+            raise TemporaryError(
+                f"{workflow_id}: written by a newer orchestrator (state version {version})", delay=NEWER_DELAY
+            )
         if newest.value is None and newest.doubt:
             where = f"{subjects.event(workflow_id)} in {subjects.WORKFLOWS}"
             raise GiveUp(f"{workflow_id}: no state of it can be read; see {where}")

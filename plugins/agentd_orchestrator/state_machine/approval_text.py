@@ -49,11 +49,10 @@ def full_text(state: Workflow, name: str) -> str:
     text = GAP.join(parts)
     size = len(text.encode())
     if size > LARGEST:
-        message = (
+        raise Rejected(
             f"what {name} would do takes {size} bytes to show, at most {LARGEST} can be approved at once: split it "
             "into several calls"
         )
-        raise Rejected(message)
     return text
 
 
@@ -95,8 +94,9 @@ def _raw(state: Workflow, name: str) -> list[Any]:
 def _parameters(state: Workflow, name: str) -> list[Any]:
     raw = _raw(state, name)
     if _has_reference(raw):
-        message = f"{name}: a large result of an earlier task is among its parameters and cannot be shown: split it"
-        raise Rejected(message)
+        raise Rejected(
+            f"{name}: a large result of an earlier task is among its parameters and cannot be shown: split it"
+        )
     return [redact(parameters) for parameters in raw]
 
 

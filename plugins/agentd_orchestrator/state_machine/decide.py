@@ -51,8 +51,7 @@ def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | Non
     """
     if isinstance(given, Signal) and (state is None or state.over):
         ended = "there is no such workflow" if state is None else f"it has ended: {state.status}"
-        message = f"{given.signal.action}: {ended}"
-        raise Rejected(message)
+        raise Rejected(f"{given.signal.action}: {ended}")
     if state is None:
         return timers.set_next(begin(given, at)) if isinstance(given, PlannedRequest) else None
     changed = state if state.over else _react(state, given, at)
@@ -119,8 +118,7 @@ def retry_tasks(old: Workflow) -> dict[str, TaskState]:
     """
     if old.status not in {Status.FAILED, Status.CANCELLED, Status.COMPENSATED} or not old.tasks:
         hint = "check what it left behind" if old.status is Status.COMPENSATION_FAILED else "request it again"
-        message = f"retry_of: {old.workflow_id} is {old.status}: there is nothing to continue; {hint}"
-        raise Rejected(message)
+        raise Rejected(f"retry_of: {old.workflow_id} is {old.status}: there is nothing to continue; {hint}")
     if old.status is Status.COMPENSATED:
         return {name: TaskState(task.spec) for name, task in old.tasks.items() if task.spec is not None}
     return {name: task if _keeps_result(old, name, task) else _reset_task(task) for name, task in old.tasks.items()}

@@ -55,8 +55,9 @@ class _Tasks(Mapping[str, dict[str, Any]]):
         task = self._state.tasks[name]
         result = self._state.result(name)
         if isinstance(result, dict) and "$stored" in result:
-            message = f"tasks.{name}.result: it takes {result.get('bytes')} bytes; a template sees at most {INLINE}"
-            raise Rejected(message)
+            raise Rejected(
+                f"tasks.{name}.result: it takes {result.get('bytes')} bytes; a template sees at most {INLINE}"
+            )
         error = "" if task.error is None else task.error.message
         return {"result": result, "status": str(task.status), "error": error, "warnings": task.warnings}
 
@@ -97,8 +98,9 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
             if "field" not in value:
                 return result
             if not isinstance(result, dict):
-                message = f"the result of {value['$result']} is {type(result).__name__}: it has no {value['field']!r}"
-                raise Rejected(message)
+                raise Rejected(
+                    f"the result of {value['$result']} is {type(result).__name__}: it has no {value['field']!r}"
+                )
             # A large result is stored in the bucket `results`: the worker fetches it and takes the field.
             return result | {"field": value["field"]} if "$stored" in result else result.get(value["field"])
         return {key: resolve(entry, state, name) for key, entry in value.items()}
@@ -117,8 +119,7 @@ def previews_of(state: Workflow, name: str) -> list[Preview]:
     try:
         return msgspec.convert(results, list[Preview])
     except msgspec.ValidationError as error:
-        message = f"the result of {preview} cannot be shown: {error}"
-        raise Rejected(message) from error
+        raise Rejected(f"the result of {preview} cannot be shown: {error}") from error
 
 
 def has_preview(state: Workflow, name: str) -> bool:

@@ -19,13 +19,11 @@ def check_plan(plan: list[TaskSpec]) -> None:
     """Raise Rejected, naming the task and its fault, if `plan` is not valid."""
     names = [task.name for task in plan]
     if not plan or len(plan) > MAX_TASKS:
-        message = f"a plan has 1 to {MAX_TASKS} tasks; this one has {len(plan)}"
-        raise Rejected(message)
+        raise Rejected(f"a plan has 1 to {MAX_TASKS} tasks; this one has {len(plan)}")
     for task in plan:
         _check_task(task, names)
     if len(set(names)) != len(names):
-        message = "two tasks of the plan have the same name"
-        raise Rejected(message)
+        raise Rejected("two tasks of the plan have the same name")
     _check_order(plan)
 
 
@@ -80,8 +78,7 @@ def _check_order(plan: list[TaskSpec]) -> None:
     while remaining:
         ready = [task for task in remaining if all(other in before for other in task.after)]
         if not ready:
-            message = f"the tasks {', '.join(task.name for task in remaining)} wait for one another"
-            raise Rejected(message)
+            raise Rejected(f"the tasks {', '.join(task.name for task in remaining)} wait for one another")
         for task in ready:
             before[task.name] = set(task.after).union(*(before[other] for other in task.after))
             _check_references(task, before[task.name])

@@ -80,8 +80,7 @@ class Planner:
         definition = self._definitions.get(request.workflow_type)
         if definition is None:
             hint = suggestion(request.workflow_type, sorted(self._definitions))
-            message = f"workflow_type: unknown {request.workflow_type!r}{hint}"
-            raise Rejected(message)
+            raise Rejected(f"workflow_type: unknown {request.workflow_type!r}{hint}")
         values = _parameters(request, definition.parameters)
         plan = with_previews(definition.plan(values), self._policy.approval_timeout)
         check_plan(plan)
@@ -99,8 +98,7 @@ class Planner:
                 _undoable(task.name, task.compensation)
                 self._check_tier(task.compensation.tool, task.compensation.tier, begin, plain=plain)
             if task.workflow and task.workflow not in self._definitions:
-                message = f"task {task.name}: there is no workflow {task.workflow!r}"
-                raise Rejected(message)
+                raise Rejected(f"task {task.name}: there is no workflow {task.workflow!r}")
 
     def _check_tier(self, what: str, tier: Tier, begin: PlannedRequest, *, plain: bool) -> None:
         if tier is not Tier.READ:
@@ -133,34 +131,27 @@ def is_authenticated(request: WorkflowRequest, principal: str) -> bool:
 def _undoable(name: str, undo: Compensation) -> None:
     """Raise Rejected for a compensation that needs approval: it runs without one."""
     if undo.tier in NEEDS_APPROVAL:
-        message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and could not be approved"
-        raise Rejected(message)
+        raise Rejected(f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and could not be approved")
 
 
 def _check(request: WorkflowRequest, parent: Parent | None) -> None:
     if request.timeout is not None and request.timeout <= 0:
-        message = f"timeout: {request.timeout:g} s has passed already"
-        raise Rejected(message)
+        raise Rejected(f"timeout: {request.timeout:g} s has passed already")
     if request.timeout is not None and request.timeout > MAX_TIMEOUT:
-        message = f"timeout: {request.timeout:g} s is too long; at most {MAX_TIMEOUT:.0f} s"
-        raise Rejected(message)
+        raise Rejected(f"timeout: {request.timeout:g} s is too long; at most {MAX_TIMEOUT:.0f} s")
     if not 1 <= request.priority <= 10:  # noqa: PLR2004 - as documented
-        message = f"priority: {request.priority} is not 1 to 10"
-        raise Rejected(message)
+        raise Rejected(f"priority: {request.priority} is not 1 to 10")
     if parent is not None and parent.depth > MAX_DEPTH:
-        message = f"more than {MAX_DEPTH} workflows have started one another"
-        raise Rejected(message)
+        raise Rejected(f"more than {MAX_DEPTH} workflows have started one another")
 
 
 def _retry_of(begin: PlannedRequest, old: Workflow | None) -> PlannedRequest:
     """Return the request with plan and completed tasks of the workflow it retries."""
     request = begin.request
     if old is None:
-        message = f"retry_of: there is no workflow {request.retry_of!r}"
-        raise Rejected(message)
+        raise Rejected(f"retry_of: there is no workflow {request.retry_of!r}")
     if request.parameters or request.workflow_type not in {"", old.workflow_type}:
-        message = f"retry_of: {old.workflow_id} is continued as it was requested; leave type and parameters out"
-        raise Rejected(message)
+        raise Rejected(f"retry_of: {old.workflow_id} is continued as it was requested; leave type and parameters out")
     tasks = wf.retry_tasks(old)
     plan = [task.spec for task in tasks.values() if task.spec is not None]
     request = replace(request, workflow_type=old.workflow_type, parameters=old.parameters)
@@ -175,8 +166,7 @@ def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> Any:  #
     known = kind.__struct_encode_fields__
     unknown = sorted(set(request.parameters) - set(known))
     if unknown:
-        message = f"parameters: unknown {unknown[0]!r}{suggestion(unknown[0], known)}"
-        raise InvalidMessage(message)
+        raise InvalidMessage(f"parameters: unknown {unknown[0]!r}{suggestion(unknown[0], known)}")
     refuse_markers(request.parameters)
     try:
         return msgspec.convert(request.parameters, kind)

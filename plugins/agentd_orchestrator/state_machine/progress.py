@@ -136,14 +136,11 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
 def _create_items(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - any JSON value
     """Create a task for each item, and start the first of them."""
     if isinstance(items, dict) and "$stored" in items:
-        message = f"for_each: the list takes {items.get('bytes')} bytes; a list may take at most {INLINE}"
-        raise Rejected(message)
+        raise Rejected(f"for_each: the list takes {items.get('bytes')} bytes; a list may take at most {INLINE}")
     if not isinstance(items, list):
-        message = f"for_each: it must be a list, and is {type(items).__name__}"
-        raise Rejected(message)
+        raise Rejected(f"for_each: it must be a list, and is {type(items).__name__}")
     if len(state.tasks) + len(items) > MAX_TASKS:
-        message = f"for_each: {len(items)} items; a workflow has at most {MAX_TASKS} tasks"
-        raise Rejected(message)
+        raise Rejected(f"for_each: {len(items)} items; a workflow has at most {MAX_TASKS} tasks")
     task = state.tasks[name]
     if not items:
         return set_task(

@@ -43,8 +43,7 @@ def apply_signal(state: Workflow, given: Signal, at: datetime) -> Workflow:
         case "approve" | "reject":
             return _apply_decision(state, given, at)
         case _:
-            message = f"action: unknown {given.signal.action!r}; there are {', '.join(ACTIONS)}"
-            raise Rejected(message)
+            raise Rejected(f"action: unknown {given.signal.action!r}; there are {', '.join(ACTIONS)}")
 
 
 def _check_steering(state: Workflow, given: Signal) -> None:
@@ -54,11 +53,10 @@ def _check_steering(state: Workflow, given: Signal) -> None:
     """
     needed = max((state.spec(name).tier for name in state.tasks), key=lambda tier: tier.rank, default=Tier.READ)
     if given.principal != state.principal and not given.tier.covers(needed):
-        message = (
+        raise Denied(
             f"{given.principal} may {given.tier}; to {given.signal.action} {state.workflow_id} of {state.principal} "
             f"needs {needed}"
         )
-        raise Denied(message)
 
 
 def _reason(given: Signal) -> str:
@@ -69,8 +67,7 @@ def _reason(given: Signal) -> str:
 def _cancel(state: Workflow, given: Signal, at: datetime) -> Workflow:
     undo = given.signal.undo
     if state.status is Status.COMPENSATING:
-        message = f"{state.workflow_id} is being undone already; that is not cancelled"
-        raise Rejected(message)
+        raise Rejected(f"{state.workflow_id} is being undone already; that is not cancelled")
     if state.status is Status.CANCELLING:
         return replace(state, undo=True) if undo and not state.undo else state
     text = f"cancelled {_reason(given)}"
@@ -84,16 +81,14 @@ def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is Status.PAUSED:
         return state
     if not continues(state):
-        message = f"{state.workflow_id} is {_progress_text(state)}: it cannot be paused"
-        raise Rejected(message)
+        raise Rejected(f"{state.workflow_id} is {_progress_text(state)}: it cannot be paused")
     state = add_entry(state, at, f"paused {_reason(given)}")
     return replace(state, status=Status.PAUSED, clock_stopped_at=state.clock_stopped_at or at)
 
 
 def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is not Status.PAUSED:
-        message = f"{state.workflow_id} is {_progress_text(state)}, not paused"
-        raise Rejected(message)
+        raise Rejected(f"{state.workflow_id} is {_progress_text(state)}, not paused")
     state = replace(add_entry(state, at, f"resumed {_reason(given)}"), status=Status.RUNNING)
     overdue = {
         name: replace(task, retry_at=None)
@@ -112,18 +107,15 @@ def _apply_decision(state: Workflow, given: Signal, at: datetime) -> Workflow:
     name = given.signal.task
     task = state.tasks.get(name)
     if task is None:
-        message = f"task: {state.workflow_id} has no task {name!r}"
-        raise Rejected(message)
+        raise Rejected(f"task: {state.workflow_id} has no task {name!r}")
     approval = task.approval
     if approval is not None and approval.at is not None and approval.by == given.principal:
         return state
     if approval is None or task.status is not TaskStatus.WAITING_APPROVAL:
-        message = f"task: {name} does not wait for an approval; it is {task.status}"
-        raise Rejected(message)
+        raise Rejected(f"task: {name} does not wait for an approval; it is {task.status}")
     _check_approver(state, given, task)
     if approval.until is not None and approval.until <= at:
-        message = f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; request it again"
-        raise Rejected(message)
+        raise Rejected(f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; request it again")
     approval = replace(approval, by=given.principal, at=at, reason=given.signal.reason[:MAX_TEXT])
     task = replace(task, approval=approval)
     if given.signal.action == "approve":
@@ -134,18 +126,15 @@ def _apply_decision(state: Workflow, given: Signal, at: datetime) -> Workflow:
 def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
     name, spec = given.signal.task, state.spec(given.signal.task)
     if given.principal in ANONYMOUS:
-        message = f"{given.principal} needs no token, so it decides nothing; approve as a principal that has logged in"
-        raise Denied(message)
+        raise Denied(
+            f"{given.principal} needs no token, so it decides nothing; approve as a principal that has logged in"
+        )
     if given.signal.action == "approve" and (not state.authenticated or state.principal in ANONYMOUS):
-        message = unproven_reason(f"{name} of {state.workflow_id} cannot be approved", state.principal)
-        raise Denied(message)
+        raise Denied(unproven_reason(f"{name} of {state.workflow_id} cannot be approved", state.principal))
     if given.principal in {state.principal, state.requester_id}:
-        message = f"{given.principal} requested {state.workflow_id}: another principal has to approve {name}"
-        raise Denied(message)
+        raise Denied(f"{given.principal} requested {state.workflow_id}: another principal has to approve {name}")
     if not given.tier.covers(spec.tier):
-        message = f"{given.principal} may {given.tier}; approving {name} needs {spec.tier}"
-        raise Denied(message)
+        raise Denied(f"{given.principal} may {given.tier}; approving {name} needs {spec.tier}")
     expected = "" if task.approval is None else task.approval.digest
     if given.signal.digest != expected:
-        message = f"digest: {name} is not what was shown any more; read it again, then approve {expected[:12]}"
-        raise Rejected(message)
+        raise Rejected(f"digest: {name} is not what was shown any more; read it again, then approve {expected[:12]}")
