@@ -20,7 +20,7 @@ from agentd.printable import as_json, printable
 from agentd.similar import suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from agentd.bus.jetstream import Bus
     from agentd.config.load import Config
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Workflow
 
 T = TypeVar("T")
+V = TypeVar("V")
 CONNECT = 5.0
 """Seconds that a command waits for the connection to NATS."""
 KEYS = "keys"
@@ -100,16 +101,14 @@ class App:
         finally:
             await bus.close()
 
-    def show(self, value: object, table: str) -> None:
-        """Print `value` as JSON, or as the table called `table`."""
+    def show(self, value: V, table: Callable[[V], None], data: object = None) -> None:
+        """Print `value` by `table`; with --json print `data`, or `value` if `data` is None."""
         if self.as_json:
             from agentd.wire.codec import plain
 
-            click.echo(as_json(plain(value), indent=2))
+            click.echo(as_json(plain(value if data is None else data), indent=2))
         else:
-            from agentd.cli.output import tables
-
-            tables.show(table, value)
+            table(value)
 
 
 def with_login(config: Config) -> Config:
@@ -136,7 +135,9 @@ async def warn_if_frozen(app: App, bus: Bus) -> None:
 
 def exit_with_state(app: App, state: Workflow) -> NoReturn:
     """Show the workflow and exit: 75 while it waits for an approval, else its code."""
-    app.show(state, "asked")
+    from agentd.cli.output import tables
+
+    app.show(state, tables.waiting_approvals)
     sys.exit(TemporaryError.exit_code if not state.over else EXIT_CODES.get(state.status, 1))
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from agentd.cli import completion
 from agentd.cli.context import App, passes
+from agentd.cli.output import tool_tables
 from agentd.errors import ALL, AgentdError, UsageError
 from agentd.similar import suggestion
 
@@ -51,11 +52,11 @@ def explain(app: App, code: str | None) -> None:
     """
     found = explanations()
     if code is None:
-        app.show(list(found.values()), "explanations")
+        app.show(list(found.values()), tool_tables.explanations)
         return
     if code not in found:
         raise UsageError(f"there is no code {code!r}{suggestion(code, found, listed='`agentd explain` lists them')}")
-    app.show(found[code], "explanation")
+    app.show(found[code], tool_tables.explanation)
 
 
 def explanations() -> dict[str, Explanation]:

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from agentd.cli.context import App, passes, run_async
+from agentd.cli.output import tables
 from agentd.errors import Denied, UsageError
 from agentd.safety import freeze as freezing
 from agentd.wire.announcements import NetworkReply, NetworkRequest
@@ -31,7 +32,7 @@ def _ask(app: App, request: NetworkRequest) -> None:
             return await freezing.ask(bus, config.principal, request)
 
     reply = run_async(work())
-    app.show(reply, "control")
+    app.show(reply, tables.control)
     sys.exit(0 if reply.done else Denied.exit_code)
 
 

@@ -33,6 +33,7 @@ from agentd.similar import suggestion
 from agentd.version import __version__
 
 if TYPE_CHECKING:
+    from agentd.wire.announcements import AgentRegistration, ControlReply
     from agentd.wire.messages import ToolReply
     from agentd.wire.workflow import Workflow
 
@@ -93,7 +94,7 @@ def _with_json(command: click.Command) -> click.Command:
 
 
 class Commands(Group):
-    """The commands of this file, and those of ELSEWHERE, imported on first use."""
+    """The commands of this file, and those of LAZY_COMMANDS, imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -195,6 +196,7 @@ def provision(app: App) -> None:
     """
     from agentd import schedules
     from agentd.bus.setup import provision as provisioning
+    from agentd.cli.output import tables
     from agentd.plugins import manager
 
     async def work() -> list[str]:
@@ -208,7 +210,7 @@ def provision(app: App) -> None:
     if checked.schedules:
         schedules.check(checked, plugins.workflows())
 
-    app.show(run_async(work()) or ["everything is there"], "lines")
+    app.show(run_async(work()) or ["everything is there"], tables.lines)
 
 
 @cli.command()
@@ -225,14 +227,15 @@ def doctor(app: App, *, instance: str | None, roles: bool, grants: bool) -> None
 
     Each finding says what to do. Exit code 1 if a check fails.
     """
+    from agentd.cli.output import tables
     from agentd.cli.setup import doctor as examination
     from agentd.telemetry import logs
 
     if roles:
-        app.show(run_async(examination.roles(app.config(), grants=grants)), "lines")
+        app.show(run_async(examination.roles(app.config(), grants=grants)), tables.lines)
         return
     findings = run_async(examination.run_checks(with_login(app.config()), logs.get_logger(), instance))
-    app.show(findings, "findings")
+    app.show(findings, tables.findings)
     sys.exit(0 if all(finding.good for finding in findings) else 1)
 
 
@@ -245,6 +248,7 @@ def token(app: App, principal: str) -> None:
     The token is shown once and not stored. Put the printed digest into [web.tokens] of the daemons that have to accept
     the token.
     """
+    from agentd.cli.output import tables
     from agentd.safety import tokens
     from agentd.wire.names import check_id
 
@@ -255,7 +259,7 @@ def token(app: App, principal: str) -> None:
         "add to the configuration of each daemon that must accept the token:",
         "[web.tokens]",
     ]
-    app.show(found if app.as_json else [*lines, f'{principal} = "{digest}"'], "lines")
+    app.show([*lines, f'{principal} = "{digest}"'], tables.lines, found)
 
 
 # -- agents and tools ----------------------------------------------------------------------------------------------
@@ -265,14 +269,15 @@ def token(app: App, principal: str) -> None:
 @passes
 def agents(app: App) -> None:
     """List the agents that are running."""
+    from agentd.cli.output import tables
     from agentd.client import queries
 
-    async def work() -> object:
+    async def work() -> list[AgentRegistration]:
         async with app.bus() as (bus, _):
             await warn_if_frozen(app, bus)
             return await queries.agents(bus)
 
-    app.show(run_async(work()), "agents")
+    app.show(run_async(work()), tables.agents)
 
 
 @cli.command()
@@ -283,9 +288,10 @@ def drain(app: App, agent_id: str) -> None:
 
     The agent takes no new work. systemd may start it again after it has stopped. Uses the credentials of [bus.admin].
     """
+    from agentd.cli.output import tables
     from agentd.client import queries, requests
 
-    async def work() -> object:
+    async def work() -> ControlReply:
         async with app.bus(admin=True) as (bus, _):
             try:
                 return await requests.control_agent(bus, agent_id, "drain")
@@ -294,7 +300,7 @@ def drain(app: App, agent_id: str) -> None:
                 hint = suggestion(agent_id, running, listed="`agentd agents` lists them")
                 raise UsageError(f"there is no running agent {agent_id!r}{hint}") from None
 
-    app.show(run_async(work()), "control")
+    app.show(run_async(work()), tables.control)
 
 
 @cli.command()
@@ -311,6 +317,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
 
     A call of tier destroy or exec becomes a plan that a second principal has to approve.
     """
+    from agentd.cli.output import tool_tables
     from agentd.client import requests, tool_calls
     from agentd.wire.messages import ToolReply
 
@@ -328,7 +335,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
 
     found = run_async(work())
     if isinstance(found, ToolReply):
-        app.show(found, "preview" if found.dry_run else "reply")
+        app.show(found, tool_tables.preview if found.dry_run else tool_tables.reply)
         return
     exit_with_state(app, found)
 

@@ -14,6 +14,7 @@ import msgspec
 
 from agentd.cli import completion
 from agentd.cli.context import App, passes, run_async
+from agentd.cli.output import tool_tables
 from agentd.errors import BusError, UsageError
 from agentd.plugins import manager
 from agentd.printable import as_json, printable
@@ -102,11 +103,11 @@ def tools(app: App, name: str | None) -> None:
     known = manager.known_tools(app.config())
     agents = run_async(_offered(app))
     if name is None:
-        app.show(listed(known, agents), "tools")
+        app.show(listed(known, agents), tool_tables.tools)
         return
     name = tool_names.current(name, {*known, *(agents or ())})
     if name in known:
-        app.show(described(known[name], agents), "tool")
+        app.show(described(known[name], agents), tool_tables.tool)
         return
     if agents is not None and name in agents:
         raise UsageError(f"{name} is offered by {', '.join(agents[name])}; no plugin installed here describes it")

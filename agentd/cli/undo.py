@@ -11,6 +11,7 @@ import click
 
 from agentd.cli import completion
 from agentd.cli.context import App, exit_with_state, passes, run_async
+from agentd.cli.output import audit_tables
 from agentd.errors import UsageError
 from agentd.wire import subjects
 from agentd.wire.codec import plain
@@ -46,7 +47,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
 
     found = run_async(work())
     if isinstance(found, list):
-        app.show(found, "undoable")
+        app.show(found, audit_tables.undoable)
         return
     exit_with_state(app, found)
 

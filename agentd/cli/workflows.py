@@ -11,6 +11,7 @@ import msgspec
 
 from agentd.cli import completion
 from agentd.cli.context import EXIT_CODES, App, Group, parse_parameters, passes, run_async, warn_if_frozen
+from agentd.cli.output import tables
 from agentd.client import queries, requests
 from agentd.errors import InvalidMessage, Rejected
 from agentd.printable import as_json, printable
@@ -21,6 +22,8 @@ from agentd.wire.names import check_id
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
+    from agentd.client.views import WorkflowSummary
+    from agentd.schedules import ScheduleView
     from agentd.wire.messages import SignalReply
     from agentd.wire.workflow import Workflow
 
@@ -91,7 +94,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         _finish(app, answer)
     status = "stored" if answer is None else "accepted"
     receipt = {"workflow_id": request.workflow_id, "status": status, "watch": f"agentd watch {request.workflow_id}"}
-    app.show(receipt, "submitted")
+    app.show(receipt, tables.submitted)
 
 
 async def _planned(app: App, bus: Bus, principal: str, request: WorkflowRequest) -> WorkflowResponse:
@@ -108,7 +111,7 @@ async def _planned(app: App, bus: Bus, principal: str, request: WorkflowRequest)
     plan = preview(state)
     if app.as_json:
         return msgspec.structs.replace(answer, result=answer.result | {"plan": plain(plan)})
-    app.show(plan, "plan")
+    app.show(plan, tables.plan)
     return answer
 
 
@@ -119,14 +122,12 @@ async def _follow(
     requested: tuple[str, WorkflowRequest] | None = None,
     wait: float | None = None,
 ) -> WorkflowResponse:
-    from agentd.cli.output import tables
-
     show = (lambda _state: None) if app.as_json else tables.Steps().show
     return await queries.follow(bus, workflow_id, show, wait=wait, requested=requested)
 
 
 def _finish(app: App, answer: WorkflowResponse) -> NoReturn:
-    app.show(answer, "answer")
+    app.show(answer, tables.answer)
     sys.exit(EXIT_CODES.get(answer.status, 1))
 
 
@@ -170,12 +171,12 @@ def workflows(context: click.Context, limit: int, status: str | None) -> None:
 
     app: App = context.obj
 
-    async def work() -> object:
+    async def work() -> list[WorkflowSummary]:
         async with app.bus() as (bus, _):
             return await queries.workflows(bus, limit, status or "")
 
     if context.invoked_subcommand is None:
-        app.show(run_async(work()), "workflows")
+        app.show(run_async(work()), tables.workflows)
 
 
 @workflows.command(name="check")
@@ -208,7 +209,7 @@ def definitions(app: App) -> None:
     Shows where each definition comes from. Exit code 65 if a file has a fault.
     """
     found = app.reader().listed()
-    app.show(found, "definitions")
+    app.show(found, tables.definitions)
     sys.exit(InvalidMessage.exit_code if any(definition.faults for definition in found) else 0)
 
 
@@ -222,15 +223,16 @@ def show(app: App, workflow_id: str) -> None:
     """
     from agentd.client import queries
 
-    async def work() -> object:
+    async def work() -> Workflow:
         async with app.bus() as (bus, _):
             await warn_if_frozen(app, bus)
-            found = await (queries.state if app.as_json else queries.workflow)(bus, workflow_id)
+            found = await queries.state(bus, workflow_id)
             if found is None:
                 raise await requests.unknown(bus, workflow_id)
             return found
 
-    app.show(run_async(work()), "workflow")
+    state = run_async(work())
+    app.show(queries.workflow_detail(state), tables.workflow, state)
 
 
 def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = False) -> None:
@@ -250,7 +252,7 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
         raise Rejected(reply.message)
     if answer is not None:
         _finish(app, answer)
-    app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, "submitted")
+    app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, tables.submitted)
 
 
 async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -> WorkflowSignal:
@@ -358,12 +360,12 @@ def schedules(context: click.Context) -> None:
 
     app: App = context.obj
 
-    async def work() -> object:
+    async def work() -> list[ScheduleView]:
         async with app.bus() as (bus, config):
             await bus.measure_clock(subjects.WORKFLOWS)
             return await scheduling.schedules(bus, config.schedules)
 
-    app.show(run_async(work()), "schedules")
+    app.show(run_async(work()), tables.schedules)
 
 
 @schedules.command(name="run")
@@ -387,4 +389,4 @@ def run_schedule(app: App, name: str, *, wait: bool) -> None:
     request, answer = run_async(work())
     if answer is not None:
         _finish(app, answer)
-    app.show({"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}, "submitted")
+    app.show({"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}, tables.submitted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from agentd.cli.output.console import age, console, print_rows, safe
+from agentd.cli.output.console import age, print_line, print_rows, safe
 
 COLOURS: Final = {"ok": "green", "unknown": "yellow", "warning": "yellow", "critical": "red"}
 
@@ -58,7 +58,7 @@ def checks(found: dict[str, Any]) -> None:
     print_rows(["LEVEL", "CHECK", "OF", "FINDING", "ADVICE"], rows, "nothing needs attention")
     _left_out(found["total"], len(rows))
     counts = ", ".join(f"{count} {safe(level)}" for level, count in sorted(found["counts"].items()))
-    console.print(f"{_colored(found['status'])}: {counts}; checked {found['age']:.0f} s ago")
+    print_line(f"{_colored(found['status'])}: {counts}; checked {found['age']:.0f} s ago")
 
 
 def _colored(level: str) -> str:
@@ -80,4 +80,4 @@ def _suppressed(alert: dict[str, Any]) -> str:
 
 def _left_out(total: int, shown: int) -> None:
     if total > shown:
-        console.print(f"{total - shown} more: see --limit")
+        print_line(f"{total - shown} more: see --limit")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from agentd.cli.output.console import console, json_text, print_rows, safe
+from agentd.cli.output.console import json_text, print_line, print_rows, safe
 
 if TYPE_CHECKING:
+    from agentd.cli.records.audit import Verdict
     from agentd.wire.records import AuditRecord, EffectRecord
 
 
-def verdicts(found: list[Any]) -> None:
+def verdicts(found: list[Verdict]) -> None:
     """Print the result of the check of each chain."""
     rows = [
         [
@@ -27,12 +28,12 @@ def verdicts(found: list[Any]) -> None:
     print_rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has an audit chain yet")
     for verdict in found:
         for text in [*verdict.faults[1:], *verdict.accepted]:
-            console.print(f"{safe(verdict.agent_id)}: {safe(text)}")
+            print_line(f"{safe(verdict.agent_id)}: {safe(text)}")
     sources: dict[str, list[str]] = {}
     for verdict in found:
         sources.setdefault(verdict.keys, []).append(verdict.agent_id)
     for source, agents in sources.items():
-        console.print(f"[dim]keys of {safe(', '.join(agents))}: {safe(source)}[/]")
+        print_line(f"[dim]keys of {safe(', '.join(agents))}: {safe(source)}[/]")
 
 
 def audit(found: list[AuditRecord]) -> None:

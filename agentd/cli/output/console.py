@@ -1,26 +1,13 @@
-"""Readable output: a console that is safe for foreign texts, and parts of tables."""
+"""Readable output: foreign texts made safe, and the parts of tables."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
-
-from rich.console import Console
-from rich.markup import escape as _escape
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
+from typing import Final
 
 from agentd.printable import as_json, printable
 from agentd.web import status as styles
 from agentd.wire.codec import plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.console import ConsoleOptions, RenderableType
-
 
 ANSWERS: Final = {"conflict": styles.StatusStyle("conflict", "bad", "cross", "x")}
 """Statuses of an answer that are not states of a workflow."""
@@ -42,32 +29,39 @@ SIGNS: Final = {
 
 GAP: Final = 2
 """Spaces between columns, and of one level of indentation."""
-WHOLE: Final = 20
-"""Cells up to this width are never wrapped; a longer one may be wrapped between words."""
 
 
-class SafeConsole(Console):
-    """A console that prints no control characters, even in unescaped text."""
+def print_line(text: str = "", *, whole: bool = False) -> None:
+    """Print a text with markup.
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments with control characters replaced in their text."""
-        for segment in super().render(renderable, options):
-            text = printable(segment.text, lines=True)
-            yield segment if segment.control or text == segment.text else Segment(text, segment.style)
+    whole  do not wrap it: a command to copy, or a text that must stay as it is
+    """
+    from agentd.cli.output.terminal import console
+
+    console.print(text, soft_wrap=whole)
 
 
-console = SafeConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
-"""Lines are not wrapped if the output is not a terminal."""
+def print_rows(columns: list[str], cells: list[list[str]], empty: str) -> None:
+    """Print a table of cells with markup, or the text `empty` if there are no rows."""
+    from agentd.cli.output import terminal
+
+    terminal.print_rows(columns, cells, empty)
 
 
 def safe(value: object) -> str:
     """Return a foreign text as one line, without control characters and markup."""
-    return _escape(printable(str(value)))
+    return _escaped(printable(str(value)))
 
 
 def safe_lines(value: object) -> str:
     """Return a foreign text without control characters and markup; line breaks stay."""
-    return _escape(printable(str(value), lines=True))
+    return _escaped(printable(str(value), lines=True))
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def colored_sign(status: str) -> str:
@@ -90,58 +84,6 @@ def age(when: datetime | None) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} ago"
     return f"{seconds} s ago"
-
-
-def print_rows(columns: list[str], cells: list[list[str]], empty: str) -> None:
-    """Print a table of cells with markup, or the text `empty` if there are no rows.
-
-    Words are never cut, so that ids can be copied: if they do not fit beside each other, each row becomes a block.
-    """
-    if not cells:
-        console.print(safe(empty))
-        return
-    texts = [[Text.from_markup(cell, emoji=False) for cell in row] for row in cells]
-    widths = _widths([[Text(name), *(row[at] for row in texts)] for at, name in enumerate(columns)])
-    if not widths:
-        _blocks(columns, texts)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0), collapse_padding=True)
-    for name, width in zip(columns, widths, strict=True):
-        table.add_column(name, width=width)
-    for row in texts:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _widths(columns: list[list[Text]]) -> list[int]:
-    """Return the widths of the columns; none if a word would have to be cut.
-
-    rich would also narrow the columns that cannot be narrower.
-    """
-    wanted = [max(line.cell_len for text in column for line in text.split(allow_blank=True)) for column in columns]
-    least = [
-        width
-        if width <= WHOLE
-        else max((Text(word).cell_len for text in column for word in text.plain.split()), default=0)
-        for width, column in zip(wanted, columns, strict=True)
-    ]
-    space = console.width - GAP * (len(columns) - 1) - sum(least)
-    if space < 0:
-        return []
-    missing = max(1, sum(wanted) - sum(least))
-    shares = [(most - width) * min(space, missing) // missing for most, width in zip(wanted, least, strict=True)]
-    return [width + share for width, share in zip(least, shares, strict=True)]
-
-
-def _blocks(columns: list[str], texts: list[list[Text]]) -> None:
-    """Print each row as lines of `column  value`, without the empty values."""
-    width = max(map(len, columns))
-    for number, row in enumerate(texts):
-        if number:
-            console.print()
-        for name, text in zip(columns, row, strict=True):
-            if text.plain:
-                console.print(Text.assemble((name.lower().ljust(width + GAP), "bold"), text), soft_wrap=True)
 
 
 def json_text(value: object) -> str:

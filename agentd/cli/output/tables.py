@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from agentd.cli.output import alert_tables, audit_tables, tool_tables
-from agentd.cli.output.console import age, colored_sign, console, json_text, print_rows, safe, safe_lines, symbol
+from agentd.cli.output.console import age, colored_sign, json_text, print_line, print_rows, safe, safe_lines, symbol
 from agentd.wire.workflow import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from agentd.bus.delivery.dead_letters import Letter
+    from agentd.cli.setup.doctor_bus import Finding
+    from agentd.client.plan_view import PlannedTask
+    from agentd.client.views import TaskView, WorkflowDetail, WorkflowSummary
+    from agentd.plugins.manager import PluginStatus
+    from agentd.plugins.workflow_files import Fault, ListedWorkflow
+    from agentd.schedules import ScheduleView
+    from agentd.wire.announcements import AgentRegistration, ControlReply, NetworkReply
+    from agentd.wire.messages import WorkflowResponse
     from agentd.wire.workflow import Workflow
 
 
@@ -32,18 +40,14 @@ class Steps:
             task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
             attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
             agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
-            console.print(
+            print_line(
                 f"  {seconds:7.2f} s  {colored_sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}"
             )
         self._printed = len(state.timeline)
 
 
-def show(name: str, value: Any) -> None:  # noqa: ANN401 - each table has its own
-    """Print `value` as the table called `name`."""
-    TABLES[name](value)
-
-
-def _workflows(found: list[Any]) -> None:
+def workflows(found: list[WorkflowSummary]) -> None:
+    """Print a list of workflows."""
     rows = [
         [safe(workflow.workflow_id), safe(workflow.workflow_type), symbol(workflow.status),
          f"{workflow.done}/{workflow.total}", age(workflow.updated), safe(workflow.error)]
@@ -54,7 +58,8 @@ def _workflows(found: list[Any]) -> None:
     )
 
 
-def _definitions(found: list[Any]) -> None:
+def definitions(found: list[ListedWorkflow]) -> None:
+    """Print the workflow definitions, each with its first fault."""
     rows = [
         [
             safe(definition.name),
@@ -66,12 +71,13 @@ def _definitions(found: list[Any]) -> None:
     print_rows(["DEFINITION", "FROM", "DESCRIPTION"], rows, "no workflow definitions")
 
 
-def _fault(faults: list[Any]) -> str:
+def _fault(faults: list[Fault]) -> str:
     count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
     return f"cannot be used, it has {count}: agentd workflows check {faults[0].file}"
 
 
-def _plan(found: list[Any]) -> None:
+def plan(found: list[PlannedTask]) -> None:
+    """Print the tasks of a dry run."""
     for task in found:
         at_once = f", {task.max_parallel} at once" if task.max_parallel else ""
         facts = [
@@ -82,40 +88,42 @@ def _plan(found: list[Any]) -> None:
             ("with", json_text(task.with_) if task.with_ else ""),
             ("undo", f"{task.undo} {json_text(task.undo_with)}" if task.undo else ""),
         ]
-        console.print(f"[bold]{safe(task.name)}[/]  {safe(task.calls)}  [dim]→ {safe(task.queue)}[/]")
+        print_line(f"[bold]{safe(task.name)}[/]  {safe(task.calls)}  [dim]→ {safe(task.queue)}[/]")
         for name, text in facts:
             if text:
-                console.print(f"  {name:<9} {safe(text)}", soft_wrap=True)
-    console.print()
+                print_line(f"  {name:<9} {safe(text)}", whole=True)
+    print_line()
 
 
-def _task_note(task: Any) -> str:  # noqa: ANN401
+def _task_note(task: TaskView) -> str:
     return "has to be approved, see below" if task.asks else task.error or "; ".join(task.warnings)
 
 
-def _workflow(found: Any) -> None:  # noqa: ANN401
+def workflow(found: WorkflowDetail) -> None:
+    """Print a workflow: its tasks, what waits for an approval, its timeline."""
     of = f"{safe(found.workflow_type)}  {symbol(found.status)}  by {safe(found.requester)}"
-    console.print(f"[bold]{safe(found.workflow_id)}[/]  {of}")
+    print_line(f"[bold]{safe(found.workflow_id)}[/]  {of}")
     if found.error:
-        console.print(f"[red]{safe(found.error)}[/]")
-    console.print()
+        print_line(f"[red]{safe(found.error)}[/]")
+    print_line()
     rows = [
         [safe(task.name), symbol(task.status), str(task.attempt), safe(task.agent or task.queue),
          safe(", ".join(task.after)), safe_lines(_task_note(task))]
         for task in found.tasks
     ]  # fmt: skip
     print_rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "MESSAGE"], rows, "no tasks")
-    console.print()
+    print_line()
     for task in found.tasks:
         if task.asks:  # the whole text: an approver must see everything that is approved
-            console.print(f"[bold]{safe(task.name)}[/] waits for an approval of:")
-            console.print(f"  {safe_lines(task.asks)}\n  digest {safe(task.digest)}\n", soft_wrap=True)
+            print_line(f"[bold]{safe(task.name)}[/] waits for an approval of:")
+            print_line(f"  {safe_lines(task.asks)}\n  digest {safe(task.digest)}\n", whole=True)
     for entry in found.timeline:
         seconds = (entry.at - found.created).total_seconds()
-        console.print(f"  {seconds:8.2f} s  {safe(f'{entry.task:<28}')} {safe(entry.what)} [dim]{safe(entry.agent)}[/]")
+        print_line(f"  {seconds:8.2f} s  {safe(f'{entry.task:<28}')} {safe(entry.what)} [dim]{safe(entry.agent)}[/]")
 
 
-def _agents(found: list[Any]) -> None:
+def agents(found: list[AgentRegistration]) -> None:
+    """Print the agents that are running."""
     rows = [
         [safe(agent.agent_id), safe(agent.role), safe(agent.node), safe(agent.status), f"{agent.load:.0%}",
          safe(agent.version), age(agent.timestamp), safe(agent.url)]
@@ -125,7 +133,8 @@ def _agents(found: list[Any]) -> None:
     print_rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
 
 
-def _schedules(found: list[Any]) -> None:
+def schedules(found: list[ScheduleView]) -> None:
+    """Print the schedules, each with its next time."""
     rows = [
         [safe(schedule.name), safe(schedule.workflow), safe(schedule.cron), safe(schedule.timezone),
          _local_time(schedule.next, schedule.timezone), _local_time(schedule.next, ""),
@@ -148,7 +157,7 @@ def _schedules(found: list[Any]) -> None:
     print_rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
     for schedule in found:
         if schedule.error:
-            console.print(f"[red]{safe(schedule.name)}: {safe(schedule.error)}[/]")
+            print_line(f"[red]{safe(schedule.name)}: {safe(schedule.error)}[/]")
 
 
 def _local_time(moment: datetime | None, zone: str) -> str:
@@ -158,16 +167,17 @@ def _local_time(moment: datetime | None, zone: str) -> str:
     return f"{moment.astimezone(ZoneInfo(zone) if zone else None):%a %Y-%m-%d %H:%M:%S}"
 
 
-def _answer(answer: Any) -> None:  # noqa: ANN401
-    console.print(f"{symbol(answer.status)}  {safe(answer.workflow_id)}")
+def answer(answer: WorkflowResponse) -> None:
+    """Print the result of a workflow."""
+    print_line(f"{symbol(answer.status)}  {safe(answer.workflow_id)}")
     if answer.error:
-        console.print(f"[red]{safe(answer.error)}[/]")
+        print_line(f"[red]{safe(answer.error)}[/]")
     for name, task in answer.result.get("tasks", {}).items():
         for warning in task.get("warnings", []):
-            console.print(f"[yellow]{safe(name)}: {safe(warning)}[/]")
+            print_line(f"[yellow]{safe(name)}: {safe(warning)}[/]")
     for guest in _guests(answer.result).values():
         where = f"{safe(guest['vmid'])} {safe(guest.get('name', ''))} on {safe(guest.get('node'))}"
-        console.print(f"guest {where}: {safe(guest['status'])}")
+        print_line(f"guest {where}: {safe(guest['status'])}")
 
 
 def _guests(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -178,20 +188,20 @@ def _guests(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _waiting_approvals(state: Workflow) -> None:
+def waiting_approvals(state: Workflow) -> None:
+    """Print what a workflow waits for, and its end."""
     for name, task in state.tasks.items():
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
             until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
-            console.print(f"{safe(state.workflow_id)} waits{until} for a second principal to approve {safe(name)}:")
-            console.print(f"  {safe_lines(task.approval.text)}\n  digest {safe(task.approval.digest)}", soft_wrap=True)
-            console.print(
-                f"  agentd approve {safe(state.workflow_id)}    or    agentd reject {safe(state.workflow_id)}"
-            )
+            print_line(f"{safe(state.workflow_id)} waits{until} for a second principal to approve {safe(name)}:")
+            print_line(f"  {safe_lines(task.approval.text)}\n  digest {safe(task.approval.digest)}", whole=True)
+            print_line(f"  agentd approve {safe(state.workflow_id)}    or    agentd reject {safe(state.workflow_id)}")
     if state.over:
-        console.print(f"{safe(state.workflow_id)} {state.status}{f': {safe(state.error)}' if state.error else ''}")
+        print_line(f"{safe(state.workflow_id)} {state.status}{f': {safe(state.error)}' if state.error else ''}")
 
 
-def _findings(found: list[Any]) -> None:
+def findings(found: list[Finding]) -> None:
+    """Print what was checked, with advice."""
     rows = [
         [
             "[green]✓[/]" if finding.good else "[red]✗[/]",
@@ -204,7 +214,8 @@ def _findings(found: list[Any]) -> None:
     print_rows(["", "CHECK", "RESULT", "WHAT TO DO"], rows, "nothing to check")
 
 
-def _plugins(found: list[Any]) -> None:
+def plugins(found: list[PluginStatus]) -> None:
+    """Print the plugins, and the tools that are disabled."""
     rows = [[safe(plugin.name), plugin.status, safe(plugin.reason)] for plugin in found]
     rows += [
         [safe(f"  {tool.name}"), "quarantined", safe(tool.reason)] for plugin in found for tool in plugin.quarantined
@@ -212,22 +223,26 @@ def _plugins(found: list[Any]) -> None:
     print_rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
 
 
-def _lines(lines: list[str]) -> None:
+def lines(lines: Sequence[str]) -> None:
+    """Print lines of text."""
     for line in lines:
-        console.print(safe(line), soft_wrap=True)  # lines may be commands to copy
+        print_line(safe(line), whole=True)  # lines may be commands to copy
 
 
-def _submitted(receipt: dict[str, str]) -> None:
+def submitted(receipt: dict[str, str]) -> None:
+    """Print what became of a request."""
     texts = {"stored": "stored, not yet accepted: no orchestrator has answered", "accepted": "accepted"}
     status = texts.get(receipt.get("status", ""), "requested")
-    console.print(f"{safe(receipt['workflow_id'])}: {status}; watch it with [bold]{safe(receipt['watch'])}[/]")
+    print_line(f"{safe(receipt['workflow_id'])}: {status}; watch it with [bold]{safe(receipt['watch'])}[/]")
 
 
-def _control(reply: Any) -> None:  # noqa: ANN401
-    console.print(f"{safe(reply.agent_id)}: {safe(reply.message)}")
+def control(reply: ControlReply | NetworkReply) -> None:
+    """Print the answer of an agent."""
+    print_line(f"{safe(reply.agent_id)}: {safe(reply.message)}")
 
 
-def _dead(found: list[Any]) -> None:
+def dead_letters(found: list[Letter]) -> None:
+    """Print a list of dead letters."""
     rows = [
         [str(letter.number), age(letter.when), safe(letter.stream),
          safe(letter.subject or f"message {letter.sequence}"), safe(letter.agent_id),
@@ -239,41 +254,11 @@ def _dead(found: list[Any]) -> None:
     )
 
 
-def _letter(found: dict[str, Any]) -> None:
+def letter(found: dict[str, Any]) -> None:
+    """Print a dead letter with its content."""
     for name, value in found["letter"].items():
-        console.print(f"[bold]{safe(f'{name:<12}')}[/] {safe_lines(str(value))}")
+        print_line(f"[bold]{safe(f'{name:<12}')}[/] {safe_lines(str(value))}")
     for name, value in found["headers"].items():
-        console.print(f"[bold]header[/]       {safe_lines(f'{name}: {value}')}")
-    console.print()
-    console.print(safe_lines(found["note"] or found["body"]))
-
-
-TABLES: dict[str, Callable[[Any], None]] = {
-    "workflows": _workflows,
-    "workflow": _workflow,
-    "definitions": _definitions,
-    "plan": _plan,
-    "agents": _agents,
-    "tools": tool_tables.tools,
-    "tool": tool_tables.tool,
-    "explanation": tool_tables.explanation,
-    "explanations": tool_tables.explanations,
-    "schedules": _schedules,
-    "answer": _answer,
-    "reply": tool_tables.reply,
-    "preview": tool_tables.preview,
-    "asked": _waiting_approvals,
-    "undoable": audit_tables.undoable,
-    "verdicts": audit_tables.verdicts,
-    "audit": audit_tables.audit,
-    "findings": _findings,
-    "plugins": _plugins,
-    "lines": _lines,
-    "submitted": _submitted,
-    "control": _control,
-    "dead": _dead,
-    "alerts": alert_tables.alerts,
-    "silences": alert_tables.silences,
-    "checks": alert_tables.checks,
-    "letter": _letter,
-}
+        print_line(f"[bold]header[/]       {safe_lines(f'{name}: {value}')}")
+    print_line()
+    print_line(safe_lines(found["note"] or found["body"]))

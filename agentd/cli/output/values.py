@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from agentd.cli.output.console import GAP, console, safe, safe_lines
+from agentd.cli.output.console import GAP, safe, safe_lines
+from agentd.cli.output.terminal import console
 from agentd.printable import as_json
 
 SIZES: Final = frozenset(

@@ -11,6 +11,7 @@ import click
 
 from agentd.cli.context import App, Group, passes, run_async
 from agentd.cli.freeze import parse_duration
+from agentd.cli.output import alert_tables
 from agentd.client import tool_calls
 from agentd.errors import UsageError
 
@@ -47,7 +48,7 @@ def alerts(context: click.Context) -> None:
 @passes
 def list_alerts(app: App, state: str, name: str, limit: int) -> None:
     """List alerts, the worst and newest first."""
-    app.show(_call(app, "list_alerts", {"state": state, "name": name, "limit": limit}), "alerts")
+    app.show(_call(app, "list_alerts", {"state": state, "name": name, "limit": limit}), alert_tables.alerts)
 
 
 @alerts.command()
@@ -60,7 +61,7 @@ def ack(app: App, alert_id: str, duration: str) -> None:
     ID is the first column of `agentd alerts`. Needs tier operate.
     """
     found = _call(app, "acknowledge_alert", {"id": alert_id, "hours": parse_duration(duration) / HOUR})
-    app.show({"total": 1, "alerts": [found]}, "alerts")
+    app.show({"total": 1, "alerts": [found]}, alert_tables.alerts)
 
 
 @alerts.command()
@@ -79,14 +80,14 @@ def silence(app: App, matchers: tuple[str, ...], reason: str, duration: str) -> 
             raise UsageError(f"{matcher!r}: write LABEL=PATTERN or LABEL!=PATTERN, such as alertname=guest_cpu")
     hours = parse_duration(duration) / HOUR
     found = _call(app, "silence_alerts", {"matchers": list(matchers), "comment": reason, "hours": hours})
-    app.show({"silences": [found]}, "silences")
+    app.show({"silences": [found]}, alert_tables.silences)
 
 
 @alerts.command()
 @passes
 def silences(app: App) -> None:
     """List the silences that hold now."""
-    app.show(_call(app, "list_silences", {}), "silences")
+    app.show(_call(app, "list_silences", {}), alert_tables.silences)
 
 
 @alerts.command()
@@ -94,7 +95,7 @@ def silences(app: App) -> None:
 @passes
 def unsilence(app: App, silence_id: str) -> None:
     """End a silence. Needs tier operate."""
-    app.show({"silences": [_call(app, "delete_silence", {"id": silence_id})]}, "silences")
+    app.show({"silences": [_call(app, "delete_silence", {"id": silence_id})]}, alert_tables.silences)
 
 
 @click.command()
@@ -111,4 +112,4 @@ def checks(app: App, level: str, name: str, node: str | None, limit: int) -> Non
     The checks of nodes, guests, storages, backups and of the cluster run in the monitors every 15 seconds.
     """
     wanted = {"level": level, "check": name, "limit": limit} | ({"node": node} if node else {})
-    app.show(_call(app, "list_findings", wanted), "checks")
+    app.show(_call(app, "list_findings", wanted), alert_tables.checks)

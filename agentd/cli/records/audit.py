@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from agentd.cli.context import App, Group, passes, run_async
+from agentd.cli.output import audit_tables, tables
 from agentd.errors import Denied, InvalidMessage, UsageError
 from agentd.printable import escaped_bytes
 from agentd.safety import audit_chain as chains
@@ -103,7 +104,7 @@ def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) 
             return await verify_chains(await Network.of(bus), agent, known)
 
     found = run_async(work())
-    app.show(found, "verdicts")
+    app.show(found, audit_tables.verdicts)
     sys.exit(ALTERED if any(verdict.fault for verdict in found) else 0)
 
 
@@ -229,7 +230,7 @@ def accept(app: App, agent: str, reason: str) -> None:
             return await bus.request(subject, AuditAcceptance(reason), ControlReply)
 
     reply = run_async(work())
-    app.show(reply, "control")
+    app.show(reply, tables.control)
     sys.exit(0 if reply.done else Denied.exit_code)
 
 
@@ -264,7 +265,7 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
             found = [record for name in agents async for record in _chain(bus, name, after) if wanted(record)]
             return sorted(found, key=lambda record: record.timestamp)
 
-    app.show(run_async(work()), "audit")
+    app.show(run_async(work()), audit_tables.audit)
 
 
 class ForeignMessage(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentd.cli.context import App, Group, passes, run_async
+from agentd.cli.output import tables
 from agentd.errors import AgentdError, NotFound, UsageError
 from agentd.printable import printable
 from agentd.wire.codec import plain
@@ -48,7 +49,10 @@ def list_letters(app: App, stream: str, *, everything: bool) -> None:
             return await letters(bus)
 
     found = run_async(work())
-    app.show([letter for letter in found if (everything or letter.open) and stream in {"", letter.stream}], "dead")
+    app.show(
+        [letter for letter in found if (everything or letter.open) and stream in {"", letter.stream}],
+        tables.dead_letters,
+    )
 
 
 @dead_letters.command()
@@ -77,7 +81,7 @@ def show(app: App, number: int) -> None:
             note = "" if app.as_json or len(found.text) <= SHOWN else f"{found.text[:SHOWN]}… (--json has all of it)"
             return view | {"headers": found.headers, "body": found.text, "note": note}
 
-    app.show(run_async(work()), "letter")
+    app.show(run_async(work()), tables.letter)
 
 
 @dead_letters.command()
@@ -99,7 +103,7 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
         else outcome["error"]
         for outcome in done
     ]
-    app.show(done if app.as_json else lines or ["nothing to replay"], "lines")
+    app.show(lines or ["nothing to replay"], tables.lines, done)
     if any("error" in outcome for outcome in done):
         sys.exit(1)
 
@@ -160,4 +164,4 @@ def close(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
         click.confirm("close it without replaying?" if len(found) == 1 else "close them without replaying?", abort=True)
     run_async(work(found))
     lines = [f"letter {letter.number} closed" for letter in found]
-    app.show([{"letter": letter.number, "closed": True} for letter in found] if app.as_json else lines, "lines")
+    app.show(lines, tables.lines, [{"letter": letter.number, "closed": True} for letter in found])

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from agentd.cli.context import App, passes, run_async
+from agentd.cli.output import tables
 from agentd.errors import UsageError
 
 
@@ -33,7 +34,7 @@ def backup(app: App, directory: Path) -> None:
 
     lines = run_async(work())
     part.rename(directory)
-    app.show(lines, "lines")
+    app.show(lines, tables.lines)
 
 
 @click.command()
@@ -57,4 +58,4 @@ def restore(app: App, directory: Path, *, replace: bool) -> None:
                 f"{stream}: {await snapshots.restore(bus, stream, directory)} messages" for stream in snapshots.STREAMS
             ]
 
-    app.show([*run_async(work()), "now run `agentd provision`, then start the agents"], "lines")
+    app.show([*run_async(work()), "now run `agentd provision`, then start the agents"], tables.lines)

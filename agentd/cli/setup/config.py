@@ -9,6 +9,7 @@ import click
 
 from agentd import schedules
 from agentd.cli.context import App, Group, passes
+from agentd.cli.output import tables
 from agentd.config.show import as_data
 from agentd.config.show import show as as_toml
 from agentd.plugins import manager
@@ -31,7 +32,7 @@ def check(app: App) -> None:
     Nothing is started. Exit code 78 if the configuration is wrong or a plugin is broken.
     """
     _, plugins = _checked(app)
-    app.show(list(plugins.status.values()), "plugins")
+    app.show(list(plugins.status.values()), tables.plugins)
     if any(plugin.status == manager.BROKEN for plugin in plugins.status.values()):
         sys.exit(78)
 

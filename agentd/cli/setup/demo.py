@@ -21,7 +21,7 @@ from agentd.bus.jetstream import Bus
 from agentd.bus.setup import provision
 from agentd.cli.context import KEYS, default_state
 from agentd.cli.output import tables
-from agentd.cli.output.console import console as out
+from agentd.cli.output.console import print_line
 from agentd.cli.setup import nats_server
 from agentd.client import queries, requests
 from agentd.config import load, settings
@@ -161,16 +161,16 @@ async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: boo
 async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> WorkflowResponse:
     """Deploy one VM and show each step; unless `once`, run until Ctrl-C."""
     await supervisor.ready.wait()
-    out.print(f"[bold]agentd[/] is up after {time.monotonic() - started:.1f} s: {', '.join(supervisor.roles)}")
-    out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")
-    out.print(f"  status page  {supervisor.url}")
-    out.print(f"  MCP          {supervisor.url}/mcp")
-    out.print(f"  try          agentd --config {file} workflows")
-    out.print(f"               agentd --config {file} call delete_guest vmid=101 name=db-01\n")
+    print_line(f"[bold]agentd[/] is up after {time.monotonic() - started:.1f} s: {', '.join(supervisor.roles)}")
+    print_line("on an embedded nats-server and a simulated Proxmox VE of three nodes")
+    print_line(f"  status page  {supervisor.url}")
+    print_line(f"  MCP          {supervisor.url}/mcp")
+    print_line(f"  try          agentd --config {file} workflows")
+    print_line(f"               agentd --config {file} call delete_guest vmid=101 name=db-01\n")
     name = f"web-{secrets.token_hex(2)}"
     parameters = {"name": name, "template": 9000, "memory": 2048, "disk": 8, "tags": ["demo"]}
     request = WorkflowRequest("vm_deployment", requests.new_id("vm_deployment"), parameters, "demo")
-    out.print(f"[bold]agentd submit vm_deployment name={name} template=9000 memory=2048 disk=8[/]")
+    print_line(f"[bold]agentd submit vm_deployment name={name} template=9000 memory=2048 disk=8[/]")
     principal = supervisor.config.principal
     bus = Bus(supervisor.config.bus, principal, logs.get_logger())
     await bus.connect(wait=5)
@@ -179,8 +179,8 @@ async def _run_demo(supervisor: Supervisor, file: Path, started: float, *, once:
         answer = await queries.follow(bus, request.workflow_id, tables.Steps().show, wait=120)
     finally:
         await bus.close()
-    tables.show("answer", answer)
+    tables.answer(answer)
     if not once:
-        out.print("\nthe cluster keeps running; Ctrl-C ends it")
+        print_line("\nthe cluster keeps running; Ctrl-C ends it")
         await supervisor.stopping.wait()
     return answer

@@ -11,11 +11,10 @@ import click
 from agentd import files
 from agentd.bus.setup import permissions as table
 from agentd.cli.context import App, passes
+from agentd.cli.output import tables
 from agentd.errors import ConfigError, UsageError
 from agentd.plugins import bus_users
-from agentd.printable import printable
 from agentd.safety.signing import Signer, own_seed
-from agentd.wire.codec import plain
 
 if TYPE_CHECKING:
     from agentd.bus.setup.permissions import User
@@ -79,15 +78,12 @@ def _with_keys(app: App, config: Config, file: Path | None, *, nats_conf: bool) 
 
 
 def _show(app: App, users: list[User]) -> None:
-    if app.as_json:
-        app.show([plain(user) for user in users], "lines")
-        return
     lines: list[str] = []
     for user in users:
         lines += ["", f"{user.kind} {user.name}"]
         lines += [f"  publish    {subject}" for subject in user.publish]
         lines += [f"  subscribe  {subject}" for subject in user.subscribe]
-    click.echo(printable("\n".join(lines[1:]), lines=True))
+    app.show(lines[1:], tables.lines, users)
 
 
 @click.command()
@@ -100,12 +96,8 @@ def nkey(app: App, out: Path | None) -> None:
     """
     if out is None:
         key = Signer.new()
-        app.show(
-            {"seed": key.seed, "public": key.public}
-            if app.as_json
-            else [f"seed    {key.seed}", f"public  {key.public}"],
-            "lines",
-        )
+        found = {"seed": key.seed, "public": key.public}
+        app.show([f"seed    {key.seed}", f"public  {key.public}"], tables.lines, found)
         return
     public = Signer(own_seed(out)).public
-    app.show({"public": public} if app.as_json else [public], "lines")
+    app.show([public], tables.lines, {"public": public})

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from agentd.cli.output import tables
-from agentd.cli.output.console import console
+from agentd.cli.output.terminal import console
 from agentd.wire.messages import WorkflowResponse
 
 if TYPE_CHECKING:
@@ -26,6 +26,6 @@ def test_the_guests_of_a_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
         "count": {"status": "completed", "result": 7},
         "later": {"status": "skipped"},
     }
-    tables.show("answer", WorkflowResponse("w1", "completed", {"tasks": tasks}))
+    tables.answer(WorkflowResponse("w1", "completed", {"tasks": tasks}))
 
     assert out.getvalue().splitlines()[1:] == ["guest 101 web1 on pve1: running", "guest 102 db on pve2: stopped"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli.output import console
+from agentd.cli.output import terminal
 from harness import SCRIPTS
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
 
     def at(width: int) -> list[str]:
         out = io.StringIO()
-        monkeypatch.setattr(console.console, "_file", out)
-        monkeypatch.setattr(console.console, "_width", width)
-        console.print_rows(COLUMNS, ROWS, "nothing")
+        monkeypatch.setattr(terminal.console, "_file", out)
+        monkeypatch.setattr(terminal.console, "_width", width)
+        terminal.print_rows(COLUMNS, ROWS, "nothing")
         return [line.rstrip() for line in out.getvalue().splitlines()]
 
     return at
@@ -69,8 +69,8 @@ def test_too_narrow(printed: Callable[[int], list[str]]) -> None:
 def test_markup_of_the_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text for an empty table is printed as it is written, with its brackets."""
     out = io.StringIO()
-    monkeypatch.setattr(console.console, "_file", out)
-    console.print_rows(COLUMNS, [], "write [schedules.NAME]")
+    monkeypatch.setattr(terminal.console, "_file", out)
+    terminal.print_rows(COLUMNS, [], "write [schedules.NAME]")
 
     assert out.getvalue() == "write [schedules.NAME]\n"
 

@@ -13,7 +13,7 @@ import pytest
 
 from agentd.cli import tools
 from agentd.cli.context import parse_parameters
-from agentd.cli.output import console, values
+from agentd.cli.output import terminal, values
 from agentd.config import load
 from agentd.plugins import manager
 from harness import SCRIPTS
@@ -135,8 +135,8 @@ SHOWN = {
 def test_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result is a block of names and values, a list of objects a table; nested values are indented."""
     out = io.StringIO()
-    monkeypatch.setattr(console.console, "_file", out)
-    monkeypatch.setattr(console.console, "_width", 100)
+    monkeypatch.setattr(terminal.console, "_file", out)
+    monkeypatch.setattr(terminal.console, "_width", 100)
     value, lines = SHOWN[name]
     values.show(value)
 
@@ -146,8 +146,8 @@ def test_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wide_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that is wider than the terminal is printed as blocks: no cell is cut or wrapped."""
     out = io.StringIO()
-    monkeypatch.setattr(console.console, "_file", out)
-    monkeypatch.setattr(console.console, "_width", 20)
+    monkeypatch.setattr(terminal.console, "_file", out)
+    monkeypatch.setattr(terminal.console, "_width", 20)
     values.show([{"name": "a" * 15, "node": "pve1"}, {"name": "b", "node": "pve2"}])
 
     assert out.getvalue().splitlines() == [f"name  {'a' * 15}", "node  pve1", "", "name  b", "node  pve2"]

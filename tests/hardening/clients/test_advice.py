@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.cli.output import tables
-from agentd.cli.output.console import console
+from agentd.cli.output.terminal import console
 from agentd.cli.setup import doctor, doctor_bus
 from agentd.proxmox import responses
 from agentd.tools.definition import Right
@@ -73,7 +73,7 @@ def test_brackets_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(console, "_file", out)
     monkeypatch.setattr(console, "_width", 200)
-    tables.show("findings", [doctor_bus.Finding("a [node]", good=False, text="no [proxmox]", advice="see [bus] there")])
+    tables.findings([doctor_bus.Finding("a [node]", good=False, text="no [proxmox]", advice="see [bus] there")])
 
     assert "a [node]" in out.getvalue()
     assert "no [proxmox]" in out.getvalue()

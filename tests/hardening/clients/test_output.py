@@ -13,8 +13,8 @@ import pytest
 from agentd import printable, schedules
 from agentd.bus.delivery.dead_letters import Letter
 from agentd.cli import explain, tools
-from agentd.cli.output import tables
-from agentd.cli.output.console import SafeConsole, console
+from agentd.cli.output import alert_tables, audit_tables, tables, tool_tables
+from agentd.cli.output.terminal import SafeConsole, console
 from agentd.cli.records import audit
 from agentd.cli.setup import doctor_bus
 from agentd.client.plan_view import PlannedTask
@@ -82,34 +82,34 @@ def _finding() -> dict[str, Any]:
     return {"level": T, "check": T, "labels": {T: T}, "text": T, "advice": T}
 
 
-SHOWN: dict[str, Callable[[], Any]] = {
-    "workflows": lambda: [made(WorkflowSummary)],
-    "workflow": lambda: made(WorkflowDetail),
-    "definitions": lambda: [made(ListedWorkflow), ListedWorkflow(T, T, T)],
-    "plan": lambda: [made(PlannedTask)],
-    "agents": lambda: [_agent()],
-    "tools": lambda: [tools.Entry(T, T, T, T, [T])],
-    "tool": lambda: made(tools.Description),
-    "explanation": lambda: made(explain.Explanation),
-    "explanations": lambda: [made(explain.Explanation)],
-    "schedules": lambda: [_schedule()],
-    "answer": _answer,
-    "reply": _reply,
-    "preview": _looked,
-    "asked": _waiting,
-    "undoable": lambda: [made(records.EffectRecord)],
-    "verdicts": lambda: [made(audit.Verdict)],
-    "audit": lambda: [made(records.AuditRecord)],
-    "findings": lambda: [doctor_bus.Finding(T, good=False, text=T, advice=T)],
-    "plugins": lambda: [_plugin()],
-    "lines": lambda: [T],
-    "submitted": lambda: {"workflow_id": T, "watch": T},
-    "control": lambda: SimpleNamespace(agent_id=T, message=T),
-    "dead": lambda: [made(Letter)],
-    "alerts": lambda: {"total": 1, "alerts": [_alert()]},
-    "silences": lambda: {"silences": [_silence()]},
-    "checks": lambda: {"total": 1, "findings": [_finding()], "counts": {T: 1}, "status": T, "age": 1.0},
-    "letter": lambda: {"letter": {T: T}, "headers": {T: T}, "note": "", "body": T},
+SHOWN: dict[Callable[[Any], None], Callable[[], Any]] = {
+    tables.workflows: lambda: [made(WorkflowSummary)],
+    tables.workflow: lambda: made(WorkflowDetail),
+    tables.definitions: lambda: [made(ListedWorkflow), ListedWorkflow(T, T, T)],
+    tables.plan: lambda: [made(PlannedTask)],
+    tables.agents: lambda: [_agent()],
+    tool_tables.tools: lambda: [tools.Entry(T, T, T, T, [T])],
+    tool_tables.tool: lambda: made(tools.Description),
+    tool_tables.explanation: lambda: made(explain.Explanation),
+    tool_tables.explanations: lambda: [made(explain.Explanation)],
+    tables.schedules: lambda: [_schedule()],
+    tables.answer: _answer,
+    tool_tables.reply: _reply,
+    tool_tables.preview: _looked,
+    tables.waiting_approvals: _waiting,
+    audit_tables.undoable: lambda: [made(records.EffectRecord)],
+    audit_tables.verdicts: lambda: [made(audit.Verdict)],
+    audit_tables.audit: lambda: [made(records.AuditRecord)],
+    tables.findings: lambda: [doctor_bus.Finding(T, good=False, text=T, advice=T)],
+    tables.plugins: lambda: [_plugin()],
+    tables.lines: lambda: [T],
+    tables.submitted: lambda: {"workflow_id": T, "watch": T},
+    tables.control: lambda: SimpleNamespace(agent_id=T, message=T),
+    tables.dead_letters: lambda: [made(Letter)],
+    alert_tables.alerts: lambda: {"total": 1, "alerts": [_alert()]},
+    alert_tables.silences: lambda: {"silences": [_silence()]},
+    alert_tables.checks: lambda: {"total": 1, "findings": [_finding()], "counts": {T: 1}, "status": T, "age": 1.0},
+    tables.letter: lambda: {"letter": {T: T}, "headers": {T: T}, "note": "", "body": T},
 }
 
 
@@ -122,10 +122,18 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return out
 
 
-@pytest.mark.parametrize("table", sorted(tables.TABLES))
-def test_every_table(table: str, screen: io.StringIO) -> None:
+TABLES = [
+    table
+    for module in (tables, alert_tables, audit_tables, tool_tables)
+    for name, table in vars(module).items()
+    if callable(table) and name[0].islower() and not name.startswith("_") and table.__module__ == module.__name__
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
+def test_every_table(table: Callable[[Any], None], screen: io.StringIO) -> None:
     """No table prints a character that controls the terminal, takes markup for its own, or is broken by it."""
-    tables.show(table, SHOWN[table]())
+    table(SHOWN[table]())
     shown = screen.getvalue()
 
     assert controls(shown) == set()
