@@ -42,7 +42,7 @@ Any exception that is not an `AgentdError` is a bug.  Each class defines its exi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -383,9 +383,9 @@ def _subclasses(kind: type[AgentdError]) -> list[type[AgentdError]]:
     return [kind, *(below for subclass in kind.__subclasses__() for below in _subclasses(subclass))]
 
 
-_BY_CODE = {kind.code: kind for kind in _subclasses(AgentdError)}
-ALL = tuple(dict.fromkeys(_subclasses(AgentdError)))
+_BY_CODE: Final = {kind.code: kind for kind in _subclasses(AgentdError)}
+ALL: Final = tuple(dict.fromkeys(_subclasses(AgentdError)))
 """Every class of error, each base before its subclasses."""
 
-HELD = frozenset(kind.code for kind in _subclasses(Held))
+HELD: Final = frozenset(kind.code for kind in _subclasses(Held))
 """Codes of errors that are no failure of the task: it waits until a person has removed the reason."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from agentd.bus.nats.subscriptions import Delivery as Msg
 
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
-_ROOM = "JetStream has no room; raise max_file of its account, or make room: `agentd doctor` lists what uses it"
-_NOT_STORED = 10077
-_TOO_MANY = (
+_ROOM: Final = "JetStream has no room; raise max_file of its account, or make room: `agentd doctor` lists what uses it"
+_NOT_STORED: Final = 10077
+_TOO_MANY: Final = (
     "as many requests of this principal wait for an orchestrator as NATS stores, so this one was not stored; send it "
     "again, with the same id, once some of them have started; is an orchestrator running? see `agentd agents`"
 )
-_FULL = {
+_FULL: Final = {
     10002: _ROOM,
     10023: _ROOM,
     10047: _ROOM,

@@ -16,7 +16,7 @@ import base64
 import time
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-PAGE = 256
+PAGE: Final = 256
 """Messages per page."""
-AT_ONCE = 64
+AT_ONCE: Final = 64
 """Subjects whose last messages are requested at once."""
-PAGE_BYTES = 8 << 20
+PAGE_BYTES: Final = 8 << 20
 """Bytes per page, after its first message."""
-EXPECT = "Nats-Expected-Last-Subject-Sequence"
-TTL = "Nats-TTL"
-SCHEDULE = "Nats-Schedule"
-SCHEDULE_TARGET = "Nats-Schedule-Target"
-ROLLUP = "Nats-Rollup"
-DELETE = {"KV-Operation": "DEL", ROLLUP: "sub"}
+EXPECT: Final = "Nats-Expected-Last-Subject-Sequence"
+TTL: Final = "Nats-TTL"
+SCHEDULE: Final = "Nats-Schedule"
+SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+ROLLUP: Final = "Nats-Rollup"
+DELETE: Final = {"KV-Operation": "DEL", ROLLUP: "sub"}
 """Headers of the marker that deletes a key."""
-_REPLACE = {ROLLUP: "sub"}
+_REPLACE: Final = {ROLLUP: "sub"}
 
 
 class Bus(Connection):

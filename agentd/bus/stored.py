@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from agentd.errors import InvalidMessage
 from agentd.wire import codec
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-_GONE = ("KV-Operation", "Nats-Marker-Reason")
-_ANSWERED = frozenset({"Nats-Sequence", "Nats-Num-Pending", "Status"})
+_GONE: Final = ("KV-Operation", "Nats-Marker-Reason")
+_ANSWERED: Final = frozenset({"Nats-Sequence", "Nats-Num-Pending", "Status"})
 """Headers of the server's answers to direct gets; a message that a client stores does not have them."""
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 V = TypeVar("V")
-CONNECT = 5.0
+CONNECT: Final = 5.0
 """Seconds that a command waits for the connection to NATS."""
-KEYS = "keys"
+KEYS: Final = "keys"
 """The folder in the state directory with the NKeys of all NATS users, USER.nk."""
-EXIT_CODES = {
+EXIT_CODES: Final = {
     "completed": 0,
     "completed_with_warnings": 0,
     "cancelled": 3,

@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from agentd.wire.messages import ToolReply
     from agentd.wire.workflow import Workflow
 
-CONFIG = "Default: $AGENTD_CONFIG, else ~/.config/agentd/agentd.toml, else /etc/agentd/agentd.toml."
-COLLECTIONS = (20_000, 50, 50)
+CONFIG: Final = "Default: $AGENTD_CONFIG, else ~/.config/agentd/agentd.toml, else /etc/agentd/agentd.toml."
+COLLECTIONS: Final = (20_000, 50, 50)
 """Arguments of gc.set_threshold in daemons; Python's default of 700 is meant for short scripts."""
-WORKFLOWS = [
+WORKFLOWS: Final = [
     "submit",
     "watch",
     "workflows",
@@ -53,7 +53,7 @@ WORKFLOWS = [
     "retry",
     "schedules",
 ]
-LAZY_COMMANDS = {
+LAZY_COMMANDS: Final = {
     "config": "agentd.cli.setup.config",
     "dead-letters": "agentd.cli.records.dead_letters",
     "audit": "agentd.cli.records.audit",

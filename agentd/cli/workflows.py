@@ -31,7 +31,7 @@ SHORTEST: Final = 12
 """Smallest number of digits by which a digest may be abbreviated."""
 ACCEPTED: Final = 2.0
 """Seconds that `submit` waits for an orchestrator to accept or reject the request."""
-PLANNED = 30.0
+PLANNED: Final = 30.0
 """Seconds to wait for the plan of a dry run; an orchestrator needs almost none of them."""
 ID: Final = click.argument("workflow_id", metavar="ID", shell_complete=completion.workflow_ids)
 REASON: Final = click.option("--reason", default="", help="Reason; recorded in the timeline of the workflow.")

@@ -114,10 +114,10 @@ class DaemonView:
         answer = await queries.accepted(bus, principal, request, wait=ACCEPTED)
         return answer if isinstance(answer, WorkflowResponse) and answer.refused else None
 
-    async def steer_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
+    async def control_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
         """Ask an agent to drain or reload on behalf of a principal; raises UsageError if it does not run."""
         try:
-            return await requests.steer_agent(self._connected_bus(), principal, agent_id, action)
+            return await requests.control_agent_as(self._connected_bus(), principal, agent_id, action)
         except NoResponder as error:
             raise UsageError(f"there is no running agent {agent_id!r}; `agentd agents` lists them") from error
 

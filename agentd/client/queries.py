@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 state = state_of
-STEPS_SHOWN = 50
+STEPS_SHOWN: Final = 50
 """Largest number of tasks of a workflow that a summary lists by name."""
 
 

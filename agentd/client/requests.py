@@ -258,12 +258,12 @@ async def unknown(bus: Bus, workflow_id: str) -> UsageError:
     return UsageError(f"there is no workflow {workflow_id!r}{hint}")
 
 
-async def steer_agent(bus: Bus, principal: str, agent_id: str, action: str) -> ControlReply:
+async def control_agent_as(bus: Bus, principal: str, agent_id: str, action: str) -> ControlReply:
     """Ask one agent to drain or reload on behalf of a principal; raises NoResponder if no agent has this id.
 
     The agent decides whether the principal may.
     """
-    subject = subjects.steer(principal, check_id(agent_id, "agent"))
+    subject = subjects.control_by(principal, check_id(agent_id, "agent"))
     return await bus.request(subject, ControlRequest(action), ControlReply)
 
 

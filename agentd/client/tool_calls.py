@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
 
 
-CALL_WAIT = 2.0
+CALL_WAIT: Final = 2.0
 """Seconds after which an agent replies `running` to a call that still runs; the caller sends it again with its key.
 
 A caller without a reply for twice as long assumes that the agent is dead, and sends the call again: another agent may

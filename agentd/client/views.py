@@ -297,7 +297,7 @@ class View(Protocol):
         """
         ...
 
-    async def steer_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
+    async def control_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
         """Ask an agent to drain or reload on behalf of a principal; return whether it does so, and if not, why."""
         ...
 

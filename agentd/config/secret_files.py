@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Final
 
 from agentd import files
 from agentd.errors import ConfigError, UnsafeFile
 from agentd.wire.secrets import is_secret_name
 
-CREDENTIAL = "credential:"
+CREDENTIAL: Final = "credential:"
 """`token_file = "credential:NAME"` names a systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
-LARGEST_SECRET = 64 * 1024
+LARGEST_SECRET: Final = 64 * 1024
 """Largest size in bytes of a file with a secret; a credentials file of NATS has some hundred bytes."""
-_SECRET = re.compile(
+_SECRET: Final = re.compile(
     r"(passw(or)?d|passphrase|token|secret|seed|authorization|cookie|ticket|credentials?|(api|private|ssh)_?keys?|\bnkeys?|_nkeys?)$",
     re.IGNORECASE,
 )

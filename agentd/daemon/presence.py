@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
 
-RENEW = 5.0
+RENEW: Final = 5.0
 """Seconds between two renewals of the lease."""
-BEAT = 30.0
+BEAT: Final = 30.0
 """Seconds between two heartbeats, and two metric reports."""
-CLOCK = 60.0
+CLOCK: Final = 60.0
 """Seconds between two measurements of the server's clock."""
 
 
@@ -64,7 +64,7 @@ class Announcer:
             await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._on_discovery),
             await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._on_discovery),
             await self._bus.subscribe(subjects.control(self._agent), self._on_control),
-            await self._bus.subscribe(subjects.steer("*", self._agent), self._on_steer),
+            await self._bus.subscribe(subjects.control_by("*", self._agent), self._on_control_by),
         ]
         self._bus.on_reconnect.append(self.register)
         try:
@@ -123,7 +123,7 @@ class Announcer:
             text, done = str(error), False
         await received.respond(announcements.ControlReply(self._agent, done, text))
 
-    async def _on_steer(self, received: Received) -> None:
+    async def _on_control_by(self, received: Received) -> None:
         """Carry out drain or reload for a principal, whose name NATS proves, if it may change anything."""
         principal = received.subject.split(".")[3]
         try:
@@ -134,7 +134,7 @@ class Announcer:
             text, done = await self._control(request.action), True
         except AgentdError as error:
             text, done = str(error), False
-        self._log.warning("request to steer this agent", principal=principal, answer=text)
+        self._log.warning("request to control this agent", principal=principal, answer=text)
         await received.respond(announcements.ControlReply(self._agent, done, text))
 
     async def _announce_offline(self, subscriptions: list[Subscription]) -> None:

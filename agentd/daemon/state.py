@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd.client.views import Identity, PluginState, PluginStatus, QuarantinedTool, Reason, RoleState
 from agentd.plugins.role import Health
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentd.daemon.supervisor import Supervisor
     from agentd.tools.worker import Worker
 
-MAX_CLOCK_OFFSET = 2.0
+MAX_CLOCK_OFFSET: Final = 2.0
 """Seconds that the local clock may differ from NATS's before the daemon is not ready: deadlines use the server's."""
 
 

@@ -12,7 +12,7 @@ import signal
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.bus.delivery.journal import Journal
 from agentd.bus.jetstream import Bus
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from agentd.config.load import Config
     from agentd.telemetry.logs import Logger
 
-MAX_PAUSE = 60.0
+MAX_PAUSE: Final = 60.0
 """Longest pause in seconds before a failed role is started again."""
-STEADY = 60.0
+STEADY: Final = 60.0
 """Seconds that a role has to work before its next failure counts as the first one again."""
 
 

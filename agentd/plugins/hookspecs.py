@@ -6,7 +6,7 @@ A plugin implements it with `from agentd import hookimpl`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pluggy
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Stdio = Callable[[Bus, str, Mapping[str, Tool], bool, Sequence[str]], Awaitable[None]]
 
-PROJECT = "agentd"
+PROJECT: Final = "agentd"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import pluggy
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agentd.tools.definition import Right
     from agentd.wire.workflow import Definition
 
-GROUP = "agentd"
+GROUP: Final = "agentd"
 LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
 
 

@@ -21,7 +21,7 @@ import asyncio
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import requests
 
@@ -60,19 +60,19 @@ if TYPE_CHECKING:
 
     Observe = Callable[[str, str, float], None]
 
-THREADS_KEPT_BACK = 4
-UPLOADS = 2
+THREADS_KEPT_BACK: Final = 4
+UPLOADS: Final = 2
 """Files that are sent at the same time."""
-LOG_LINES = 10
-LOG_PAGE = 500
-HALT = 30.0
+LOG_LINES: Final = 10
+LOG_PAGE: Final = 500
+HALT: Final = 30.0
 """Seconds that a task may take to end after it was stopped."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
-_UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
-_ELSEWHERE = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
-_ALIAS = re.compile(r"/ipset/[A-Za-z][A-Za-z0-9_-]+/(?:dc|guest)%2F[A-Za-z][A-Za-z0-9_-]+\Z")
-_NODE = re.compile(r"/nodes/([^/]+)/")
+_UNCOUNTED: Final = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
+_ELSEWHERE: Final = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
+_ALIAS: Final = re.compile(r"/ipset/[A-Za-z][A-Za-z0-9_-]+/(?:dc|guest)%2F[A-Za-z][A-Za-z0-9_-]+\Z")
+_NODE: Final = re.compile(r"/nodes/([^/]+)/")
 
 
 def encode(params: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.errors import AgentdError, ProxmoxUnavailable
 from agentd.proxmox.responses import classify, one_line
@@ -18,7 +18,7 @@ from agentd.proxmox.responses import classify, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NO_HANDLER = "No 'get' handler"
+_NO_HANDLER: Final = "No 'get' handler"
 
 
 def read(program: str, path: str, params: dict[str, Any], timeout: float) -> dict[str, Any] | AgentdError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import similar
 from agentd.errors import (
@@ -32,9 +32,9 @@ from agentd.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NAMED = 20
+NAMED: Final = 20
 """Most names that an error lists."""
-_NAMED_PATHS = (
+_NAMED_PATHS: Final = (
     ("pool", "/pool/([^/;\\s]+)", "/pools", "poolid"),
     ("storage", "/storage/([^/;\\s]+)", "/storage", "storage"),
     ("node", "/nodes/([^/;\\s]+)", "/nodes", "node"),
@@ -45,18 +45,18 @@ _NAMED_PATHS = (
 
 Each has the pattern of its path, the list that names all of them, and the key in that list.
 """
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_FORBIDDEN = re.compile(r"Permission check failed \((?P<path>/[^,]*), (?P<privileges>[^)]+)\)")
-_LOCKED = re.compile(r"(?:VM|CT) is locked \((?P<lock>[^)]+)\)")
-_HELD = re.compile(r"can't lock file '(?P<file>[^']*)'|cfs-lock '(?P<name>[^']*)'")
-_TAKEN = re.compile(r"(?:VM|CT) \d+ already exists|unable to create (?:VM|CT) \d+.*already exists")
-_ABSENT = re.compile(r"does not exist|no such (?!file)|No such (?!file)|hostname lookup '|not found")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_FORBIDDEN: Final = re.compile(r"Permission check failed \((?P<path>/[^,]*), (?P<privileges>[^)]+)\)")
+_LOCKED: Final = re.compile(r"(?:VM|CT) is locked \((?P<lock>[^)]+)\)")
+_HELD: Final = re.compile(r"can't lock file '(?P<file>[^']*)'|cfs-lock '(?P<name>[^']*)'")
+_TAKEN: Final = re.compile(r"(?:VM|CT) \d+ already exists|unable to create (?:VM|CT) \d+.*already exists")
+_ABSENT: Final = re.compile(r"does not exist|no such (?!file)|No such (?!file)|hostname lookup '|not found")
 # A file of the cluster file system that cannot be written also means no quorum (proxmox.md, Envelope).
-_NO_QUORUM = re.compile(r"no quorum|unable to open file '/etc/pve/.*Permission denied")
-_PASSING = re.compile(r"got timeout|got no worker upid|RPCEnvironment init request failed|unable to fork worker")
+_NO_QUORUM: Final = re.compile(r"no quorum|unable to open file '/etc/pve/.*Permission denied")
+_PASSING: Final = re.compile(r"got timeout|got no worker upid|RPCEnvironment init request failed|unable to fork worker")
 # The smallest built-in role that has a privilege, a read-only role if that suffices.  Privileges that only
 # Administrator has are in agentd's own roles.  A test compares both with the recorded roles and the tools' needs.
-_ROLES = (
+_ROLES: Final = (
     ("PVEAuditor", "Datastore.Audit Mapping.Audit Pool.Audit SDN.Audit Sys.Audit VM.Audit VM.GuestAgent.Audit"),
     ("PVETemplateUser", "VM.Clone"),
     (
@@ -86,8 +86,8 @@ _ROLES = (
     ("AgentdOperate", "Sys.AccessNetwork Sys.Modify"),
     ("AgentdDestroy", "Permissions.Modify Realm.Allocate Sys.PowerMgmt"),
 )
-_OWN = "Agentd"
-LAST_RESORT = "AgentdExec"
+_OWN: Final = "Agentd"
+LAST_RESORT: Final = "AgentdExec"
 
 
 def one_line(text: object) -> str:
@@ -255,7 +255,7 @@ def _rejected(where: str, text: str, errors: dict[str, str]) -> AgentdError:
     return Rejected(line)
 
 
-_UPID = re.compile(
+_UPID: Final = re.compile(
     r"UPID:(?P<node>[A-Za-z0-9-]+):[0-9A-Fa-f]{8}:[0-9A-Fa-f]{8,9}:(?P<start>[0-9A-Fa-f]{8})"
     r":(?P<type>[^:\s]+):(?P<id>[^:\s]*):(?P<user>[^:\s]+):\Z"
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
     from agentd.proxmox.upload import Upload
 
-CONNECT_TIMEOUT = 10.0
-DENIED_PAUSE = 5.0
+CONNECT_TIMEOUT: Final = 10.0
+DENIED_PAUSE: Final = 5.0
 """Seconds without a call after a 401.
 
 Proxmox delays each of them by 3 s, and retrying does not make a wrong token right.
 """
-FILE_LIMIT = 32 << 20
+FILE_LIMIT: Final = 32 << 20
 """Largest file outside the API, in bytes; the schema of PVE 9.2 has about 3 MB."""
-LOCAL_SHOWN = 60.0
+LOCAL_SHOWN: Final = 60.0
 """Seconds for which `local` stays true after pvesh replaced an API response."""
 
 

@@ -6,7 +6,7 @@ It pins certificates, limits the size of responses, and decides what a lost requ
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from proxmoxer.backends.https import JsonSerializer
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-THREADS = 16
+THREADS: Final = 16
 
 
-READS = ("GET", "FILE")
+READS: Final = ("GET", "FILE")
 
 
-VERBS = {"FILE": "GET", "UPLOAD": "POST"}
+VERBS: Final = {"FILE": "GET", "UPLOAD": "POST"}
 """The HTTP verbs of methods that are not verbs of the API."""
 
 

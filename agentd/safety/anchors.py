@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
 
-EVERY = 60.0
+EVERY: Final = 60.0
 """Seconds between two checks of all heads."""
 AT_ONCE: Final = 12
 """Heads that one record notes: it must stay below the largest size of a record."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agentd.bus.stored import Newest
     from agentd.telemetry.logs import Logger
 
-SECONDS = 20.0
+SECONDS: Final = 20.0
 """Duration of a lease in seconds."""
 POLL: Final = 0.5
 """Seconds between two reads of a lease whose process may or may not be alive."""

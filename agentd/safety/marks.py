@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PREFIX: Final = "agentd:"
-_KEY = r"(?:[A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
-_MARK = re.compile(re.escape(PREFIX) + f"({_KEY})")
-_WRITTEN = re.compile(
+_KEY: Final = r"(?:[A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
+_MARK: Final = re.compile(re.escape(PREFIX) + f"({_KEY})")
+_WRITTEN: Final = re.compile(
     re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)|\{\{[^{}]*\}\}[^\s:]*:\S*\.\S"
 )
 """Text that callers may not write.

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Begin = Callable[[Tool, ToolCall], tuple[Invocation, asyncio.Task[ToolReply]]]
 
-CALL_DEADLINE = 900.0
+CALL_DEADLINE: Final = 900.0
 """Seconds that a call without a deadline may take."""
 
 

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
 
 from agentd.safety.policy import NEEDS_APPROVAL
 from agentd.tools.definition import BrokenTool, Repeat, Run, Tool
@@ -19,7 +19,7 @@ from agentd.wire.messages import Tier
 if TYPE_CHECKING:
     from agentd.tools.raises import Raise
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 
 @dataclass(frozen=True)

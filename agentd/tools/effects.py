@@ -22,7 +22,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from agentd.wire.messages import Target
 
 CLAIMED, DONE, FAILED, CANCELLED = "claimed", "done", "failed", "cancelled"
-UNNAMED = "*"
+UNNAMED: Final = "*"
 """The target in a record if the tool names none."""
-UNSETTLED = 15.0
+UNSETTLED: Final = 15.0
 """Seconds during which finding nothing proves nothing.
 
 A request may still be on its way, and a task may not be listed yet.  Seen in a chaos run: a create was sent and its

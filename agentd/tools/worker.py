@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agentd.bus.delivery import dead_letters
 from agentd.bus.delivery.consumer import BEGINS, Consumer
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-ALIAS_QUEUE = "aliases"
+ALIAS_QUEUE: Final = "aliases"
 """Queue group of the agents that take calls under old names of tools."""
 
 

@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 226, 44
 _GAP_X, _GAP_Y, _MARGIN = 40, 16, 4
 LARGEST: Final = 60
 """Most tasks that are drawn; a larger graph would not be readable."""
-_SWEEPS = 4
+_SWEEPS: Final = 4
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from agentd.web.serving.sessions import Session
     from agentd.wire.announcements import MetricReport
 
-_HERE = Path(__file__).parent
-_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-_SPACES = re.compile(rb"\s*([{};,])\s*|(?<=:) ")
+_HERE: Final = Path(__file__).parent
+_TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_SPACES: Final = re.compile(rb"\s*([{};,])\s*|(?<=:) ")
 """Spaces that a style sheet does not need."""
 STEPS_SHOWN: Final = 24
 """Most tasks that the list shows as one dot each; with more it shows a bar."""

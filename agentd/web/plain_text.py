@@ -5,7 +5,7 @@ It has short lines, aligned columns, and ASCII marks beside the words.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd.printable import printable
 from agentd.web import formats, status
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from agentd.client.views import Step, TaskView, WorkflowDetail, WorkflowSummary
 
-_UNSEEN = "  ? unknown: the network can't be queried"
-_STEPS_SHOWN = 24
-_ERROR_SHOWN = 100
+_UNSEEN: Final = "  ? unknown: the network can't be queried"
+_STEPS_SHOWN: Final = 24
+_ERROR_SHOWN: Final = 100
 
 
 def status_page_text(picture: Overview, limit: int) -> str:

@@ -26,11 +26,11 @@ class StatusStyle:
     mark: str
 
 
-_DONE = StatusStyle("completed", "ok", "check", "+")
-_WARN = StatusStyle("completed with warnings", "warn", "bang", "!")
-_FAIL = StatusStyle("failed", "bad", "cross", "x")
-_RUN = StatusStyle("running", "run", "play", ">")
-_CANCELLED = StatusStyle("cancelled", "idle", "minus", "-")
+_DONE: Final = StatusStyle("completed", "ok", "check", "+")
+_WARN: Final = StatusStyle("completed with warnings", "warn", "bang", "!")
+_FAIL: Final = StatusStyle("failed", "bad", "cross", "x")
+_RUN: Final = StatusStyle("running", "run", "play", ">")
+_CANCELLED: Final = StatusStyle("cancelled", "idle", "minus", "-")
 
 WORKFLOW: Final[dict[str, StatusStyle]] = {
     "planned": StatusStyle("planned", "idle", "ring", "."),

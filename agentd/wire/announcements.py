@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from agentd.wire.messages import Zoned
 
-ARRIVING = "arriving"
+ARRIVING: Final = "arriving"
 """Status of an agent that has its lease but does not work yet: it is not listed."""
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from agentd.errors import InvalidMessage
 
-MAX_MESSAGE = 512 * 1024
+MAX_MESSAGE: Final = 512 * 1024
 """Largest message in bytes that agentd accepts; half of the server's default max_payload of 1 MiB."""
 
 
@@ -73,7 +73,9 @@ def answered_by_server(data: bytes) -> bool:
     return "type" in found or found.keys() <= _ANSWERS
 
 
-_ANSWERS = frozenset({"stream", "seq", "domain", "duplicate", "error", "val", "batch", "count", "server", "data"})
+_ANSWERS: Final = frozenset(
+    {"stream", "seq", "domain", "duplicate", "error", "val", "batch", "count", "server", "data"}
+)
 """The fields of the server's acknowledgements, and of its answer to a request for the user's identity."""
 
 

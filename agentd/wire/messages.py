@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
 from agentd.wire import secrets
 from agentd.wire.codec import digest
 
-MAX_STATE = 960 * 1024
+MAX_STATE: Final = 960 * 1024
 """Largest state of a workflow in bytes, and largest answer derived from it: max_payload, less room for headers."""
-MAX_REQUEST = 128 * 1024
+MAX_REQUEST: Final = 128 * 1024
 """Largest request in bytes: its parameters are stored in the state, in its plan and in the first assignment."""
 
 Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -48,7 +48,7 @@ class Tier(StrEnum):
         return self.rank >= other.rank
 
 
-_RANKS = {tier: rank for rank, tier in enumerate(Tier)}
+_RANKS: Final = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Outcome(StrEnum):

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 MAX_ID: Final = 64
 """Largest length of an id, in characters."""
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_CHILD = re.compile(r".*--|.{47}-[0-9a-f]{16}\Z", re.DOTALL)
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_CHILD: Final = re.compile(r".*--|.{47}-[0-9a-f]{16}\Z", re.DOTALL)
 """Form of the id of a workflow that a task starts: `<workflow>--<task>`, or cut to MAX_ID with a digest."""
-_TASK = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
-_INBOX = re.compile(r"_INBOX\.[!-)+-=?-~]+\Z")
+_TASK: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
+_INBOX: Final = re.compile(r"_INBOX\.[!-)+-=?-~]+\Z")
 """Printable ASCII without blanks, `*` and `>`."""
 MAX_INBOX: Final = 512
 """Largest length, in characters, of a reply subject."""
-_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_-]{1,64})?(\+[A-Za-z0-9_-]{1,64})?\Z")
+_QUEUE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_-]{1,64})?(\+[A-Za-z0-9_-]{1,64})?\Z")
 
 
 def check_id(value: str, field: str = "workflow_id") -> str:

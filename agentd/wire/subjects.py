@@ -320,7 +320,7 @@ def audit_head(agent: str) -> str:
     return f"head.{agent}"
 
 
-def steer(principal: str, agent: str) -> str:
+def control_by(principal: str, agent: str) -> str:
     """ai.control.agent.<principal>.<agent>: a principal asks an agent to drain or reload; the agent decides."""
     return f"ai.control.agent.{principal}.{agent}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict, deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd import BusError, Denied, capacity
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from agentd import Bus
 
-EVERY = 5.0
+EVERY: Final = 5.0
 """Seconds between two checks of the capacity of NATS."""
 
 
@@ -45,8 +45,8 @@ class CapacityCheck:
         self.problem = f"no new requests are taken: {tight[0].text}" if tight else ""
 
 
-MINUTE = 60.0
-PRINCIPALS = 1000
+MINUTE: Final = 60.0
+PRINCIPALS: Final = 1000
 """Principals whose requests are counted; where NATS does not prove names, a flood can use many names."""
 
 

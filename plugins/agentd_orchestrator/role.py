@@ -6,7 +6,7 @@ It turns them into inputs for the engine, which executes the workflows.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from agentd_orchestrator.settings import OrchestratorSettings
 
 
-VERSIONS_EVERY = 5.0
+VERSIONS_EVERY: Final = 5.0
 """Seconds between two reads of the state versions that the orchestrators support."""
 
-FILES_CHECK: float = 5.0
+FILES_CHECK: Final[float] = 5.0
 """Seconds between two checks of the workflow files, so that a fault shows before a request needs the file."""
 
 

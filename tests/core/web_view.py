@@ -105,7 +105,7 @@ class MemoryView:
         self.signals: list[tuple[str, str, WorkflowSignal]] = []
         self.wanted: list[tuple[str, NetworkRequest]] = []
         self.requested: list[tuple[str, WorkflowRequest]] = []
-        self.steered: list[tuple[str, str, str]] = []
+        self.controlled: list[tuple[str, str, str]] = []
         self.guest_list: list[GuestSummary] = []
         self.finding_list: list[FindingSummary] = []
         self.audit_lines: list[AuditRecord] = []
@@ -175,10 +175,10 @@ class MemoryView:
         rejected = not request.parameters and not request.retry_of
         return WorkflowResponse(request.workflow_id, "rejected", error="parameters: missing") if rejected else None
 
-    async def steer_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
+    async def control_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
         """Keep what was asked of an agent; rita may only read."""
-        await self._network("steer_agent")
-        self.steered.append((principal, agent_id, action))
+        await self._network("control_agent")
+        self.controlled.append((principal, agent_id, action))
         return ControlReply(agent_id, principal != "rita", "rita may read" if principal == "rita" else action)
 
     async def guests(self) -> list[GuestSummary]:

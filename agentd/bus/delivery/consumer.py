@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -39,22 +39,22 @@ if TYPE_CHECKING:
     from agentd.bus.nats.subscriptions import Delivery, Pull
     from agentd.telemetry.logs import Logger
 
-EXPIRES = 10.0
+EXPIRES: Final = 10.0
 """Seconds that one pull request stays open at the server."""
-SUSPECT = 3
+SUSPECT: Final = 3
 """Deliveries after which a message is a suspect: it may kill the process that handles it.
 
 When a process dies, the delivery count of every message that it held rises, so this count alone also blames other
 messages: a task that killed its worker repeatedly made the tasks beside it fail [seen].  So suspects run one at a time
 in a process, and each start of a suspect is stored before it is handled.
 """
-BEGINS = 5
+BEGINS: Final = 5
 """Starts of a suspect after which it is given up as poison."""
-ALONE = 30.0
+ALONE: Final = 30.0
 """Seconds for which a suspect runs alone: if it runs longer, it does not kill at once, and others have deadlines."""
-MAX_PAUSE = 30.0
+MAX_PAUSE: Final = 30.0
 """Longest pause in seconds before a message is delivered again."""
-BUGS = 20
+BUGS: Final = 20
 """Unexpected exceptions of one message in this process, over eight minutes, after which it is given up.
 
 A message that is delivered again for ever takes one of the consumer's places for unacknowledged messages; a thousand

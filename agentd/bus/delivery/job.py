@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agentd.wire import codec, records
 from agentd.wire.subjects import ACK_WAIT
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-HELD = ACK_WAIT - 2.0
+HELD: Final = ACK_WAIT - 2.0
 """Seconds after the last progress report during which a message is certainly still ours.
 
 After that another process may have it (this process was stopped, or had no connection), and a NAK of our delivery would

@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import nats
 import nats.errors
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-PING_INTERVAL = 5
+PING_INTERVAL: Final = 5
 """Seconds between PINGs."""
-SILENCE = 8.0
+SILENCE: Final = 8.0
 """Seconds without a PONG after which the transport is aborted."""
-WORKERS = 256
+WORKERS: Final = 256
 """Messages of subscriptions and requests that are handled at the same time."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nats.aio.client import RawCredentials
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentd.config.settings import Bus as BusSettings
     from agentd.config.settings import Login
 
-_CUT = ("broken pipe", "reset by peer", "eof", "connection lost")
+_CUT: Final = ("broken pipe", "reset by peer", "eof", "connection lost")
 """Errors seen when a server requires a client certificate and closes the connection before its TLS alert arrives."""
 
 

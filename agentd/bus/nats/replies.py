@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from agentd.errors import Denied
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-SWEEP = 0.2
+SWEEP: Final = 0.2
 """Seconds between two checks for requests that have waited too long."""
 
 

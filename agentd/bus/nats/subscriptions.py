@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from agentd.bus.nats.client import ignore_closed
 from agentd.wire import codec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 Delivery: TypeAlias = "Msg"
 """What a pull request delivers: a message of a stream, or a status without data."""
-DRAIN = 2.0
+DRAIN: Final = 2.0
 """Seconds to wait for the server to confirm the end of a subscription or a connection."""
 
 

@@ -105,14 +105,14 @@ class Work:
 def agent(name: str, work: Work) -> User:
     """Return the user of the agent with the id `name`."""
     publish = [*_every_agent(name), *_asked_as(work.principals), *map(subjects.request, work.principals)]
-    publish += [subjects.steer(principal, "*") for principal in work.principals]
+    publish += [subjects.control_by(principal, "*") for principal in work.principals]
     subscribe = [
         inbox(name),
         subjects.AGENT_DISCOVERY,
         subjects.SERVICE_DISCOVERY,
         subjects.control(name),
         subjects.accept("*", name),
-        subjects.steer("*", name),
+        subjects.control_by("*", name),
         f"$KV.{subjects.FREEZE}.*",
         subjects.ALL_EVENTS,
         subjects.AGENT_REGISTER,
@@ -153,7 +153,7 @@ def principal(name: str) -> User:
         subjects.request(name),
         subjects.tool_call(name, "*", "*"),
         subjects.accept(name, "*"),
-        subjects.steer(name, "*"),
+        subjects.control_by(name, "*"),
         *_reading(),
     ]
     return _user(name, Kind.PRINCIPAL, publish, [inbox(name), subjects.ALL_EVENTS, subjects.response("*")])

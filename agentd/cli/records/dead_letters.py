@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,7 +17,7 @@ from agentd.wire.codec import plain
 if TYPE_CHECKING:
     from agentd.bus.delivery.dead_letters import Letter
 
-SHOWN = 10_000
+SHOWN: Final = 10_000
 """Characters of a message that are printed at most; --json prints all of it."""
 
 

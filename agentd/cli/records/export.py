@@ -13,7 +13,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
     from agentd.bus.stored import Stored
 
-REPORT_EVERY = 1.0
+REPORT_EVERY: Final = 1.0
 """Seconds between two progress messages."""
 
 

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 import uvloop
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from agentd.config.load import Config
     from agentd.wire.messages import WorkflowResponse
 
-INSTANCE = "all"
-NODE = "pve1"
+INSTANCE: Final = "all"
+NODE: Final = "pve1"
 """The node of the simulated cluster on which the demo runs."""
-DURATIONS = {"default": 1.0, "qmclone": 2.0, "qmstart": 1.5}
+DURATIONS: Final = {"default": 1.0, "qmclone": 2.0, "qmstart": 1.5}
 """Seconds that tasks of the simulated Proxmox take: long enough to be visible in the demo."""
 
-DEMO_CONFIG = """\
+DEMO_CONFIG: Final = """\
 [node]
 name = {node}
 state_dir = {state}

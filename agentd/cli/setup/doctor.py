@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import formats
 from agentd.bus import capacity
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
     from agentd.tools.definition import Right
 
-MIN_FREE = 100 << 20
+MIN_FREE: Final = 100 << 20
 """Bytes that have to be free for the state of the daemons."""
-ROLES = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
+ROLES: Final = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
 """The roles in Proxmox that `agentd doctor --roles` creates: one for each tier, with what the tools up to it need."""
-GRANTS = "Permissions.Modify"
+GRANTS: Final = "Permissions.Modify"
 """Allows its holder to grant any role to any user, also roles it does not have itself.
 
 agentd's roles contain it only with `--grants`.

@@ -121,7 +121,7 @@ class Actions:
             raise HTTPException(_CONFLICT, answer.error or answer.status)
         return Submitted(name, f"/workflows/{name}")
 
-    async def steer(self, principal: str, workflow_id: str, action: str, details: ActionDetails) -> object:
+    async def control_workflow(self, principal: str, workflow_id: str, action: str, details: ActionDetails) -> object:
         """Approve, reject, cancel, pause, resume or retry a workflow; raises 409 if the orchestrator refuses."""
         if action not in {*ACTIONS, RETRY}:
             known = ", ".join((*ACTIONS, RETRY))
@@ -140,12 +140,12 @@ class Actions:
             reply = await self._view.signal(principal, workflow_id, signal)
         return _done(reply, done=reply.done, message=reply.message)
 
-    async def steer_agent(self, principal: str, agent_id: str, action: str) -> object:
+    async def control_agent(self, principal: str, agent_id: str, action: str) -> object:
         """Drain or reload an agent; raises 409 if the agent refuses."""
         if action not in AGENT_ACTIONS:
             raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(AGENT_ACTIONS)}")
         with self._one(principal):
-            reply = await self._view.steer_agent(principal, check_id(agent_id, "agent"), action)
+            reply = await self._view.control_agent(principal, check_id(agent_id, "agent"), action)
         return _done(reply, done=reply.done, message=reply.message)
 
     async def network(self, principal: str, action: str, details: FreezeDetails) -> object:
@@ -180,8 +180,8 @@ class ActionRoutes:
         network = [Route(NETWORK.format(action=action), self.network, methods=["POST"]) for action in freeze.ACTIONS]
         return [
             Route(SUBMIT, self.submit, methods=["POST"]),
-            Route(PATH, self.steer, methods=["POST"]),
-            Route(AGENT, self.steer_agent, methods=["POST"]),
+            Route(PATH, self.control_workflow, methods=["POST"]),
+            Route(AGENT, self.control_agent, methods=["POST"]),
             *network,
         ]
 
@@ -191,17 +191,17 @@ class ActionRoutes:
         wanted = await _body(request, Submission, WorkflowRequest.MAX_BYTES)
         return _reply(await self._actions.submit(principal, wanted), 202)
 
-    async def steer(self, request: Request) -> Response:
+    async def control_workflow(self, request: Request) -> Response:
         """Carry out one action on a workflow."""
         principal, path = self._principal(request), request.path_params
         details = await _body(request, ActionDetails)
-        return _reply(await self._actions.steer(principal, path["id"], path["action"], details))
+        return _reply(await self._actions.control_workflow(principal, path["id"], path["action"], details))
 
-    async def steer_agent(self, request: Request) -> Response:
+    async def control_agent(self, request: Request) -> Response:
         """Carry out one action on an agent."""
         principal, path = self._principal(request), request.path_params
         await _body(request, NoDetails)
-        return _reply(await self._actions.steer_agent(principal, path["id"], path["action"]))
+        return _reply(await self._actions.control_agent(principal, path["id"], path["action"]))
 
     async def network(self, request: Request) -> Response:
         """Freeze or thaw the network."""

@@ -54,8 +54,8 @@ class FormRoutes:
             Route(LOGIN, self.login, methods=["POST"]),
             Route("/logout", self.logout, methods=["POST"]),
             Route("/submit/{type}", self.submit, methods=["POST"]),
-            Route("/workflows/{id}/{action}", self.steer, methods=["POST"]),
-            Route("/agents/{id}/{action}", self.steer_agent, methods=["POST"]),
+            Route("/workflows/{id}/{action}", self.control_workflow, methods=["POST"]),
+            Route("/agents/{id}/{action}", self.control_agent, methods=["POST"]),
             Route("/alerts/{action}", self.alert, methods=["POST"]),
             *network,
         ]
@@ -100,20 +100,20 @@ class FormRoutes:
         submitted = await self._actions.submit(principal, wanted)
         return RedirectResponse(submitted.url, _SEE)
 
-    async def steer(self, request: Request) -> Response:
+    async def control_workflow(self, request: Request) -> Response:
         """Act on a workflow."""
         principal, form = await self._form(request)
         workflow_id, action = request.path_params["id"], request.path_params["action"]
         details = ActionDetails(
             form.get("task", ""), form.get("reason", ""), undo=bool(form.get("undo")), digest=form.get("digest", "")
         )
-        done = await self._actions.steer(principal, workflow_id, action, details)
+        done = await self._actions.control_workflow(principal, workflow_id, action, details)
         return RedirectResponse(done.url if isinstance(done, Submitted) else f"/workflows/{workflow_id}", _SEE)
 
-    async def steer_agent(self, request: Request) -> Response:
+    async def control_agent(self, request: Request) -> Response:
         """Act on an agent."""
         principal, _ = await self._form(request)
-        await self._actions.steer_agent(principal, request.path_params["id"], request.path_params["action"])
+        await self._actions.control_agent(principal, request.path_params["id"], request.path_params["action"])
         return RedirectResponse("/agents", _SEE)
 
     async def alert(self, request: Request) -> Response:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 GRACE: Final = 3
 """Seconds that running requests get when the daemon stops."""
-_WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - names to leave out, nothing is bound here
-_ADVICE = {
+_WILDCARDS: Final = {"", "0.0.0.0", "::"}  # noqa: S104 - names to leave out, nothing is bound here
+_ADVICE: Final = {
     errno.EADDRINUSE: "another process listens there; choose another web.port or stop that process",
     errno.EACCES: "ports below 1024 need a right that agentd has not; choose another web.port",
     errno.EADDRNOTAVAIL: "this machine has no such address; correct web.host",

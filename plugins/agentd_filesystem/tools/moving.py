@@ -6,7 +6,7 @@ import asyncio
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from agentd import Call, Found, NotFound, Rejected, Repeat, Tier, formats, tool
 from agentd_filesystem import beneath, fields, replace
@@ -17,7 +17,7 @@ from agentd_filesystem.tools.reading import checksum, etag_of
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots
 
-_BLOCK = 1 << 20
+_BLOCK: Final = 1 << 20
 
 
 class MoveFile(Narrowed, frozen=True, forbid_unknown_fields=True):

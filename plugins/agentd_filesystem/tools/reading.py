@@ -7,7 +7,7 @@ import hashlib
 import mimetypes
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,7 @@ from agentd_filesystem.fields import Narrowed, OnePath, Path, Text
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots
 
-_BLOCK = 1 << 16
+_BLOCK: Final = 1 << 16
 Lines = Annotated[int, Meta(ge=1, le=100_000)]
 
 

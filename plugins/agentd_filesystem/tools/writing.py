@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import os
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,7 +20,7 @@ from agentd_filesystem.tools.reading import whole
 if TYPE_CHECKING:
     from agentd_filesystem.roots import Place, Roots
 
-MOST = 256 << 10
+MOST: Final = 256 << 10
 """Characters of text in one call: a message has 512 KiB at most."""
 
 

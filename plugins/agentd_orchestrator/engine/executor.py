@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -55,25 +55,25 @@ from agentd_orchestrator.state_machine.state import continues
 if TYPE_CHECKING:
     from agentd import Bus, Logger, Metrics
 
-KEPT = 30 * 86_400.0
+KEPT: Final = 30 * 86_400.0
 """Seconds that an ended workflow and its response are kept; until then the same id means the same workflow.
 
 At most as long as effect records and stored results are kept (provision.py), because the state refers to them; the
 setting `retention_days` reduces it.
 """
-BRIEF = 3600.0
+BRIEF: Final = 3600.0
 """Seconds that a request over its principal's quota is kept: short, so that a flood of requests fills nothing."""
-KEPT_EVENTS = 16
+KEPT_EVENTS: Final = 16
 """Approximate number of events kept per workflow, for a person who investigates what happened."""
-CACHE = 10_000
+CACHE: Final = 10_000
 """Open workflows whose state is kept in memory; the state of any other is read again."""
-REFRESHED = 500
+REFRESHED: Final = 500
 """States that are compared with the stream leader's in one refresh."""
-BROKEN_AFTER = 3
+BROKEN_AFTER: Final = 3
 """Deliveries after which an input that makes `decide` fail ends its workflow, so that a person notices."""
-HEADERS = 4096
+HEADERS: Final = 4096
 """Bytes of the server's max_payload that are reserved for headers and the protocol."""
-NEWER_DELAY = 10.0
+NEWER_DELAY: Final = 10.0
 """Seconds before an input for a state of a newer version is redelivered to another orchestrator."""
 
 

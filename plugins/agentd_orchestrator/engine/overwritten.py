@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd import AgentdError, StaleWrite, subjects
 from agentd.bus.jetstream import ROLLUP, SCHEDULE
@@ -18,11 +18,11 @@ from agentd.wire.codec import answered_by_server
 if TYPE_CHECKING:
     from agentd import Context, Received
 
-AT_ONCE = 1000
+AT_ONCE: Final = 1000
 """Timers that are restored at one start or reconnect; the others are restored at the next one."""
 
 
-PAUSES = (0.05, 0.2, 1.0, 3.0)
+PAUSES: Final = (0.05, 0.2, 1.0, 3.0)
 """Seconds before each check of a timer that was overwritten.
 
 The server can deliver a message to subscribers before the stream holds it, so one check can come too early.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -17,7 +17,7 @@ from agentd_orchestrator.state_machine import approval_text, failures, outgoing
 from agentd_orchestrator.state_machine.plan_check import MAX_TASKS
 from agentd_orchestrator.state_machine.state import add, add_entry, cancelled, continues, may_begin, satisfied, set_task
 
-_LEFT = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
+_LEFT: Final = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 def advance(state: Workflow, at: datetime) -> Workflow:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT: Final = 4000
 """Characters that are stored of an error, a warning or a reason: the state contains it more than once."""
-STEERING: Final = ("cancel", "pause", "resume")
-ACTIONS: Final = (*STEERING, "approve", "reject")
+CONTROLS: Final = ("cancel", "pause", "resume")
+ACTIONS: Final = (*CONTROLS, "approve", "reject")
 
 
 def apply_signal(state: Workflow, given: Signal, at: datetime) -> Workflow:
@@ -31,8 +31,8 @@ def apply_signal(state: Workflow, given: Signal, at: datetime) -> Workflow:
 
     Raises Rejected or Denied if it cannot be executed.
     """
-    if given.signal.action in STEERING:
-        _check_steering(state, given)
+    if given.signal.action in CONTROLS:
+        _check_control(state, given)
     match given.signal.action:
         case "cancel":
             return _cancel(state, given, at)
@@ -46,7 +46,7 @@ def apply_signal(state: Workflow, given: Signal, at: datetime) -> Workflow:
             raise Rejected(f"action: unknown {given.signal.action!r}; there are {', '.join(ACTIONS)}")
 
 
-def _check_steering(state: Workflow, given: Signal) -> None:
+def _check_control(state: Workflow, given: Signal) -> None:
     """Raise Denied unless the principal owns the workflow or its tier is sufficient.
 
     The tier must cover every task of the workflow.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 256 * 1024
 """Characters of all values together; Proxmox accepts 512 KiB of form data, where a character takes up to twelve."""
-_BOOLEANS: dict[object, str] = {
+_BOOLEANS: Final[dict[object, str]] = {
     **dict.fromkeys((True, "1", "on", "yes", "true"), "1"),
     **dict.fromkeys((False, "0", "off", "no", "false"), "0"),
 }
@@ -58,7 +58,7 @@ def _shape(pattern: str) -> Callable[[str], bool]:
 
 
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-FORMATS: dict[str, tuple[Callable[[str], bool], str]] = {
+FORMATS: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
     "pve-node": (_shape(_LABEL), "the name of a node"),
     "pve-vmid": (_shape(r"[1-9][0-9]{2,8}"), "a VMID, 100 to 999999999"),
     "pve-storage-id": (_shape(r"[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9]"), "the name of a storage"),

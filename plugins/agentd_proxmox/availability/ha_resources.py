@@ -266,7 +266,7 @@ def _before(was: Resource, options: Iterable[str]) -> Entry:
     return {key: have[key] for key in options}
 
 
-_USUAL: Entry = {"state": "started", "max_restart": 1, "max_relocate": 1, "failback": 1}
+_USUAL: Final[Entry] = {"state": "started", "max_restart": 1, "max_relocate": 1, "failback": 1}
 
 
 def _differs(entry: Entry, wanted: Entry) -> list[str]:

@@ -10,7 +10,7 @@ is renamed for the API would be renamed in the result of the tool, too.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -75,7 +75,7 @@ def _number(value: Any, kind: type[Any]) -> Any:  # noqa: ANN401
         raise PermanentError(f"{one_line(value)!r} is not a number") from error
 
 
-_CONVERT: dict[object, tuple[Callable[[Any, Any], Any], object]] = {
+_CONVERT: Final[dict[object, tuple[Callable[[Any, Any], Any], object]]] = {
     str: (text, ""),
     int: (number, 0),
     float: (share, 0.0),

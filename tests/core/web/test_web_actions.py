@@ -1,4 +1,4 @@
-"""Steering over HTTP: a token is a principal, and without one nothing is changed."""
+"""Control over HTTP: a token is a principal, and without one nothing is changed."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ async def test_an_agent_is_drained_by_who_may() -> None:
     assert (done.code, done.json()["done"]) == (200, True)
     assert (refused.code, refused.json()["detail"]) == (409, "rita may read")
     assert (unknown.code, "drain, reload" in unknown.json()["detail"]) == (404, True)
-    assert view.steered == [("bob", "monitor-pve2", "drain"), ("rita", "monitor-pve2", "drain")]
+    assert view.controlled == [("bob", "monitor-pve2", "drain"), ("rita", "monitor-pve2", "drain")]
 
 
 async def test_an_alert_is_acknowledged_and_silenced_by_a_tool() -> None:
