@@ -63,7 +63,7 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
 	$(LINT)/bin/deptry agentd plugins
 	$(LINT)/bin/codespell  # with tests/project/words.txt: plain English
-	! grep -rnE '\b(for each in|lambda each)\b' --include='*.py' agentd plugins tests  # a variable is named after what it holds
+	! grep -rnE '\b(for|lambda) each( in |:)|for \w+, each in |\beach(: int|: str|=)' --include='*.py' agentd plugins tests  # a variable is named after what it holds
 	$(LINT)/bin/vulture
 
 # In one process: the nodes are one lab, and the tests follow one another as an operator's days do.

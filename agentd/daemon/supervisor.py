@@ -202,8 +202,7 @@ class Supervisor:
 
     def _build(self, journal: Journal) -> Worker:
         """Create the worker and the roles' contexts: all parts are connected here."""
-        config = self.config
-        policy = Policy.of(config.policy)
+        policy = Policy.of(self.config.policy)
         for text in policy.warnings():
             self.log.warning("the policy grants more than is allowed", reason=text)
         audit_log = self.audit_log
@@ -220,27 +219,28 @@ class Supervisor:
             freeze_watch=self.freeze_watch,
             lease=self.lease,
         )
-        for name, role in self.roles.items():
-            context = Context(
-                instance=self.name,
-                node=config.node.name,
-                agent_id=self.agent_id,
-                config=config,
-                settings=self.settings[name],
-                bus=self.bus,
-                tools=self.tools,
-                workflows=self.workflows,
-                worker=worker,
-                policy=policy,
-                metrics=self.metrics,
-                log=self.log.bind(role=name),
-                proxmox=self.proxmox,
-                known_tools=partial(known_tools, config),
-                checks=self.checks,
-                stopping=self.stopping,
-            )
-            self.running.append(RunningRole(role, context))
+        self.running += [RunningRole(role, self._context(name, worker, policy)) for name, role in self.roles.items()]
         return worker
+
+    def _context(self, role: str, worker: Worker, policy: Policy) -> Context:
+        return Context(
+            instance=self.name,
+            node=self.config.node.name,
+            agent_id=self.agent_id,
+            config=self.config,
+            settings=self.settings[role],
+            bus=self.bus,
+            tools=self.tools,
+            workflows=self.workflows,
+            worker=worker,
+            policy=policy,
+            metrics=self.metrics,
+            log=self.log.bind(role=role),
+            proxmox=self.proxmox,
+            known_tools=partial(known_tools, self.config),
+            checks=self.checks,
+            stopping=self.stopping,
+        )
 
     async def _keep_running(self, running: RunningRole) -> None:
         """Run a role; restart it if it fails or returns before the daemon stops."""

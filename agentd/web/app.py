@@ -8,7 +8,7 @@ other machines.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -41,7 +41,7 @@ from agentd.web.serving import security
 from agentd.web.serving.sessions import LoginWall, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from starlette.requests import Request
 
@@ -99,11 +99,7 @@ def build(  # noqa: PLR0913 - the settings of WebServer
             *wall,
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
         ],
-        exception_handlers={
-            HTTPException: site.on_http_error,
-            AgentdError: site.on_agentd_error,
-            Exception: site.on_bug,
-        },
+        exception_handlers=site.error_handlers(),
     )
 
 
@@ -192,7 +188,15 @@ class Site:
             return Response(status_code=304, headers=headers)
         return Response(asset.body, headers={**headers, "content-type": asset.media_type})
 
-    async def on_http_error(self, request: Request, error: Exception) -> Response:
+    def error_handlers(self) -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
+        """Return what responds to which error."""
+        return {
+            HTTPException: self._on_http_error,
+            AgentdError: self._on_agentd_error,
+            Exception: self._on_bug,
+        }
+
+    async def _on_http_error(self, request: Request, error: Exception) -> Response:
         """Respond to an HTTP error of a route."""
         if not isinstance(error, HTTPException):
             raise error
@@ -205,12 +209,12 @@ class Site:
         response.headers.update(error.headers or {})
         return response
 
-    async def on_agentd_error(self, request: Request, error: Exception) -> Response:
+    async def _on_agentd_error(self, request: Request, error: Exception) -> Response:
         """Respond 400 or 409 to a mistake of the client, 503 if it cannot be done now."""
         code = 400 if isinstance(error, InvalidMessage) else 409 if isinstance(error, UsageError) else _UNAVAILABLE
         return await self._problem(request, code, str(error))
 
-    async def on_bug(self, request: Request, _: Exception) -> Response:
+    async def _on_bug(self, request: Request, _: Exception) -> Response:
         """Respond 500; Starlette raises the error again, and uvicorn logs its traceback."""
         response = await self._problem(
             request, _INTERNAL, "a bug in agentd; `journalctl -u 'agentd@*'` has its traceback"

@@ -13,6 +13,7 @@ from agentd import __version__
 from agentd.config.section import is_loopback
 from agentd_mcp import approvals
 from agentd_mcp.calling import Offered, ToolCaller
+from agentd_mcp.changes import Changes
 from agentd_mcp.direct_tools import freezing, overview, workflows
 from agentd_mcp.role import PRINCIPAL
 from agentd_mcp.server import Principal, Resolve, ToolServer, tool_server
@@ -64,7 +65,7 @@ def network_server(  # noqa: PLR0913 - each parameter is one property of the ser
     approvers: Mapping[str, str] | None = None,
     few: bool = True,
     most: int = 128,
-    each: int = 32,
+    per_principal: int = 32,
 ) -> tuple[ToolServer, Offered]:
     """Return the server of all tools of the network, and the list of those that agents offer.
 
@@ -72,23 +73,16 @@ def network_server(  # noqa: PLR0913 - each parameter is one property of the ser
     here   the tools that this process runs itself, and what runs them
     few    list the tools of daily use only
     """
-    own, calls = here
+    own, running = here
     remote = {name: tool for name, tool in known.items() if name not in own and not tool.undoes}
     offered = Offered()
 
     def served(name: str) -> bool:
         return name not in remote or name in offered.names
 
-    def reachable(tier: Tier) -> list[Tool]:
-        shown = [*own.values(), *remote.values(), *(entry.tool for entry in direct)]
-        return [tool for tool in shown if tier.covers(tool.tier) and served(tool.name)]
-
-    caller = ToolCaller(bus=bus, here=calls, remote=remote, approvers=approvers or {})
-    direct = [*workflows.tools(), *overview.tools(), *freezing.tools()]
-    every = [*direct, approvals.dry_runs(caller.perform, {**own, **remote}), *tool_search.meta_tools(reachable)]
-    caller.direct.update({entry.tool.name: entry for entry in every})
+    caller = ToolCaller(bus=bus, here=running, remote=remote, approvers=approvers or {})
     server = tool_server(
-        [*own.values(), *remote.values(), *(entry.tool for entry in every)],
+        [*own.values(), *remote.values(), *_direct_tools(caller, {**own, **remote}, served)],
         caller.call,
         name=name,
         version=__version__,
@@ -97,11 +91,23 @@ def network_server(  # noqa: PLR0913 - each parameter is one property of the ser
         instructions=INSTRUCTIONS,
         listed=tool_search.DAILY if few else None,
         served=served,
-        most=most,
-        each=each,
+        changes=Changes(most=most, per_principal=per_principal),
     )
     offered.changed = server.changes.tools_changed
     return server, offered
+
+
+def _direct_tools(caller: ToolCaller, others: dict[str, Tool], served: Callable[[str], bool]) -> list[Tool]:
+    """Return the tools that the server itself runs, and register them at `caller`."""
+    direct = [*workflows.tools(), *overview.tools(), *freezing.tools()]
+
+    def reachable(tier: Tier) -> list[Tool]:
+        shown = [*others.values(), *(entry.tool for entry in direct)]
+        return [tool for tool in shown if tier.covers(tool.tier) and served(tool.name)]
+
+    every = [*direct, approvals.dry_runs(caller.perform, others), *tool_search.meta_tools(reachable)]
+    caller.direct.update({entry.tool.name: entry for entry in every})
+    return [entry.tool for entry in every]
 
 
 def bridge(context: Context, known: Mapping[str, Tool]) -> Bridge:
@@ -123,7 +129,7 @@ def bridge(context: Context, known: Mapping[str, Tool]) -> Bridge:
         approvers=settings.approvers,
         few=settings.tool_list == "few",
         most=settings.sessions,
-        each=settings.sessions_per_principal,
+        per_principal=settings.sessions_per_principal,
     )
     hosts = [f"{name}{port}" for name in [*HOSTS, *web.allowed_hosts] for port in ("", ":*")]
     http = http_server(
@@ -131,7 +137,7 @@ def bridge(context: Context, known: Mapping[str, Tool]) -> Bridge:
         hosts=hosts,
         origins=[f"http://{host}" for host in hosts],
         most=settings.sessions,
-        each=settings.sessions_per_principal,
+        per_principal=settings.sessions_per_principal,
     )
     anonymous = settings.anonymous and is_loopback(web.host)
     return Bridge(tools, http, partial(user_of, tokens=web.tokens, anonymous=anonymous), offered)

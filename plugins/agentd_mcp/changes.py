@@ -32,15 +32,15 @@ STDIO: Final = ""
 class Changes:
     """The clients that are notified when the tools change.
 
-    most  maximum of streams in total
-    each  maximum of streams of one principal
+    most           maximum of streams in total
+    per_principal  maximum of streams of one principal
     """
 
-    def __init__(self, *, most: int, each: int) -> None:
+    def __init__(self, *, most: int = 128, per_principal: int = 32) -> None:
         """Know no client yet."""
         self._bus = InMemorySubscriptionBus()
         self._handler = ListenHandler(self._bus, max_subscriptions=most)
-        self._each = each
+        self._per_principal = per_principal
         self._streams: Counter[str] = Counter()
         self._sessions: dict[str, ServerSession] = {}
 
@@ -48,8 +48,8 @@ class Changes:
         self, context: Context, params: types.SubscriptionsListenRequestParams, principal: str
     ) -> types.SubscriptionsListenResult:
         """Serve one stream of a principal until its client leaves."""
-        if self._streams[principal] >= self._each:
-            raise MCPError(types.INTERNAL_ERROR, f"{principal} has {self._each} streams open; close one")
+        if self._streams[principal] >= self._per_principal:
+            raise MCPError(types.INTERNAL_ERROR, f"{principal} has {self._per_principal} streams open; close one")
         self._streams[principal] += 1
         try:
             return await self._handler(context, params)

@@ -122,20 +122,18 @@ def tool_server(  # noqa: PLR0913 - each parameter is one property of the server
     instructions: str = "",
     listed: frozenset[str] | None = None,
     served: Callable[[str], bool] = lambda _name: True,
-    most: int = 128,
-    each: int = 32,
+    changes: Changes | None = None,
 ) -> ToolServer:
     """Return the server of `tools`.
 
     tasks    the tasks of clients that have declared the extension; None: no call becomes a task
     listed   names of the tools in the list (None: all); the others can still be called
     served   whether an agent offers a tool now; the others are not listed
-    most     maximum of streams for notifications
-    each     maximum of those of one principal
+    changes  the clients that are notified when the tools change
     """
-    catalogue, changes = Catalogue(tools), Changes(most=most, each=each)
+    catalogue, changes = Catalogue(tools), changes or Changes()
     shown = Resources(catalogue, caller, resolve, served)
-    desk = _McpHandlers(catalogue, caller, resolve, served, listed, tasks, changes)
+    handlers = _McpHandlers(catalogue, caller, resolve, served, listed, tasks, changes)
     server = _Server(
         name,
         version=version,
@@ -148,17 +146,11 @@ def tool_server(  # noqa: PLR0913 - each parameter is one property of the server
         on_list_prompts=shown.list_prompts,
         on_get_prompt=shown.get_prompt,
         on_completion=shown.complete,
-        on_list_tools=desk.list_tools,
-        on_subscriptions_listen=desk.listen,
+        on_list_tools=handlers.list_tools,
+        on_subscriptions_listen=handlers.listen,
     )
-    server.add_request_handler("tools/call", types.CallToolRequestParams, desk.call_tool)
-    server.add_notification_handler("notifications/initialized", types.NotificationParams, changes.opened)
-    if tasks is not None:
-        server.extensions[task_extension.ID] = {}
-        server.add_request_handler("tasks/get", task_extension.TaskParams, desk.get_task)
-        server.add_request_handler("tasks/update", task_extension.UpdateParams, desk.update_task)
-        server.add_request_handler("tasks/cancel", task_extension.TaskParams, desk.cancel_task)
-    return ToolServer(server, changes, catalogue.broken, desk.drain)
+    handlers.add_to(server)
+    return ToolServer(server, changes, catalogue.broken, handlers.drain)
 
 
 @dataclass
@@ -175,6 +167,16 @@ class _McpHandlers:
     effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
     left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
     """Running changes whose client disconnected: the same call of the same principal waits for the running one."""
+
+    def add_to(self, server: _Server) -> None:
+        """Register the handlers that the constructor of the SDK's server does not take."""
+        server.add_request_handler("tools/call", types.CallToolRequestParams, self.call_tool)
+        server.add_notification_handler("notifications/initialized", types.NotificationParams, self.changes.opened)
+        if self.tasks is not None:
+            server.extensions[task_extension.ID] = {}
+            server.add_request_handler("tasks/get", task_extension.TaskParams, self.get_task)
+            server.add_request_handler("tasks/update", task_extension.UpdateParams, self.update_task)
+            server.add_request_handler("tasks/cancel", task_extension.TaskParams, self.cancel_task)
 
     async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         principal = self.resolve(context.request)
@@ -194,10 +196,10 @@ class _McpHandlers:
             name, arguments = tool_search.unwrap(params.name, params.arguments or {}, self.catalogue.tools)
             tool = self.catalogue.find(name, principal.tier)
             if tool is None:
-                message = (
+                text = (
                     f"there is no tool {name!r} within tier {principal.tier}; {tool_search.FIND} finds those there are"
                 )
-                raise MCPError(types.INVALID_PARAMS, message)
+                raise MCPError(types.INVALID_PARAMS, text)
             arguments = narrowing.narrowed(tool, arguments, principal.within, self.catalogue.tools)
             tool.parse(arguments)
         except (InvalidMessage, Rejected) as error:

@@ -147,6 +147,12 @@ def _workflow_link(key: str) -> str:
     return f"/workflows/{workflow}" if dot and "=" not in key else ""
 
 
+def _version(agent: AgentRegistration, usual: str) -> Cell:
+    if agent.version in {"", usual}:
+        return Cell(agent.version)
+    return Cell(f"{agent.version}, not {usual}", style=status.LEVEL["warn"])
+
+
 def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[AgentRegistration]:
     """Return the list of agents at a time; a version that differs from that of most agents is marked."""
     versions = Counter(agent.version for agent in agents if agent.version)
@@ -154,13 +160,6 @@ def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[Ag
 
     def state(agent: AgentRegistration) -> str:
         return style_of(status.AGENT, agent_status(agent, at)).word
-
-    def version(agent: AgentRegistration) -> Cell:
-        drifts = agent.version not in {"", usual}
-        return Cell(
-            f"{agent.version}, not {usual}" if drifts else agent.version,
-            style=status.LEVEL["warn"] if drifts else None,
-        )
 
     def load(agent: AgentRegistration) -> str:
         known = agent_status(agent, at) not in {"silent", "offline"}
@@ -179,7 +178,7 @@ def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[Ag
             ),
             Column("role", "Role", lambda agent: agent.role or "external agent"),
             Column("node", "Node", lambda agent: agent.node),
-            Column("version", "Version", lambda agent: agent.version, version),
+            Column("version", "Version", lambda agent: agent.version, lambda agent: _version(agent, usual)),
             Column("load", "Load", load, order=lambda agent: agent.load),
             Column(
                 "heard",

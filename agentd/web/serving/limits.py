@@ -39,21 +39,21 @@ _FULL_TEXT: Final = b"too many connections are open; see web.connections\n"
 class OpenConnections:
     """The open connections of one server, oldest first."""
 
-    def __init__(self, most: int, each: int) -> None:
+    def __init__(self, most: int, per_address: int) -> None:
         """Set the limits, over all and for each address.
 
         Connections use at most half of the process's file descriptors.
         """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.most = most if soft == resource.RLIM_INFINITY else max(8, min(most, soft // 2))
-        self.each = each
+        self.per_address = per_address
         self._all: dict[Connection, None] = {}
 
     def enter(self, connection: Connection) -> None:
         """Add a new connection; if there are too many, close an older one."""
         self._all[connection] = None
         same_address = [other for other in self._all if other.address == connection.address]
-        if len(same_address) > self.each and not connection.is_local:
+        if len(same_address) > self.per_address and not connection.is_local:
             self._make_room(same_address, connection)
         elif len(self._all) > self.most:
             self._make_room(self._all, connection)

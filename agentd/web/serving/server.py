@@ -63,7 +63,7 @@ class WebServer:
         self._routes = tuple(routes)
         self._tokens = dict(tokens or {})
         self._calls_at_once = max_concurrent_calls
-        self._most, self._each = connections, connections_per_address
+        self._most, self._per_address = connections, connections_per_address
         self._streams = Streams(view)
         self._server: _EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -86,7 +86,7 @@ class WebServer:
         bound = await self._bind()
         config = uvicorn.Config(
             app,
-            http=partial(Connection, crowd=OpenConnections(self._most, self._each)),  # type: ignore[arg-type]  # a class, bound
+            http=partial(Connection, crowd=OpenConnections(self._most, self._per_address)),  # type: ignore[arg-type]  # a class, bound
             h11_max_incomplete_event_size=LARGEST_HEAD,
             ws="none",
             lifespan="off",

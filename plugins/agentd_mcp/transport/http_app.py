@@ -41,14 +41,14 @@ class HttpServer:
 
 
 def http_server(
-    tools: ToolServer, *, hosts: Sequence[str], origins: Sequence[str], most: int = 128, each: int = 32
+    tools: ToolServer, *, hosts: Sequence[str], origins: Sequence[str], most: int = 128, per_principal: int = 32
 ) -> HttpServer:
     """Return the web app that serves `tools`.
 
-    hosts    accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
-    origins  accepted Origin headers, such as `http://127.0.0.1:8001`
-    most     maximum of concurrent sessions
-    each     maximum of concurrent sessions of one principal
+    hosts          accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
+    origins        accepted Origin headers, such as `http://127.0.0.1:8001`
+    most           maximum of concurrent sessions
+    per_principal  maximum of concurrent sessions of one principal
     """
     security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
     app = tools.server.streamable_http_app(
@@ -61,8 +61,8 @@ def http_server(
         max_sessions=most,
     )
 
-    limited = sessions.Sessions(app, most=most, each=each, ended=tools.changes.closed)
-    older = sse.SseServer(tools, security, most=most, each=each)
+    limited = sessions.Sessions(app, most=most, per_principal=per_principal, ended=tools.changes.closed)
+    older = sse.SseServer(tools, security, most=most, per_principal=per_principal)
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         await (limited if scope["path"] == PATH else older)(scope, receive, send)

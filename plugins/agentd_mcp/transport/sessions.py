@@ -46,12 +46,14 @@ class Sessions:
     ended  is called with the id of each session that has ended
     """
 
-    def __init__(self, app: ASGIApp, *, most: int, each: int, ended: Callable[[str], None] = lambda _id: None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, most: int, per_principal: int, ended: Callable[[str], None] = lambda _id: None
+    ) -> None:
         """Wrap `app`; no session is open yet."""
         self._ended = ended
         self._app = app
         self._opening_app = RequestBodyLimitMiddleware(app, LARGEST_OPENING)
-        self._most, self._each = most, each
+        self._most, self._per_principal = most, per_principal
         self._open: dict[str, _Session] = {}
         self._opening: list[str] = []
 
@@ -116,7 +118,7 @@ class Sessions:
         for name in [name for name, session in self._open.items() if not session.busy and at - session.used > IDLE]:
             self._forget(name)
         alike = [name for name, session in self._open.items() if session.owner == owner]
-        full = len(alike) + self._opening.count(owner) >= self._each
+        full = len(alike) + self._opening.count(owner) >= self._per_principal
         if not full and len(self._open) + len(self._opening) < self._most:
             return None
         unused = [name for name in alike if not self._open[name].busy and at - self._open[name].used > UNUSED]

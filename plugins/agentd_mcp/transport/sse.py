@@ -32,14 +32,16 @@ class SseServer:
     """An ASGI app with the two routes of the transport.
 
     most  maximum of streams in total
-    each  maximum of streams of one principal; all clients without a token count as one principal
+    per_principal  maximum of streams of one principal; all clients without a token count as one principal
     """
 
-    def __init__(self, tools: ToolServer, security: TransportSecuritySettings, *, most: int, each: int) -> None:
+    def __init__(
+        self, tools: ToolServer, security: TransportSecuritySettings, *, most: int, per_principal: int
+    ) -> None:
         """Serve `tools`; no stream is open yet."""
         self._tools = tools
         self._transport = SseServerTransport(MESSAGES, security, LARGEST)
-        self._most, self._each = most, each
+        self._most, self._per_principal = most, per_principal
         self._open: Counter[str] = Counter()
         self._streams: set[asyncio.Task[None]] = set()
 
@@ -60,7 +62,7 @@ class SseServer:
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         user = scope.get("user")
         owner = "" if user is None else str(user.username)
-        if self._open[owner] >= self._each or self._open.total() >= self._most:
+        if self._open[owner] >= self._per_principal or self._open.total() >= self._most:
             await PlainTextResponse(f"{self._open[owner]} streams are open; close one\n", 429)(scope, receive, send)
             return
         self._open[owner] += 1

@@ -95,42 +95,44 @@ class ApiTokens(area.Area):
         folder = self.inventory.settings.secrets_dir
         if folder is None:
             raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
-        file = folder / f"{p.user}!{p.name}"
+        token = f"{p.user}!{p.name}"
+        file, path = folder / token, f"/access/users/{formats.path_part(p.user)}/token/{p.name}"
 
         async def plan() -> changes.Planned:
-            tokens = {token.id for token in (await self.list_tokens(call, UserSelector(p.user))).tokens}
-            old = f"{p.user}!{p.name}" in tokens
+            old = token in {found.id for found in (await self.list_tokens(call, UserSelector(p.user))).tokens}
             if old and call.begun is not None:
                 call.warn(
-                    f"the answer to an earlier try of this call was lost, and with it the secret of {p.user}!{p.name}: "
+                    f"the answer to an earlier try of this call was lost, and with it the secret of {token}: "
                     "that token was revoked and recreated"
                 )
             elif old:
-                raise Rejected(f"there is a token {p.user}!{p.name} already: delete_token, or choose another name")
+                raise Rejected(f"there is a token {token} already: delete_token, or choose another name")
             await asyncio.to_thread(_writable, file)
             if not p.separated:
-                ours = await escalation.token_rights(self.proxmox)
-                ours.refuse_ours("create_token", p.user)
-                owner: Entry = await self.proxmox.get(f"/access/users/{formats.path_part(p.user)}") or {}
-                names = [p.user, *(f"@{group}" for group in owner.get("groups") or [])]
-                lines = await ours.granted_beyond(names)
-                escalation.refuse_excess("create_token", ours.token, lines, f"a token with all rights of {p.user}")
+                await self._refuse_excess(p.user)
             kind = "with rights of its own" if p.separated else "with all rights of its user"
             call.inverse("delete_token", {"user": p.user, "name": p.name})
             loses = [f"any reader of {file} can log in {kind}"]
-            call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
+            call.target(Target(f"token/{token}", f"token {token}", {"there": False}, loses=loses))
             return lambda: send(old=old)
 
         async def send(*, old: bool) -> None:
-            sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
-            path = f"/access/users/{formats.path_part(p.user)}/token/{p.name}"
-            if old:  # created by this call, as its effect record says; the secret is lost
+            if old:  # created by this call; its secret is lost
                 await self.proxmox.delete(path)
+            sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
             answer = await self.proxmox.post(path, **sent)
             await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
 
         await changes.change(call, plan)
-        return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
+        return Token(token, p.separated, p.expire, p.comment, secret_file=str(file))
+
+    async def _refuse_excess(self, user: str) -> None:
+        """Raise Denied if a user has more rights than agentd's own token."""
+        ours = await escalation.token_rights(self.proxmox)
+        ours.refuse_ours("create_token", user)
+        owner: Entry = await self.proxmox.get(f"/access/users/{formats.path_part(user)}") or {}
+        lines = await ours.granted_beyond([user, *(f"@{group}" for group in owner.get("groups") or [])])
+        escalation.refuse_excess("create_token", ours.token, lines, f"a token with all rights of {user}")
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_token(self, call: Call, p: TokenSelector) -> changes.Deleted:

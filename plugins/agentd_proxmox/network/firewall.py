@@ -156,9 +156,8 @@ class Firewalls(area.Area):
             if not p.to:
                 await self.proxmox.post(rules_path(path, p), **sent, comment=comment or None)
                 return
-            if (
-                firewall_rules.position_of_mark(await self.lockout.rules(path, p), mark) is None
-            ):  # off until it is at its position
+            if firewall_rules.position_of_mark(await self.lockout.rules(path, p), mark) is None:
+                # Off until it is at its position.
                 await self.proxmox.post(rules_path(path, p), **sent | {"enable": 0}, comment=comment)
             await self._place(path, p, mark)
 

@@ -31,7 +31,7 @@ def halting(worker: Worker, halted: list[str]) -> Worker:
         halted.append(upid)
         return "stopped: unexpected status"
 
-    worker.tools |= {name: replace(each, halt=halt) for name, each in worker.tools.items()}
+    worker.tools |= {name: replace(tool, halt=halt) for name, tool in worker.tools.items()}
     return worker
 
 

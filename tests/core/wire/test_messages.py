@@ -21,10 +21,10 @@ from agentd.wire.messages import MAX_REQUEST, Tier, ToolCall, WorkflowRequest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 KINDS: dict[str, type[Any]] = {
-    name: each
+    name: kind
     for module in (messages, records, announcements)
-    for name, each in vars(module).items()
-    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == module.__name__
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
 } | {"Workflow": workflow.Workflow}
 
 _JSON = st.recursive(

@@ -80,7 +80,7 @@ async def ask(
 async def test_many_anonymous_sessions() -> None:
     """6,500 of them: no more than their number are open; one with a token still has its own."""
     sdk = Sdk()
-    app = Sessions(sdk, most=128, each=32)
+    app = Sessions(sdk, most=128, per_principal=32)
     answers = [(await ask(app))[0] for _ in range(6500)]
 
     assert answers.count(200) == 32
@@ -91,7 +91,7 @@ async def test_many_anonymous_sessions() -> None:
 
 async def test_all_principals_together() -> None:
     """Beyond the number of all sessions the answer is 503."""
-    app = Sessions(Sdk(), most=5, each=4)
+    app = Sessions(Sdk(), most=5, per_principal=4)
     answers = [(await ask(app, user=f"user{number}"))[0] for number in range(7)]
 
     assert answers == [200] * 5 + [503] * 2
@@ -102,7 +102,7 @@ async def test_the_longest_unused_session_ends(monkeypatch: pytest.MonkeyPatch) 
     clock = [1000.0]
     monkeypatch.setattr("agentd_mcp.transport.sessions.time.monotonic", lambda: clock[0])
     sdk = Sdk()
-    app = Sessions(sdk, most=10, each=2)
+    app = Sessions(sdk, most=10, per_principal=2)
     _, first = await ask(app)
     _, second = await ask(app)
     clock[0] += sessions.UNUSED + 1
@@ -117,7 +117,7 @@ async def test_the_longest_unused_session_ends(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_session_that_its_client_ends() -> None:
     """It leaves room at once."""
-    app = Sessions(Sdk(), most=10, each=1)
+    app = Sessions(Sdk(), most=10, per_principal=1)
     _, only = await ask(app)
     assert (await ask(app))[0] == 429
     await ask(app, session=only, method="DELETE")
@@ -128,7 +128,7 @@ async def test_a_session_that_its_client_ends() -> None:
 async def test_a_large_client_info() -> None:
     """3 MB of clientInfo open no session."""
     sdk = Sdk()
-    app = Sessions(sdk, most=10, each=10)
+    app = Sessions(sdk, most=10, per_principal=10)
 
     assert (await ask(app, size=3_000_000))[0] == 413
     assert sdk.open == set()
