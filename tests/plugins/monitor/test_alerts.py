@@ -1,64 +1,20 @@
-"""When alerts are raised and cleared: the seed's four, their edges, missing data and flapping."""
+"""When alerts are raised and cleared: high_cpu, high_memory, agent_offline and workflow_stuck, their edges, missing data and flapping."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agentd.wire.announcements import AgentRegistration, Alert, Heartbeat, MetricReport
-from agentd_monitor.alerts import WATCHED, AlertBook, WorkflowView, fingerprint, fingerprint_of
+from agentd.wire.announcements import AgentRegistration, Alert
+from agentd_monitor.alerts import AlertBook, fingerprint, fingerprint_of
 from agentd_monitor.levels import Thresholds
 from agentd_monitor.settings import MonitorSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-
-
-def at(seconds: float) -> datetime:
-    """Return a moment after the start."""
-    return START + timedelta(seconds=seconds)
-
-
-def book(**thresholds: float) -> AlertBook:
-    """Return an empty book."""
-    return AlertBook(Thresholds(**{"min_duration": 20.0, "min_readings": 2, **thresholds}), START)  # type: ignore[arg-type]  # flap_limit is the one int
-
-
-def reported(alerts: Iterable[Alert]) -> list[tuple[str, str, str]]:
-    """Return what alerts say, short."""
-    return [(alert.alert_type, alert.source, alert.state) for alert in alerts]
-
-
-def report(
-    seen: AlertBook,
-    seconds: float,
-    agent: str = "monitor-pve1",
-    *,
-    metrics: dict[str, float] | None = None,
-    **named: float,
-) -> list[Alert]:
-    """Let an agent on pve1 report."""
-    metrics = metrics or named
-    return seen.observe_metrics(MetricReport(agent, at(seconds), metrics, {"node": "pve1"}), at(seconds))
-
-
-def beat(seen: AlertBook, seconds: float, agent: str = "a1", status: str = "available") -> list[Alert]:
-    """Let an agent beat."""
-    return seen.observe_heartbeat(Heartbeat(agent, at(seconds), status), at(seconds))
-
-
-def move(seen: AlertBook, seconds: float, status: str = "running", workflow: str = "w1") -> list[Alert]:
-    """Let a workflow change."""
-    return seen.observe_workflow(WorkflowView(workflow, status, "vm_deployment"), at(seconds))
-
+from plugins.monitor.alert_book import START, at, beat, book, move, report, reported
 
 # -- high_cpu, high_memory -----------------------------------------------------------------------------------------
 
@@ -357,87 +313,3 @@ def test_settings_are_checked_and_reach_the_book() -> None:
         MonitorSettings(host_trigger=70)
     with pytest.raises(ValidationError, match="agent_clear"):
         MonitorSettings(agent_clear=95)
-
-
-def test_a_schedule_with_a_failed_last_run() -> None:
-    """A scheduled run that fails raises one alert, however many fail; one that completes, by hand too, clears it."""
-    seen = book()
-
-    first = move(seen, 1, "failed", "cron-night-ly-7")
-    second = move(seen, 2, "expired", "cron-night-ly-9")
-    cancelled = move(seen, 3, "cancelled", "cron-night-ly-10")
-    other = move(seen, 4, "completed", "cron-night-7")
-    by_hand = move(seen, 5, "completed_with_warnings", "cron-night-ly-m3fa2")
-    unscheduled = move(seen, 6, "failed", "w1") + move(seen, 7, "failed", "cron-x")
-
-    assert reported(first) == [("schedule_failed", "night-ly", "firing")]
-    assert first[0].message == "schedule night-ly: cron-night-ly-7 failed"
-    assert second + cancelled + other + unscheduled == []
-    assert reported(by_hand) == [("schedule_failed", "night-ly", "resolved")]
-
-
-def test_an_agent_that_floods() -> None:
-    """Registrations under ever new names fill neither memory nor alerts, and those before are still watched."""
-    seen = book()
-    beat(seen, 0, "known")
-    for number in range(WATCHED + 100):
-        beat(seen, 1, f"foreign{number}")
-        report(seen, 1, f"foreign{number}", cpu_percent=99.0)
-
-    lost = reported(seen.tick(at(200)))
-    assert len(lost) == WATCHED
-    assert ("agent_offline", "known", "firing") in lost
-
-
-# -- dead letters and storage --------------------------------------------------------------------------------------
-
-
-def test_dead_letters_are_reported_until_none_is_open() -> None:
-    """One alert a stream, reported once however many letters come, and resolved when none is open any more."""
-    seen = book()
-    first = seen.observe_dead("AI_INPUT", 1, "a dead letter", at(0))
-    more = seen.observe_dead("AI_INPUT", 5, "five", at(10))
-    other = seen.observe_dead("AI_WORKFLOWS", 0, "none", at(10))
-    gone = seen.observe_dead("AI_INPUT", 0, "none", at(20))
-
-    assert reported(first) == [("dead_letters", "AI_INPUT", "firing")]
-    assert (more, other) == ([], [])
-    assert reported(gone) == [("dead_letters", "AI_INPUT", "resolved")]
-    assert not seen.firing()
-
-
-def test_storage_has_two_thresholds() -> None:
-    """Full raises, eased clears, and what is between leaves all as it is."""
-    seen = book()
-    steps = [(False, True), (True, False), (True, False), (False, False), (False, True), (False, False)]
-    changed = [
-        reported(seen.observe_storage("AI_INPUT", "x", at(seconds), full=full, eased=eased))
-        for seconds, (full, eased) in enumerate(steps)
-    ]
-
-    assert [item[0][2] if item else "" for item in changed] == ["", "firing", "", "", "resolved", ""]
-    assert changed[1] == [("nats_storage", "AI_INPUT", "firing")]
-
-
-def test_the_alarm_of_an_audit_chain() -> None:
-    """A chain that is not as its agent wrote it is an alert until the agent reports that it was accepted."""
-    seen = book()
-    first = report(seen, 0, audit_broken=0.0)
-    raised = report(seen, 30, audit_broken=1.0)
-    again = report(seen, 60, audit_broken=1.0)
-    omitted = report(seen, 90, cpu_percent=1.0)
-    cleared = report(seen, 120, audit_broken=0.0)
-
-    assert (first, again, omitted) == ([], [], [])
-    assert reported(raised) == [("audit_broken", "monitor-pve1", "firing")]
-    assert raised[0].severity == "critical"
-    assert "agentd audit accept monitor-pve1" in raised[0].message
-    assert reported(cleared) == [("audit_broken", "monitor-pve1", "resolved")]
-
-
-def test_alarms_of_chains_are_bounded() -> None:
-    """A client that reports for ever more agents fills neither memory nor bucket."""
-    seen = book()
-    raised = [alert for number in range(10 * WATCHED) for alert in report(seen, 0, f"a{number}", audit_broken=1.0)]
-
-    assert len(raised) < 10 * WATCHED
