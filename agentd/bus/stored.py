@@ -66,7 +66,10 @@ class Newest(Generic[M]):
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
-    """Return the headers of a stored message; `Status` is the status of the first line."""
+    """Return the headers of a stored message.
+
+    `Status` is the status of the first line.
+    """
     first, *lines = raw.decode(errors="replace").split("\r\n")
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
     status = first.partition(" ")[2]

@@ -102,7 +102,10 @@ class App:
             await bus.close()
 
     def show(self, value: V, table: Callable[[V], None], data: object = None) -> None:
-        """Print `value` by `table`; with --json print `data`, or `value` if `data` is None."""
+        """Print `value` by `table`.
+
+        With --json print `data`, or `value` if `data` is None.
+        """
         if self.as_json:
             from agentd.wire.codec import plain
 
@@ -121,7 +124,7 @@ def with_login(config: Config) -> Config:
 
 
 async def warn_if_frozen(app: App, bus: Bus) -> None:
-    """Print a note on standard error if the network is frozen, or the failure to read it."""
+    """Print a note on standard error if the network is frozen, or if that is unknown."""
     from agentd.safety import freeze
 
     try:

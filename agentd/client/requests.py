@@ -126,7 +126,7 @@ async def wait_until_ended(bus: Bus, workflow_id: str, *, wait: float) -> Workfl
 async def wait_until_settled(
     bus: Bus, workflow_id: str, *, wait: float, show: Callable[[Workflow], None] = lambda _: None
 ) -> Workflow:
-    """Return the state of a workflow when it is finished or waits for an approval, or after `wait` seconds.
+    """Return a workflow once it has ended or waits for an approval, or after `wait` s.
 
     show  is called with each state that is read on the way
 
@@ -259,9 +259,9 @@ async def unknown(bus: Bus, workflow_id: str) -> UsageError:
 
 
 async def control_agent_as(bus: Bus, principal: str, agent_id: str, action: str) -> ControlReply:
-    """Ask one agent to drain or reload on behalf of a principal; raises NoResponder if no agent has this id.
+    """Ask one agent to drain or reload on behalf of a principal.
 
-    The agent decides whether the principal may.
+    Raises NoResponder if no agent has this id. The agent decides whether the principal may.
     """
     subject = subjects.control_by(principal, check_id(agent_id, "agent"))
     return await bus.request(subject, ControlRequest(action), ControlReply)

@@ -55,7 +55,10 @@ class ToolReads:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def guests(self, bus: Bus) -> list[GuestSummary]:
-        """Return all guests; raises UsageError if no agent offers the tool, BusUnavailable."""
+        """Return all guests.
+
+        Raises UsageError if no agent offers the tool, BusUnavailable.
+        """
 
         async def read() -> list[GuestSummary]:
             found: list[GuestSummary] = []
@@ -78,7 +81,10 @@ class ToolReads:
         return await self._fresh(LIST_ALERTS, read)
 
     async def findings(self, bus: Bus) -> list[FindingSummary]:
-        """Return what the checks found that is not in order, or cannot be read; raises as `guests` does."""
+        """Return what the checks found that is not in order, or cannot be read.
+
+        Raises as `guests` does.
+        """
 
         async def read() -> list[FindingSummary]:
             return (await self._call(bus, LIST_FINDINGS, {"limit": PAGE}, _FindingPage)).findings
@@ -86,7 +92,7 @@ class ToolReads:
         return await self._fresh(LIST_FINDINGS, read)
 
     async def _fresh(self, name: str, read: Callable[[], Awaitable[T]]) -> T:
-        """Return what was read less than FRESH seconds ago, or read it now, once for all that wait."""
+        """Return what was read less than FRESH s ago, else read it, once for all callers."""
         async with self._locks.setdefault(name, asyncio.Lock()):
             at, value = self._read.get(name, (0.0, None))
             if not at or time.monotonic() - at > FRESH:

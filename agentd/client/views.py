@@ -298,7 +298,10 @@ class View(Protocol):
         ...
 
     async def control_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:
-        """Ask an agent to drain or reload on behalf of a principal; return whether it does so, and if not, why."""
+        """Ask an agent to drain or reload on behalf of a principal.
+
+        Return whether it does so, and if not, why.
+        """
         ...
 
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
@@ -322,11 +325,14 @@ class View(Protocol):
         ...
 
     async def alert_list(self) -> list[AlertSummary]:
-        """List the alerts that fire, with who has acknowledged or silenced them, as far as that is known."""
+        """List the alerts that fire, and who has acknowledged or silenced them, if known."""
         ...
 
     async def findings(self) -> list[FindingSummary]:
-        """List what the checks found that is not in order; raises UsageError if no agent checks the cluster."""
+        """List what the checks found that is not in order.
+
+        Raises UsageError if no agent checks the cluster.
+        """
         ...
 
     async def audit(self, limit: int) -> list[AuditRecord]:
@@ -342,11 +348,14 @@ class View(Protocol):
         ...
 
     async def position(self) -> int:
-        """Return the sequence of the last change of a workflow, at which `changes` continues."""
+        """Return the sequence of the last change of a workflow, for `changes`."""
         ...
 
     async def changes(self, since: int, most: int) -> Changes | None:
-        """Return the workflows that changed after a sequence; None if there are more than `most`, or it is unknown."""
+        """Return the workflows that changed after a sequence.
+
+        Return None if there are more than `most`, or it is unknown.
+        """
         ...
 
     async def dead(self) -> list[Letter]:

@@ -162,7 +162,10 @@ def user_file(env: Mapping[str, str]) -> Path | None:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether there is a file `path`; raises ConfigError if this user cannot find out."""
+    """Return whether there is a file `path`.
+
+    Raises ConfigError if this user cannot find out.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -173,7 +176,10 @@ def _exists(path: Path) -> bool:
 
 
 def _listed(directory: Path) -> list[str]:
-    """Return the names in a directory, [] if there is none; raises ConfigError if it cannot be read."""
+    """Return the names in a directory, [] if there is none.
+
+    Raises ConfigError if it cannot be read.
+    """
     try:
         return [path.name for path in directory.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

@@ -124,7 +124,7 @@ class Announcer:
         await received.respond(announcements.ControlReply(self._agent, done, text))
 
     async def _on_control_by(self, received: Received) -> None:
-        """Carry out drain or reload for a principal, whose name NATS proves, if it may change anything."""
+        """Carry out drain or reload for a principal, proven by NATS, if its tier suffices."""
         principal = received.subject.split(".")[3]
         try:
             request = received.decode(announcements.ControlRequest)

@@ -124,7 +124,10 @@ class Site:
         ]
 
     async def status(self, request: Request) -> Response:
-        """Respond with the page of this daemon; 503, with a note, if the network cannot be read."""
+        """Respond with the page of this daemon.
+
+        If the network cannot be read: 503, with a note.
+        """
         check_parameters(request, "limit", "format")
         limit = number(request.query_params, "limit", SHOWN, COUNTED)
         form = wanted_format(request)

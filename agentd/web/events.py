@@ -59,7 +59,10 @@ class Mailbox:
     """
 
     def __init__(self, since: int = 0) -> None:
-        """Start with a snapshot due; after the sequence `since`, the changes since then may be enough."""
+        """Start with a snapshot due.
+
+        After the sequence `since`, the changes since then may be enough.
+        """
         self.wake = asyncio.Event()
         self.stale = True
         self.since = since
@@ -169,7 +172,10 @@ class Streams:
             mailbox.wake.set()
 
     async def _last_sequence(self) -> int:
-        """Return the last sequence of the stream of workflows; all clients share a reading for PAUSE seconds."""
+        """Return the last sequence of the stream of workflows.
+
+        All clients share a reading for PAUSE seconds.
+        """
         loop = asyncio.get_running_loop()
         read, position = self._position
         if loop.time() - read > PAUSE:

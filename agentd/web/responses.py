@@ -72,7 +72,10 @@ def text_response(text: str, code: int = 200) -> Response:
 
 
 def page_response(request: Request, found: Sequence[T], limit: int, most: int) -> Response:
-    """Return the page of a list that `limit` and `offset` select; the header X-Total-Count counts all entries."""
+    """Return the page of a list that `limit` and `offset` select.
+
+    The header X-Total-Count counts all entries.
+    """
     query = request.query_params
     limit, offset = number(query, "limit", limit, most), number(query, "offset", 0, FURTHEST, least=0)
     headers = {"x-total-count": str(len(found))}

@@ -137,7 +137,7 @@ class WorkflowResponse(msgspec.Struct, frozen=True):
 
     @property
     def refused(self) -> bool:
-        """Return whether the request was not accepted, so that no workflow was started for it."""
+        """Return whether the request was not accepted: no workflow was started for it."""
         return self.status in {"rejected", "conflict", "expired"}
 
 

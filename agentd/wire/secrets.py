@@ -99,7 +99,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _judge_name(name: str) -> tuple[bool, bool]:
-    """Return whether the name of a field has the form of a secret, and whether it is the name of one."""
+    """Return whether a field's name has the form of a secret's, and whether it is one."""
     return _judge_short_name(name) if len(name) <= _SHORT else (looks_secret(name), is_secret_name(name))
 
 

@@ -41,7 +41,10 @@ def write(place: Place, data: bytes, kept: Kept | None, mode: int = MODE) -> Non
 
 @contextmanager
 def creating(place: Place, mode: int, kept: Kept | None = None) -> Iterator[int]:
-    """Yield the descriptor of a new file; without an error it is flushed and put in place."""
+    """Yield the descriptor of a new file.
+
+    Without an error it is flushed and put in place.
+    """
     with place.parent() as parent, _temporary(parent, place) as (name, descriptor):
         try:
             if kept is None:

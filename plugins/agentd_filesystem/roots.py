@@ -62,7 +62,10 @@ class Place:
 
     @contextmanager
     def _limit(self) -> Iterator[int]:
-        """Open the directory out of which no path leads: the root, or the one to which the caller limits the call."""
+        """Open the directory out of which no path leads.
+
+        It is the root, or the directory to which the caller limits the call.
+        """
         root = self.roots.directory(self.root)
         if not self.within:
             yield root
@@ -76,7 +79,7 @@ class Place:
             os.close(descriptor)
 
     def covers(self, path: str) -> bool:
-        """Return whether a path is in the part of the root to which the caller limits the call."""
+        """Return whether a path is in the part of the root that the call may use."""
         return PurePosixPath(path).is_relative_to(self.root / self.within)
 
     @contextmanager
@@ -167,7 +170,7 @@ class Roots:
         return place
 
     def allowed(self, directories: tuple[Path, ...], within: Sequence[str]) -> list[str]:
-        """Return the parts of `directories` that are left if a caller limits a call to the directories `within`."""
+        """Return the parts of `directories` that are in the directories `within` of a call."""
         return sorted({str(part) for root in directories for part in _parts(root, within)})
 
     def _place(self, path: str, directories: tuple[Path, ...], within: Sequence[str]) -> Place | None:
@@ -205,7 +208,7 @@ class Roots:
 
 
 def _parts(root: PurePath, within: Sequence[str]) -> list[PurePath]:
-    """Return the parts of a root that are left if a caller limits a call to the directories `within`.
+    """Return the parts of a root that are in the directories `within` of a call.
 
     A directory that contains the root leaves the whole root: a caller cannot add to what is served.
     """

@@ -38,7 +38,7 @@ def decoded(data: bytes, path: str) -> str:
 
 
 def page(data: bytes, most: int, *, last: bool) -> bytes:
-    """Return the start of `data`, at most `most` bytes, cut after a line or a character.
+    """Return at most `most` bytes of `data`, cut after a line or a character.
 
     last  `data` is the rest of the file
     """

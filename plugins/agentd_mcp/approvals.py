@@ -75,7 +75,7 @@ async def ask(
 
 
 def question(bus: Bus, state: Workflow, principal: str, approver: str | None, *, wait: float) -> ToolReply | Question:
-    """Return what the person at the client has to decide about a plan, or the state of the plan if there is nothing.
+    """Return what the person at the client has to decide about a plan, else its state.
 
     wait  seconds to wait for the result after an approval
     """
@@ -114,7 +114,10 @@ def _recent(bus: Bus, state: Workflow) -> bool:
 
 
 def result(state: Workflow) -> ToolReply:
-    """Return the reply of a call that a workflow has made: its result, or the error of its task."""
+    """Return the reply of a call that a workflow has made.
+
+    It is the result, or the error of the task.
+    """
     task = state.tasks.get(TASK)
     if task is None or task.status not in DONE:
         return ToolReply(Outcome.FAILED, error=TaskError(str(state.status), f"{state.workflow_id}: {state.error}"))

@@ -67,7 +67,7 @@ def network_server(  # noqa: PLR0913 - each parameter is one property of the ser
     most: int = 128,
     per_principal: int = 32,
 ) -> tuple[ToolServer, Offered]:
-    """Return the server of all tools of the network, and the list of those that agents offer.
+    """Return the server of the network's tools, and the list of those offered now.
 
     known  every tool that an installed plugin defines
     here   the tools that this process runs itself, and what runs them

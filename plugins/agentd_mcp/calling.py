@@ -117,5 +117,5 @@ class ToolCaller:
             )
 
     def _counted(self, principal: str) -> AbstractContextManager[None]:
-        """Count a call towards the calls that a principal may have at a time in this process; raises Denied."""
+        """Count a call of a principal in this process; raises Denied if too many run."""
         return contextlib.nullcontext() if self.here is None else self.here.at_once.one(principal)

@@ -66,7 +66,10 @@ class Changes:
         self._sessions.pop(session_id, None)
 
     async def tools_changed(self) -> None:
-        """Notify every client; one that does not accept the notification in time gets none."""
+        """Notify every client.
+
+        A client that does not accept the notification in time gets none.
+        """
         await self._bus.publish(ToolsListChanged())
         await asyncio.gather(*(self._notify(session_id) for session_id in list(self._sessions)))
 
@@ -81,5 +84,8 @@ class Changes:
 
 
 def _session_id(request: Request) -> str:
-    """Return the session of a message: streamable HTTP names it in a header, HTTP with SSE in the address."""
+    """Return the session of a message.
+
+    Streamable HTTP names it in a header, HTTP with SSE in the address.
+    """
     return request.headers.get("mcp-session-id") or request.query_params.get("session_id", STDIO)

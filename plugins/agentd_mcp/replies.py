@@ -39,7 +39,10 @@ def answer(reply: ToolReply) -> types.CallToolResult:
 
 
 def _blocks(result: Any) -> list[types.ContentBlock]:  # noqa: ANN401 - the result of any tool
-    """Return a result for models: the blocks of a `Content`, anything else as one text."""
+    """Return a result for models.
+
+    A `Content` becomes its blocks, anything else one text.
+    """
     try:
         return [_block(block) for block in msgspec.convert(result, Content).content]
     except msgspec.ValidationError:

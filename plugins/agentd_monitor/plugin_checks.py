@@ -82,7 +82,10 @@ class PluginChecks:
 
 
 def _start(run: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Start a check; a plain function runs in a thread of its own, which may hang without holding anything up."""
+    """Start a check.
+
+    A plain function runs in a thread of its own, which may hang without holding anything up.
+    """
     loop = asyncio.get_running_loop()
     if inspect.iscoroutinefunction(run):
         return loop.create_task(run())
@@ -116,7 +119,10 @@ def _retrieve(result: asyncio.Future[Any]) -> None:
 
 
 def _checked(check: Check, found: object) -> list[Finding]:
-    """Return the findings under the name of their check; raises TypeError for anything else."""
+    """Return the findings under the name of their check.
+
+    Raises TypeError for anything else.
+    """
     if not isinstance(found, list) or not all(isinstance(finding, Finding) for finding in found):
         raise TypeError(f"{check.name} returned no list of findings")
     return [msgspec.structs.replace(finding, check=check.name) for finding in found[:MOST]]

@@ -71,9 +71,10 @@ def tool_name(server: str, name: str) -> str:
 
 
 def read(path: Path) -> dict[str, Definition | str]:
-    """Return the accepted definitions by name, or why one of them cannot be a tool; {} if the file does not exist.
+    """Return the accepted definitions by name, or why one of them cannot be a tool.
 
-    Raises AgentdError if another user may have written the file, or it is not what agentd wrote.
+    Return {} if the file does not exist. Raises AgentdError if another user may have written the file, or if it is not
+    what agentd wrote.
     """
     try:
         items = msgspec.json.decode(files.read(path, most=MOST_TOOLS * MOST_BYTES), type=list[Any])
@@ -85,7 +86,10 @@ def read(path: Path) -> dict[str, Definition | str]:
 
 
 def named(items: list[Any]) -> dict[str, Definition | str]:
-    """Return definitions by name, or why one cannot be a tool; two of one name are both left out."""
+    """Return definitions by name, or why one cannot be a tool.
+
+    Two of one name are both left out.
+    """
     found: dict[str, Definition | str] = {}
     for number, item in enumerate(items[:MOST_TOOLS]):
         name = item.get("name") if isinstance(item, dict) else None
@@ -98,7 +102,10 @@ def named(items: list[Any]) -> dict[str, Definition | str]:
 
 
 def quarantined(accepted: dict[str, Definition | str], offered: dict[str, Definition | str]) -> dict[str, str]:
-    """Return why tools are not called now, by the name of the tool: those that differ from what was accepted."""
+    """Return why tools are not called now, by the name of the tool.
+
+    They differ from what was accepted.
+    """
     found = {}
     for name in {**accepted, **offered}:
         then, now = accepted.get(name), offered.get(name)

@@ -52,7 +52,7 @@ class Peer:
         self.ended = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the process in a session of its own, so that it can be ended with all its children."""
+        """Start the process in its own session, so that its children can be ended with it."""
         settings = self._settings
         self._process = await asyncio.create_subprocess_exec(
             *settings.command,
@@ -67,7 +67,10 @@ class Peer:
         self._reading = [asyncio.create_task(self._read()), asyncio.create_task(self._read_errors())]
 
     async def request(self, method: str, parameters: dict[str, Any], seconds: float) -> Any:  # noqa: ANN401 - JSON
-        """Return the result of a request; raises Gone, TemporaryError after `seconds`, PermanentError for its error."""
+        """Return the result of a request.
+
+        Raises Gone, TemporaryError after `seconds`, PermanentError for its error.
+        """
         self._last += 1
         number, answer = self._last, asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
@@ -156,7 +159,10 @@ class Peer:
             answer.set_exception(error)
 
     async def _refuse(self, number: object, method: str) -> None:
-        """Answer a request of the server: only `ping` is served, it gets no model, no form and no directories."""
+        """Answer a request of the server.
+
+        Only `ping` is served: the server gets no model, no form and no directories.
+        """
         if method == "ping":
             await self._send({"jsonrpc": "2.0", "id": number, "result": {}})
         else:

@@ -64,7 +64,10 @@ class MountedTool(Tool):
 
 
 def accepted_tools(settings: MountsSettings) -> list[Tool | BrokenTool]:
-    """Return the accepted tools of every configured server; those of a server whose file is not safe are left out."""
+    """Return the accepted tools of every configured server.
+
+    Those of a server whose file is not safe are left out.
+    """
     found: list[Tool | BrokenTool] = []
     for name, server in settings.servers.items():
         try:
@@ -82,7 +85,10 @@ def accepted_tools(settings: MountsSettings) -> list[Tool | BrokenTool]:
 
 
 def mounts_of(tools: dict[str, Tool], settings: MountsSettings) -> dict[str, Mount]:
-    """Return the mount of each configured server: that of its tools, or a new one if none of them is accepted."""
+    """Return the mount of each configured server.
+
+    It is the mount of its tools, or a new one if none of them is accepted.
+    """
     found = {tool.mount.name: tool.mount for tool in tools.values() if isinstance(tool, MountedTool) and tool.mount}
     return {name: found.get(name) or Mount(name, server, {}) for name, server in settings.servers.items()}
 
@@ -116,7 +122,10 @@ def _tool(mount: Mount, definition: Definition | str) -> Tool:
 
 
 def _parameters(name: str, schema: dict[str, Any]) -> type[msgspec.Struct]:
-    """Return a type with the arguments of a schema, each with its outermost type; the server checks the rest."""
+    """Return a type with the arguments of a schema, each with its outermost type.
+
+    The server checks the rest.
+    """
     properties, required = schema.get("properties", {}), schema.get("required", [])
     keys = {f"argument_{number}": key for number, key in enumerate(properties)}  # a key may be `from`, or `a-b`
     kinds = {field: _TYPES.get(str(properties[key].get("type")), Any) for field, key in keys.items()}
@@ -130,7 +139,10 @@ def _parameters(name: str, schema: dict[str, Any]) -> type[msgspec.Struct]:
 
 
 async def _change(mount: Mount, definition: Definition, call: Call, arguments: dict[str, Any]) -> Result:
-    """Call a tool that may change something, once: if its answer is lost, an administrator decides."""
+    """Call a tool that may change something, once.
+
+    If its answer is lost, an administrator decides.
+    """
     results: list[Result] = []
     call.target(Target(f"mount/{mount.name}", definition.name, state={"definition": definition.digest}))
 
@@ -149,7 +161,10 @@ async def _change(mount: Mount, definition: Definition, call: Call, arguments: d
 
 
 async def _answer(mount: Mount, tool: str, arguments: dict[str, Any], seconds: float) -> Result:
-    """Call the tool and return its answer; raises PermanentError with its text if the tool reports an error."""
+    """Call the tool and return its answer.
+
+    Raises PermanentError with its text if the tool reports an error.
+    """
     answer = await mount.call(tool, arguments, seconds)
     content = answer.get("content")
     blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []

@@ -137,7 +137,10 @@ async def denied(settings: BusSettings, login: Login, identity: str, acts: Itera
 
 
 async def _quiet(client: Client, texts: set[str]) -> None:
-    """Wait until the server has answered: nats-py may end a flush before errors arrive."""
+    """Wait until the server has answered.
+
+    nats-py may end a flush before errors arrive.
+    """
     before = -1
     while before != len(texts):
         before = len(texts)

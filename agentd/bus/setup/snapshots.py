@@ -45,7 +45,10 @@ class Head(msgspec.Struct):
 
 
 async def save(bus: Bus, stream: str, directory: Path) -> int:
-    """Write a snapshot of a stream to the files STREAM.json and STREAM.snapshot; return the number of its messages."""
+    """Write a snapshot of a stream to the files STREAM.json and STREAM.snapshot.
+
+    Return the number of its messages.
+    """
     arrived: asyncio.Queue[Delivery] = asyncio.Queue()
     inbox = await bus.pull("snapshot", arrived.put)
     try:
@@ -106,7 +109,7 @@ async def restore(bus: Bus, stream: str, directory: Path) -> int:
 
 
 def _accepted(stream: str, answer: bytes) -> None:
-    """Raise BusError if the server rejects a message of a snapshot, or the whole snapshot."""
+    """Raise BusError if the server rejects a message of a snapshot, or all of it."""
     error = msgspec.json.decode(answer).get("error") if answer else None
     if error:
         raise BusError(f"{stream} cannot be restored: {error.get('description')}")

@@ -122,7 +122,10 @@ class Actions:
         return Submitted(name, f"/workflows/{name}")
 
     async def control_workflow(self, principal: str, workflow_id: str, action: str, details: ActionDetails) -> object:
-        """Approve, reject, cancel, pause, resume or retry a workflow; raises 409 if the orchestrator refuses."""
+        """Approve, reject, cancel, pause, resume or retry a workflow.
+
+        Raises 409 if the orchestrator refuses.
+        """
         if action not in {*ACTIONS, RETRY}:
             known = ", ".join((*ACTIONS, RETRY))
             raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {known}")

@@ -137,12 +137,18 @@ class FormRoutes:
         return RedirectResponse("/overview", _SEE)
 
     async def _form(self, request: Request, largest: int = 16_384) -> tuple[str, dict[str, str]]:
-        """Return the principal and the fields of a form; raises an HTTP error if it is not from this session."""
+        """Return the principal and the fields of a form.
+
+        Raises an HTTP error if it is not from this session.
+        """
         form = parse_form(await read_body(request, largest))
         return self._sessions.actor(request, form.get("csrf", "")), form
 
 
 def _local(path: str) -> str:
-    """Return a path of this server; another site's address, or none, becomes the overview."""
+    """Return a path of this server.
+
+    Another site's address, or none, becomes the overview.
+    """
     safe = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isascii() and path.isprintable()
     return path if safe else "/overview"

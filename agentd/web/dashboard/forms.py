@@ -79,7 +79,10 @@ def _limits(schema: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 
 def parse_form(body: bytes) -> dict[str, str]:
-    """Return the fields of a form that a browser sent; the last value of a name counts."""
+    """Return the fields of a form that a browser sent.
+
+    The last value of a name counts.
+    """
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, strict_parsing=False))
     except ValueError as error:
@@ -87,7 +90,10 @@ def parse_form(body: bytes) -> dict[str, str]:
 
 
 def parameters_of(fields: list[Field], form: Mapping[str, str]) -> dict[str, Any]:
-    """Return the parameters that a form contains; raises InvalidMessage naming the field."""
+    """Return the parameters that a form contains.
+
+    Raises InvalidMessage naming the field.
+    """
     found = {}
     for field in fields:
         given = form.get(PREFIX + field.name, "")

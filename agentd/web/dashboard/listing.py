@@ -98,7 +98,10 @@ def select(listing: Listing[T], rows: Sequence[T], query: QueryParams) -> Select
 
 
 def matching(listing: Listing[T], rows: Sequence[T], query: QueryParams) -> Sequence[T]:
-    """Return all rows that the filter of a query selects, in its order; raises a 400 that names a wrong parameter."""
+    """Return all rows that the filter of a query selects, in its order.
+
+    Raises a 400 that names a wrong parameter.
+    """
     q, sort = query.get("q", "").strip(), query.get("sort", "")
     if len(q) > LONGEST:
         raise HTTPException(400, f"q: a filter has at most {LONGEST} characters")

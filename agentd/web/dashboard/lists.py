@@ -154,7 +154,10 @@ def _version(agent: AgentRegistration, usual: str) -> Cell:
 
 
 def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[AgentRegistration]:
-    """Return the list of agents at a time; a version that differs from that of most agents is marked."""
+    """Return the list of agents at a time.
+
+    A version that differs from that of most agents is marked.
+    """
     versions = Counter(agent.version for agent in agents if agent.version)
     usual = versions.most_common(1)[0][0] if versions else ""
 

@@ -57,7 +57,7 @@ def node_cards(picture: Overview, guests: list[GuestSummary] | None) -> list[Nod
 
 
 def workflow_chart(picture: Overview) -> list[Bar]:
-    """Return how many workflows began in each of the last hours, and how many of them failed."""
+    """Count the workflows that began in each of the last hours, and those that failed."""
     begun, failed = [0] * HOURS, [0] * HOURS
     for run in picture.workflows or []:
         hours = int((picture.at - run.created) / timedelta(hours=1))

@@ -90,7 +90,7 @@ def scale_of(workflow: WorkflowDetail, at: datetime) -> tuple[TimeScale, datetim
 
 
 def bars(workflow: WorkflowDetail, at: datetime) -> tuple[dict[str, tuple[float, float]], list[Gap]]:
-    """Return start and length of each started task in percent, and the compressed pauses."""
+    """Return start and length of each started task in percent, and shortened pauses."""
     scale, end = scale_of(workflow, at)
     found = {}
     for task in workflow.tasks:

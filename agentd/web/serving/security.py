@@ -68,7 +68,7 @@ class Guard:
 
 
 def same_origin(headers: Headers) -> bool:
-    """Return whether a request comes from a page of this server, as far as its client says.
+    """Return whether the client says that its request comes from a page of this server.
 
     Browsers state the origin of every request that is not a plain GET, and pages cannot change it.
     """

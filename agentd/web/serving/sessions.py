@@ -52,9 +52,10 @@ class Sessions:
     """The principals of requests."""
 
     def __init__(self, known: Mapping[str, str], instance: str) -> None:
-        """Know the digest of each principal's token; `instance` is part of the cookie's name.
+        """Know the digest of each principal's token.
 
-        Browsers send cookies to every port of a host, and several daemons may run there.
+        `instance` is part of the cookie's name. Browsers send cookies to every port of a host, and several daemons may
+        run there.
         """
         self._known = known
         self.cookie = f"agentd_{instance}"
@@ -66,7 +67,10 @@ class Sessions:
         return bool(self._known)
 
     def begin(self, token: str) -> str:
-        """Begin a session for the principal of a token and return its cookie; raises Denied."""
+        """Begin a session for the principal of a token and return its cookie.
+
+        Raises Denied.
+        """
         principal = tokens.principal_of(f"Bearer {token}", self._known) or ""
         secret = secrets.token_urlsafe(32)
         if len(self._open) >= MOST:
@@ -84,12 +88,17 @@ class Sessions:
         return found if found is not None and found.ends > time.monotonic() else None
 
     def reader(self, request: Request) -> str | None:
-        """Return the principal that reads, None if it is not known; raises Denied for an unknown token."""
+        """Return the principal that reads, None if it is not known.
+
+        Raises Denied for an unknown token.
+        """
         session = self.session(request)
         return session.principal if session else tokens.principal_of(request.headers.get("authorization"), self._known)
 
     def actor(self, request: Request, csrf: str = "") -> str:
-        """Return the principal that changes something; raises an HTTP error if it is not proven.
+        """Return the principal that changes something.
+
+        Raises an HTTP error if it is not proven.
 
         csrf  the secret of the session, from a form or a header
         """
@@ -144,5 +153,8 @@ class LoginWall:
 
 
 def _kept(secret: str) -> bytes:
-    """Return what is kept of a cookie: its digest, so that finding it takes the same time for every guess."""
+    """Return what is kept of a cookie.
+
+    It is a digest, so that finding it takes the same time for every guess.
+    """
     return hashlib.sha256(secret.encode()).digest()

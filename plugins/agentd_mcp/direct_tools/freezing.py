@@ -68,7 +68,10 @@ async def thaw_network(asker: Asker, p: ThawArguments) -> NetworkState:
 
 
 async def _change(asker: Asker, request: NetworkRequest) -> NetworkState:
-    """Send the request; raises Denied for a client without a token, and if it is not carried out."""
+    """Send the request.
+
+    Raises Denied for a client without a token, and if it is not carried out.
+    """
     if asker.principal in ANONYMOUS:
         name = f"{request.action}_network"
         raise Denied(f"{name} needs to know its caller: give the client a token (agentd token NAME, [web.tokens])")

@@ -44,7 +44,10 @@ class Catalogue:
         return None if found is None else found.input_schema
 
     def within(self, tier: Tier, served: Callable[[str], bool], listed: frozenset[str] | None) -> list[types.Tool]:
-        """Return the list for a tier: the tools that are offered now, of these the short list if there is one."""
+        """Return the list for a tier.
+
+        It has the tools that are offered now; of these the short list, if there is one.
+        """
         names = [name for name, tool in self.tools.items() if tier.covers(tool.tier) and served(name)]
         if listed is None:
             return [self._described[name] for name in names]
@@ -74,9 +77,10 @@ def describe(tool: Tool) -> types.Tool:
 
 
 def describe_briefly(tool: types.Tool) -> types.Tool:
-    """Return a tool for the short list: the first paragraph of its description, and the brief schema of its arguments.
+    """Return a tool for the short list.
 
-    Without the schema of its result: a model sees the results anyway.
+    It has the first paragraph of its description and the brief schema of its arguments, without the schema of its
+    result: a model sees the results anyway.
     """
     return tool.model_copy(
         update={

@@ -21,7 +21,10 @@ DRY_RUN: Final = "dry_run"
 
 
 def narrowed(tool: Tool, arguments: dict[str, Any], within: Sequence[str], tools: Mapping[str, Tool]) -> dict[str, Any]:
-    """Return the arguments of a call, limited to the directories `within`; raises Rejected if that is not possible."""
+    """Return the arguments of a call, limited to the directories `within`.
+
+    Raises Rejected if that is not possible.
+    """
     if not within:
         return arguments
     if tool.name == WORKFLOW:

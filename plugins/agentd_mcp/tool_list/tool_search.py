@@ -105,10 +105,10 @@ def described(tool: Tool) -> str:
 
 
 def brief(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a tool's arguments for the short list: what a model needs to call the tool.
+    """Return the schema of a tool's arguments for the short list.
 
-    It accepts what the whole schema accepts, but for null in the place of an argument that is left out.  Limits and
-    patterns are left out: the error for a wrong argument names them.
+    It has what a model needs to call the tool. It accepts what the whole schema accepts, but for null in the place of
+    an argument that is left out.  Limits and patterns are left out: the error for a wrong argument names them.
     """
     short = {key: _brief_property(value) for key, value in schema.get("properties", {}).items()}
     required = {"required": schema["required"]} if schema.get("required") else {}
@@ -116,7 +116,7 @@ def brief(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _brief_property(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of one argument without limits, and without null as a further type."""
+    """Return the schema of one argument, without limits and without the type null."""
     others = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
     if len(others) == 1:
         schema = {**others[0], **{key: value for key, value in schema.items() if key not in {"anyOf", "default"}}}

@@ -32,7 +32,10 @@ class NetworkAlerts(AlertStates):
         super().__init__([*OWN_RULES, *self._checks])
 
     def observe_findings(self, findings: Iterable[Finding], at: float, *, adopt: bool = False) -> None:
-        """Record the findings of the checks; with `adopt` their thresholds have changed since the last ones."""
+        """Record the findings of the checks.
+
+        With `adopt` their thresholds have changed since the last ones.
+        """
         known = {rule.rule.name for rule in self._checks}
         seen = {
             fingerprint(finding.check, finding.labels): (finding, observation(finding, at))
@@ -63,7 +66,10 @@ class NetworkAlerts(AlertStates):
                 self.observe(item.rule, item.labels, Observation(Verdict.GOOD, at, text=texts.get(key, item.text)))
 
     def end_removed(self, existing: Mapping[str, set[str]], at: float) -> None:
-        """Resolve the alerts about objects that were removed; `existing` has those that exist, by label."""
+        """Resolve the alerts about objects that were removed.
+
+        `existing` has those that exist, by label.
+        """
 
         def gone(item: Item) -> bool:
             return any(label in item.labels and item.labels[label] not in held for label, held in existing.items())

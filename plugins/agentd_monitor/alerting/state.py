@@ -111,7 +111,10 @@ class Item(msgspec.Struct, frozen=True):
 
     @property
     def open(self) -> bool:
-        """Return whether an incident is open: the alert fires, or did when its data was last seen."""
+        """Return whether an incident is open.
+
+        It is open if the alert fires, or did when its data was last seen.
+        """
         return self.started is not None
 
 
@@ -153,7 +156,10 @@ def observe(item: Item, rule: Rule, seen: Observation) -> Item:
 
 
 def wait(item: Item, rule: Rule, at: float, text: str = "") -> Item:
-    """Return the item at a time without data: after `stale_after` seconds it is unknown."""
+    """Return the item at a time without data.
+
+    After `stale_after` seconds it is unknown.
+    """
     gap = at - item.known
     if gap < -REORDERED:  # the clock was set back: the data is not from the future
         return msgspec.structs.replace(item, known=at)
@@ -174,7 +180,7 @@ def adopt(item: Item, verdict: Verdict, at: float) -> Item:
 
 
 def close(item: Item, text: str, at: float) -> Item:
-    """Return the item after its object was removed, or a person has ended the incident."""
+    """Return the item after its object was removed, or its incident was ended by hand."""
     return _resolve(msgspec.structs.replace(item, text=text), at)
 
 

@@ -57,7 +57,10 @@ class ClusterCollector(Collector):
         return self._readings.snapshot(self._clock())
 
     def findings(self, snapshot: Snapshot, at: float) -> list[Finding]:
-        """Run the checks on the readings of `snapshot`; `at` is the time in seconds since 1970."""
+        """Run the checks on the readings of `snapshot`.
+
+        `at` is the time in seconds since 1970.
+        """
         return run_all(Moment(snapshot, Thresholds(self.settings.overrides), at))
 
     async def run(self, proxmox: Proxmox) -> None:

@@ -219,7 +219,10 @@ def add_onboot(page: Page, snapshot: Snapshot) -> None:
 
 
 def add_replication(page: Page, snapshot: Snapshot) -> None:
-    """Add the replication jobs; the node that runs a job reports it, so that no job appears twice."""
+    """Add the replication jobs.
+
+    The node that runs a job reports it, so that no job appears twice.
+    """
     for node, response in snapshot.each("replication"):
         for job in objects(response):
             if job.get("source", node) != node:
@@ -239,7 +242,10 @@ def add_replication(page: Page, snapshot: Snapshot) -> None:
 
 
 def add_subscriptions(page: Page, snapshot: Snapshot) -> None:
-    """Add the subscriptions of the nodes; the status is a full state set, as it is small."""
+    """Add the subscriptions of the nodes.
+
+    The status is a full state set, as it is small.
+    """
     for node, subscription in snapshot.each("subscription"):
         if not isinstance(subscription, dict):
             continue
@@ -251,7 +257,10 @@ def add_subscriptions(page: Page, snapshot: Snapshot) -> None:
 
 
 def due_time(subscription: dict[str, Any]) -> float | None:
-    """Return the time when a subscription is due, in seconds since 1970; None if it is not known."""
+    """Return the time when a subscription is due, in seconds since 1970.
+
+    Return None if it is not known.
+    """
     try:
         due = datetime.strptime(text(subscription.get("nextduedate")), "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:

@@ -44,7 +44,10 @@ class Page:
 
 
 def number(value: Any) -> float | None:  # noqa: ANN401 - any JSON from Proxmox
-    """Return a value of the API as a finite number; None if it is none.  Proxmox sends some numbers as text."""
+    """Return a value of the API as a finite number.
+
+    Return None if it is none.  Proxmox sends some numbers as text.
+    """
     if not isinstance(value, str | int | float):  # bool is an int
         return None
     try:

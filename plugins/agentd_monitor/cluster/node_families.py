@@ -82,7 +82,10 @@ def add_guests(page: Page, snapshot: Snapshot) -> None:
 
 
 def snapshot_times(response: Any) -> list[float]:  # noqa: ANN401 - any JSON from Proxmox
-    """Return when the snapshots of a guest were taken; the entry `current` is the guest itself."""
+    """Return when the snapshots of a guest were taken.
+
+    The entry `current` is the guest itself.
+    """
     times = [number(entry.get("snaptime")) for entry in objects(response) if entry.get("name") != "current"]
     return [time for time in times if time is not None]
 
@@ -100,7 +103,10 @@ def enabled_services(response: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a
 
 
 def is_running(service: dict[str, Any]) -> bool:
-    """Return whether a service is running; a unit of type oneshot has exited after its work."""
+    """Return whether a service is running.
+
+    A unit of type oneshot has exited after its work.
+    """
     return service.get("state") in ("running", "exited")
 
 
@@ -123,7 +129,10 @@ def add_pools(page: Page, snapshot: Snapshot) -> None:
 
 
 def share(percent: Any) -> float | None:  # noqa: ANN401 - any JSON from Proxmox
-    """Return a percentage as a number from 0 to 1; None if it is not a number, such as `N/A`."""
+    """Return a percentage as a number from 0 to 1.
+
+    Return None if it is not a number, such as `N/A`.
+    """
     figure = number(percent)
     return None if figure is None else figure / PERCENT
 
@@ -154,7 +163,7 @@ def add_clocks(page: Page, snapshot: Snapshot) -> None:
 
 
 def clock_offsets(snapshot: Snapshot) -> dict[str, float]:
-    """Return how far the clock of each node is ahead of the median of all nodes, in seconds.
+    """Return by how many seconds the clock of each node is ahead of the median.
 
     A response has the time of its moment, so its age is added.  The API has whole seconds, and the moment of the
     response is known to about a second: less than two seconds is no difference.

@@ -140,7 +140,10 @@ class Snapshot:
         return self.data.get(source, {}).get(key)
 
     def entries(self, source: str, key: str = "") -> list[dict[str, Any]]:
-        """Return a response that is a list of objects; entries of another type are ignored."""
+        """Return a response that is a list of objects.
+
+        Entries of another type are ignored.
+        """
         return objects(self.get(source, key))
 
     def each(self, source: str) -> Iterator[tuple[str, Any]]:
@@ -176,7 +179,10 @@ class Readings:
         self._readings = {request: reading for request, reading in self._readings.items() if request in requests}
 
     def snapshot(self, now: float) -> Snapshot:
-        """Return the readings that can be used at `now`; also in a thread, while the event loop stores responses."""
+        """Return the readings that can be used at `now`.
+
+        A thread may call it while the event loop stores responses.
+        """
         data: dict[str, dict[str, Any]] = {}
         problems: dict[str, dict[str, str]] = {}
         ages: dict[str, dict[str, float]] = {}

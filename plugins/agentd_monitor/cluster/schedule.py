@@ -84,7 +84,10 @@ class Schedule:
         return request.every, self._readings.get(request).tried
 
     def _first_turns(self, at: float) -> list[Request]:
-        """Return the next requests about guests of each node; they are kept in the order of their last attempt."""
+        """Return the next requests about guests of each node.
+
+        They are kept in the order of their last attempt.
+        """
         first = [turns[place] for turns in self._turns.values() for place in range(min(AT_ONCE, len(turns)))]
         return [request for request in first if self._is_due(request, at)]
 

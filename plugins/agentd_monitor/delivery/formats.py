@@ -64,7 +64,9 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
 def ntfy(  # noqa: PLR0913, PLR0917 - the message, and how it is sent
     url: str, topic: str, message: Message, token: str = "", link: str = "", approver: str = ""
 ) -> HttpRequest:
-    """Return the request to ntfy, in its JSON format: titles in headers would be limited to ASCII.
+    """Return the request to ntfy, in its JSON format.
+
+    Titles in headers would be limited to ASCII.
 
     link      address of a status page
     approver  web token of the person who gets the message: a request for approval has buttons that decide with it
@@ -113,7 +115,7 @@ def mail(sender: str, recipients: Iterable[str], message: Message, host: str) ->
 
 
 def alertmanager(url: str, records: Iterable[Record], at: float, link: str = "") -> list[HttpRequest]:
-    """Return the requests to one member of an Alertmanager cluster, with all alerts that were notified.
+    """Return the requests to one Alertmanager, with all alerts that were notified.
 
     They are sent every RESEND seconds to every member: the next request has what a member missed.  An alert that is
     unknown is still sent as firing, because Alertmanager would resolve it otherwise; an annotation says so.
@@ -130,7 +132,10 @@ def alertmanager(url: str, records: Iterable[Record], at: float, link: str = "")
 
 
 def _alert(record: Record, at: float, link: str) -> dict[str, Any] | None:
-    """Return an alert for Alertmanager; None if it was not notified, or was resolved long ago."""
+    """Return an alert for Alertmanager.
+
+    Return None if it was not notified, or was resolved long ago.
+    """
     item = record.item
     if record.notified is None or item.begun is None:
         return None

@@ -46,7 +46,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Return the key of the record, which does not change when the message is queued again."""
+        """Return the key of the record; it is the same when the message is queued again."""
         return f"{self.receiver}.{self.message.id}"
 
 
@@ -71,7 +71,10 @@ class Outbox:
         return self._waiting
 
     def withdraw_requests(self, waiting: Collection[str]) -> None:
-        """Remove the requests for approval that are decided; `waiting` has the ids of the others."""
+        """Remove the requests for approval that are decided.
+
+        `waiting` has the ids of the others.
+        """
         for key, delivery in list(self._queue.items()):
             message = delivery.message
             if message.reason == APPROVAL and message.id not in waiting and key not in self._sending:
@@ -98,7 +101,10 @@ class Outbox:
         self._store(delivery)
 
     def due(self, at: float) -> list[Delivery]:
-        """Return the messages to send now; they are not returned again before `accepted` or `failed`."""
+        """Return the messages to send now.
+
+        They are not returned again before `accepted` or `failed`.
+        """
         found: list[Delivery] = []
         seen: set[tuple[str, str]] = set()
         for key, delivery in sorted(self._queue.items(), key=lambda item: item[1].order):
@@ -138,7 +144,7 @@ class Outbox:
         self.changed.add(key)
 
     def _count(self, delivery: Delivery, change: int) -> None:
-        """Count the waiting messages of a receiver, and those about an incident that has not ended."""
+        """Count the waiting messages of a receiver, and those about an open incident."""
         self._waiting[delivery.receiver] += change
         if not delivery.message.resolved:
             self._firing[delivery.receiver, delivery.message.incident] += change

@@ -28,7 +28,10 @@ RULES: Final = [AlertRule(check.rule, check.group) for check in BUILT_IN]
 
 
 def run_all(moment: Moment, checks: Iterable[ReadingCheck] = BUILT_IN) -> list[Finding]:
-    """Return every finding, the worst first; a check that fails is itself unknown and does not stop the others."""
+    """Return every finding, the worst first.
+
+    A check that fails is itself unknown and does not stop the others.
+    """
     found: list[Finding] = []
     for check in checks:
         try:
@@ -45,7 +48,10 @@ def worst_first(found: Iterable[Finding]) -> list[Finding]:
 
 
 def facts(snapshot: Snapshot) -> list[Condition]:
-    """Return the facts of the cluster that inhibit alerts: lost nodes of guests, backups, nodes in maintenance."""
+    """Return the facts of the cluster that inhibit alerts.
+
+    They are: lost nodes of guests, backups, nodes in maintenance.
+    """
     lost = {text(entry.get("name")) for entry in snapshot.entries("status") if entry.get("online") == 0}
     found: list[Condition] = []
     for entry in snapshot.entries("resources"):
@@ -61,7 +67,10 @@ def facts(snapshot: Snapshot) -> list[Condition]:
 
 
 def objects_of(snapshot: Snapshot) -> dict[str, set[str]]:
-    """Return the guests and nodes that exist, by label; {} if the responses that list them are not usable."""
+    """Return the guests and nodes that exist, by label.
+
+    Return {} if the responses that list them are not usable.
+    """
     guests = {str(entry.get("id")) for entry in snapshot.entries("resources") if entry.get("type") in ("qemu", "lxc")}
     nodes = {str(entry.get("name")) for entry in snapshot.entries("status") if entry.get("type") == "node"}
     # Without any entry, the token may have lost its privileges: it would then see an empty list.

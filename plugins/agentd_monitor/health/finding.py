@@ -78,7 +78,7 @@ def graded(  # noqa: PLR0913 - the finding, its value, and its limits
 
 
 def unknown(moment: Moment, check: str, source: str, key: str = "", **labels: str) -> Finding:
-    """Return the finding of a check whose source cannot be read, with the reason and the privileges it needs."""
+    """Return the finding of a check that cannot read: the reason, and the privileges."""
     needed = SOURCES[source].rights
     advice = f"The token needs {needed}; see `agentd doctor`." if needed else "See `agentd doctor`."
     return Finding(check, labels, Level.UNKNOWN, f"not known: {moment.snapshot.why_not(source, key)}", advice)

@@ -33,7 +33,10 @@ def guests(moment: Moment) -> list[dict[str, Any]]:
 
 
 def labels_of(guest: dict[str, Any]) -> dict[str, str]:
-    """Return the labels of findings about a guest: not its node, so that a migration is not a new alert."""
+    """Return the labels of findings about a guest.
+
+    The node is not among them, so that a migration is not a new alert.
+    """
     return {"guest": text(guest.get("id"))}
 
 
@@ -69,12 +72,15 @@ def _memory(guest: dict[str, Any]) -> float | None:
 
 
 def _disk(guest: dict[str, Any]) -> float | None:
-    """Return how full the root disk of a container is; of a VM, Proxmox does not know it."""
+    """Return how full the root disk of a container is.
+
+    Proxmox does not know it of a VM.
+    """
     return percent(guest.get("disk"), guest.get("maxdisk")) if guest.get("type") == "lxc" else None
 
 
 def memory(moment: Moment) -> Iterator[Finding]:
-    """Check the memory of containers, and of those VMs for which an override switches it on."""
+    """Check the memory of containers, and of VMs whose override switches it on."""
     overrides = moment.thresholds
     vms = {text(guest.get("id")) for guest in guests(moment) if guest.get("type") == "qemu"}
     switched_on = {
@@ -87,7 +93,10 @@ def memory(moment: Moment) -> Iterator[Finding]:
 
 
 def _lock_check(check: str, *, backup: bool) -> Callable[[Moment], Iterator[Finding]]:
-    """Return a check of the lock of each guest; how long a lock may be held is the time of the rule."""
+    """Return a check of the lock of each guest.
+
+    How long a lock may be held is the time of the rule.
+    """
 
     def run(moment: Moment) -> Iterator[Finding]:
         if moment.snapshot.get("resources") is None:
@@ -130,7 +139,10 @@ def stopped(moment: Moment) -> Iterator[Finding]:
 
 
 def snapshots(moment: Moment) -> Iterator[Finding]:
-    """Check the age and the number of snapshots; guests whose snapshots were not read yet have no finding."""
+    """Check the age and the number of snapshots.
+
+    Guests whose snapshots were not read yet have no finding.
+    """
     for guest in guests(moment):
         response = moment.snapshot.get("snapshots", text(guest.get("id")))
         if response is None:

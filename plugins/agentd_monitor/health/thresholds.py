@@ -71,7 +71,10 @@ class Thresholds:
         return Limits(**chosen)
 
     def enabled(self, check: str, about: Mapping[str, Any], *, default: bool = True) -> bool:
-        """Return whether a check is switched on for an object; without an override, `default`."""
+        """Return whether a check is switched on for an object.
+
+        Without an override, it is `default`.
+        """
         held = (self._overrides.get(key, {}).get(check, {}).get("enabled") for key in precedence(about))
         return next((bool(value) for value in held if value is not None), default)
 
@@ -85,7 +88,10 @@ def precedence(about: Mapping[str, Any]) -> list[str]:
 
 
 def problems(overrides: Mapping[str, Mapping[str, Mapping[str, Any]]], checks: frozenset[str]) -> list[str]:
-    """Return what is wrong with overrides, a sentence each: keys, checks, values, and their order."""
+    """Return what is wrong with overrides, a sentence each.
+
+    Keys, checks, values and their order are checked.
+    """
     found: list[str] = []
     for key, by_check in overrides.items():
         if not KEY.fullmatch(key):
@@ -100,7 +106,10 @@ def problems(overrides: Mapping[str, Mapping[str, Mapping[str, Any]]], checks: f
 
 
 def _order_problems(check: str, where: str, values: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the order of thresholds; reversed, they would mean the opposite."""
+    """Return what is wrong with the order of thresholds.
+
+    Thresholds in the wrong order would mean the opposite.
+    """
     figures = [values["clear"], values["warning"], *([values["critical"]] if values["critical"] is not None else [])]
     if not all(isinstance(figure, int | float) for figure in figures):
         return [f"{where}: thresholds are numbers"]

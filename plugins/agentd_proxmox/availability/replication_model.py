@@ -42,7 +42,10 @@ def by_id(job: Replica) -> str:
 
 
 def unchanged_digest(entry: Entry, digest: str) -> str:
-    """Return the current digest of a job; raise ConfigChanged if it differs from `digest`."""
+    """Return the current digest of a job.
+
+    Raises ConfigChanged if it differs from `digest`.
+    """
     now = one_line(entry.get("digest") or "")
     changes.check_unchanged(f"replication job {entry['id']}", digest, now)
     return now
@@ -67,7 +70,10 @@ def old_values(was: Replica, options: list[str]) -> Entry:
 
 
 def replica_of(entry: Entry, where: dict[int, str], state: Entry | None) -> Replica:
-    """Return an entry as a job; `where` has the node of each guest, `state` the last runs."""
+    """Return an entry as a job.
+
+    `where` has the node of each guest, `state` the last runs.
+    """
     state, vmid = state or {}, int(entry["guest"])
     return convert.entry(
         Replica,

@@ -135,7 +135,10 @@ def joined_ids(vmids: list[int]) -> str | None:
 
 
 def joined_keep(keep: dict[str, int]) -> str | None:
-    """Return how many backups to keep as Proxmox takes it; raise Rejected for an unknown name."""
+    """Return how many backups to keep as Proxmox takes it.
+
+    Raises Rejected for an unknown name.
+    """
     if unknown := sorted(set(keep) - set(KEEPS)):
         raise Rejected(f"keep: there is no {one_line(unknown[0])!r}; there are {', '.join(KEEPS)}")
     if any(value < 0 for value in keep.values()):

@@ -279,7 +279,10 @@ class NotificationSetup(area.Area):
         return {one_line(entry["name"]): entry for entry in await self.proxmox.get(f"{PATH}/{what}") or []}
 
     async def _server(self, name: str) -> Entry | None:
-        """Return a metric server with all its settings, of which the list has only some; None if it does not exist."""
+        """Return a metric server with all its settings, of which the list has only some.
+
+        Return None if it does not exist.
+        """
         if all(entry["id"] != name for entry in await self.proxmox.get(SERVERS) or []):
             return None
         found: Entry = await self.proxmox.get(f"{SERVERS}/{name}") or {}

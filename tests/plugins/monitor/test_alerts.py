@@ -1,4 +1,4 @@
-"""When alerts are raised and cleared: high_cpu, high_memory, agent_offline and workflow_stuck, their edges, missing data and flapping."""
+"""When alerts about hosts, agents and workflows are raised and cleared: limits, missing data and flapping."""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ class Executed(msgspec.Struct, frozen=True):
 
 
 def decoded_content(answer: Entry, path: str) -> bytes:
-    """Return the content of a file; raise PermanentError for an answer that is not base64."""
+    """Return the content of a file.
+
+    Raises PermanentError for an answer that is not base64.
+    """
     try:
         return base64.b64decode(str(answer.get("content") or ""))
     except binascii.Error as error:
