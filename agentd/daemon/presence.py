@@ -36,7 +36,7 @@ CLOCK: Final = 60.0
 class Announcer:
     """Announces one instance while `run` runs."""
 
-    def __init__(  # noqa: PLR0913 - what it announces, and what it obeys
+    def __init__(  # noqa: PLR0913 - what it announces, and how it is controlled
         self,
         bus: Bus,
         describe: Callable[[], announcements.Presence],
@@ -130,7 +130,7 @@ class Announcer:
             request = received.decode(announcements.ControlRequest)
             tier = Tier.READ if self._policy is None else self._policy.tier_of(principal, plain=False)
             if not tier.covers(Tier.OPERATE):
-                raise Denied(f"{principal} may {tier}; to {request.action} an agent needs operate")
+                raise Denied(f"{principal} has tier {tier}; {request.action} of an agent needs tier operate")
             text, done = await self._control(request.action), True
         except AgentdError as error:
             text, done = str(error), False

@@ -117,7 +117,9 @@ class Anchors:
             reason = received.decode(AuditAcceptance).reason.strip()
             tier = self._policy.tier_of(principal, plain=False)
             if not tier.covers(Tier.DESTROY):
-                raise Denied(f"{principal} may {tier}; to accept the audit of {self._agent} as it is needs destroy")
+                raise Denied(
+                    f"{principal} has tier {tier}; accepting the audit of {self._agent} as it is needs tier destroy"
+                )
             if not reason or len(reason) > MOST_TEXT:
                 raise InvalidMessage(f"reason: give one of 1 to {MOST_TEXT} characters")
             text, done = f"accepted: {await self._audit_log.accept(principal, reason)}", True

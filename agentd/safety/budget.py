@@ -1,8 +1,8 @@
-"""Limits how many destructive acts happen per hour, in the whole network.
+"""Limits how many destructive operations run per hour, in the whole network.
 
-The bucket `budget` has one slot per act that is allowed; NATS itself frees a slot after an hour.  A slot holds the key
-of its act, so an act that is repeated after a crash takes no second slot.  Only the record of an act takes a slot: what
-other clients make the server write into the bucket neither takes nor frees one.
+The bucket `budget` has one slot per operation that is allowed; NATS itself frees a slot after an hour.  A slot holds
+the key of its operation, so one that is repeated after a crash takes no second slot.  Only the record of an operation
+takes a slot: what other clients make the server write into the bucket neither takes nor frees one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ HOUR: Final = 3600.0
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """The act that has taken a slot."""
+    """The operation that has taken a slot."""
 
     key: str
 
 
 async def take_slot(bus: Bus, key: str, limit: int) -> None:
-    """Take a slot for the act `key`; raises Denied if all `limit` slots are taken."""
+    """Take a slot for the operation `key`; raises Denied if all `limit` slots are taken."""
     while True:
         slots = await bus.kv_values(subjects.BUDGET, Spent)
         if any(spent.value is not None and spent.value.key == key for spent in slots.values()):
@@ -35,7 +35,7 @@ async def take_slot(bus: Bus, key: str, limit: int) -> None:
         free = next((slot for slot in map(str, range(limit)) if slot not in slots), None)
         if free is None:
             raise Denied(
-                f"{limit} acts that destroy or execute within an hour are what [policy] destructive_per_hour allows; "
+                f"[policy] destructive_per_hour allows {limit} operations that destroy or execute within an hour; "
                 "nothing was done: list them (agentd audit), then try again later"
             )
         try:

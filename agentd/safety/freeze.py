@@ -138,12 +138,14 @@ def check_request(request: NetworkRequest, principal: str, tier: Tier, current: 
     if request.action == "freeze":
         _check_freeze(request, principal, tier, current)
     elif current is not None and principal != current.by and not tier.covers(Tier.DESTROY):
-        raise Denied(f"{principal} may {tier}; to thaw what {current.by} has frozen needs destroy: {current.reason}")
+        raise Denied(
+            f"{principal} has tier {tier}; thawing what {current.by} froze needs tier destroy: {current.reason}"
+        )
 
 
 def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, current: Freeze | None) -> None:
     if not tier.covers(Tier.OPERATE):
-        raise Denied(f"{principal} may {tier}; to freeze the network needs operate")
+        raise Denied(f"{principal} has tier {tier}; freezing the network needs tier operate")
     if not request.reason.strip() or len(request.reason) > MOST_TEXT:
         raise InvalidMessage(f"reason: give one of 1 to {MOST_TEXT} characters; agentd freeze --reason TEXT")
     if request.seconds is not None and not 1 <= request.seconds <= LONGEST:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HARMLESS: Final = {"Nats-Expected-Stream": "agentd-probe"}
 BODY: Final = b"{"
 EXAMPLE: Final = "probe"
-"""Stands for a wildcard in a subject that is tried."""
+"""Replaces a wildcard in a subject that is tried."""
 SETTLE: Final = 0.25
 """Seconds without a further error after which the server has answered all tries."""
 OF_STREAMS: Final = (
@@ -76,26 +76,29 @@ ELSEWHERE: Final = (
 
 
 @dataclass(frozen=True)
-class Act:
-    """One try: publish or subscribe a subject."""
+class Operation:
+    """An operation to try: publish or subscribe a subject."""
 
     verb: Literal["publish", "subscribe"]
     subject: str
 
 
-def allowed(user: User) -> list[Act]:
-    """Return the acts that the user needs and that can be tried without an effect."""
+def allowed(user: User) -> list[Operation]:
+    """Return the operations that the user needs and that can be tried without an effect."""
     stored = [pattern for config in provision.streams(1) for pattern in config["subjects"]]
     publish = [
         subject
         for subject in map(_example, user.publish)
         if subject.startswith("$JS.") or any(permissions.covers(pattern, subject) for pattern in stored)
     ]
-    return [*(Act("publish", subject) for subject in publish), *(Act("subscribe", to) for to in user.subscribe)]
+    return [
+        *(Operation("publish", subject) for subject in publish),
+        *(Operation("subscribe", to) for to in user.subscribe),
+    ]
 
 
-def forbidden(user: User, every_user: Iterable[User]) -> list[Act]:
-    """Return the acts that the user must not be allowed, and those of no user."""
+def forbidden(user: User, every_user: Iterable[User]) -> list[Operation]:
+    """Return the operations that the user must not be allowed, and those of no user."""
     others = list(every_user)
     publish = {_example(pattern) for other in others for pattern in other.publish}
     publish |= {*_admin_calls(others), *_acknowledgements(others), *ELSEWHERE}
@@ -103,37 +106,41 @@ def forbidden(user: User, every_user: Iterable[User]) -> list[Act]:
     subscribe = {pattern for other in others for pattern in other.subscribe}
     subscribe |= {REST, "$JS.>", "$KV.>", "$SYS.>", "ai.>", "_INBOX.>", "_INBOX.*.>", "_INBOX.*.*.*"}
     return [
-        *(Act("publish", subject) for subject in sorted(publish) if not user.may_publish(subject)),
-        *(Act("subscribe", pattern) for pattern in sorted(subscribe) if not user.may_subscribe(pattern)),
+        *(Operation("publish", subject) for subject in sorted(publish) if not user.may_publish(subject)),
+        *(Operation("subscribe", pattern) for pattern in sorted(subscribe) if not user.may_subscribe(pattern)),
     ]
 
 
-async def denied(settings: BusSettings, login: Login, identity: str, acts: Iterable[Act]) -> set[Act]:
-    """Try `acts` with a login; return those that the server denied."""
+async def denied(settings: BusSettings, login: Login, identity: str, operations: Iterable[Operation]) -> set[Operation]:
+    """Try `operations` with a login; return those that the server denied."""
     texts: set[str] = set()
 
     async def on_error(error: Exception) -> None:
         texts.add(str(error).lower())
 
-    tried = list(acts)
+    tried = list(operations)
     options = await asyncio.to_thread(credentials.options, settings, login, identity)
     try:
         client = await nats.connect(
             list(settings.servers), error_cb=on_error, allow_reconnect=False, connect_timeout=5, **options
         )
         try:
-            for act in tried:
-                if act.verb == "publish":
-                    await client.publish(act.subject, BODY, headers=dict(HARMLESS))
+            for operation in tried:
+                if operation.verb == "publish":
+                    await client.publish(operation.subject, BODY, headers=dict(HARMLESS))
                 else:
-                    await client.subscribe(act.subject)
+                    await client.subscribe(operation.subject)
             await _quiet(client, texts)
         finally:
             await client.close()
     except (nats.errors.Error, OSError) as error:
         raise BusUnavailable(f"NATS at {settings.shown_servers}: {error}") from error
     words = {"publish": "publish to", "subscribe": "subscription to"}
-    return {act for act in tried if any(f'{words[act.verb]} "{act.subject.lower()}"' in text for text in texts)}
+    return {
+        operation
+        for operation in tried
+        if any(f'{words[operation.verb]} "{operation.subject.lower()}"' in text for text in texts)
+    }
 
 
 async def _quiet(client: Client, texts: set[str]) -> None:

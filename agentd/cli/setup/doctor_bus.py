@@ -95,14 +95,14 @@ async def _permissions(config: Config, user: User) -> list[Finding]:
     needed = probe.allowed(user)
     foreign = probe.forbidden(user, every_user)
     denied = await probe.denied(bus, bus, user.name, [*needed, *foreign])
-    lacking = [act.subject for act in needed if act in denied]
-    wide = [act.subject for act in foreign if act not in denied]
+    lacking = [operation.subject for operation in needed if operation in denied]
+    wide = [operation.subject for operation in foreign if operation not in denied]
     advice = "write the users of NATS again: agentd permissions --nats-conf"
     if lacking or wide:
         missing = [Finding(what, good=False, text=f"lacks {_some(lacking)}", advice=advice)] if lacking else []
         extra = [Finding(what, good=False, text=f"may, and must not: {_some(wide)}", advice=advice)] if wide else []
         return [*missing, *extra]
-    return [Finding(what, good=True, text=f"{len(needed)} acts allowed, {len(foreign)} forbidden acts denied")]
+    return [Finding(what, good=True, text=f"{len(needed)} operations allowed, {len(foreign)} forbidden ones denied")]
 
 
 def _every_user(config: Config) -> list[User]:
@@ -169,7 +169,7 @@ async def _agents(bus: Bus) -> Finding:
     """Report agents of other versions: during an upgrade that is no fault."""
     agents = await queries.agents(bus)
     others = sorted(f"{agent.agent_id} {agent.version}" for agent in agents if agent.version not in {"", __version__})
-    text = f"agentd {__version__}; {len(agents)} agents run"
+    text = f"agentd {__version__}; agents that run: {len(agents)}"
     return Finding("versions", good=True, text=f"{text}, other versions: {_some(others)}" if others else text)
 
 

@@ -54,8 +54,8 @@ def _check_control(state: Workflow, given: Signal) -> None:
     needed = max((state.spec(name).tier for name in state.tasks), key=lambda tier: tier.rank, default=Tier.READ)
     if given.principal != state.principal and not given.tier.covers(needed):
         raise Denied(
-            f"{given.principal} may {given.tier}; to {given.signal.action} {state.workflow_id} of {state.principal} "
-            f"needs {needed}"
+            f"{given.principal} has tier {given.tier}; {given.signal.action} of {state.workflow_id} of "
+            f"{state.principal} needs tier {needed}"
         )
 
 
@@ -134,7 +134,7 @@ def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
     if given.principal in {state.principal, state.requester_id}:
         raise Denied(f"{given.principal} requested {state.workflow_id}: another principal has to approve {name}")
     if not given.tier.covers(spec.tier):
-        raise Denied(f"{given.principal} may {given.tier}; approving {name} needs {spec.tier}")
+        raise Denied(f"{given.principal} has tier {given.tier}; approving {name} needs tier {spec.tier}")
     expected = "" if task.approval is None else task.approval.digest
     if given.signal.digest != expected:
         raise Rejected(f"digest: {name} is not what was shown any more; read it again, then approve {expected[:12]}")

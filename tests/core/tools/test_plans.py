@@ -207,7 +207,7 @@ async def test_destruction_within_an_hour_is_limited(bus: Bus, probe: Probe) -> 
     found = await _assigned(bus, probe, "wipe", Policy(default_tier=Tier.EXEC, per_hour=1), consent=GIVEN)
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
-    assert "1 acts that destroy or execute within an hour" in found.error.message  # type: ignore[union-attr]
+    assert "destructive_per_hour allows 1 operations that destroy" in found.error.message  # type: ignore[union-attr]
     assert list(await kv_list(bus, subjects.BUDGET)) == ["0"]
 
 

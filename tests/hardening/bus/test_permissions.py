@@ -128,7 +128,7 @@ async def test_every_act_of_every_user(
     assert tried == refused
     assert tried > 5000
     with capsys.disabled():
-        sys.stdout.write(f"\n{len(users)} users, {tried} forbidden acts tried, {refused} denied\n")
+        sys.stdout.write(f"\n{len(users)} users, {tried} forbidden operations tried, {refused} denied\n")
 
 
 AGENT = re.compile(r"(orchestrator|specialist|monitor|mcp-bridge)-pve[12]")

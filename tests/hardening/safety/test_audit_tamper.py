@@ -364,7 +364,7 @@ async def test_a_daemon(net: Net) -> None:
     assert refused[0] == 75
     assert "the audit of mcp-bridge-pve1 is not as the agent wrote it" in refused[2]
     assert denied[0] == 77
-    assert "needs destroy" in denied[1]
+    assert "needs tier destroy" in denied[1]
     assert accepted[0] == 0, accepted
     assert again[0] == 0, again
     assert verified[0] == 0

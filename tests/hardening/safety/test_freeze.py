@@ -196,7 +196,7 @@ async def test_it_ends_by_itself(there: Bus) -> None:
 
 
 WRONG = [
-    (NetworkRequest("freeze", "x"), "rita", Tier.READ, None, "needs operate"),
+    (NetworkRequest("freeze", "x"), "rita", Tier.READ, None, "needs tier operate"),
     (NetworkRequest("freeze", "  "), "alice", Tier.OPERATE, None, "reason: give one"),
     (NetworkRequest("freeze", "x" * 501), "alice", Tier.OPERATE, None, "1 to 500 characters"),
     (NetworkRequest("freeze", "x", 0.0), "alice", Tier.OPERATE, None, "seconds: 0 is not"),
@@ -217,7 +217,7 @@ def test_a_principal_that_may_not_freeze(
 async def test_principals_that_may_thaw(there: Bus) -> None:
     """The principal that froze may thaw, others need destroy; a second freeze is refused; a second thaw is fine."""
     await change(there, "freeze", "alice", id="1")
-    with pytest.raises(AgentdError, match="needs destroy"):
+    with pytest.raises(AgentdError, match="needs tier destroy"):
         await change(there, "thaw", "oscar")
     with pytest.raises(AgentdError, match="frozen already: frozen by alice"):
         await change(there, "freeze", "oscar", id="2")
@@ -358,7 +358,7 @@ async def test_over_mcp(net: Net) -> None:
     assert acted.is_error
     assert "frozen by alice" in str(acted.content)
     assert denied.is_error
-    assert "to thaw what alice has frozen needs destroy" in str(denied.content)
+    assert "thawing what alice froze needs tier destroy" in str(denied.content)
     assert shown.structured_content is not None
     assert shown.structured_content["reason"] == "storage is being moved"
     assert not thawed.is_error

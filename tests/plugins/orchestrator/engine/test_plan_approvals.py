@@ -120,7 +120,7 @@ def test_an_approval_of_an_older_version_is_asked_for_again() -> None:
     ("given", "error", "line"),
     [
         ({"by": "alice"}, Denied, "alice requested w: another principal has to approve drop"),
-        ({"tier": Tier.OPERATE}, Denied, "bob may operate; approving drop needs destroy"),
+        ({"tier": Tier.OPERATE}, Denied, "bob has tier operate; approving drop needs tier destroy"),
         ({"digest": "0" * 64}, Rejected, "digest: drop is not what was shown any more"),
     ],
 )
@@ -236,7 +236,7 @@ def test_control_of_a_workflow_needs_its_tier(action: str) -> None:
     with pytest.raises(Denied) as caught:
         fold(state, [signal(action, "bob", Tier.OPERATE)], LATER)
 
-    assert str(caught.value) == f"bob may operate; to {action} w of alice needs destroy"
+    assert str(caught.value) == f"bob has tier operate; {action} of w of alice needs tier destroy"
     assert step(state, signal("cancel", "alice", Tier.READ)).over
 
 

@@ -75,7 +75,11 @@ def test_another_principal_approves() -> None:
     ("given", "error", "text"),
     [
         (signal("approve", "alice", task="boot"), Denied, "alice requested w: another principal has to approve boot"),
-        (signal("approve", "bob", Tier.READ, task="boot"), Denied, "bob may read; approving boot needs operate"),
+        (
+            signal("approve", "bob", Tier.READ, task="boot"),
+            Denied,
+            "bob has tier read; approving boot needs tier operate",
+        ),
         (signal("approve", task="boot", digest="old"), Rejected, "digest: boot is not what was shown any more"),
         (signal("approve", task="look"), Rejected, "task: look does not wait for an approval; it is completed"),
         (signal("approve", task="ghost"), Rejected, "task: w has no task 'ghost'"),
