@@ -154,10 +154,7 @@ def _version(agent: AgentRegistration, usual: str) -> Cell:
 
 
 def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[AgentRegistration]:
-    """Return the list of agents at a time.
-
-    A version that differs from that of most agents is marked.
-    """
+    """Return the list of agents at a time, and mark versions that differ."""
     versions = Counter(agent.version for agent in agents if agent.version)
     usual = versions.most_common(1)[0][0] if versions else ""
 
