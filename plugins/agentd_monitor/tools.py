@@ -166,7 +166,7 @@ class MonitorTools:
         return MonitorBucket(self._bus, self._node)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability=CAPABILITY)
-    async def list_alerts(self, call: Call, p: ListAlerts) -> AlertList:  # noqa: ARG002
+    async def list_alerts(self, call: Call, p: ListAlerts) -> AlertList:
         """List the alerts about the cluster and about agentd, with who has acknowledged or silenced them."""
         bucket, at = self._bucket(), time.time()
         silences = await bucket.silences()
@@ -243,7 +243,7 @@ class MonitorTools:
         return _silence_line(silence)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability=CAPABILITY)
-    async def list_findings(self, call: Call, p: ListFindings) -> FindingList:  # noqa: ARG002
+    async def list_findings(self, call: Call, p: ListFindings) -> FindingList:
         """List what the checks of the cluster found: what is critical, to be warned of, or cannot be read."""
         held = await self._bucket().findings()
         if held is None:

@@ -109,27 +109,27 @@ class Listing:
         self.roots = roots
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
-    async def list_directory(self, call: Call, p: ListOf) -> Text:  # noqa: ARG002
+    async def list_directory(self, call: Call, p: ListOf) -> Text:
         """List a directory: one line for each entry, with its kind."""
         return await asyncio.to_thread(self._list, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
-    async def list_directory_with_sizes(self, call: Call, p: ListSizes) -> Text:  # noqa: ARG002
+    async def list_directory_with_sizes(self, call: Call, p: ListSizes) -> Text:
         """List a directory with the size of each file, by name or by size, and their sum."""
         return await asyncio.to_thread(self._list_sizes, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
-    async def directory_tree(self, call: Call, p: TreeOf) -> Text:  # noqa: ARG002
+    async def directory_tree(self, call: Call, p: TreeOf) -> Text:
         """Show a directory and all below it as a JSON tree; links are not followed."""
         return await asyncio.to_thread(self._tree, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
-    async def search_files(self, call: Call, p: Search) -> Text:  # noqa: ARG002
+    async def search_files(self, call: Call, p: Search) -> Text:
         """Find files and directories whose path below a directory matches a pattern such as `**/*.conf`."""
         return await asyncio.to_thread(self._search, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def search_text(self, call: Call, p: SearchText) -> Text:  # noqa: ARG002
+    async def search_text(self, call: Call, p: SearchText) -> Text:
         """Find lines in files, literally or by a regular expression; binary files are left out."""
         return await asyncio.to_thread(self._search_text, p)
 

@@ -98,7 +98,7 @@ class Reading:
         self.roots = roots
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def read_text_file(self, call: Call, p: ReadText) -> Text:  # noqa: ARG002
+    async def read_text_file(self, call: Call, p: ReadText) -> Text:
         """Read a text file: the whole, its first or last lines, or from a byte on.
 
         Text above the limit of one answer is cut at the end of a line; next_offset says where to read on.
@@ -106,12 +106,12 @@ class Reading:
         return await asyncio.to_thread(self._text, p, self.roots.settings.max_text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def read_file(self, call: Call, p: ReadText) -> Text:  # noqa: ARG002
+    async def read_file(self, call: Call, p: ReadText) -> Text:
         """Read a text file; the older name of read_text_file."""
         return await asyncio.to_thread(self._text, p, self.roots.settings.max_text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def read_media_file(self, call: Call, p: OnePath) -> Content:  # noqa: ARG002
+    async def read_media_file(self, call: Call, p: OnePath) -> Content:
         """Read the bytes of a file in base64: as an image or a sound by its name, else as a resource."""
         place = self.roots.find(p.path, p.within)
         data = await asyncio.to_thread(whole, place, self.roots.settings.max_file)
@@ -119,24 +119,24 @@ class Reading:
         return Content.of_file(data, kind, (place.root / place.relative).as_uri())
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def read_multiple_files(self, call: Call, p: ReadSeveral) -> Text:  # noqa: ARG002
+    async def read_multiple_files(self, call: Call, p: ReadSeveral) -> Text:
         """Read several text files; a file that cannot be read is reported in its place."""
         most = max(1024, self.roots.settings.max_text // len(p.paths))
         return Text("\n---\n".join([await asyncio.to_thread(self._one_of, path, p.within, most) for path in p.paths]))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def get_file_info(self, call: Call, p: OnePath) -> Info:  # noqa: ARG002
+    async def get_file_info(self, call: Call, p: OnePath) -> Info:
         """Show size, times, owner, permissions and content identifier of a file or directory."""
         return await asyncio.to_thread(self._info, self.roots.find(p.path, p.within))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def get_checksum(self, call: Call, p: Checksum) -> Digest:  # noqa: ARG002
+    async def get_checksum(self, call: Call, p: Checksum) -> Digest:
         """Compute the checksum of a file of any size."""
         found, size = await asyncio.to_thread(checksum, self.roots.find(p.path, p.within), p.algorithm)
         return Digest(found, p.algorithm, size)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="directory_management")
-    async def list_allowed_directories(self, call: Call, p: Narrowed) -> Allowed:  # noqa: ARG002
+    async def list_allowed_directories(self, call: Call, p: Narrowed) -> Allowed:
         """List the directories that are served, and those in which files may be changed."""
         roots = self.roots.allowed(self.roots.settings.roots, p.within)
         writable = self.roots.allowed(self.roots.settings.writable_roots, p.within)

@@ -150,7 +150,7 @@ class TrashTools:
         self.roots = roots
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="file_operations")
-    async def list_trash(self, call: Call, p: Narrowed) -> Trashed:  # noqa: ARG002
+    async def list_trash(self, call: Call, p: Narrowed) -> Trashed:
         """List the deleted files, and the old contents of replaced files, the newest first."""
         entries = await asyncio.to_thread(self._entries, p.within)
         return Trashed(len(entries), entries[: self.roots.settings.max_entries])

@@ -116,7 +116,7 @@ class Realms(area.Area):
     needs: ClassVar[area.Needs] = {area.EVERY: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")}}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_realm(self, call: Call, p: RealmSelector) -> RealmInfo:  # noqa: ARG002 - every tool has a call
+    async def get_realm(self, call: Call, p: RealmSelector) -> RealmInfo:
         """Show a realm: type, servers or issuer, number of users; secrets are left out."""
         return await self._realm(p.id)
 

@@ -213,7 +213,7 @@ class Access(area.Area):
         return await changes.delete(call, changes.Item("role", p.id, lambda: self._role(p.id)), plan)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def list_grants(self, call: Call, p: ListGrants) -> Grants:  # noqa: ARG002
+    async def list_grants(self, call: Call, p: ListGrants) -> Grants:
         """List which role is granted to which user, token or group, on which path.
 
         Only paths on which agentd's token may change rights are shown.
@@ -293,7 +293,7 @@ class Access(area.Area):
         return Realms(sorted(realms, key=lambda realm: realm.id))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_permissions(self, call: Call, p: GetPermissions) -> Permissions:  # noqa: ARG002
+    async def get_permissions(self, call: Call, p: GetPermissions) -> Permissions:
         """Show the permissions of a user or token by path, as Proxmox computes them.
 
         They include inherited rights and those of groups.

@@ -76,7 +76,7 @@ class ApiTokens(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def list_tokens(self, call: Call, p: UserSelector) -> Tokens:  # noqa: ARG002
+    async def list_tokens(self, call: Call, p: UserSelector) -> Tokens:
         """List the API tokens of a user; secrets are never shown."""
         # Listing tokens requires the right to change users; reading the user does not.
         entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.path_part(p.id)}")).get(

@@ -148,7 +148,7 @@ class Users(area.Area):
     # -- users --------------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def list_users(self, call: Call, p: ListUsers) -> UserPage:  # noqa: ARG002 - every tool has a call
+    async def list_users(self, call: Call, p: ListUsers) -> UserPage:
         """List users with their groups: a tally and a page."""
         entries: list[Entry] = await self.proxmox.get("/access/users", full=1) or []
         users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda user: user.id)
@@ -160,7 +160,7 @@ class Users(area.Area):
         return pages.fill(empty, "users", found, lambda user: user.id, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def get_user(self, call: Call, p: UserSelector) -> User:  # noqa: ARG002
+    async def get_user(self, call: Call, p: UserSelector) -> User:
         """Show a user with its groups and the names of its tokens."""
         return await self._user(p.id)
 

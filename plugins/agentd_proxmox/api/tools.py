@@ -160,7 +160,7 @@ class Api:
         self.schemas = schemas
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
-    async def api_find(self, call: Call, p: ApiFind) -> EndpointPage:  # noqa: ARG002 - every tool has a call
+    async def api_find(self, call: Call, p: ApiFind) -> EndpointPage:
         """Search the Proxmox API by words, best match first; use it if no tool fits."""
         catalogue = await self.schemas.catalogue()
         words = p.words.lower().split()[:8]
@@ -181,12 +181,12 @@ class Api:
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
-    async def api_describe(self, call: Call, p: EndpointSelector) -> Description:  # noqa: ARG002
+    async def api_describe(self, call: Call, p: EndpointSelector) -> Description:
         """Describe an API method: parameters, permissions, result, and its tool."""
         return describe((await self.schemas.catalogue()).resolve(p.method, p.path), p.match)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
-    async def api_get(self, call: Call, p: Get) -> Data:  # noqa: ARG002
+    async def api_get(self, call: Call, p: Get) -> Data:
         """Read any path of the Proxmox API; a list is returned in pages."""
         endpoint, path, sent = await self._checked("GET", p.path, p.parameters, Tier.READ)
         return page_of(api_answers.redact(endpoint.key, await self.proxmox.get(path, **sent)), p)

@@ -121,7 +121,7 @@ class Ha(area.Area):
     shown_to: ClassVar[area.ShownTo] = {"list_ha": blind_token.CLUSTER}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_ha(self, call: Call, p: pages.Paged) -> HaOverview:  # noqa: ARG002 - every tool has a call
+    async def list_ha(self, call: Call, p: pages.Paged) -> HaOverview:
         """Show the HA status: the manager, the guests under HA, and their rules."""
         states, found = await asyncio.gather(self._states(), rules(self.proxmox))
         resources = await self._resources(states)

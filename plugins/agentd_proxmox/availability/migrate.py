@@ -87,7 +87,7 @@ class Migration(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def check_migration(self, call: Call, p: MigrationRequest) -> Report:  # noqa: ARG002 - every tool has a call
+    async def check_migration(self, call: Call, p: MigrationRequest) -> Report:
         """Check whether a guest can migrate, and what to do about each problem."""
         at = await self.inventory.find(p.vmid, p.name)
         facts = await self._facts(at, p)

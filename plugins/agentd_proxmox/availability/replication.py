@@ -150,7 +150,7 @@ class Replication(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_replications(self, call: Call, p: ListReplications) -> ReplicaPage:  # noqa: ARG002
+    async def list_replications(self, call: Call, p: ListReplications) -> ReplicaPage:
         """List the replication jobs with their state.
 
         Needs one request for all jobs, and one for each node.
@@ -169,7 +169,7 @@ class Replication(area.Area):
         return pages.fill(empty, "jobs", wanted, by_id, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_replication(self, call: Call, p: ReplicationSelector) -> ReplicaStatus:  # noqa: ARG002
+    async def get_replication(self, call: Call, p: ReplicationSelector) -> ReplicaStatus:
         """Show a replication job: its last run, the result, and the end of its log."""
         entry = await self._known(p.id)
         job = await self._read(entry)

@@ -223,7 +223,7 @@ class Backups(area.Area):
         return made
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_backups(self, call: Call, p: ListBackups) -> BackupPage:  # noqa: ARG002 - every tool has a call
+    async def list_backups(self, call: Call, p: ListBackups) -> BackupPage:
         """List backups, newest first: counts of all that match, and one page.
 
         This takes one request a storage.  A storage that cannot be read is listed, so that a guest does not seem to

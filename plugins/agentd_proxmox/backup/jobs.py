@@ -117,7 +117,7 @@ class Jobs(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_backup_jobs(self, call: Call, p: pages.Paged) -> JobPage:  # noqa: ARG002 - every tool has a call
+    async def list_backup_jobs(self, call: Call, p: pages.Paged) -> JobPage:
         """List the backup jobs of the cluster: schedule, storage, guests and retention."""
         jobs = await self._jobs()
         return pages.fill(JobPage(len(jobs), sum(job.enabled for job in jobs), []), "jobs", jobs, lambda job: job.id, p)
@@ -222,7 +222,7 @@ class Jobs(area.Area):
         return DeletedJob(p.id, done.existed, done.before, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def list_guests_without_backup(self, call: Call, p: pages.Paged) -> UncoveredPage:  # noqa: ARG002
+    async def list_guests_without_backup(self, call: Call, p: pages.Paged) -> UncoveredPage:
         """List the guests that no enabled backup job backs up.
 
         list_backups shows whether the backups of the other guests succeed.

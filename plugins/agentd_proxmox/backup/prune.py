@@ -78,7 +78,7 @@ class Pruning(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def preview_prune(self, call: Call, p: PruneRule) -> Preview:  # noqa: ARG002 - every tool has a call
+    async def preview_prune(self, call: Call, p: PruneRule) -> Preview:
         """Show which backups prune_backups would delete by a rule; nothing is deleted."""
         marked = await self._marked(p)
         removed = [backup for backup in marked if backup.mark == "remove"]

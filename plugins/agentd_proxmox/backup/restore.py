@@ -113,7 +113,7 @@ class Restore(area.Area):
     }
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management", reads=True)
-    async def inspect_backup(self, call: Call, p: BackupSelector) -> Inspection:  # noqa: ARG002 - every tool has a call
+    async def inspect_backup(self, call: Call, p: BackupSelector) -> Inspection:
         """Check a backup without restoring it.
 
         It checks that the backup exists, is not empty, is readable and verified, and reports its guest.  Only restoring

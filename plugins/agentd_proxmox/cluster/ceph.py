@@ -153,7 +153,7 @@ class Ceph(area.Area):
         return _status(data or {}, await self._flags())
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_osds(self, call: Call, p: OnNode) -> Osds:  # noqa: ARG002
+    async def list_osds(self, call: Call, p: OnNode) -> Osds:
         """List the OSDs (disks) of Ceph with their nodes, those down or out first."""
         found = sorted(await self._tree(p.node), key=lambda osd: (osd.up and osd.in_, osd.id))
         return Osds(len(found), found)

@@ -149,7 +149,7 @@ class Cluster(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_nodes(self, call: Call, p: pages.Paged) -> NodePage:  # noqa: ARG002 - every tool has a call
+    async def list_nodes(self, call: Call, p: pages.Paged) -> NodePage:
         """List the nodes with their load, and whether the cluster is quorate."""
         entries, quorate = await asyncio.gather(self.proxmox.get("/nodes"), self._quorate())
         lines = list(map(_node_line, entries))
@@ -157,7 +157,7 @@ class Cluster(area.Area):
         return pages.fill(tally, "nodes", lines, lambda line: line.node, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_node(self, call: Call, p: fields.NodeSelector) -> NodeDetails:  # noqa: ARG002
+    async def get_node(self, call: Call, p: fields.NodeSelector) -> NodeDetails:
         """Show one node in detail."""
         known = {entry["node"]: entry for entry in await self.proxmox.get("/nodes")}
         if p.node not in known:
@@ -168,7 +168,7 @@ class Cluster(area.Area):
         return _details(p.node, state, await self.proxmox.get(f"/nodes/{p.node}/status"))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def list_storages(self, call: Call, p: ListStorages) -> StoragePage:  # noqa: ARG002
+    async def list_storages(self, call: Call, p: ListStorages) -> StoragePage:
         """List the storages with their free space, and what they can hold.
 
         The data comes from the cluster's list, which is up to 10 s old: a query to the storages hangs if one of them
@@ -185,7 +185,7 @@ class Cluster(area.Area):
         return pages.fill(tally, "storages", lines, lambda line: f"{line.node}/{line.storage}", p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_bridges(self, call: Call, p: ListBridges) -> BridgePage:  # noqa: ARG002
+    async def list_bridges(self, call: Call, p: ListBridges) -> BridgePage:
         """List the bridges of a node that a guest's network can use."""
         entries = await self.proxmox.get(f"/nodes/{p.node}/network", type="any_bridge") or []
         lines = list(map(_bridge_line, entries))

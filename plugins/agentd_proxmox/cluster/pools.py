@@ -119,14 +119,14 @@ class Pools(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_pools(self, call: Call, p: pages.Paged) -> PoolPage:  # noqa: ARG002 - every tool has a call
+    async def list_pools(self, call: Call, p: pages.Paged) -> PoolPage:
         """List the pools that the token may see."""
         pools = await self._list()
         lines = [PoolLine(name, comment) for name, comment in pools.items()]
         return pages.fill(PoolPage(len(lines), []), "pools", lines, lambda line: line.pool, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_pool(self, call: Call, p: PoolSelector) -> Pool:  # noqa: ARG002
+    async def get_pool(self, call: Call, p: PoolSelector) -> Pool:
         """Show a pool: its guests, its storages and the pools within it."""
         return await self._read(p.pool, p)
 

@@ -88,7 +88,7 @@ class Tasks(area.Area):
     needs: ClassVar[area.Needs] = {"list_tasks": area.with_path("/nodes/{node}", "Sys.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:  # noqa: ARG002
+    async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:
         """List the tasks of the cluster or of one node, newest first.
 
         The list of the cluster has at most 25 finished tasks of each node, the list of one node 500.

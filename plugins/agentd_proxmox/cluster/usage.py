@@ -70,7 +70,7 @@ class UsageTools(area.Area):
     needs: ClassVar[area.Needs] = {"get_usage": area.with_path(area.STORAGE, "Datastore.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_usage(self, call: Call, p: GetUsage) -> Usage:  # noqa: ARG002 - every tool has a call
+    async def get_usage(self, call: Call, p: GetUsage) -> Usage:
         """Show how much a guest, a node or a storage has used over time.
 
         The result has the minimum (least), mean, maximum (most) and last of each value.

@@ -142,7 +142,7 @@ class Guests(area.Area):
         return pages.fill(GuestPage(len(found), by_status, by_node), "guests", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:  # noqa: ARG002 - every tool has a call
+    async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:
         """List the templates that create_vm and clone_container can clone.
 
         The result has counts of all that match, and one page.
@@ -154,7 +154,7 @@ class Guests(area.Area):
         return pages.fill(tally, "templates", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_guest(self, call: Call, p: GuestSelector) -> fields.Guest:  # noqa: ARG002
+    async def get_guest(self, call: Call, p: GuestSelector) -> fields.Guest:
         """Show the current state of a VM or container.
 
         The result has its node, status, size, disks, networks, tags and lock.

@@ -102,7 +102,7 @@ class NicTools(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_guest_config(self, call: Call, p: GuestSelector) -> Configuration:  # noqa: ARG002 - every tool has a call
+    async def get_guest_config(self, call: Call, p: GuestSelector) -> Configuration:
         """Show all options of a VM or container in the form of Proxmox.
 
         get_guest is shorter and also shows the status.

@@ -127,7 +127,7 @@ class Snapshots(area.Area):
     }
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_snapshots(self, call: Call, p: GuestSelector) -> SnapshotTree:  # noqa: ARG002 - every tool has a call
+    async def list_snapshots(self, call: Call, p: GuestSelector) -> SnapshotTree:
         """List the snapshots of a VM or container as a tree, with their age.
 
         Proxmox does not report their size.
@@ -236,7 +236,7 @@ class Snapshots(area.Area):
         return shown
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_old_snapshots(self, call: Call, p: ListOldSnapshots) -> OldSnapshotPage:  # noqa: ARG002
+    async def list_old_snapshots(self, call: Call, p: ListOldSnapshots) -> OldSnapshotPage:
         """Find snapshots in the cluster that are older than a number of days.
 
         This takes one request for the list of guests, and one a guest.  Guests that cannot be read are listed with the

@@ -197,7 +197,7 @@ class SuspendTools(area.Area):
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_pending_changes(self, call: Call, p: GuestSelector) -> Pending:  # noqa: ARG002 - every tool has a call
+    async def get_pending_changes(self, call: Call, p: GuestSelector) -> Pending:
         """Show changes of a VM or container that take effect only at its next start."""
         at = await self.inventory.find(p.vmid, p.name)
         entries = await self.proxmox.get(f"{at.path}/pending") or []
@@ -206,7 +206,7 @@ class SuspendTools(area.Area):
         return Pending(at.vmid, at.name, at.node, lines)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_console(self, call: Call, p: GuestSelector) -> Console:  # noqa: ARG002 - every tool has a call
+    async def get_console(self, call: Call, p: GuestSelector) -> Console:
         """Show how a person opens the console of a guest.
 
         Opening it needs a login, no ticket is made.

@@ -120,7 +120,7 @@ class Firewalls(area.Area):
         self.lockout = LockoutCheck(inventory.proxmox)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
+    async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:
         """Show a firewall: whether it is in force, its policies, and its rules in order."""
         return await self._read(p, pages.Paged(limit=p.limit, cursor=p.cursor, show=p.show))
 

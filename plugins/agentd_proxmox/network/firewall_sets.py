@@ -115,7 +115,7 @@ class FirewallSets(area.Area):
     needs: ClassVar[area.Needs] = {area.EVERY: area.with_path(area.VM, "VM.Audit")}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_firewall_sets(self, call: Call, p: FirewallSetsSelector) -> Sets:  # noqa: ARG002 - every tool has a call
+    async def list_firewall_sets(self, call: Call, p: FirewallSetsSelector) -> Sets:
         """List aliases, IP sets with their entries, and security groups."""
         return await self._read(await self._path(p.vmid))
 

@@ -168,7 +168,7 @@ class NodeDiskTools(area.Area):
         return Disks(p.node, disks)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def get_disk_health(self, call: Call, p: DiskSelector) -> Smart:  # noqa: ARG002 - every tool has a call
+    async def get_disk_health(self, call: Call, p: DiskSelector) -> Smart:
         """Show the SMART data of a disk."""
         await self._disk(p.node, p.device, None)
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/smart", disk=p.device) or {}
@@ -217,7 +217,7 @@ class NodeDiskTools(area.Area):
         return found, unread
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def get_zfs_status(self, call: Call, p: ZfsPoolSelector) -> PoolStatus:  # noqa: ARG002
+    async def get_zfs_status(self, call: Call, p: ZfsPoolSelector) -> PoolStatus:
         """Show a ZFS pool: state, last scan, and the errors of each of its parts."""
         pools = {pool.name for pool in await self._made(p.node, "zfs")}
         if p.pool not in pools:

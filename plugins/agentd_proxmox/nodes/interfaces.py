@@ -106,7 +106,7 @@ class NodeNetwork(area.Area):
     shown_to: ClassVar[area.ShownTo] = {"list_interfaces": blind_token.NODES}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_interfaces(self, call: Call, p: fields.NodeSelector) -> Interfaces:  # noqa: ARG002 - every tool has a call
+    async def list_interfaces(self, call: Call, p: fields.NodeSelector) -> Interfaces:
         """List the interfaces of a node as they will be, and the pending changes."""
         return await self._read(p.node)
 

@@ -153,7 +153,7 @@ class NodeTools(area.Area):
     shown_to: ClassVar[area.ShownTo] = {"list_services": blind_token.NODES, "list_updates": blind_token.NODES}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_services(self, call: Call, p: fields.NodeSelector) -> Services:  # noqa: ARG002 - every tool has a call
+    async def list_services(self, call: Call, p: fields.NodeSelector) -> Services:
         """List the services of a node; enabled ones that do not run come first."""
         lines = [_service(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
         lines.sort(key=lambda line: (not _has_failed(line), line.service))
@@ -254,7 +254,7 @@ class NodeTools(area.Area):
         return after
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management", reads=True)
-    async def list_updates(self, call: Call, p: ListUpdates) -> Updates:  # noqa: ARG002
+    async def list_updates(self, call: Call, p: ListUpdates) -> Updates:
         """List the available package updates of a node, as of its last refresh."""
         lines = [_update(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]
         origins = dict(Counter(update.origin for update in lines))

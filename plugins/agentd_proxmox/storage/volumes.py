@@ -162,7 +162,7 @@ class Storage(area.Area):
         return pages.fill(empty, "volumes", lines, _largest if p.largest else lambda line: line.volid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def get_storage_status(self, call: Call, p: NodeStorageSelector) -> StorageStatus:  # noqa: ARG002 - every tool has a call
+    async def get_storage_status(self, call: Call, p: NodeStorageSelector) -> StorageStatus:
         """Show the current state of a storage on a node.
 
         This reads the storage itself, so it takes long if the storage hangs.

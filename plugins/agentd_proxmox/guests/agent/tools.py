@@ -163,7 +163,7 @@ class Agent(area.Area):
     needs: ClassVar[area.Needs] = {area.EVERY: {("VM.Audit", "/vms/{vmid}")}}
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def ping_guest_agent(self, call: Call, p: GuestSelector) -> AgentPing:  # noqa: ARG002 - every tool has a call
+    async def ping_guest_agent(self, call: Call, p: GuestSelector) -> AgentPing:
         """Check whether the guest agent of a VM answers, and what to do if it does not."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         try:
@@ -174,7 +174,7 @@ class Agent(area.Area):
         return AgentPing(at.vmid, at.name, at.node, answers=True, version=version)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_guest_agent_info(self, call: Call, p: GuestSelector) -> AgentInfo:  # noqa: ARG002
+    async def get_guest_agent_info(self, call: Call, p: GuestSelector) -> AgentInfo:
         """Show what the guest agent of a VM reports: system, addresses, file systems."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         await self._ask(at, INFO)

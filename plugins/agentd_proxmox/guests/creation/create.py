@@ -169,7 +169,7 @@ class Creation(area.Area):
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_free_vmids(self, call: Call, p: GetFreeVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
+    async def get_free_vmids(self, call: Call, p: GetFreeVmids) -> Vmids:
         """Draw free VMIDs at random.
 
         At random, because several clients that take the next VMID all take the same one.  They are not reserved:

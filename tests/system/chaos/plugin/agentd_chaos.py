@@ -82,7 +82,7 @@ class Tools:
         raise Rejected("it was meant to fail here")
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="chaos")
-    async def nap(self, call: Call, p: Nap) -> Done:  # noqa: ARG002
+    async def nap(self, call: Call, p: Nap) -> Done:
         """Do nothing for some seconds."""
         await asyncio.sleep(p.seconds)
         return Done("slept")
