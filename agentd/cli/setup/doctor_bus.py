@@ -124,7 +124,7 @@ async def _jetstream(bus: Bus, config: Config, log: Logger) -> list[Finding]:
         return findings
     offset = await bus.measure_clock(subjects.WORKFLOWS)
     findings.append(
-        Finding("clock", abs(offset) <= MAX_OFFSET, f"{offset:+.3f} s beside the NATS server's", "run an NTP client")
+        Finding("clock", abs(offset) <= MAX_OFFSET, f"{offset:+.3f} s from the NATS server's", "run an NTP client")
     )
     findings.append(await _freeze(bus))
     findings.append(_payload(bus))
