@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentd.web import WebServer
+from agentd.web.serving.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,8 @@ import pytest
 
 from agentd.client.views import Event, EventKind
 from agentd.errors import BusUnavailable, ConfigError
-from agentd.web import WebServer, events
+from agentd.web import events
+from agentd.web.serving.server import WebServer
 from agentd.wire.announcements import AgentRegistration
 from core.web_client import Client, Stream, serving
 from core.web_networks import busy_network
