@@ -144,7 +144,7 @@ class Catalogue:
         return AccountList([_account(account) for account in self.accounts.by_name.values()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_locations(self, call: Call, p: Paged) -> LocationList:  # noqa: ARG002
+    async def list_cloud_locations(self, call: Call, p: Paged) -> LocationList:
         """List the locations of an account where nodes and volumes can be created."""
         account = self.accounts.find(p.account)
         found = [model.location(item) for item in await account.read(account.provider.locations)]
@@ -152,7 +152,7 @@ class Catalogue:
         return LocationList(*model.page(allowed, p, "name"))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_sizes(self, call: Call, p: ListCloudSizes) -> SizeList:  # noqa: ARG002
+    async def list_cloud_sizes(self, call: Call, p: ListCloudSizes) -> SizeList:
         """List the sizes that a node of an account can have, with memory, disk and price."""
         found = await sizes_of(self.accounts.find(p.account))
         wanted = [
@@ -161,14 +161,14 @@ class Catalogue:
         return SizeList(*model.page(wanted, p))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_images(self, call: Call, p: ListCloudImages) -> ImageList:  # noqa: ARG002
+    async def list_cloud_images(self, call: Call, p: ListCloudImages) -> ImageList:
         """Search the images from which a node can start, by a part of their name."""
         account = self.accounts.find(p.account)
         found = await account.read(lambda driver: account.provider.images(driver, p.query, p.owner))
         return ImageList(*model.page([model.image(item) for item in found], msgspec.structs.replace(p, query="")))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def estimate_cloud_cost(self, call: Call, p: EstimateCloudCost) -> CloudCost:  # noqa: ARG002
+    async def estimate_cloud_cost(self, call: Call, p: EstimateCloudCost) -> CloudCost:
         """Preview what nodes of a size would cost, and whether the limits of the account allow one."""
         account = self.accounts.find(p.account)
         sizes, nodes = await asyncio.gather(sizes_of(account), account.nodes())
@@ -185,7 +185,7 @@ class Catalogue:
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_orphans(self, call: Call, p: ListCloudOrphans) -> OrphanList:  # noqa: ARG002
+    async def list_cloud_orphans(self, call: Call, p: ListCloudOrphans) -> OrphanList:
         """List what probably costs money for nothing: free volumes, old snapshots, stopped nodes."""
         account = self.accounts.find(p.account)
         nodes, volumes, snapshots = await asyncio.gather(account.nodes(), account.volumes(), account.snapshots())

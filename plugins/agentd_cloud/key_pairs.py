@@ -54,7 +54,7 @@ class KeyPairs:
         self.accounts = accounts
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_key_pairs(self, call: Call, p: Paged) -> KeyPairList:  # noqa: ARG002
+    async def list_cloud_key_pairs(self, call: Call, p: Paged) -> KeyPairList:
         """List the key pairs of a cloud account that a new node can be given."""
         return KeyPairList(*model.page(await self.accounts.find(p.account).key_pairs(), p, "name"))
 

@@ -69,13 +69,13 @@ class Nodes:
         self.accounts = accounts
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_nodes(self, call: Call, p: Paged) -> NodeList:  # noqa: ARG002
+    async def list_cloud_nodes(self, call: Call, p: Paged) -> NodeList:
         """List the nodes (virtual machines) of a cloud account."""
         nodes = await self.accounts.find(p.account).nodes()
         return NodeList(*model.page([node for node in nodes if node.state not in model.GONE], p))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def get_cloud_node(self, call: Call, p: CloudNodeSelector) -> Node:  # noqa: ARG002
+    async def get_cloud_node(self, call: Call, p: CloudNodeSelector) -> Node:
         """Show one node of a cloud account."""
         return limits.needed("node", p.node, await self.accounts.find(p.account).nodes())
 

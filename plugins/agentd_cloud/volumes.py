@@ -86,12 +86,12 @@ class Volumes:
         self.accounts = accounts
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_volumes(self, call: Call, p: Paged) -> VolumeList:  # noqa: ARG002
+    async def list_cloud_volumes(self, call: Call, p: Paged) -> VolumeList:
         """List the volumes (disks) of a cloud account."""
         return VolumeList(*model.page(await self.accounts.find(p.account).volumes(), p))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cloud_management")
-    async def list_cloud_snapshots(self, call: Call, p: Paged) -> SnapshotList:  # noqa: ARG002
+    async def list_cloud_snapshots(self, call: Call, p: Paged) -> SnapshotList:
         """List the snapshots of volumes of a cloud account."""
         return SnapshotList(*model.page(await self.accounts.find(p.account).snapshots(), p))
 
