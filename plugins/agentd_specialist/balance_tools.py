@@ -193,15 +193,19 @@ class Balance:
     async def _landscape(self, call: Call, p: PlanMoves) -> Landscape:
         call.progress("reading the cluster")
         collector = Collector(call)
+        rebalanced = await collector.ha_balancing() if p.mode in {"rebalance", "pack", "fill"} else ""
         scope = Scope(
             together_pools=self.settings.together_pools,
             apart_pools=self.settings.apart_pools,
             exclude=p.exclude,
             containers=p.restart_containers,
-            rebalanced=p.mode in {"rebalance", "pack"} and await collector.is_rebalanced(),
+            rebalanced=rebalanced,
             leaving=p.nodes if p.mode == "drain" else (),
         )
-        return await collector.landscape(scope, self.limits(p.band), minutes=p.minutes)
+        found = await collector.landscape(scope, self.limits(p.band), minutes=p.minutes)
+        if rebalanced and any(guest.ha for guest in found.guests):
+            call.warn(f"{rebalanced}; they stay where they are")
+        return found
 
     async def _blocked(self, call: Call, p: PlanMoves, moves: Sequence[Move], turn: int) -> dict[int, str]:
         """Return the guests of the plan that cannot migrate, and why."""

@@ -93,17 +93,18 @@ class Collector:
             raise ProxmoxUnavailable("the cluster is not quorate: nothing can be moved", delay=5.0)
         return found
 
-    async def is_rebalanced(self) -> bool:
-        """Return whether the HA manager balances its guests itself."""
+    async def ha_balancing(self) -> str:
+        """Return why the HA manager may move its guests itself, or "" if it does not.
+
+        Options that cannot be read count as on: two balancers would undo each other's migrations.
+        """
         try:
-            options = (await self.get("/cluster/options", step="options")).data or {}
-        except (Denied, AgentdError) as error:
-            if isinstance(error, BusUnavailable):
-                raise
-            return False
-        crs = options.get("crs") or {}
-        value = str(crs.get("ha-auto-rebalance", 0) if isinstance(crs, dict) else "ha-auto-rebalance=1" in str(crs))
-        return value.lower() not in {"", "0", "false"}
+            found = await self.get("/cluster/options", step="options")
+        except BusUnavailable:
+            raise
+        except AgentdError as error:
+            return f"Proxmox VE may balance the guests under HA itself: its options were not read ({error})"
+        return reading.ha_balancing(found.data)
 
     async def landscape(
         self, scope: Scope, limits: Limits, *, minutes: float = 0.0, beside: Entry | None = None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 POLL: Final = 2.0
+LONGEST_POLL: Final = 15.0
+HELD_POLL: Final = 30.0
+"""Seconds between two looks: the first, the longest, and while a node is held; a look only reads and leaves no record."""
 MARGIN: Final = 10.0
 """Seconds before the deadline at which waiting ends, to report what it waited for."""
 NEEDED: Final = frozenset({"pve-cluster", "pvedaemon", "pveproxy", "pvestatd", "corosync", "pve-ha-lrm", "pve-ha-crm"})
@@ -96,11 +99,8 @@ class MaintenanceTools:
     async def check_empty(self, call: Call, p: NodeWithGuests) -> Emptiness:
         """Check that no guest runs on a node; otherwise the error names those that do."""
         collector = Collector(call)
-        guests = await collector.entries("vm", ("vmid", "name", "node", "status"))
-        running = [e for e in guests if e["node"] == p.node and e.get("status") != "stopped"]
-        if running:
-            names = ", ".join(f"{e['vmid']} {e.get('name') or ''}".strip() for e in running)
-            raise TaskFailed(f"{p.node} is not empty: {names} run there")
+        if running := await self._running(collector, p.node):
+            raise TaskFailed(f"{p.node} is not empty: {running} run there")
         nodes = {str(e["node"]): e for e in await collector.entries("node", ("node", "uptime"))}
         if p.node not in nodes:
             raise Rejected(f"node: there is no node {p.node!r}; there are {', '.join(sorted(nodes))}")
@@ -108,7 +108,10 @@ class MaintenanceTools:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="balancing")
     async def await_node(self, call: Call, p: AwaitNode) -> NodeBack:
-        """Wait until a node is online, and has been rebooted if that is asked for."""
+        """Wait until a node is online, and has been rebooted if that is asked for.
+
+        A guest that begins to run on it while it is held is a warning.
+        """
         began, looks = time.monotonic(), 0
         while True:
             waited = time.monotonic() - began
@@ -118,12 +121,14 @@ class MaintenanceTools:
             booted = not p.uptime or (online and uptime < p.uptime)
             if online and booted and waited >= p.hold:
                 return NodeBack(p.node, uptime, int(waited))
+            if online and booted:
+                await self._warn_of_guests(call, p.node, looks)
             what = "is held" if online and booted else "is not back" if not online else "has not rebooted yet"
             call.progress(f"waiting: {p.node} {what}")
             if call.left() < MARGIN:
                 raise TaskFailed(f"{p.node} {what} after {waited:.0f} s")
             looks += 1
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(pause(looks, p.hold - waited if online and booted else 0.0, call.left() - MARGIN))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="balancing")
     async def check_node(self, call: Call, p: CheckNode) -> NodeHealth:
@@ -141,7 +146,24 @@ class MaintenanceTools:
                 raise TaskFailed(text)
             call.progress(f"waiting: {text}")
             looks += 1
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(pause(looks, 0.0, call.left() - MARGIN))
+
+    @staticmethod
+    async def _running(collector: Collector, node: str) -> str:
+        """Return the guests that run on a node, or may: those whose state is not known."""
+        guests = await collector.entries("vm", ("vmid", "name", "node", "status"))
+        running = [e for e in guests if e["node"] == node and e.get("status") != "stopped"]
+        return ", ".join(f"{e['vmid']} {e.get('name') or ''}".strip() for e in running)
+
+    async def _warn_of_guests(self, call: Call, node: str, look: int) -> None:
+        try:
+            running = await self._running(Collector(call, f"held{look}"), node)
+        except BusUnavailable:
+            raise
+        except AgentdError:
+            return  # the next look reads again
+        if running:
+            call.warn(f"{node} was to be empty, and {running} run there: HA or another client started or moved them")
 
     async def _faults(self, call: Call, name: str, look: int) -> tuple[list[str], list[str]]:
         """Return the faults of a node, and what was checked."""
@@ -170,6 +192,15 @@ class MaintenanceTools:
         if found is None:
             raise Rejected(f"node: there is no node {name!r}")
         return found
+
+
+def pause(looks: int, held: float, left: float) -> float:
+    """Return the seconds until the next look.
+
+    held  seconds for which the node is still held; left: seconds until waiting ends
+    """
+    wanted = min(HELD_POLL, held) if held > 0 else min(LONGEST_POLL, POLL * 1.2 ** min(looks - 1, 20))
+    return max(0.1, min(wanted, left))
 
 
 def node_faults(

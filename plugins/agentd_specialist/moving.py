@@ -2,12 +2,14 @@
 
 The cluster is read again before each migration, so a failed or slow one never leads to an overfilled node.  A process
 that takes over after a kill starts with the cluster as it is: a guest that has arrived is done, one that is on its way
-is waited for, and the steps have the same names, so nothing is moved twice.
+is waited for, and the steps have the same names, so nothing is moved twice.  A guest that comes back after its migration is
+left: the HA manager or another client wants it there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +32,8 @@ LOOK_AGAIN: Final = 5.0
 """Seconds between two looks at what prevents the next migration."""
 PATIENCE: Final = 60.0
 """Seconds without progress after which the rest is left: a lock of a backup or a foreign migration may end."""
+RETURNED: Final = 10.0
+"""Seconds after which a guest that is not on its target has come back; until then, a node may not know of its arrival."""
 A_MOMENT: Final = 0.01
 ENOUGH: Final = 30.0
 """Seconds before the deadline at which nothing more is started."""
@@ -70,6 +74,7 @@ class Mover:
         self.running: dict[asyncio.Task[str], Move] = {}
         self.done: list[Move] = []
         self.left: dict[int, str] = {}
+        self.migrated: dict[tuple[int, str], float] = {}
         self.looks = 0
 
     async def run(self) -> Moved:
@@ -133,6 +138,8 @@ class Mover:
                     self.done.append(move)
             if own[reached:] and at[vmid] not in {own[0].source, *(move.target for move in own)}:
                 self.left[vmid] = f"it is on {at[vmid]} now: another client moved it"
+            elif own[reached:] and self._is_back(own[reached]):
+                self.left[vmid] = f"it was on {own[reached].target}, and HA or another client moved it to {at[vmid]}"
             else:
                 pending += own[reached:]
         return sorted(pending, key=self.moves.index)
@@ -150,7 +157,7 @@ class Mover:
         free = {*moving, *busy}
         guests = tuple(replace(g, fixed="") if g.vmid in free else g for g in landscape.guests)
         ledger = Ledger(replace(landscape, guests=guests), _steps([*self.running.values(), *ours]))
-        wanted = [move for move in pending if move not in ours]
+        wanted = [move for move in pending if move not in ours and (move.vmid, move.target) not in self.migrated]
         begun = next_steps(ledger, _steps(wanted))
         for move in [*ours, *(m for step in begun for m in wanted if (m.vmid, m.target) == step[:2])]:
             self.running[asyncio.ensure_future(self._migrate(move))] = move
@@ -159,7 +166,9 @@ class Mover:
         ended, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
             move = self.running.pop(task)
-            if why := task.result():
+            why = task.result()
+            self.migrated[move.vmid, move.target] = time.monotonic()
+            if why:
                 self.left[move.vmid] = why
                 self.call.warn(f"{move.title} was not moved to {move.target}: {why}")
 
@@ -179,6 +188,11 @@ class Mover:
         except AgentdError as error:
             return str(error)
         return ""
+
+    def _is_back(self, move: Move) -> bool:
+        """Return whether the guest of a pending move has left its target again: the same step would do nothing."""
+        ended = self.migrated.get((move.vmid, move.target))
+        return ended is not None and time.monotonic() - ended > RETURNED
 
     def _why(self, landscape: Landscape, move: Move) -> str:
         others = [g.title for g in landscape.guests if "locked (migrate)" in g.fixed and g.vmid != move.vmid]

@@ -201,3 +201,48 @@ async def test_guests_under_ha(net: Net, pve: FakePve) -> None:
     assert len(pve.tasks("hamigrate")) == 2
     assert where[301] != where[302]
     assert "pve1" not in where.values()
+
+
+async def test_a_guest_that_comes_back(net: Net, pve: FakePve) -> None:
+    """A guest that another client moves back while its node is emptied stays there, with the reason, and ends nothing."""
+    pve.durations(qmigrate=0.4)
+    async with net.client() as bus, net.here():
+        await requests.submit(
+            bus, "tester", WorkflowRequest("resource_optimization", "back", {"mode": "drain", "nodes": ["pve1"]})
+        )
+
+        async def arrived() -> int:
+            inventory = await asyncio.to_thread(pve.inventory)
+            gone = [g for g in inventory["guests"] if g["node"] != "pve1" and not g["lock"]]
+            return gone[0]["vmid"] if gone else 0
+
+        vmid = await eventually(arrived, "a guest has left", 60)
+        call = ToolCall({"vmid": vmid, "target": "pve1"}, "wf.back")
+        await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "migrate_guest"), call, seconds=30)
+        answer = await queries.follow(bus, "back", lambda _: None, wait=120)
+
+    assert answer.status in {"completed", "completed_with_warnings"}, answer.error
+    left = answer.result["tasks"]["move"]["result"]["left"]
+    assert [one["vmid"] for one in left] == [vmid]
+    assert "HA or another client moved it to pve1" in left[0]["reason"]
+    assert count(pve)["pve1"] == 1
+    assert len(pve.tasks("qmigrate")) == len(CROWD) + 1
+
+
+async def test_options_that_cannot_be_read(net: Net, pve: FakePve) -> None:
+    """If Proxmox may balance the guests under HA itself, they stay, and the plan says why; the others move."""
+    pve.settings(ha_lag=0.3)
+    pve.rule("GET", "/cluster/options$", {"status": 403, "reason": "Permission check failed (/, Sys.Audit)"})
+    async with net.client() as bus, net.here():
+        for vmid in (301, 302, 303):
+            call = ToolCall({"vmid": vmid}, f"wf.ha{vmid}")
+            await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "create_ha_resource"), call, seconds=30)
+        call = ToolCall({}, "wf.plan")
+        subject = subjects.tool_call("tester", "specialist", "plan_moves")
+        reply = await call_tool(bus, subject, call, seconds=60)
+
+    reasons = {one["vmid"]: one["reason"] for one in reply.result["left"]}
+    assert {move["vmid"] for move in reply.result["moves"]} <= {304, 305, 306}
+    assert reply.result["moves"]
+    assert all("its options were not read" in reasons[vmid] for vmid in (301, 302, 303))
+    assert any("its options were not read" in warning for warning in reply.warnings)

@@ -75,7 +75,7 @@ class Scope:
     together_pools, apart_pools  pools whose guests are kept together or apart
     exclude                      VMIDs that stay
     containers                   running containers may move: they are stopped for it
-    rebalanced                   the HA manager balances its guests itself, so agentd does not
+    rebalanced                   why guests under HA stay: the HA manager balances them itself ("": it does not)
     leaving                      nodes that become empty: neither tags nor the HA manager keep guests there
     """
 
@@ -83,7 +83,7 @@ class Scope:
     apart_pools: Collection[str] = ()
     exclude: Collection[int] = ()
     containers: bool = False
-    rebalanced: bool = False
+    rebalanced: str = ""
     leaving: Collection[str] = ()
 
 
@@ -122,6 +122,17 @@ def figures(points: Iterable[Mapping[str, Any]], since: float) -> Figures:
     # Proxmox VE reports the pressures in percent.
     pressure = max(of("pressurecpusome"), of("pressurememorysome"), of("pressureiosome")) / 100
     return Figures(max(of("mem"), of("memhost"), of("memused")), of("cpu"), min(1.0, pressure))
+
+
+def ha_balancing(options: object) -> str:
+    """Return why the HA manager may move its guests itself, by the options of the datacenter; "" if it does not."""
+    crs = options.get("crs") if isinstance(options, dict) else None
+    if not isinstance(options, dict) or not isinstance(crs, dict | str | None):
+        return "Proxmox VE may balance the guests under HA itself: its options are not understood"
+    pairs = crs.split(",") if isinstance(crs, str) else [f"{key}={value}" for key, value in (crs or {}).items()]
+    value = dict(pair.partition("=")[::2] for pair in pairs).get("ha-auto-rebalance", "0")
+    off = str(value).strip().lower() in {"", "0", "false", "no", "off"}
+    return "" if off else "Proxmox VE balances the guests under HA itself"
 
 
 def _node(entry: Mapping[str, Any], guests: Iterable[Guest], answers: Answers) -> Node:
@@ -171,7 +182,7 @@ def _fixed(entry: Mapping[str, Any], scope: Scope) -> str:
             "a move stops a container (restart_containers allows it)",
         ),
         (not leaves and any(tag.startswith(STAY) for tag in tags_of(entry)), "its tag says that it stays"),
-        (not leaves and scope.rebalanced and entry.get("hastate"), "Proxmox VE balances the guests under HA itself"),
+        (not leaves and scope.rebalanced and entry.get("hastate"), scope.rebalanced),
     )
     return next((text for applies, text in reasons if applies), "")
 

@@ -152,7 +152,7 @@ def test_tags_rules_pools_and_states_are_read() -> None:
     ]
     ha = [HaRule("ha1", "resource-affinity", ["vm:101", "vm:103"], affinity="negative")]
     used = {"101": Figures(memory=2 * GIB, cpu=0.5), "node/a": Figures(pressure=0.2)}
-    scope = Scope(apart_pools=["p"], exclude=[102], rebalanced=True)
+    scope = Scope(apart_pools=["p"], exclude=[102], rebalanced="Proxmox VE balances the guests under HA itself")
     found = landscape(Answers(nodes, entries, ha, used, ["b"]), scope, Limits())
 
     assert {(rule.kind, rule.guests) for rule in found.rules} == {
