@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLL: Final = 2.0
 LONGEST_POLL: Final = 15.0
 HELD_POLL: Final = 30.0
-"""Seconds between two looks: the first, the longest, and while a node is held; a look only reads and leaves no record."""
+"""Seconds between two looks: at first, at most, and while a node is held; a look only reads and leaves no record."""
 MARGIN: Final = 10.0
 """Seconds before the deadline at which waiting ends, to report what it waited for."""
 NEEDED: Final = frozenset({"pve-cluster", "pvedaemon", "pveproxy", "pvestatd", "corosync", "pve-ha-lrm", "pve-ha-crm"})
@@ -119,10 +119,10 @@ class MaintenanceTools:
             uptime = int(node.get("uptime") or 0)
             online = node.get("status") == "online"
             booted = not p.uptime or (online and uptime < p.uptime)
+            if online and booted and p.hold:
+                await self._warn_of_guests(call, p.node, looks)
             if online and booted and waited >= p.hold:
                 return NodeBack(p.node, uptime, int(waited))
-            if online and booted:
-                await self._warn_of_guests(call, p.node, looks)
             what = "is held" if online and booted else "is not back" if not online else "has not rebooted yet"
             call.progress(f"waiting: {p.node} {what}")
             if call.left() < MARGIN:

@@ -2,8 +2,8 @@
 
 The cluster is read again before each migration, so a failed or slow one never leads to an overfilled node.  A process
 that takes over after a kill starts with the cluster as it is: a guest that has arrived is done, one that is on its way
-is waited for, and the steps have the same names, so nothing is moved twice.  A guest that comes back after its migration is
-left: the HA manager or another client wants it there.
+is waited for, and the steps have the same names, so nothing is moved twice.  A guest that comes back later
+stays: the HA manager or another client wants it there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOOK_AGAIN: Final = 5.0
 PATIENCE: Final = 60.0
 """Seconds without progress after which the rest is left: a lock of a backup or a foreign migration may end."""
 RETURNED: Final = 10.0
-"""Seconds after which a guest that is not on its target has come back; until then, a node may not know of its arrival."""
+"""Seconds after which a guest that is not on its target has come back; before that, its arrival may not be known."""
 A_MOMENT: Final = 0.01
 ENOUGH: Final = 30.0
 """Seconds before the deadline at which nothing more is started."""

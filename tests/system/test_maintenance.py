@@ -93,7 +93,8 @@ async def test_the_node_is_rebooted_after_an_approval(net: Net, pve: FakePve) ->
     assert len([request for request in pve.log("POST", "/nodes/pve1/status") if request["performed"]]) == 1
 
 
-async def test_a_guest_that_starts_on_a_held_node(net: Net, pve: FakePve) -> None:
+@pytest.mark.usefixtures("pve")
+async def test_a_guest_that_starts_on_a_held_node(net: Net) -> None:
     """What another client starts on the node while it is held is a warning of the workflow."""
     async with net.client() as bus, net.here():
         await requests.submit(

@@ -204,7 +204,7 @@ async def test_guests_under_ha(net: Net, pve: FakePve) -> None:
 
 
 async def test_a_guest_that_comes_back(net: Net, pve: FakePve) -> None:
-    """A guest that another client moves back while its node is emptied stays there, with the reason, and ends nothing."""
+    """A guest that another client moves back while its node is emptied stays there, with the reason."""
     pve.durations(qmigrate=0.4)
     async with net.client() as bus, net.here():
         await requests.submit(
