@@ -96,7 +96,7 @@ docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## regenerate the generated pages: 
 lock: $(LOCK)/lock.stamp ## resolve the locks again (ARGS=--upgrade takes newer versions)
 	$(COMPILE) --group build -o requirements/build.txt
 	$(COMPILE) --extra server --extra mcp --extra cloud -c requirements/build.txt pyproject.toml -o requirements/agentd.txt
-	$(COMPILE) --group test -c requirements/agentd.txt -c requirements/build.txt -o requirements/test.txt
+	$(COMPILE) --group test --group solver -c requirements/agentd.txt -c requirements/build.txt -o requirements/test.txt
 	$(COMPILE) --extra mcp --group lint -c requirements/agentd.txt -c requirements/test.txt -c requirements/build.txt \
 		pyproject.toml -o requirements/lint.txt
 	$(COMPILE) --group rollout -o requirements/ansible.txt

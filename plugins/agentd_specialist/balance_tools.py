@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from agentd import AgentdError, BusUnavailable, Call, Rejected, Repeat, Tier, formats, tool
-from agentd_specialist.balance import steps
+from agentd_specialist.balance import highs, steps
 from agentd_specialist.balance.brevity import brief
 from agentd_specialist.balance.model import Limits, Mode, Move
-from agentd_specialist.balance.plan import Goal, Plan, describe, plan
+from agentd_specialist.balance.plan import Budget, Goal, Plan, describe, plan
 from agentd_specialist.balance.reading import Scope
 from agentd_specialist.collecting import PROXMOX, Collector
 from agentd_specialist.moving import Moved, Mover
@@ -126,14 +126,14 @@ class Balance:
         smallest set of them.
         """
         landscape = await self._landscape(call, p)
-        goal = _goal(p, landscape)
-        found = await asyncio.to_thread(plan, landscape, goal)
+        goal, budget = _goal(p, landscape), self._budget()
+        found = await asyncio.to_thread(plan, landscape, goal, budget)
         for turn in range(ROUNDS):
             blocked = await self._blocked(call, p, found.moves, turn)
             if not blocked:
                 break
             landscape = steps.without(landscape, blocked)
-            found = await asyncio.to_thread(plan, landscape, goal)
+            found = await asyncio.to_thread(plan, landscape, goal, budget)
         else:
             text = "nothing is proposed: its checks still found obstacles"
             found = msgspec.structs.replace(found, moves=[], gib=0.0, after=found.before, text=text)
@@ -189,6 +189,12 @@ class Balance:
             ceiling=of.pack_ceiling / 100,
             parallel=of.parallel_migrations,
         )
+
+    def _budget(self) -> Budget:
+        """Return how long to search; HiGHS helps where it is installed."""
+        of = self.settings
+        used = of.solver_seconds > 0 and highs.installed()
+        return Budget(improve=highs.Highs(of.solver_seconds, of.solver_memory * 2**20) if used else None)
 
     async def _landscape(self, call: Call, p: PlanMoves) -> Landscape:
         call.progress("reading the cluster")

@@ -57,6 +57,19 @@ class SpecialistSettings(Settings):
         ge=0,
         description="GiB of memory and disks that a plan may send without the approval of another principal",
     )
+    solver_seconds: float = Field(
+        default=45.0,
+        ge=0,
+        le=600,
+        description="seconds that HiGHS may search for a plan with fewer bytes, if the extra `solver` is installed; 0: "
+        "it is not used",
+    )
+    solver_memory: int = Field(
+        default=1024,
+        ge=160,
+        description="MiB of memory that HiGHS may use, in a process of its own; 40 nodes with 750 guests need 500, and "
+        "`MemoryMax` of the unit leaves less",
+    )
     apart_pools: list[str] = Field(default=[], description="pools whose guests are kept on different nodes")
     together_pools: list[str] = Field(default=[], description="pools whose guests are kept on one node")
 

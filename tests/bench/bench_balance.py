@@ -41,7 +41,7 @@ UNREACHABLE = {"migration/long_cycle_full_nodes.yaml", "migration/unbreakable_cy
 def solved(landscape: Landscape) -> tuple[float, float, float, int, int]:
     """Return seconds, gap, GiB sent, guests moved and broken rules."""
     began = time.monotonic()
-    where = solve(build(landscape))
+    where = solve(build(landscape)).where
     seconds = time.monotonic() - began
     after = measure(landscape, where)
     moved = [guest for guest in landscape.guests if where[guest.vmid] != guest.node]

@@ -39,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     conflict   the smallest set of rules that cannot all be kept, if there is one
     gib        memory and disks that are sent
     more       migrations that did not fit in a brief plan; unlisted: guests that stay and are not in `left`
+    solver     what the extra solver contributed, if it is installed
     """
 
     mode: Mode
@@ -52,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     conflict: list[str] = []
     more: int = 0
     unlisted: int = 0
+    solver: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,15 @@ class Goal:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to search: seconds, or tries for a result that does not depend on the machine."""
+    """How long to search: seconds, or tries for a result that does not depend on the machine.
+
+    improve  another solver, which begins with what the search has found
+    """
 
     seconds: float | None = None
     tries: int = 10**9
     seed: int = 1
+    improve: solver.Improve | None = None
 
 
 def plan(landscape: Landscape, goal: Goal, budget: Budget | None = None) -> Plan:
@@ -79,17 +85,18 @@ def plan(landscape: Landscape, goal: Goal, budget: Budget | None = None) -> Plan
     budget = budget or Budget()
     nodes: Collection[str] = goal.nodes
     if goal.mode == "pack":
-        nodes, where = _pack(landscape, goal, budget)
+        nodes, where = _pack(landscape, goal, replace(budget, improve=None))
+        placed = solver.Placement(where)
     elif goal.mode == "drain":
-        where = _drain(landscape, goal.nodes, budget)
+        placed = _drain(landscape, goal.nodes, budget)
     else:
         targets = {guest.vmid: goal.nodes for guest in landscape.guests} if goal.mode == "fill" else None
-        where = _search(build(landscape, targets=targets), budget)
+        placed = _search(build(landscape, targets=targets), budget)
     closed = frozenset(nodes) if goal.mode in {"drain", "pack"} else frozenset()
-    found = steps.order(landscape, where)
-    return _Result(landscape, Goal(goal.mode, frozenset(nodes)), closed, found).plan(
-        _never_worse(landscape, found.steps, closed)
-    )
+    found = steps.order(landscape, placed.where)
+    result = _Result(landscape, Goal(goal.mode, frozenset(nodes)), closed, found)
+    proposed = result.plan(_never_worse(landscape, found.steps, closed))
+    return msgspec.structs.replace(proposed, solver=placed.text)
 
 
 def describe(landscape: Landscape, goal: Goal, where: Mapping[int, str]) -> Plan:
@@ -98,21 +105,21 @@ def describe(landscape: Landscape, goal: Goal, where: Mapping[int, str]) -> Plan
     return _Result(landscape, goal, frozenset(), found).plan(found.steps)
 
 
-def _search(problem: Problem, budget: Budget) -> dict[int, str]:
-    return solver.solve(problem, seconds=budget.seconds, tries=budget.tries, seed=budget.seed)
+def _search(problem: Problem, budget: Budget) -> solver.Placement:
+    return solver.solve(problem, seconds=budget.seconds, tries=budget.tries, seed=budget.seed, improve=budget.improve)
 
 
-def _drain(landscape: Landscape, nodes: Collection[str], budget: Budget) -> dict[int, str]:
+def _drain(landscape: Landscape, nodes: Collection[str], budget: Budget) -> solver.Placement:
     """Return where the guests of the nodes go; others move only if it is not possible without."""
     on = {guest.vmid for guest in landscape.guests if guest.node in nodes}
-    where = _search(build(landscape, closed=nodes, movable=on), budget)
-    after = measure(landscape, where, nodes)
+    first = _search(build(landscape, closed=nodes, movable=on), budget)
+    after = measure(landscape, first.where, nodes)
     before = measure(landscape, None, nodes)
-    stuck = any(where[vmid] in nodes for vmid in on if not _fixed(landscape, vmid))
+    stuck = any(first.where[vmid] in nodes for vmid in on if not _fixed(landscape, vmid))
     if not stuck and after.over <= before.over + 1e-9:
-        return where
+        return first
     other = _search(build(landscape, closed=nodes), budget)
-    return other if measure(landscape, other, nodes).rank() < after.rank() else where
+    return other if measure(landscape, other.where, nodes).rank() < after.rank() else first
 
 
 def _fixed(landscape: Landscape, vmid: int) -> str:
@@ -133,7 +140,7 @@ def _pack(landscape: Landscape, goal: Goal, budget: Budget) -> tuple[list[str], 
     for name in names[:PACK_ROUNDS]:
         if len(emptied) + 1 >= sum(not node.closed for node in landscape.nodes):
             break
-        tried = _drain(landscape, [*emptied, name], budget)
+        tried = _drain(landscape, [*emptied, name], budget).where
         result = measure(landscape, tried, [*emptied, name])
         full = max(100 * landscape.limits.ceiling, base.fullest)
         if result.broken <= base.broken and result.over <= base.over + 1e-9 and result.fullest <= full:

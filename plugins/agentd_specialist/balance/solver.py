@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ COOL: Final = 6
 """Nodes that a greedy move tries: those with the most room."""
 STEPS_AT_ONCE: Final = 200
 """Tries between two looks at the clock."""
+
+Improve = Callable[["Search"], tuple[list[int], str]]
+"""Takes a search, and returns a node for each unit ([]: none was found) and a sentence."""
 
 
 class Search:
@@ -117,6 +122,20 @@ class Search:
         )
         return sum(self.cost_of) + own + BROKEN * broken
 
+    def take(self, place: Sequence[int]) -> bool:
+        """Use another placement, unless the present one is better; return whether it is used."""
+        before, cost = list(self.place), self.cost()
+        self._put_all(place)
+        if self.cost() > cost + NOTHING:
+            self._put_all(before)
+            return False
+        return True
+
+    def _put_all(self, place: Sequence[int]) -> None:
+        for number, node in enumerate(place):
+            if self.place[number] != node:
+                self.put(number, node)
+
     # -- the phases of the search ---------------------------------------------------------------------------------
 
     def greedy(self, until: float) -> None:
@@ -178,9 +197,7 @@ class Search:
             done += STEPS_AT_ONCE
             if now < best_cost - NOTHING:
                 best, best_cost = list(self.place), now
-        for number, node in enumerate(best):
-            if self.place[number] != node:
-                self.put(number, node)
+        self._put_all(best)
 
     def _tries(self, temperature: float) -> float:
         """Try a number of changes at this temperature; return by how much the cost has changed."""
@@ -230,8 +247,26 @@ def seconds_for(problem: Problem) -> float:
     return float(min(9.0, max(0.2, 2.7 * (size / 4800) ** 0.66)))
 
 
-def solve(problem: Problem, *, seconds: float | None = None, tries: int = 10**9, seed: int = 1) -> dict[int, str]:
-    """Return the node of each guest; it is where it was if nothing better was found."""
+@dataclass(frozen=True)
+class Placement:
+    """The node of each guest, and how it was found."""
+
+    where: dict[int, str]
+    text: str = ""
+
+
+def solve(
+    problem: Problem,
+    *,
+    seconds: float | None = None,
+    tries: int = 10**9,
+    seed: int = 1,
+    improve: Improve | None = None,
+) -> Placement:
+    """Return the node of each guest; it is where it was if nothing better was found.
+
+    improve  another solver, which begins with what was found; its result counts only if it is at least as good
+    """
     began = time.monotonic()
     until = began + (seconds_for(problem) if seconds is None else seconds)
     search = Search(problem, seed)
@@ -240,8 +275,13 @@ def solve(problem: Problem, *, seconds: float | None = None, tries: int = 10**9,
     search.home()
     search.anneal(until - 0.02, tries)
     search.home()
+    text = ""
+    if improve is not None and search.free and search.cost() > NOTHING:
+        place, text = improve(search)
+        if place:
+            text += "" if search.take(place) else "; the annealing found a better placement"
     place = search.place if search.cost() < stay - NOTHING else problem.start
     at = {guest.vmid: guest.node for guest in problem.landscape.guests}
     for unit, node in zip(problem.units, place, strict=True):
         at |= {guest.vmid: problem.names[node] for guest in unit.members}
-    return at
+    return Placement(at, text)
