@@ -98,14 +98,14 @@ async def test_a_guest_that_starts_on_a_held_node(net: Net) -> None:
     """What another client starts on the node while it is held is a warning of the workflow."""
     async with net.client() as bus, net.here():
         await requests.submit(
-            bus, "tester", WorkflowRequest("node_maintenance", "crowded", {"node": "pve1", "hold": 8})
+            bus, "tester", WorkflowRequest("node_maintenance", "crowded", {"node": "pve1", "hold": 15})
         )
 
         async def held() -> bool:
             states = {state.workflow_id: state for state in await queries.states(bus)}
             return "crowded" in states and states["crowded"].tasks["wait"].status == "running"
 
-        await eventually(held, "the node is held", 60)
+        await eventually(held, "the node is held", 120)
         call = ToolCall({"vmid": 305}, "wf.start")
         await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "start_guest"), call, seconds=30)
         answer = await queries.follow(bus, "crowded", lambda _: None, wait=90)
