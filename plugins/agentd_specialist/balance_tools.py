@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from agentd import AgentdError, BusUnavailable, Call, Rejected, Repeat, Tier, formats, tool
+from agentd import Call, Rejected, Repeat, Tier, formats, tool
 from agentd_specialist.balance import highs, steps
 from agentd_specialist.balance.brevity import brief
 from agentd_specialist.balance.model import Limits, Mode, Move
 from agentd_specialist.balance.plan import Budget, Goal, Plan, describe, plan
 from agentd_specialist.balance.reading import Scope
-from agentd_specialist.collecting import PROXMOX, Collector
+from agentd_specialist.collecting import Collector
 from agentd_specialist.moving import Moved, Mover
 
 if TYPE_CHECKING:
@@ -93,21 +93,6 @@ class Confirmed(msgspec.Struct, frozen=True):
     """The number of moves that are as they were planned."""
 
     moves: int
-
-
-class CheckView(msgspec.Struct, frozen=True):
-    """A finding of check_migration."""
-
-    check: str
-    blocks: bool
-    text: str
-    advice: str = ""
-
-
-class ReportView(msgspec.Struct, frozen=True):
-    """Result of check_migration."""
-
-    findings: list[CheckView] = []
 
 
 class Balance:
@@ -216,35 +201,23 @@ class Balance:
     async def _blocked(self, call: Call, p: PlanMoves, moves: Sequence[Move], turn: int) -> dict[int, str]:
         """Return the guests of the plan that cannot migrate, and why."""
         blocked: dict[int, str] = {}
+        collector = Collector(call, f"check{turn}")
         for move in moves:
             call.progress(f"checking: {move.title} to {move.target}")
-            parameters: dict[str, Any] = {
-                "vmid": move.vmid,
-                "target": move.target,
-                "restart": p.restart_containers and move.kind == "lxc",
-                "with_local_disks": p.local_disks and move.kind == "qemu",
-            }
-            step = f"check{turn}-{move.vmid}-{move.target}"
-            try:
-                found = await call.use(PROXMOX, "check_migration", parameters, ReportView, step=step)
-            except BusUnavailable:
-                raise
-            except AgentdError as error:  # such as a guest that was deleted meanwhile
-                blocked[move.vmid] = str(error)
-            else:
-                blocked |= {move.vmid: why} if (why := _blocking(found)) else {}
+            found = await collector.migration(
+                move.vmid,
+                move.target,
+                restart=p.restart_containers and move.kind == "lxc",
+                local_disks=p.local_disks and move.kind == "qemu",
+            )
+            if reasons := [finding.line() for finding in found if finding.blocks and finding.check not in LATER]:
+                blocked[move.vmid] = "; ".join(reasons)
         return blocked
 
     def _asked(self, found: Plan) -> MovePlan:
         large = len(found.moves) > self.settings.automatic_moves or found.gib > self.settings.automatic_gib
         values: Mapping[str, Any] = {name: getattr(found, name) for name in Plan.__struct_fields__}
         return MovePlan(**values, approval=large)
-
-
-def _blocking(found: ReportView) -> str:
-    """Return what prevents a migration, or ""."""
-    findings = [one for one in found.findings if one.blocks and one.check not in LATER]
-    return "; ".join(one.text + (f" ({one.advice})" if one.advice else "") for one in findings)
 
 
 def _goal(p: PlanMoves, landscape: Landscape) -> Goal:

@@ -53,6 +53,25 @@ class HaView(msgspec.Struct, frozen=True):
     rules: list[HaRule] = []
 
 
+class CheckView(msgspec.Struct, frozen=True):
+    """A finding of check_migration."""
+
+    check: str
+    blocks: bool
+    text: str
+    advice: str = ""
+
+    def line(self) -> str:
+        """Return the finding and what to do about it."""
+        return self.text + (f" ({self.advice})" if self.advice else "")
+
+
+class ReportView(msgspec.Struct, frozen=True):
+    """Result of check_migration."""
+
+    findings: list[CheckView] = []
+
+
 class Collector:
     """Reads the cluster for one call; `step` makes the steps of several readings distinct."""
 
@@ -105,6 +124,18 @@ class Collector:
         except AgentdError as error:
             return f"Proxmox VE may balance the guests under HA itself: its options were not read ({error})"
         return reading.ha_balancing(found.data)
+
+    async def migration(self, vmid: int, target: str, *, restart: bool, local_disks: bool) -> list[CheckView]:
+        """Return the findings of check_migration; a guest that cannot be checked, such as a deleted one, is blocked."""
+        parameters = {"vmid": vmid, "target": target, "restart": restart, "with_local_disks": local_disks}
+        step = f"{self.step}-{vmid}-{target}"
+        try:
+            found = await self.call.use(PROXMOX, "check_migration", parameters, ReportView, step=step)
+        except BusUnavailable:
+            raise
+        except AgentdError as error:
+            return [CheckView("check", blocks=True, text=str(error))]
+        return found.findings
 
     async def landscape(
         self, scope: Scope, limits: Limits, *, minutes: float = 0.0, beside: Entry | None = None

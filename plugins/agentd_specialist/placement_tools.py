@@ -14,7 +14,7 @@ from agentd_specialist import vm
 from agentd_specialist.balance.model import Limits
 from agentd_specialist.balance.placing import Suggestion, suggestions
 from agentd_specialist.balance.reading import Answers, Scope, landscape
-from agentd_specialist.collecting import GUEST_FIELDS, NODE_FIELDS, Collector
+from agentd_specialist.collecting import AT_ONCE, GUEST_FIELDS, NODE_FIELDS, Collector
 from agentd_specialist.model import MIB
 from agentd_specialist.placement import Candidate
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 NEW: Final = 0
 """VMID of a guest that does not exist yet."""
+
+
+OWN: Final = frozenset({"memory", "rules", "target", "place"})
+"""Checks of a migration that the landscape answers."""
 
 
 class PlaceGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,7 +73,8 @@ class PlacementTools:
         """Propose nodes for a new VM or an existing guest, with reasons for and against each.
 
         Considered are memory, CPU, storage, bridges, maintenance, tags, HA rules, pools, and whether the other nodes
-        still have room for all guests when one node fails.
+        still have room for all guests when one node fails; of a guest or template that exists also its devices and its
+        CPU type.
         """
         call.progress("reading the cluster")
         collector = Collector(call)
@@ -85,16 +90,47 @@ class PlacementTools:
             entry |= {"status": "running", "maxmem": memory, "maxcpu": cores, "cpu": 0.0}
             guests = [*guests, entry]
             offers = {name: _offer(found) for name, found in placement.offers().items()}
+            if cluster.template is not None:
+                await self._against(
+                    call, cluster.template.vmid, nodes, offers, frozenset({"cpu", "devices", "allowed"})
+                )
         else:
             if not any(int(entry["vmid"]) == p.vmid for entry in guests):
                 raise Rejected(f"vmid: there is no guest {p.vmid}")
             guests = [e | {"status": "running"} if int(e["vmid"]) == p.vmid else e for e in guests]
             offers = {}
+            await self._against(call, p.vmid, nodes, offers)
         maintenance = {node for node, state in ha.nodes.items() if "maintenance" in state}
         scope = Scope(self.settings.together_pools, self.settings.apart_pools, containers=True)
         there = landscape(Answers(nodes, guests, ha.rules, {}, maintenance), scope, self._limits())
         found = self._suggested(there, p.vmid or NEW, offers)
         return _verdict(found)
+
+    @staticmethod
+    async def _against(
+        call: Call,
+        vmid: int,
+        nodes: list[dict[str, Any]],
+        offers: dict[str, tuple[str, str] | list[str]],
+        checks: frozenset[str] = frozenset(),
+    ) -> None:
+        """Add to the offers what prevents a guest from moving to the nodes, or a template's clone from running there.
+
+        checks  the ones that count; none: all but those that `balance` makes itself
+        """
+        collector, at_once = Collector(call, "fit"), asyncio.Semaphore(AT_ONCE)
+
+        async def check(node: str) -> None:
+            async with at_once:
+                found = await collector.migration(vmid, node, restart=True, local_disks=True)
+            counts = [one for one in found if (one.check in checks if checks else one.check not in OWN)]
+            # What a node lacks for the CPU type prevents the start of a stopped guest, not its migration.
+            against = [one.line() for one in counts if one.blocks or (one.check == "cpu" and one.advice)]
+            before = offers.get(node)
+            if against:
+                offers[node] = [*(before if isinstance(before, list) else []), *against]
+
+        await asyncio.gather(*(check(str(e["node"])) for e in nodes if e.get("status") == "online"))
 
     @staticmethod
     def _suggested(there: Landscape, vmid: int, offers: dict[str, tuple[str, str] | list[str]]) -> list[Suggestion]:

@@ -56,11 +56,21 @@ async def test_places_and_sizes(net: Net) -> None:
     assert net.pve is not None
     pve = net.pve
     config = {"memory": "4096", "cores": "4", "tags": "agentd-apart-x"}
+    gpu = {"memory": "1024", "hostpci0": "0000:01:00.0"}
+    old = {"memory": "1024", "cpu": "x86-64-v3"}
+    pve.guest(vmid=312, node="pve1", name="gpu", status="running", config=gpu)
+    pve.guest(vmid=313, node="pve1", name="modern", status="stopped", config=old)
+    pve.guest(vmid=314, node="pve2", name="image", status="stopped", config={**gpu, "template": 1})
+    status = {"data": {"cpuinfo": {"model": "Xeon E5-2670", "flags": "ssse3 sse4_1 sse4_2 popcnt aes avx"}}}
+    pve.rule("GET", "/nodes/pve3/status$", {"status": 200, "body": status})
     pve.guest(vmid=310, node="pve2", name="a", status="running", config=config)
     pve.guest(vmid=311, node="pve1", name="b", status="running", config=config)
     async with net.client() as bus, net.here():
         placed = await ask(bus, "place_guest", memory=4096, cores=2, disk=8, tags=["agentd-apart-x"])
         moved = await ask(bus, "place_guest", vmid=310)
+        fixed = await ask(bus, "place_guest", vmid=312)
+        modern = await ask(bus, "place_guest", vmid=313)
+        cloned = await ask(bus, "place_guest", template=314, disk=8)
         valid = await ask(bus, "validate_vm_parameters", name="c", memory=2048, tags=["agentd-apart-x"])
         huge = await ask(bus, "place_guest", memory=900_000)
         sizes = await ask(bus, "propose_sizes")
@@ -71,6 +81,12 @@ async def test_places_and_sizes(net: Net) -> None:
     assert "the tag agentd-apart-x keeps 0, 310, 311 apart" in against["pve1"]
     assert (placed["candidates"][0]["storage"], placed["candidates"][0]["bridge"]) == ("shared", "vmbr0")
     assert {one["node"]: one["fits"] for one in moved["candidates"]} == {"pve1": False, "pve2": True, "pve3": True}
+    assert {one["node"]: one["fits"] for one in fixed["candidates"]} == {"pve1": True, "pve2": False, "pve3": False}
+    assert "uses devices of pve1: hostpci0" in str(fixed["candidates"][-1]["con"])
+    assert {one["node"]: one["fits"] for one in modern["candidates"]} == {"pve1": True, "pve2": True, "pve3": False}
+    assert "x86-64-v3 needs abm, avx2, bmi1" in str(modern["candidates"][-1]["con"])
+    assert {one["node"] for one in cloned["candidates"] if one["fits"]} == {"pve2"}
+    assert "uses devices of pve2: hostpci0" in str(cloned["candidates"])
     assert valid["node"] == "pve3"
     assert (huge["best"], huge["text"]) == ("", "none of 3 nodes can take it")
     assert {one["vmid"] for one in sizes["proposals"]} >= {310, 311}

@@ -31,8 +31,8 @@ from agentd import (
     tool,
 )
 from agentd_proxmox import area, targets
-from agentd_proxmox.availability import ha_model, preflight
-from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest
+from agentd_proxmox.availability import cpu_check, ha_model, preflight
+from agentd_proxmox.availability.migration_model import Cpu, Facts, Finding, MigrationRequest
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.model import fields, guest_model
 from agentd_proxmox.targets import upid_of
@@ -180,7 +180,7 @@ class Migration(area.Area):
             storages=facts.storages,
             conditions=conditions,
             bridges=None if bridges is None else frozenset(str(bridge.get("iface")) for bridge in bridges),
-            cpus=await self._cpus(at.node, p.target) if preflight.needs_cpus(facts, p) else None,
+            cpus=await self._cpus(cpu_check.nodes(facts, p)),
             rules=rules,
             managed=managed,
             snapshots=snapshots,
@@ -197,10 +197,10 @@ class Migration(area.Area):
         found = [await self.proxmox.get(f"{at.path}/snapshot/{name}/config") or {} for name in names]
         return dict(zip(names, found, strict=True))
 
-    async def _cpus(self, *nodes: str) -> tuple[str, str] | None:
+    async def _cpus(self, nodes: tuple[str, ...]) -> tuple[Cpu, ...] | None:
         answers = await asyncio.gather(*(_or_none(self.proxmox.get(f"/nodes/{node}/status")) for node in nodes))
-        source, target = (None if e is None else one_line((e.get("cpuinfo") or {}).get("model") or "") for e in answers)
-        return None if source is None or target is None else (source, target)
+        found = [_cpu(answer.get("cpuinfo") or {}) for answer in answers if answer is not None]
+        return tuple(found) if nodes and len(found) == len(nodes) else None
 
     async def _ha(self, at: GuestLocation) -> tuple[list[ha_model.Rule] | None, dict[str, str]]:
         """Return the HA rules, and the nodes of the guests that HA manages.
@@ -319,6 +319,10 @@ class Migration(area.Area):
         states = await _or_none(self.proxmox.get("/cluster/ha/status/current")) or []
         one: Entry = next((e for e in states if e.get("sid") == ha_model.service(now)), {})
         return one_line(one.get("crm_state") or one.get("state") or "")
+
+
+def _cpu(info: Entry) -> Cpu:
+    return Cpu(one_line(info.get("model") or ""), frozenset(str(info.get("flags") or "").split()))
 
 
 async def _nothing() -> dict[str, Entry]:

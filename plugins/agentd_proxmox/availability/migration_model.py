@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -54,6 +54,13 @@ class Finding(msgspec.Struct, frozen=True):
         return self.text + (f" ({self.advice})" if self.advice else "")
 
 
+class Cpu(NamedTuple):
+    """The CPUs of a node: their model, and their features in the names of /proc/cpuinfo (none: not known)."""
+
+    model: str
+    flags: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Facts:
     """The facts that the checks use; None means that a fact could not be read.
@@ -62,7 +69,7 @@ class Facts:
     nodes        entries of /cluster/resources, by node
     storages     entries of /cluster/resources, by node and storage
     bridges      of the target
-    cpus         models of the CPUs of source and target
+    cpus         the CPUs of source and target, or of the target alone
     rules        HA rules, or groups as rules
     managed      nodes of the guests that HA manages, by service ID; empty if it does not manage this guest
     snapshots    configurations of the snapshots, by name: their volumes are moved too
@@ -76,7 +83,7 @@ class Facts:
     storages: dict[tuple[str, str], Entry]
     conditions: Entry | None = None
     bridges: frozenset[str] | None = None
-    cpus: tuple[str, str] | None = None
+    cpus: tuple[Cpu, ...] | None = None
     rules: list[Rule] | None = None
     managed: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, Entry] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd import one_line
+from agentd_proxmox.availability import cpu_check
 from agentd_proxmox.availability.migration_model import Facts, Finding, MigrationRequest, blocker, remark
 from agentd_proxmox.model import guest_model, units
 from agentd_proxmox.model.drives import Drive, drives
@@ -27,8 +28,6 @@ _DEVICE: Final = re.compile(r"(?:(?:hostpci|usb|parallel|serial|virtiofs)\d+|ivs
 _COPIED_WITH_SNAPSHOTS: Final = frozenset({"zfspool", "btrfs"})
 _COPIED: Final = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
 """Storage types whose volumes Proxmox copies to another node; above: those of which it copies snapshots too."""
-_OF_THE_HOST: Final = ("host", "max")
-"""CPU types that show the CPU of the node to the guest."""
 
 
 def findings(facts: Facts, request: MigrationRequest) -> list[Finding]:
@@ -38,7 +37,7 @@ def findings(facts: Facts, request: MigrationRequest) -> list[Finding]:
     away = [*_target(facts, request), *_lock(facts)]
     checks = (
         *(_mode, _managed, _media, _paths, _disks, _linked, _snapshots, _storages, _devices, _mapped, _replicas),
-        *(_allowed, _rules, _memory, _cpu, _bridges),
+        *(_allowed, _rules, _memory, cpu_check.findings, _bridges),
     )
     rest = [] if away else [finding for check in checks for finding in check(facts, request)]
     return sorted([*away, *rest], key=lambda finding: not finding.blocks)
@@ -50,15 +49,6 @@ def way_back(facts: Facts, request: MigrationRequest) -> dict[str, Any]:
     moved = {there: here for there, here in storages.items() if there != here}
     wanted = {"vmid": facts.at.vmid, "target": facts.at.node, "storage_map": moved}
     return wanted | {"restart": request.restart, "with_local_disks": request.with_local_disks}
-
-
-def needs_cpus(facts: Facts, request: MigrationRequest) -> bool:
-    """Return whether the CPUs of both nodes have to be the same.
-
-    A guest with CPU type `host` or `max` that moves while it runs expects the CPU that it was started on.
-    """
-    kind = str(facts.config.get("cpu") or "").partition(",")[0].removeprefix("cputype=")
-    return facts.at.kind == "qemu" and facts.running and request.online and kind in _OF_THE_HOST
 
 
 def _target(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
@@ -350,18 +340,6 @@ def _memory(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
         yield blocker("memory", text, "choose another target, or make room there")
     else:
         yield remark("memory", text, "it can move, and may not start there")
-
-
-def _cpu(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:
-    if not needs_cpus(facts, request):
-        return
-    if facts.cpus is None:
-        yield remark(
-            "cpu", "its CPU type is that of its node, and the CPUs were not compared: the token lacks Sys.Audit"
-        )
-    elif facts.cpus[0] != facts.cpus[1]:
-        text = f"its CPU type is that of its node ({facts.cpus[0]}), and {request.target} has {facts.cpus[1]}"
-        yield blocker("cpu", text, "shutdown_guest first, or give it a CPU type that both have, such as x86-64-v2-AES")
 
 
 def _bridges(facts: Facts, request: MigrationRequest) -> Iterator[Finding]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox.availability.migration_model import Facts, MigrationRequest
+from agentd_proxmox.availability.cpu_check import LEVELS
+from agentd_proxmox.availability.migration_model import Cpu, Facts, MigrationRequest
 from agentd_proxmox.availability.preflight import findings
 from agentd_proxmox.inventory import GuestLocation
 from proxmox_access import AsyncPve, connect
@@ -39,6 +40,8 @@ STORAGES: dict[tuple[str, str], dict[str, Any]] = {
     ("pve2", "iso"): {"node": "pve2", "storage": "iso", "status": "available", "content": "iso", "maxdisk": GIB},
     ("pve1", "old"): {"node": "pve1", "storage": "old", "status": "available", "content": "images", "shared": 1},
 }
+EPYC = Cpu("EPYC 9354", LEVELS["x86-64-v4"])
+XEON = Cpu("Xeon E5-2670", LEVELS["x86-64-v2-AES"] | {"avx", "f16c", "abm"})
 FREE: dict[str, Any] = {"running": 1, "local_disks": [], "local_resources": [], "mapped-resources": []}
 
 
@@ -143,10 +146,18 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         ),
         (
             {"cpu": "cputype=host,flags=+aes"},
-            {"cpus": ("EPYC 9354", "Xeon 6130")},
+            {"cpus": (EPYC, XEON)},
             (
-                "its CPU type is that of its node (EPYC 9354), and pve2 has Xeon 6130 (shutdown_guest first, or give "
-                "it a CPU type that both have, such as x86-64-v2-AES)"
+                "its CPU type is that of its node (EPYC 9354), and pve2 has Xeon E5-2670 (shutdown_guest first, or "
+                "give it a CPU type that both have, such as x86-64-v2-AES)"
+            ),
+        ),
+        (
+            {"cpu": "x86-64-v3"},
+            {"cpus": (XEON,)},
+            (
+                "its CPU type x86-64-v3 needs avx2, bmi1, bmi2, fma, movbe, which the CPUs of pve2 do not have (choose "
+                "another target, or give it a CPU type that both have)"
             ),
         ),
         (
@@ -174,8 +185,11 @@ def test_blocks(config: dict[str, Any], more: dict[str, Any], line: str) -> None
         ({"scsi0": "lvm:vm-100-disk-0,size=60G"}, {"running": False, "requested": {"target_storage": "ceph"}, "n": 60}),
         ({"ide2": "lvm:vm-100-cloudinit,media=cdrom"}, {"requested": {"with_local_disks": True}}),
         ({"ide2": "none,media=cdrom"}, {}),
-        ({"cpu": "host"}, {"cpus": ("EPYC 9354", "EPYC 9354")}),
-        ({"cpu": "host"}, {"running": False, "cpus": ("EPYC 9354", "Xeon 6130")}),
+        ({"cpu": "host"}, {"cpus": (EPYC, EPYC)}),
+        ({"cpu": "host"}, {"running": False, "cpus": (EPYC, XEON)}),
+        ({"cpu": "x86-64-v2-AES,flags=+pcid"}, {"cpus": (XEON,)}),
+        ({"cpu": "x86-64-v3"}, {"cpus": (Cpu("EPYC 9354"),)}),
+        ({"cpu": "x86-64-v4"}, {"running": False, "cpus": (XEON,)}),
         ({"memory": "999999"}, {"running": False}),
         (
             {"mp0": "/srv/data,mp=/data,shared=1"},
