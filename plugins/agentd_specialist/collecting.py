@@ -138,11 +138,18 @@ class Collector:
         return found.findings
 
     async def landscape(
-        self, scope: Scope, limits: Limits, *, minutes: float = 0.0, beside: Entry | None = None
+        self,
+        scope: Scope,
+        limits: Limits,
+        *,
+        minutes: float = 0.0,
+        hours: float = 0.0,
+        beside: Entry | None = None,
     ) -> Landscape:
         """Return the cluster as it is now.
 
         minutes  use what was used over so many minutes; 0: what is used now
+        hours    how far back a migration counts as lately; 0: none does
         beside   a guest that does not exist yet
         """
         nodes, guests, ha = await asyncio.gather(
@@ -155,7 +162,26 @@ class Collector:
         used = await self._history(nodes, guests, minutes) if minutes else {}
         guests += [] if beside is None else [beside]
         maintenance = {node for node, state in ha.nodes.items() if "maintenance" in state}
-        return reading.landscape(reading.Answers(nodes, guests, ha.rules, used, maintenance), scope, limits)
+        came_from = await self._left_lately(nodes, hours) if hours else {}
+        answers = reading.Answers(nodes, guests, ha.rules, used, maintenance, came_from)
+        return reading.landscape(answers, scope, limits)
+
+    async def _left_lately(self, nodes: list[Entry], hours: float) -> dict[int, frozenset[str]]:
+        """Return the nodes that guests have left; what cannot be read is a warning."""
+        now = time.time()
+        found: list[Entry] = []
+        for node in (str(entry["node"]) for entry in nodes if entry.get("status") == "online"):
+            for kind in ("qmigrate", "vzmigrate"):
+                wanted = {"typefilter": kind, "since": int(now - hours * 3600), "source": "archive", "limit": PAGE}
+                try:
+                    answer = await self.get(f"/nodes/{node}/tasks", wanted, limit=PAGE, step=f"{kind}-{node}")
+                except BusUnavailable:
+                    raise
+                except AgentdError as error:
+                    self.call.warn(f"the migrations from {node} were not read, so guests may be sent back: {error}")
+                else:
+                    found += answer.data or []
+        return reading.left_lately(found, nodes, now)
 
     async def _history(self, nodes: list[Entry], guests: list[Entry], minutes: float) -> dict[str, Figures]:
         """Return what nodes and running guests have used; what cannot be read is left out."""

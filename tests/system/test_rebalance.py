@@ -246,3 +246,17 @@ async def test_options_that_cannot_be_read(net: Net, pve: FakePve) -> None:
     assert reply.result["moves"]
     assert all("its options were not read" in reasons[vmid] for vmid in (301, 302, 303))
     assert any("its options were not read" in warning for warning in reply.warnings)
+
+
+@pytest.mark.usefixtures("pve")
+async def test_a_guest_is_not_sent_back(net: Net) -> None:
+    """A plan knows from the task lists which node a guest has left, and says so."""
+    async with net.client() as bus, net.here():
+        call = ToolCall({"vmid": 301, "target": "pve2"}, "wf.away")
+        await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "migrate_guest"), call, seconds=30)
+        subject = subjects.tool_call("tester", "specialist", "plan_moves")
+        reply = await call_tool(bus, subject, ToolCall({}, "wf.plan"), seconds=60)
+
+    reasons = {one["vmid"]: one["reason"] for one in reply.result["left"]}
+    assert reasons[301] == "it came from pve1 lately, and is not sent back so soon"
+    assert reply.result["moves"]

@@ -48,6 +48,7 @@ class Guest:
     load      what it uses, the 95th percentile of the last half hour; cpu the same in cores
     disk      bytes of its disks that are copied when it moves
     fixed     why it is not moved ("": it may be)
+    came_from nodes that it has left lately: it is not sent back there to balance the cluster
     """
 
     vmid: int
@@ -60,6 +61,7 @@ class Guest:
     disk: int = 0
     ha: bool = False
     fixed: str = ""
+    came_from: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:

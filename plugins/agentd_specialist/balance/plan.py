@@ -213,6 +213,8 @@ class _Result:
         if self.goal.mode == "drain" and guest.node in self.goal.nodes:
             rules = [rule.text for rule in self.landscape.rules if guest.vmid in rule.guests]
             return "; ".join(["no other node can take it", *rules])
+        if guest.came_from and self.goal.mode == "rebalance":
+            return f"it came from {', '.join(sorted(guest.came_from))} lately, and is not sent back so soon"
         return UNNEEDED if self.goal.mode == "rebalance" else ""
 
     def _moves(self, kept: Sequence[steps.Step], *, repairs: bool) -> list[Move]:

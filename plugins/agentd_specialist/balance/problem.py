@@ -138,7 +138,7 @@ def _clusters(guests: list[Guest], landscape: Landscape) -> Iterable[list[Guest]
 def _allowed(
     members: list[Guest], landscape: Landscape, shut: Collection[str], targets: Mapping[int, Collection[str]]
 ) -> list[str]:
-    """Return the nodes on which all members may be; a rule that leaves no node is not kept."""
+    """Return the nodes on which all members may be; what would leave no node does not count."""
     names = [node.name for node in landscape.nodes if node.name not in shut]
     for guest in members:
         if guest.vmid in targets:
@@ -146,6 +146,8 @@ def _allowed(
     for rule in landscape.rules:
         if rule.kind == "on" and any(guest.vmid in rule.guests for guest in members):
             names = [name for name in names if name in rule.nodes] or names
+    for guest in members:
+        names = [name for name in names if name not in guest.came_from or name == guest.node] or names
     return names
 
 

@@ -59,6 +59,7 @@ class Answers:
     nodes, guests  entries of /cluster/resources
     used           what was used, by `node/NAME` and VMID as text
     maintenance    nodes that HA keeps empty
+    came_from      nodes that guests have left lately, by VMID
     """
 
     nodes: Sequence[Mapping[str, Any]]
@@ -66,6 +67,7 @@ class Answers:
     rules: Sequence[HaRule] = ()
     used: Mapping[str, Figures] = field(default_factory=dict)
     maintenance: Collection[str] = ()
+    came_from: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Scope:
 def landscape(answers: Answers, scope: Scope, limits: Limits) -> Landscape:
     """Return the landscape that the answers describe."""
     running = [entry for entry in answers.guests if entry.get("status") == "running" and not entry.get("template")]
-    found = [_guest(entry, answers.used.get(str(entry["vmid"]), Figures()), scope) for entry in running]
+    found = [_guest(entry, answers, scope) for entry in running]
     nodes = sorted(answers.nodes, key=lambda entry: str(entry["node"]))
     rules = answers.rules
     return Landscape(
@@ -154,7 +156,25 @@ def _node(entry: Mapping[str, Any], guests: Iterable[Guest], answers: Answers) -
     )
 
 
-def _guest(entry: Mapping[str, Any], used: Figures, scope: Scope) -> Guest:
+def left_lately(
+    tasks: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]], now: float
+) -> dict[int, frozenset[str]]:
+    """Return the nodes that guests have left, by VMID, from the migrations of the task lists.
+
+    A node that has been rebooted since does not count: its guests left for that, and may return.
+    """
+    booted = {str(node["node"]): now - float(node.get("uptime") or 0) for node in nodes}
+    found: dict[int, set[str]] = {}
+    for task in tasks:
+        source, ended = str(task.get("node") or ""), str(task.get("status") or "")
+        done = ended == "OK" or ended.startswith("WARNINGS")
+        if done and str(task.get("id") or "").isdigit() and float(task.get("starttime") or 0) > booted.get(source, now):
+            found.setdefault(int(task["id"]), set()).add(source)
+    return {vmid: frozenset(names) for vmid, names in found.items()}
+
+
+def _guest(entry: Mapping[str, Any], answers: Answers, scope: Scope) -> Guest:
+    used = answers.used.get(str(entry["vmid"]), Figures())
     memory = int(entry.get("maxmem") or 0)
     now = max(int(entry.get("mem") or 0), int(entry.get("memhost") or 0))
     load = int(max(now, used.memory))
@@ -168,6 +188,7 @@ def _guest(entry: Mapping[str, Any], used: Figures, scope: Scope) -> Guest:
         kind=str(entry.get("type") or "qemu"),
         ha=bool(entry.get("hastate")),
         fixed=_fixed(entry, scope),
+        came_from=answers.came_from.get(int(entry["vmid"]), frozenset()) - {str(entry["node"])},
     )
 
 

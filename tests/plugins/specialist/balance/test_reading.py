@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentd_specialist.balance.model import GIB, Limits
-from agentd_specialist.balance.reading import Answers, Scope, ha_balancing, landscape
+from agentd_specialist.balance.model import GIB, Guest, Landscape, Limits, Node, Rule
+from agentd_specialist.balance.plan import Budget, Goal, plan
+from agentd_specialist.balance.reading import Answers, Scope, ha_balancing, landscape, left_lately
 
 ON = "Proxmox VE balances the guests under HA itself"
 UNCLEAR = "Proxmox VE may balance the guests under HA itself: its options are not understood"
@@ -56,3 +57,31 @@ def test_what_is_stale_counts_as_it_was() -> None:
     assert found.guests[0].load == 16 * GIB
     assert found.nodes[0].base_memory == 24 * GIB
     assert found.nodes[1].closed == "is unknown"
+
+
+def test_the_nodes_that_guests_left() -> None:
+    """Only migrations that succeeded count, and only from nodes that were not rebooted since."""
+    tasks = [
+        {"node": "a", "id": "101", "status": "OK", "starttime": 900},
+        {"node": "b", "id": "101", "status": "WARNINGS: 1", "starttime": 950},
+        {"node": "a", "id": "102", "status": "migration aborted", "starttime": 900},
+        {"node": "c", "id": "103", "status": "OK", "starttime": 900},
+        {"node": "a", "id": "", "status": "OK", "starttime": 900},
+        {"node": "gone", "id": "104", "status": "OK", "starttime": 900},
+    ]
+    nodes = [{"node": "a", "uptime": 500}, {"node": "b", "uptime": 500}, {"node": "c", "uptime": 50}]
+
+    assert left_lately(tasks, nodes, 1000) == {101: frozenset({"a", "b"})}
+
+
+def test_a_guest_is_not_sent_back() -> None:
+    """A guest that came from the emptier node stays, with the reason; a rule is kept all the same."""
+    here = Guest(101, "g", "b", 8 * GIB, load=8 * GIB, came_from=frozenset({"a"}))
+    there = Landscape((Node("a", 32 * GIB, 8.0), Node("b", 32 * GIB, 8.0)), (here, Guest(102, "h", "b", 30 * GIB)))
+    back = Rule("on", "its tag keeps guest 101 on a", frozenset({101}), frozenset({"a"}))
+    budget = Budget(seconds=5.0, tries=2000)
+    found = plan(there, Goal(), budget)
+
+    assert found.moves == []
+    assert found.left[0].reason == "it came from a lately, and is not sent back so soon"
+    assert [move.target for move in plan(Landscape(there.nodes, (here,), (back,)), Goal(), budget).moves] == ["a"]
