@@ -37,6 +37,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_specialist.diagnosis_tools import DiagnosisTools
     from agentd_specialist.maintenance_tools import MaintenanceTools
     from agentd_specialist.placement_tools import PlacementTools
+    from agentd_specialist.report_tools import ReportTools
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.sizing_tools import SizingTools
     from agentd_specialist.tools import SERVICE, Domain
@@ -50,6 +51,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
         MaintenanceTools(),
         DiagnosisTools(toolbox.diagnosis_rules),
         SizingTools(),
+        ReportTools(),
     )
     return [found for provider in providers for found in collect(provider, service=SERVICE)]
 

@@ -166,21 +166,25 @@ class Collector:
         answers = reading.Answers(nodes, guests, ha.rules, used, maintenance, came_from)
         return reading.landscape(answers, scope, limits)
 
+    async def tasks(self, node: str, since: float, kind: str = "") -> list[Entry]:
+        """Return the ended tasks of a node, of one type or all."""
+        wanted: Entry = {"since": int(since), "source": "archive", "limit": PAGE}
+        wanted |= {"typefilter": kind} if kind else {}
+        found = await self.get(f"/nodes/{node}/tasks", wanted, limit=PAGE, step=f"tasks-{kind}-{node}")
+        return found.data or []
+
     async def _left_lately(self, nodes: list[Entry], hours: float) -> dict[int, frozenset[str]]:
         """Return the nodes that guests have left; what cannot be read is a warning."""
         now = time.time()
         found: list[Entry] = []
         for node in (str(entry["node"]) for entry in nodes if entry.get("status") == "online"):
-            for kind in ("qmigrate", "vzmigrate"):
-                wanted = {"typefilter": kind, "since": int(now - hours * 3600), "source": "archive", "limit": PAGE}
-                try:
-                    answer = await self.get(f"/nodes/{node}/tasks", wanted, limit=PAGE, step=f"{kind}-{node}")
-                except BusUnavailable:
-                    raise
-                except AgentdError as error:
-                    self.call.warn(f"the migrations from {node} were not read, so guests may be sent back: {error}")
-                else:
-                    found += answer.data or []
+            try:
+                for kind in ("qmigrate", "vzmigrate"):
+                    found += await self.tasks(node, now - hours * 3600, kind)
+            except BusUnavailable:
+                raise
+            except AgentdError as error:
+                self.call.warn(f"the migrations from {node} were not read, so guests may be sent back: {error}")
         return reading.left_lately(found, nodes, now)
 
     async def _history(self, nodes: list[Entry], guests: list[Entry], minutes: float) -> dict[str, Figures]:

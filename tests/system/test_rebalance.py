@@ -84,6 +84,10 @@ async def test_the_cluster_is_balanced(net: Net, pve: FakePve) -> None:
     assert all("is at" in move["reason"] for move in plan["moves"])
     assert first.result["tasks"]["move"]["result"]["failed"] == 0
     assert second.result["tasks"]["plan"]["result"]["moves"] == []
+    done = first.result["tasks"]["report"]["result"]
+    assert f"done: {moves} migrations" in done["text"]
+    assert done["gap_after"] < done["gap_before"]
+    assert second.result["tasks"]["report"]["result"]["text"].startswith("nothing was moved: nothing to do")
     assert len(pve.tasks("qmigrate")) == moves
 
 
@@ -118,6 +122,7 @@ async def test_failing_and_refused_migrations(net: Net, pve: FakePve) -> None:
 
     assert answer.status in {"completed", "completed_with_warnings"}, answer.error
     where = places(pve)
+    assert "app-303 (303) stays on pve1: " in answer.result["tasks"]["report"]["result"]["text"]
     assert {where[vmid] for vmid in (301, 302, 303)} == {"pve1"}
     assert max(count(pve).values()) <= 4
 

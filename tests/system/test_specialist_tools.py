@@ -39,6 +39,7 @@ async def test_diagnoses(net: Net) -> None:
         await asyncio.to_thread(pve.lock, 100, "snapshot")
         locked = await ask(bus, "diagnose", vmid=100)
         await asyncio.to_thread(lambda: pve.storage("shared", active=False))
+        changes = await ask(bus, "list_changes", hours=1)
         alert = await ask(bus, "diagnose", alert="storage shared on pve2 is not active")
         with pytest.raises(errors.Rejected, match="name one of"):
             await ask(bus, "diagnose")
@@ -46,6 +47,8 @@ async def test_diagnoses(net: Net) -> None:
     for found in (failed, task):
         assert found["verdict"] == "a network bridge of the guest does not exist on the node"
         assert "vmbr7" in found["causes"][0]["evidence"][0]["text"]
+    assert changes["counts"]["failed"] == 1
+    assert "qmstart on pve1 failed: bridge 'vmbr7' does not exist" in changes["text"].splitlines()[1]
     assert locked["verdict"] == "the guest is locked (snapshot), and no task runs that could hold the lock"
     assert alert["verdict"] == "a storage that the guest needs is not available on the node"
     assert alert["facts"]["node"] == "pve2"
