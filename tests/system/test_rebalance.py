@@ -265,3 +265,51 @@ async def test_a_guest_is_not_sent_back(net: Net) -> None:
     reasons = {one["vmid"]: one["reason"] for one in reply.result["left"]}
     assert reasons[301] == "it came from pve1 lately, and is not sent back so soon"
     assert reply.result["moves"]
+
+
+async def test_the_cluster_changes_before_the_approval(net: Net, pve: FakePve) -> None:
+    """A plan whose guests are elsewhere when it is approved is not carried out: the error names them."""
+    net.settings["specialist"] = {"automatic_moves": 0}
+    net.settings["policy"]["principals"] = {"boss": "destroy"}
+    async with net.client() as bus, net.here():
+        await requests.submit(bus, "tester", WorkflowRequest("resource_optimization", "changed", {}))
+
+        async def waits() -> Any:
+            states = {state.workflow_id: state for state in await queries.states(bus)}
+            task = states["changed"].tasks.get("approve") if "changed" in states else None
+            return task.approval if task and task.status == "waiting_approval" else None
+
+        approval = await eventually(waits, "the plan waits", 60)
+        moved = next(vmid for vmid in CROWD if f"VM {vmid} " in approval.text or f'"vmid": {vmid}' in approval.text)
+        call = ToolCall({"vmid": moved, "target": "pve3"}, "wf.away")
+        await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "migrate_guest"), call, seconds=30)
+        await requests.signal(bus, "boss", "changed", WorkflowSignal("approve", task="approve", digest=approval.digest))
+        answer = await queries.follow(bus, "changed", lambda _: None, wait=60)
+
+    assert answer.status == "failed"
+    assert "not on the node of the plan any more; nothing was done, plan again" in str(answer.error)
+    assert len(pve.tasks("qmigrate")) == 1
+
+
+async def test_a_guest_that_is_deleted_while_others_move(net: Net, pve: FakePve) -> None:
+    """A guest that another client deletes in the middle of a drain is left out, and the others move."""
+    pve.durations(qmigrate=0.6)
+    async with net.client() as bus, net.here():
+        await requests.submit(
+            bus, "tester", WorkflowRequest("resource_optimization", "gone", {"mode": "drain", "nodes": ["pve1"]})
+        )
+
+        async def begun() -> bool:
+            return bool(await asyncio.to_thread(pve.tasks, "qmigrate"))
+
+        await eventually(begun, "a guest moves", 60)
+        there = {guest["vmid"]: guest for guest in (await asyncio.to_thread(pve.inventory))["guests"]}
+        victim = next(vmid for vmid in reversed(CROWD) if not there[vmid]["lock"] and there[vmid]["node"] == "pve1")
+        await asyncio.to_thread(pve.drop_guest, victim)
+        answer = await queries.follow(bus, "gone", lambda _: None, wait=90)
+
+    assert answer.status in {"completed", "completed_with_warnings"}, answer.error
+    guests = {guest["vmid"]: guest["node"] for guest in pve.inventory()["guests"]}
+    assert set(guests) == set(CROWD) - {victim}
+    assert "pve1" not in guests.values()
+    assert [one["vmid"] for one in answer.result["tasks"]["move"]["result"]["left"]] == [victim]

@@ -292,4 +292,5 @@ def test_the_specialist_needs_no_proxmox_of_its_own() -> None:
     assert {tool.name for tool in agentd_tools(Toolbox("pve1", None, None))} == {
         *("validate_vm_parameters", "configure_vm", "summarize_health", "place_guest", "diagnose", "propose_sizes"),
         *("plan_moves", "plan_return", "confirm_moves", "move_guests", "check_empty", "await_node", "check_node"),
+        *("list_changes", "summarize_moves"),
     }

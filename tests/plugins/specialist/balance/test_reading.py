@@ -6,7 +6,7 @@ import pytest
 
 from agentd_specialist.balance.model import GIB, Guest, Landscape, Limits, Node, Rule
 from agentd_specialist.balance.plan import Budget, Goal, plan
-from agentd_specialist.balance.reading import Answers, Scope, ha_balancing, landscape, left_lately
+from agentd_specialist.balance.reading import Answers, Scope, figures, ha_balancing, landscape, left_lately
 
 ON = "Proxmox VE balances the guests under HA itself"
 UNCLEAR = "Proxmox VE may balance the guests under HA itself: its options are not understood"
@@ -57,6 +57,7 @@ def test_what_is_stale_counts_as_it_was() -> None:
     assert found.guests[0].load == 16 * GIB
     assert found.nodes[0].base_memory == 24 * GIB
     assert found.nodes[1].closed == "is unknown"
+    assert figures([{"time": 1, "mem": 9.0}, {"time": 2, "mem": None}], since=5).memory == 0
 
 
 def test_the_nodes_that_guests_left() -> None:
