@@ -49,7 +49,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
         PlacementTools(settings, domain),
         Balance(settings),
         MaintenanceTools(),
-        DiagnosisTools(toolbox.diagnosis_rules),
+        DiagnosisTools(toolbox.diagnosis_rules, settings.language_model()),
         SizingTools(),
         ReportTools(),
     )

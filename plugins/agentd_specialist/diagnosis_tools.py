@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,11 +13,13 @@ from msgspec import Meta
 from agentd import AgentdError, BusUnavailable, Call, Evidence, Rejected, Repeat, Situation, Tier, Upid, formats, tool
 from agentd_specialist.collecting import PROXMOX, Collector
 from agentd_specialist.diagnosis.ranking import Diagnosis, diagnose
+from agentd_specialist.diagnosis.wording import NoWords
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentd import DiagnosisRule
+    from agentd_specialist.diagnosis.wording import Model
 
     Entry = dict[str, Any]
 
@@ -52,9 +55,10 @@ class HaStates(msgspec.Struct, frozen=True):
 class DiagnosisTools:
     """The tool for diagnoses."""
 
-    def __init__(self, rules: Sequence[DiagnosisRule]) -> None:
-        """Use the rules of all plugins."""
+    def __init__(self, rules: Sequence[DiagnosisRule], model: Model | None = None) -> None:
+        """Use the rules of all plugins, and a model for the words, if there is one."""
         self.rules = rules
+        self.model = model
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="diagnosis")
     async def diagnose(self, call: Call, p: Diagnose) -> Diagnosis:
@@ -66,7 +70,19 @@ class DiagnosisTools:
         given = [name for name in ("vmid", "node", "upid", "alert") if getattr(p, name)]
         if len(given) != 1:
             raise Rejected("name one of vmid, node, upid and alert")
-        return diagnose(await _Gathering(call).situation(p), self.rules)
+        return await self._in_words(call, diagnose(await _Gathering(call).situation(p), self.rules))
+
+    async def _in_words(self, call: Call, found: Diagnosis) -> Diagnosis:
+        """Return the diagnosis, with the words of the model if one is configured and answers."""
+        if self.model is None:
+            return found
+        call.progress(f"the model {self.model.name} words the diagnosis")
+        try:
+            words = await asyncio.to_thread(self.model.words, found)
+        except NoWords as error:
+            call.warn(f"the model {self.model.name} did not word the diagnosis: {error}")
+            return found
+        return msgspec.structs.replace(found, words=words)
 
 
 class _Gathering:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
 
 from agentd import Settings, formats
 from agentd_specialist.model import Rules
+
+if TYPE_CHECKING:
+    from agentd_specialist.diagnosis.wording import Model
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class SpecialistSettings(Settings):
@@ -79,6 +87,32 @@ class SpecialistSettings(Settings):
     )
     apart_pools: list[str] = Field(default=[], description="pools whose guests are kept on different nodes")
     together_pools: list[str] = Field(default=[], description="pools whose guests are kept on one node")
+    model_url: str | None = Field(
+        default=None,
+        description="address of a language model that puts diagnoses into words, compatible with OpenAI, such as "
+        "`http://127.0.0.1:11434/v1`; it receives task logs, so beyond a loopback address https is required",
+    )
+    model_name: str = Field(default="default", description="name of the model at `model_url`")
+    model_key_file: str | None = Field(default=None, description="file with the key of the model")
+    model_seconds: float = Field(default=60.0, gt=0, le=300, description="seconds to wait for the words of the model")
+
+    @field_validator("model_url")
+    @classmethod
+    def _safe(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value is None or (parts.scheme == "https" and parts.hostname):
+            return value
+        if parts.scheme == "http" and parts.hostname in LOOPBACK:
+            return value
+        raise ValueError("use https://…, or http:// with 127.0.0.1, [::1] or localhost: task logs are sent there")
+
+    def language_model(self) -> Model | None:
+        """Return the model that words diagnoses, or None."""
+        if self.model_url is None:
+            return None
+        from agentd_specialist.diagnosis.wording import Model
+
+        return Model(self.model_url, self.model_name, self.model_key_file or "", self.model_seconds)
 
     def rules(self, vmid_min: int = formats.VMID_MIN, vmid_max: int = formats.VMID_MAX) -> Rules:
         """Return the rules as a plain value for the pure modules.

@@ -18,14 +18,18 @@ EVIDENCE: Final = 4
 CAUSES: Final = 8
 
 
-class Diagnosis(msgspec.Struct, frozen=True):
-    """The subject, the verdict in one sentence, the causes, the most likely first, and what was looked at."""
+class Diagnosis(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The subject, the verdict in one sentence, the causes, the most likely first, and what was looked at.
+
+    words  the same in the words of a language model, if one is configured: it may be wrong, and nothing depends on it
+    """
 
     subject: str
     verdict: str
     causes: list[Cause]
     facts: dict[str, str]
     evidence: list[Evidence]
+    words: str = ""
 
 
 def diagnose(situation: Situation, rules: Sequence[DiagnosisRule]) -> Diagnosis:
