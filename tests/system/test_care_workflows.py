@@ -78,6 +78,30 @@ async def test_guest_update(net: Net, code: int) -> None:
     assert (pve.found(330) or {})["status"] == "running"
 
 
+async def test_a_command_that_is_not_approved(net: Net) -> None:
+    """A command that an approver refuses is not run, and the guest is not rolled back."""
+    assert net.pve is not None
+    pve = net.pve
+    pve.guest(vmid=330, node="pve1", name="app", status="running", config={"agent": "1"}, agent={"exec": {}})
+    async with net.client() as bus, net.here():
+        parameters = {"vmid": 330, "guest": "app", "command": ["upgrade"], "seconds": 1}
+        await requests.submit(bus, "tester", WorkflowRequest("guest_update", "refused", parameters))
+
+        async def waits() -> Any:
+            states = {state.workflow_id: state for state in await queries.states(bus)}
+            task = states["refused"].tasks.get("act") if "refused" in states else None
+            return task.approval if task and task.status == "waiting_approval" else None
+
+        approval = await eventually(waits, "the command waits", 60)
+        signal = WorkflowSignal("reject", task="act", digest=approval.digest, reason="not today")
+        await requests.signal(bus, "boss", "refused", signal)
+        answer = await queries.follow(bus, "refused", lambda _: None, wait=60)
+
+    assert answer.status == "completed_with_warnings", answer.error
+    assert answer.result["tasks"]["restore"]["status"] == "skipped"
+    assert pve.tasks("qmrollback") == []
+
+
 async def test_right_sizing(net: Net) -> None:
     """Sizes are proposed; they are set only if that is asked for and approved."""
     assert net.pve is not None

@@ -42,7 +42,7 @@ MAX_DEPTH: Final = 25
 CACHED: Final = 1024
 """Compiled templates that are cached."""
 NAMES: Final = ("parameters", "tasks", "item", "index", "workflow_id")
-OF_A_TASK: Final = ("result", "status", "error", "warnings")
+OF_A_TASK: Final = ("result", "status", "error", "code", "warnings")
 SHOWN: Final = 160
 NO_STATEMENTS: Final = "only expressions in {{ … }} are accepted, no statements ({% … %})"
 

@@ -58,8 +58,8 @@ class _Tasks(Mapping[str, dict[str, Any]]):
             raise Rejected(
                 f"tasks.{name}.result: it takes {result.get('bytes')} bytes; a template sees at most {INLINE}"
             )
-        error = "" if task.error is None else task.error.message
-        return {"result": result, "status": str(task.status), "error": error, "warnings": task.warnings}
+        code, error = ("", "") if task.error is None else (task.error.code, task.error.message)
+        return {"result": result, "status": str(task.status), "error": error, "code": code, "warnings": task.warnings}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state.tasks)

@@ -158,7 +158,7 @@ def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the 
         ("{{ 1 is equal }}", "there is no test 'equal'; did you mean equalto?", "equal"),
         ("{{ tasks }}", "tasks are named: tasks.<name>.result, or tasks['<name>'].result", "tasks"),
         ("{{ tasks[parameters.name].result }}", "tasks are named: ", "tasks"),
-        ("{{ tasks.find.results }}", "a task has result, status, error, warnings, and no 'results'", "results"),
+        ("{{ tasks.find.results }}", "a task has result, status, error, code, warnings, and no 'results'", "results"),
         ("{{ tasks.big.result.guests }}", "'guests' cannot be read here: the result is above 16 KiB", None),
         ("{{ parameters.name }", "unexpected '}'", None),
         ("{{ parameters.name", "unexpected end of template, expected }}", None),
