@@ -107,18 +107,18 @@ def table_of(model: Model) -> tuple[Table, list[list[int]]]:
     return table, columns
 
 
-def _node_rows(table: Table, model: Model, node: int, memory: Mapping[int, float], cpu: Mapping[int, float]) -> None:
+def _node_rows(table: Table, model: Model, node: int, memory: dict[int, float], cpu: dict[int, float]) -> None:
     """Add the limits of a node."""
     used, cores = _sum(table, memory) + model.memory[node], _sum(table, cpu) + model.cpu[node]
     if model.counted[node]:
         low, high = model.low[node], model.high[node]
         outside = table.column(OUTSIDE, max(0.0, used - high, low - used))
-        table.row(-FREE, high - model.memory[node], memory | {outside: -1.0})  # type: ignore[operator]
-        table.row(low - model.memory[node], FREE, memory | {outside: 1.0})  # type: ignore[operator]
+        table.row(-FREE, high - model.memory[node], memory | {outside: -1.0})
+        table.row(low - model.memory[node], FREE, memory | {outside: 1.0})
     over = table.column(OVER, max(0.0, used - model.capacity[node]))
-    table.row(-FREE, model.capacity[node] - model.memory[node], memory | {over: -1.0})  # type: ignore[operator]
+    table.row(-FREE, model.capacity[node] - model.memory[node], memory | {over: -1.0})
     over_cpu = table.column(OVER_CPU, max(0.0, cores - model.cpus[node]))
-    table.row(-FREE, model.cpus[node] - model.cpu[node], cpu | {over_cpu: -1.0})  # type: ignore[operator]
+    table.row(-FREE, model.cpus[node] - model.cpu[node], cpu | {over_cpu: -1.0})
 
 
 def _apart_rows(table: Table, members: list[int], there: int) -> None:
