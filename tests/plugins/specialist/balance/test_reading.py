@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agentd_specialist.balance.model import GIB, Guest, Landscape, Limits, Node, Rule
@@ -78,11 +80,14 @@ def test_the_nodes_that_guests_left() -> None:
 def test_a_guest_is_not_sent_back() -> None:
     """A guest that came from the emptier node stays, with the reason; a rule is kept all the same."""
     here = Guest(101, "g", "b", 8 * GIB, load=8 * GIB, came_from=frozenset({"a"}))
-    there = Landscape((Node("a", 32 * GIB, 8.0), Node("b", 32 * GIB, 8.0)), (here, Guest(102, "h", "b", 30 * GIB)))
+    other = Guest(102, "h", "b", 8 * GIB, load=8 * GIB, fixed="it is locked (backup)")
+    there = Landscape((Node("a", 32 * GIB, 8.0), Node("b", 32 * GIB, 8.0)), (here, other))
     back = Rule("on", "its tag keeps guest 101 on a", frozenset({101}), frozenset({"a"}))
     budget = Budget(seconds=5.0, tries=2000)
     found = plan(there, Goal(), budget)
+    free = replace(there, guests=(replace(here, came_from=frozenset()), other))
 
     assert found.moves == []
     assert found.left[0].reason == "it came from a lately, and is not sent back so soon"
+    assert [move.vmid for move in plan(free, Goal(), budget).moves] == [101]
     assert [move.target for move in plan(Landscape(there.nodes, (here,), (back,)), Goal(), budget).moves] == ["a"]
