@@ -2,9 +2,9 @@
 
 It reads a Model from stdin and writes an Answer to stdout, both as JSON.  HiGHS and numpy are the extra `solver` of
 agentd; they are imported only here, because they take 100 MiB and more.  The costs are those of `solver`: all of them
-are sums of max(0, …), so the model is exact.  Its columns are, in this order: one for each unit and node, then what
-is outside the band, over the memory and over the cores of each node, then the breaches of each rule that keeps guests
-apart.
+are sums of max(0, …), so the model is exact.  Besides, no fault of a node may become larger than it is.  The columns
+are, in this order: one for each unit and node, then what is outside the band, over the memory and over the cores of
+each node, then the breaches of each rule that keeps guests apart.
 """
 
 from __future__ import annotations
@@ -70,9 +70,12 @@ class Table:
         self.rows: list[tuple[float, float, dict[int, float]]] = []
 
     def column(self, cost: float, start: float, *, whole: bool = False) -> int:
-        """Add a column, from 0 to 1 if it is whole, and return its number."""
+        """Add a column, and return its number.
+
+        It is 0 or 1 if it is whole; otherwise it measures a fault, and no fault may become larger than it is.
+        """
         self.costs.append(cost)
-        self.upper.append(1.0 if whole else FREE)
+        self.upper.append(1.0 if whole else start)
         self.start.append(start)
         self.whole.append(whole)
         return len(self.costs) - 1
