@@ -1,4 +1,4 @@
-"""What has changed is told in order of importance; a report says what was done, what was left, and why."""
+"""Changes are listed in order of importance; a report says what was done, what was left, and why."""
 
 from __future__ import annotations
 
