@@ -193,7 +193,7 @@ class Balance:
             rebalanced=rebalanced,
             leaving=p.nodes if p.mode == "drain" else (),
         )
-        hours = self.settings.return_hours if p.mode in {"rebalance", "pack"} else 0.0
+        hours = 24 * self.settings.return_days if p.mode in {"rebalance", "pack"} else 0.0
         found = await collector.landscape(scope, self.limits(p.band), minutes=p.minutes, hours=hours)
         if rebalanced and any(guest.ha for guest in found.guests):
             call.warn(f"{rebalanced}; they stay where they are")

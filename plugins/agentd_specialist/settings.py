@@ -65,11 +65,11 @@ class SpecialistSettings(Settings):
         ge=0,
         description="GiB of memory and disks that a plan may send without the approval of another principal",
     )
-    return_hours: float = Field(
-        default=24.0,
+    return_days: float = Field(
+        default=1.0,
         ge=0,
-        le=168,
-        description="hours for which a plan that balances does not send a guest back to a node that it has left, "
+        le=7,
+        description="days for which a plan that balances does not send a guest back to a node that it has left, "
         "unless that node was rebooted since; 0: it may",
     )
     solver_seconds: float = Field(
