@@ -152,6 +152,8 @@ class PlacementTools:
             full=p.full,
         )
         cluster = await self.domain.read_cluster(call, request)
+        if isinstance(problem := vm.find_template(request, cluster), str):
+            raise Rejected(problem)
         return await self.domain.with_bridges(call, cluster), request
 
     def _limits(self) -> Limits:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd.client import queries, requests
-from agentd.client.tool_calls import call_tool
-from agentd.wire import subjects
-from agentd.wire.messages import ToolCall, WorkflowRequest, WorkflowSignal
+from agentd.wire.messages import WorkflowRequest, WorkflowSignal
 from harness import eventually
 from pve.client import FakePve
 from pve.cluster import NODES, STORAGES, vm
@@ -91,27 +89,6 @@ async def test_the_node_is_rebooted_after_an_approval(net: Net, pve: FakePve) ->
     assert answer.status in {"completed", "completed_with_warnings"}, answer.error
     assert where(pve) == before
     assert len([request for request in pve.log("POST", "/nodes/pve1/status") if request["performed"]]) == 1
-
-
-@pytest.mark.usefixtures("pve")
-async def test_a_guest_that_starts_on_a_held_node(net: Net) -> None:
-    """What another client starts on the node while it is held is a warning of the workflow."""
-    async with net.client() as bus, net.here():
-        await requests.submit(
-            bus, "tester", WorkflowRequest("node_maintenance", "crowded", {"node": "pve1", "hold": 15})
-        )
-
-        async def held() -> bool:
-            states = {state.workflow_id: state for state in await queries.states(bus)}
-            return "crowded" in states and states["crowded"].tasks["wait"].status == "running"
-
-        await eventually(held, "the node is held", 120)
-        call = ToolCall({"vmid": 305}, "wf.start")
-        await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "start_guest"), call, seconds=30)
-        answer = await queries.follow(bus, "crowded", lambda _: None, wait=90)
-
-    assert answer.status == "completed_with_warnings", answer.error
-    assert "pve1 was to be empty, and 305 off run there" in str(answer)
 
 
 async def test_a_guest_that_cannot_leave_stops_it(net: Net, pve: FakePve) -> None:

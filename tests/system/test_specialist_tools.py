@@ -63,7 +63,7 @@ async def test_places_and_sizes(net: Net) -> None:
     old = {"memory": "1024", "cpu": "x86-64-v3"}
     pve.guest(vmid=312, node="pve1", name="gpu", status="running", config=gpu)
     pve.guest(vmid=313, node="pve1", name="modern", status="stopped", config=old)
-    pve.guest(vmid=314, node="pve2", name="image", status="stopped", config={**gpu, "template": 1})
+    pve.guest(vmid=314, node="pve2", name="image", status="stopped", config=gpu, template=True)
     status = {"data": {"cpuinfo": {"model": "Xeon E5-2670", "flags": "ssse3 sse4_1 sse4_2 popcnt aes avx"}}}
     pve.rule("GET", "/nodes/pve3/status$", {"status": 200, "body": status})
     pve.guest(vmid=310, node="pve2", name="a", status="running", config=config)
@@ -74,6 +74,11 @@ async def test_places_and_sizes(net: Net) -> None:
         fixed = await ask(bus, "place_guest", vmid=312)
         modern = await ask(bus, "place_guest", vmid=313)
         cloned = await ask(bus, "place_guest", template=314, disk=8)
+        with pytest.raises(errors.Rejected, match="there is no template 999"):
+            await ask(bus, "place_guest", template=999)
+        held = ToolCall({"node": "pve1", "hold": 1}, "wf.held")
+        subject = subjects.tool_call("tester", "specialist", "await_node")
+        crowded = await call_tool(bus, subject, held, seconds=30)
         valid = await ask(bus, "validate_vm_parameters", name="c", memory=2048, tags=["agentd-apart-x"])
         huge = await ask(bus, "place_guest", memory=900_000)
         sizes = await ask(bus, "propose_sizes")
@@ -90,6 +95,8 @@ async def test_places_and_sizes(net: Net) -> None:
     assert "x86-64-v3 needs abm, avx2, bmi1" in str(modern["candidates"][-1]["con"])
     assert {one["node"] for one in cloned["candidates"] if one["fits"]} == {"pve2"}
     assert "uses devices of pve2: hostpci0" in str(cloned["candidates"])
+    assert crowded.result["waited"] >= 1
+    assert any("pve1 was to be empty, and " in warning and "312 gpu" in warning for warning in crowded.warnings)
     assert valid["node"] == "pve3"
     assert (huge["best"], huge["text"]) == ("", "none of 3 nodes can take it")
     assert {one["vmid"] for one in sizes["proposals"]} >= {310, 311}

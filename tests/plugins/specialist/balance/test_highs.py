@@ -37,8 +37,8 @@ def cost(landscape: Landscape, where: dict[int, str]) -> float:
 def test_what_it_finds_is_better() -> None:
     """A plan of too short a search sends less afterwards, and says how far from the optimum it may be."""
     there = generate(5, 40)
-    short = solver.solve(build(there), tries=FEW)
-    better = solver.solve(build(there), tries=FEW, improve=Highs(20.0, GIB))
+    short = solver.solve(build(there), seconds=9.0, tries=FEW)
+    better = solver.solve(build(there), seconds=9.0, tries=FEW, improve=Highs(20.0, GIB))
 
     assert better.text.startswith("HiGHS: at most ")
     assert cost(there, better.where) < cost(there, short.where)
@@ -48,8 +48,8 @@ def test_what_it_finds_is_better() -> None:
 @settings(max_examples=8, deadline=None)
 def test_the_model_is_exact(landscape: Landscape) -> None:
     """Whatever the cluster: its result costs no more than that of the annealing, with the annealing's own measure."""
-    short = solver.solve(build(landscape), tries=FEW)
-    better = solver.solve(build(landscape), tries=FEW, improve=Highs(5.0, GIB))
+    short = solver.solve(build(landscape), seconds=9.0, tries=FEW)
+    better = solver.solve(build(landscape), seconds=9.0, tries=FEW, improve=Highs(5.0, GIB))
 
     assert "better" not in better.text
     assert cost(landscape, better.where) <= cost(landscape, short.where) + 1e-6
