@@ -10,6 +10,8 @@ import msgspec
 
 from agentd.bus.delivery.dead_letters import letters
 from agentd.client import queries, requests
+from agentd.client.move_plans import PlanReads
+from agentd.client.node_loads import NodeLoads
 from agentd.client.tool_reads import ToolReads
 from agentd.client.views import AlertSummary, Changes
 from agentd.errors import BusUnavailable, NoResponder, UsageError
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from agentd.bus.delivery.dead_letters import Letter
     from agentd.bus.jetstream import Bus
+    from agentd.client.move_plans import PlanGoal, Planning
+    from agentd.client.node_loads import NodeLoad
     from agentd.client.views import (
         Event,
         FindingSummary,
@@ -70,7 +74,7 @@ class OwnState:
 
 
 class DaemonView:
-    """The data of a daemon's pages; nothing of the network is kept in memory, except the guests for some seconds."""
+    """The data of a daemon's pages; of the network only readings of some seconds, plans and loads are kept."""
 
     def __init__(self, bus: Bus, own: OwnState) -> None:
         """Use `own` for the daemon's own state."""
@@ -81,6 +85,8 @@ class DaemonView:
         self._own = own
         self._bus = bus
         self._reads = ToolReads(own.agent_id)
+        self._plans = PlanReads(own.agent_id)
+        self._loads = NodeLoads()
         self._installed: list[ToolSummary] | None = None
 
     async def agents(self) -> list[AgentRegistration]:
@@ -143,20 +149,26 @@ class DaemonView:
 
     async def alert_list(self) -> list[AlertSummary]:
         """List the alerts that fire; without an agent that lists them, those that are stored."""
+        return await self._alerts("firing")
+
+    async def alert_history(self) -> list[AlertSummary]:
+        """List the alerts that were resolved in the last day."""
+        return await self._alerts("resolved")
+
+    async def _alerts(self, state: str) -> list[AlertSummary]:
+        bus = self._connected_bus()
         try:
-            return await self._reads.alerts(self._connected_bus())
+            return await self._reads.alerts(bus, state)
         except UsageError:
-            stored = await self.alerts()
-        return [
-            AlertSummary(
-                alert.alert_type,
-                f"{alert.message} ({alert.source})",
-                alert.severity,
-                labels=alert.labels,
-                since=alert.timestamp.timestamp(),
-            )
-            for alert in stored
-        ]
+            return [_stored_alert(alert) for alert in await queries.alerts(bus, state)]
+
+    async def plan_moves(self, goal: PlanGoal) -> Planning:
+        """Return a plan of migrations, or that it is being computed."""
+        return await self._plans.plan(self._connected_bus(), goal)
+
+    async def node_loads(self) -> list[NodeLoad]:
+        """Return CPU and memory of each node in the last half hour."""
+        return await self._loads.read(self._connected_bus())
 
     async def findings(self) -> list[FindingSummary]:
         """List what the checks of the cluster found."""
@@ -212,6 +224,21 @@ class DaemonView:
         if not self._bus.connected:
             raise BusUnavailable(f"no connection to NATS: {self._bus.problem or 'connecting'}")
         return self._bus
+
+
+def _stored_alert(alert: Alert) -> AlertSummary:
+    """Return an alert as it is stored for all agents: the time is that of its last change."""
+    ended = alert.state != "firing"
+    at = alert.timestamp.timestamp()
+    return AlertSummary(
+        alert.alert_type,
+        f"{alert.message} ({alert.source})",
+        alert.severity,
+        state=alert.state,
+        labels=alert.labels,
+        since=None if ended else at,
+        ended=at if ended else None,
+    )
 
 
 async def _last_sequence(bus: Bus, stream: str) -> int:

@@ -68,10 +68,10 @@ async def metrics(bus: Bus) -> list[MetricReport]:
     return bus.readable(stored, MetricReport)
 
 
-async def alerts(bus: Bus) -> list[Alert]:
-    """Return the alerts that are firing."""
+async def alerts(bus: Bus, state: str = "firing") -> list[Alert]:
+    """Return the alerts that are firing, or that were resolved in the last day."""
     found = (entry.value for entry in (await bus.kv_values(subjects.ALERTS, Alert)).values())
-    return [alert for alert in found if alert is not None and alert.state == "firing"]
+    return [alert for alert in found if alert is not None and alert.state == state]
 
 
 def tool_summaries(installed: list[ToolSummary], present: list[Presence]) -> list[ToolSummary]:

@@ -72,13 +72,13 @@ class ToolReads:
 
         return await self._fresh(LIST_GUESTS, read)
 
-    async def alerts(self, bus: Bus) -> list[AlertSummary]:
-        """Return the alerts that fire; raises as `guests` does."""
+    async def alerts(self, bus: Bus, state: str) -> list[AlertSummary]:
+        """Return the alerts that are firing, or that were resolved in the last day; raises as `guests` does."""
 
         async def read() -> list[AlertSummary]:
-            return (await self._call(bus, LIST_ALERTS, {"limit": PAGE}, _AlertPage)).alerts
+            return (await self._call(bus, LIST_ALERTS, {"state": state, "limit": PAGE}, _AlertPage)).alerts
 
-        return await self._fresh(LIST_ALERTS, read)
+        return await self._fresh(f"{LIST_ALERTS} {state}", read)
 
     async def findings(self, bus: Bus) -> list[FindingSummary]:
         """Return what the checks found that is not in order, or cannot be read.

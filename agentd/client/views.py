@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentd.bus.delivery.dead_letters import Letter
+    from agentd.client.move_plans import PlanGoal, Planning
+    from agentd.client.node_loads import NodeLoad
     from agentd.wire.messages import SignalReply, WorkflowRequest, WorkflowResponse, WorkflowSignal
     from agentd.wire.records import AuditRecord
 
@@ -170,7 +172,9 @@ class AlertSummary(msgspec.Struct, frozen=True):
     """One alert; times are in seconds since 1970.
 
     id     by which it is acknowledged; "" if it cannot be
-    state  firing, or unknown: it fires, but its data is missing
+    state  firing; unknown: it fires, but its data is missing; resolved
+    since  when it began to fire; None if that is not known
+    ended  when it was resolved
     """
 
     name: str
@@ -180,6 +184,7 @@ class AlertSummary(msgspec.Struct, frozen=True):
     state: str = "firing"
     labels: dict[str, str] = {}
     since: float | None = None
+    ended: float | None = None
     advice: str = ""
     acknowledged_by: str = ""
     silenced_by: str = ""
@@ -326,6 +331,18 @@ class View(Protocol):
 
     async def alert_list(self) -> list[AlertSummary]:
         """List the alerts that fire, and who has acknowledged or silenced them, if known."""
+        ...
+
+    async def alert_history(self) -> list[AlertSummary]:
+        """List the alerts that were resolved in the last day."""
+        ...
+
+    async def plan_moves(self, goal: PlanGoal) -> Planning:
+        """Return a plan of migrations, or that it is being computed; raises UsageError if no agent can compute one."""
+        ...
+
+    async def node_loads(self) -> list[NodeLoad]:
+        """Return CPU and memory of each node in the last half hour."""
         ...
 
     async def findings(self) -> list[FindingSummary]:

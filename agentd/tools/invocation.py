@@ -204,9 +204,10 @@ class Invocation:
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
         """Call another agent's tool; repeating a step repeats the same call."""
+        join = "-" if self.key.count(".") > 1 else "."  # a step of a step: its key has three words, too
         call = ToolCall(
             parameters=parameters,
-            key=f"{self.key}.{step}" if self.key else "",
+            key=f"{self.key}{join}{step}" if self.key else "",
             principal=self.principal,
             attempt=self.attempt,
             deadline=None,

@@ -22,6 +22,7 @@ from agentd.web.api.actions import ActionRoutes, Actions
 from agentd.web.api.openapi import Readiness, describe
 from agentd.web.api.reading import Api
 from agentd.web.dashboard.form_routes import FormRoutes
+from agentd.web.dashboard.rebalance import Rebalance
 from agentd.web.dashboard.routes import SHOWN, Dashboard
 from agentd.web.events import MOST_CLIENTS, EventResponse, Streams
 from agentd.web.overview import COUNTED, read_overview
@@ -91,6 +92,7 @@ def build(  # noqa: PLR0913 - the settings of WebServer
             *Api(view).routes(),
             *ActionRoutes(actions, sessions).routes(),
             *dashboard.routes(),
+            *Rebalance(view, renderer).routes(),
             *FormRoutes(dashboard, actions, sessions, renderer).routes(),
             *more,
         ],

@@ -42,3 +42,8 @@ def web_address(url: str) -> str:
 def percent(share: float) -> str:
     """Return a share from 0 to 1 as whole percent."""
     return f"{round(min(1.0, max(0.0, share)) * 100)} %"
+
+
+def from_epoch(seconds: float | None) -> datetime | None:
+    """Return a time in seconds since 1970 as a datetime."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

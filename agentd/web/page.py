@@ -39,6 +39,7 @@ NAVIGATION: Final = (
     ("guests", "Guests"),
     ("agents", "Agents"),
     ("workflows", "Workflows"),
+    ("rebalance", "Rebalance"),
     ("alerts", "Alerts"),
     ("tools", "Tools"),
     ("audit", "Audit"),

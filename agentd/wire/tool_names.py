@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 LIST_GUESTS: Final = "list_guests"
 LIST_ALERTS: Final = "list_alerts"
 LIST_FINDINGS: Final = "list_findings"
-PAGE_READS: Final = (LIST_GUESTS, LIST_ALERTS, LIST_FINDINGS)
+PLAN_MOVES: Final = "plan_moves"
+PAGE_READS: Final = (LIST_GUESTS, LIST_ALERTS, LIST_FINDINGS, PLAN_MOVES)
 """The tools of tier read by which the pages of every agent read the cluster."""
 ACKNOWLEDGE_ALERT: Final = "acknowledge_alert"
 SILENCE_ALERTS: Final = "silence_alerts"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from agentd.client.move_plans import Distribution, MovePlan, NodeShare, PlannedMove, Planning, StayingGuest
+from agentd.client.node_loads import LoadPoint, NodeLoad
 from agentd.client.views import (
+    AlertSummary,
     FindingSummary,
     GuestSummary,
     Identity,
@@ -73,10 +76,77 @@ def busy_network() -> MemoryView:
         MetricReport("specialist-pve2", view.at, {"host_cpu_percent": 38.2, "host_memory_percent": 71.0}),
         MetricReport("mcp-bridge-pve3", view.at, {"host_cpu_percent": 86.0, "host_memory_percent": 52.4}),
     ]
+    view.resolved = [
+        AlertSummary(
+            "guest_memory",
+            "VM 104 used 97 % of its memory",
+            "critical",
+            "cd34ef",
+            "resolved",
+            {"guest": "qemu/104"},
+            view.ago(hours=3).timestamp(),
+            view.ago(hours=2).timestamp(),
+        ),
+        AlertSummary("high_cpu", "pve1: CPU at 90 %", "warning", state="resolved", ended=view.ago(hours=5).timestamp()),
+    ]
     view.alerts_stored = [Alert("high_cpu", "pve3: CPU at 86 % for 5 min", view.ago(minutes=4), "monitor-pve2")]
+    minute = int(view.at.timestamp()) // 60
+    view.load_list = [
+        NodeLoad(
+            f"pve{number}",
+            [
+                LoadPoint(minute - 29 + place, 30.0 + number * 10 + place % 7, 60.0 + number * 5 - place / 3)
+                for place in range(30)
+                if number != 2 or not 9 < place < 16
+            ],
+        )
+        for number in (1, 2, 3)
+    ]
+    view.planned = balanced_plan(view)
     _add_workflows(view)
     _add_cluster(view)
     return view
+
+
+def balanced_plan(view: MemoryView) -> Planning:
+    """Return a plan that moves two guests from pve3."""
+    moves = [
+        PlannedMove(
+            vmid, name, "pve3", target, gib, f"VM {vmid} '{name}' moves from pve3 to {target} ({gib} GiB): {why}"
+        )
+        for vmid, name, target, gib, why in (
+            (102, "web-02", "pve1", 8.5, "pve3 is at 91 % of its memory, pve1 at 42 %"),
+            (
+                105,
+                "web-05",
+                "pve2",
+                4.0,
+                "the HA rule web keeps web-02 and web-05 apart; pve2 is at 47 % of its memory",
+            ),
+        )
+    ]
+    left = [
+        StayingGuest(100 + number, f"web-{number:02d}", f"pve{1 + number % 3}", reason)
+        for number in range(24)
+        if number not in (2, 5)
+        for reason in ("it has the tag `pinned`" if number == 8 else "the cluster is balanced without its move",)
+    ]
+    plan = MovePlan(
+        mode="rebalance",
+        text="2 migrations of 12.5 GiB: the gap between the nodes goes from 49.0 to 6.1 % of memory",
+        moves=moves,
+        left=left,
+        before=Distribution(1, 49.0, 91.0),
+        after=Distribution(0, 6.1, 63.2),
+        gib=12.5,
+        approval=True,
+        shares=[
+            NodeShare("pve1", 42.0, 58.4, 7, 8),
+            NodeShare("pve2", 47.0, 57.1, 8, 9),
+            NodeShare("pve3", 91.0, 63.2, 9, 7),
+        ],
+    )
+    return Planning(plan, view.ago(seconds=20))
 
 
 def _add_cluster(view: MemoryView) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agentd.client.move_plans import Planning
 from agentd.client.views import (
     AlertSummary,
     Changes,
@@ -28,6 +29,7 @@ from agentd.client.views import (
     WorkflowSummary,
     WorkflowType,
 )
+from agentd.errors import UsageError
 from agentd.wire.announcements import (
     AgentRegistration,
     Alert,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agentd.bus.delivery.dead_letters import Letter
+    from agentd.client.move_plans import PlanGoal
+    from agentd.client.node_loads import NodeLoad
     from agentd.errors import AgentdError
     from agentd.wire.records import AuditRecord
 
@@ -108,6 +112,10 @@ class MemoryView:
         self.controlled: list[tuple[str, str, str]] = []
         self.guest_list: list[GuestSummary] = []
         self.finding_list: list[FindingSummary] = []
+        self.resolved: list[AlertSummary] = []
+        self.load_list: list[NodeLoad] = []
+        self.planned: Planning | AgentdError = UsageError("no agent offers a tool 'plan_moves'")
+        self.goals: list[PlanGoal] = []
         self.audit_lines: list[AuditRecord] = []
         self.type_list: list[WorkflowType] = []
         self.tool_list: list[ToolSummary] = []
@@ -200,6 +208,24 @@ class MemoryView:
             )
             for alert in self.alerts_stored
         ]
+
+    async def alert_history(self) -> list[AlertSummary]:
+        """List resolved alerts."""
+        await self._network("alert_history")
+        return self.resolved
+
+    async def plan_moves(self, goal: PlanGoal) -> Planning:
+        """Keep the goal, and return the plan or raise the error."""
+        await self._network("plan_moves")
+        self.goals.append(goal)
+        if isinstance(self.planned, Planning):
+            return self.planned
+        raise self.planned
+
+    async def node_loads(self) -> list[NodeLoad]:
+        """List loads."""
+        await self._network("node_loads")
+        return self.load_list
 
     async def findings(self) -> list[FindingSummary]:
         """List findings."""

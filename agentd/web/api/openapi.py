@@ -7,7 +7,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from agentd.bus.delivery.dead_letters import Letter
+from agentd.client.move_plans import MODES, Planning
 from agentd.client.views import (
+    AlertSummary,
     GuestSummary,
     PluginState,
     Reason,
@@ -18,6 +20,7 @@ from agentd.client.views import (
     WorkflowType,
 )
 from agentd.web.api import actions
+from agentd.web.dashboard.rebalance import FLAGS
 from agentd.web.overview import Overview
 from agentd.web.responses import Problem
 from agentd.wire.announcements import (
@@ -64,6 +67,16 @@ _READS: Final[dict[str, tuple[str, Any, tuple[Parameter, ...]]]] = {
     "/api/tools": ("Tools that are installed or offered", list[ToolSummary], (*_FILTER, *_PAGE)),
     "/api/metrics": ("The latest report of each agent", list[MetricReport], _PAGE),
     "/api/alerts": ("Alerts that are firing", list[Alert], _PAGE),
+    "/api/alert-history": ("Alerts that were resolved in the last day", list[AlertSummary], (*_FILTER, *_PAGE)),
+    "/api/rebalance": (
+        "A plan of migrations, or with 202 its progress: ask again; nothing is moved",
+        Planning,
+        (
+            ("mode", {"type": "string", "enum": list(MODES), "default": "rebalance"}),
+            ("nodes", {"type": "array", "items": {"type": "string"}, "default": []}),
+            *((flag, {"enum": ["0", "1"], "default": "0"}) for flag in FLAGS),
+        ),
+    ),
     "/api/audit": ("The latest lines of the audit, the newest first", list[AuditRecord], (*_FILTER, *_PAGE)),
     "/api/dead": ("Messages that were given up and wait for a person", list[Letter], _PAGE),
     "/api/plugins": ("Plugins of this daemon", list[PluginState], _PAGE),

@@ -29,7 +29,7 @@ EVERY_WORKFLOW: Final = 100_000
 AUDIT_LINES: Final = 10_000
 PLAIN: Final = ("agents", "services", "tasks", "metrics", "alerts", "dead")
 """Lists without a filter."""
-FILTERED: Final = ("guests", "tools", "audit")
+FILTERED: Final = ("guests", "tools", "audit", "alert-history")
 """Lists with the filter and the order of their pages."""
 
 
@@ -47,6 +47,7 @@ class Api:
             "guests": (lists.GUESTS, view.guests),
             "tools": (lists.TOOLS, view.tools),
             "audit": (lists.AUDIT, self._audit),
+            "alert-history": (lists.ALERTS, view.alert_history),
         }
         return [
             *(Route(f"/api/{name}", _listing(getattr(view, name))) for name in PLAIN),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from agentd.client.views import GuestSummary, ToolSummary, WorkflowSummary
+    from agentd.client.views import AlertSummary, GuestSummary, ToolSummary, WorkflowSummary
     from agentd.wire.announcements import AgentRegistration
     from agentd.wire.records import AuditRecord
 
@@ -138,6 +138,39 @@ AUDIT: Final[Listing[AuditRecord]] = Listing(
     lambda line: f"{line.agent_id}-{line.seq}",
     "No change was made yet.",
     (("all", ""), ("changes", "-tool:anchor"), ("failed", "phase:failed")),
+)
+
+ALERTS: Final[Listing[AlertSummary]] = Listing(
+    "alerts",
+    "Alerts",
+    (
+        Column("severity", "Severity", lambda alert: alert.severity),
+        Column("name", "Alert", lambda alert: alert.name),
+        Column("state", "State", lambda alert: alert.state),
+        Column("text", "Text", lambda alert: alert.text),
+        Column("labels", "Labels", lambda alert: " ".join(f"{name}={value}" for name, value in alert.labels.items())),
+        Column(
+            "handled",
+            "Handled",
+            lambda alert: " ".join(
+                word
+                for word, by in (
+                    (f"acknowledged by {alert.acknowledged_by}", alert.acknowledged_by),
+                    (f"silenced by {alert.silenced_by}", alert.silenced_by),
+                )
+                if by
+            ),
+        ),
+    ),
+    lambda alert: alert.id or alert.name,
+    "No alert.",
+    (
+        ("all", ""),
+        ("firing", "-state:resolved"),
+        ("resolved", "state:resolved"),
+        ("critical", "severity:critical"),
+        ("not handled", "-handled:by"),
+    ),
 )
 
 

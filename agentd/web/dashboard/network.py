@@ -6,12 +6,14 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agentd.web.overview import agent_status
+from agentd.web.overview import COUNTED, agent_status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from agentd.client.views import GuestSummary
+    from agentd.web.dashboard.charts import LoadChart
     from agentd.web.overview import Overview
 
 HOURS: Final = 24
@@ -20,13 +22,14 @@ HEIGHT: Final = 40
 
 
 class NodeCard(NamedTuple):
-    """A node: its agents by state, and its guests by state; None if the guests are not known."""
+    """A node: its agents by state, its guests by state (None if not known), and the chart of its load."""
 
     name: str
     agents: int
     worst: str
     guests: dict[str, int] | None
     load: float | None
+    chart: LoadChart | None = None
 
 
 class Bar(NamedTuple):
@@ -41,9 +44,11 @@ class Bar(NamedTuple):
 _ORDER: Final = ("offline", "silent", "draining", "busy", "available")
 
 
-def node_cards(picture: Overview, guests: list[GuestSummary] | None) -> list[NodeCard]:
+def node_cards(
+    picture: Overview, guests: list[GuestSummary] | None, charts: Mapping[str, LoadChart] | None = None
+) -> list[NodeCard]:
     """Return a card for each node that an agent or a guest is on."""
-    agents = picture.agents or []
+    agents, charts = picture.agents or [], charts or {}
     names = sorted({agent.node for agent in agents if agent.node} | {guest.node for guest in guests or ()})
     cards = []
     for name in names:
@@ -52,7 +57,7 @@ def node_cards(picture: Overview, guests: list[GuestSummary] | None) -> list[Nod
         worst = next((state for state in _ORDER if state in states), "unknown")
         by_status = None if guests is None else dict(Counter(g.status for g in guests if g.node == name).most_common())
         loads = [agent.load for agent in here if agent_status(agent, picture.at) not in {"silent", "offline"}]
-        cards.append(NodeCard(name, len(here), worst, by_status, max(loads, default=None)))
+        cards.append(NodeCard(name, len(here), worst, by_status, max(loads, default=None), charts.get(name)))
     return cards
 
 
@@ -74,6 +79,17 @@ def workflow_chart(picture: Overview) -> list[Bar]:
         )
         for place, count in enumerate(begun)
     ]
+
+
+def workflow_chart_text(picture: Overview, bars: list[Bar]) -> str:
+    """Return in a sentence what the chart of workflows shows."""
+    recent = [run for run in picture.workflows or [] if picture.at - run.created < timedelta(hours=HOURS)]
+    failed = sum(run.status in {"failed", "compensation_failed"} for run in recent)
+    if not recent:
+        return f"no workflow began in the last {HOURS} hours"
+    limit = f", of the {COUNTED} latest" if len(picture.workflows or []) >= COUNTED else ""
+    busiest = max(bars, key=lambda bar: bar.height)
+    return f"{len(recent)} in {HOURS} hours{limit}, {failed} failed; most from {busiest.text}"
 
 
 def _hour(at: datetime, hours: int) -> str:

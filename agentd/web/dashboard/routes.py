@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from agentd.errors import AgentdError
+from agentd.web import formats
 from agentd.web.dashboard import forms, lists, network
-from agentd.web.dashboard.listing import PARAMETERS, select
+from agentd.web.dashboard.charts import load_charts
+from agentd.web.dashboard.listing import PARAMETERS, matching, select
 from agentd.web.overview import COUNTED, read_overview, read_view, service_status
 from agentd.web.plain_text import status_page_text, table_text, workflow_text
 from agentd.web.responses import (
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from agentd.client.views import View, WorkflowDetail, WorkflowType
+    from agentd.client.views import AlertSummary, View, WorkflowDetail, WorkflowType
     from agentd.web.dashboard.listing import Listing
     from agentd.web.renderer import Renderer
+
+T = TypeVar("T")
 
 SHOWN: Final = 15
 """Workflows on the overview without `?limit=`."""
@@ -77,12 +80,13 @@ class Dashboard:
             return json_response(request, picture, code)
         if form == "text":
             return text_response(status_page_text(picture, limit), code)
-        guests = None
-        with suppress(AgentdError):  # no agent offers them, or the network cannot be read: they are shown as unknown
-            guests = await read_view(self._view.guests())
-        cards, chart = network.node_cards(picture, guests), network.workflow_chart(picture)
+        guests, loads = await asyncio.gather(_or_none(self._view.guests()), _or_none(self._view.node_loads()))
+        cards = network.node_cards(picture, guests, load_charts(loads or [], picture.at))
+        bars = network.workflow_chart(picture)
+        text = network.workflow_chart_text(picture, bars)
         pages, frame = await self._render.pages(), self._render.frame(request)
-        return html_response(request, pages.overview(frame, picture, limit, cards=cards, chart=chart), code)
+        page = pages.overview(frame, picture, limit, cards=cards, chart=bars, chart_text=text)
+        return html_response(request, page, code)
 
     async def workflow(self, request: Request) -> Response:
         """Respond with one workflow."""
@@ -108,16 +112,17 @@ class Dashboard:
         return await self._list(request, lists.TOOLS, found, services=services, service_status=service_status)
 
     async def alerts(self, request: Request) -> Response:
-        """Respond with the alerts that are firing."""
-        check_parameters(request, "format")
-        form, found = wanted_format(request), await read_view(self._view.alert_list())
-        found = sorted(found, key=lambda alert: (alert.severity != "critical", -(alert.since or 0)))
+        """Respond with the alerts that are firing, and those that were resolved in the last day."""
+        check_parameters(request, "format", "q")
+        form = wanted_format(request)
+        found = [*await read_view(self._view.alert_list()), *await read_view(self._view.alert_history())]
+        found.sort(key=lambda alert: (alert.ended or 0.0, alert.severity != "critical", -(alert.since or 0.0)))
+        shown = matching(lists.ALERTS, found, request.query_params)
         if form == "json":
-            return json_response(request, found)
-        at = now()
+            return json_response(request, shown)
+        firing, history = [a for a in shown if a.ended is None], [a for a in reversed(shown) if a.ended is not None]
         if form == "text":
-            rows = [(alert.severity, alert.name, alert.text) for alert in found]
-            return text_response(table_text("ALERTS", rows, "no alert is firing"))
+            return text_response(_alerts_text(firing, history))
         watched = any("monitor" in agent.role for agent in await read_view(self._view.agents()))
         findings, unchecked = None, ""
         try:
@@ -127,12 +132,16 @@ class Dashboard:
         return await self._render.page(
             request,
             "alerts.html",
-            at,
-            alerts=found,
+            now(),
+            alerts=firing,
+            total=sum(alert.ended is None for alert in found),
+            history=history,
+            listing=lists.ALERTS,
+            q=request.query_params.get("q", "").strip(),
             watched=watched,
             findings=findings,
             unchecked=unchecked,
-            time_of=lambda seconds: datetime.fromtimestamp(seconds, UTC),
+            time_of=formats.from_epoch,
         )
 
     async def choose(self, request: Request) -> Response:
@@ -195,3 +204,27 @@ class Dashboard:
 
     async def _latest_audit(self) -> Sequence[Any]:
         return await self._view.audit(AUDIT_LINES)
+
+
+def _alerts_text(firing: Sequence[AlertSummary], history: Sequence[AlertSummary]) -> str:
+    now_rows = [(alert.severity, alert.name, alert.text) for alert in firing]
+    rows = [(alert.severity, alert.name, _exact(alert.ended), alert.text) for alert in history]
+    return "\n".join(
+        (
+            table_text("ALERTS", now_rows, "no alert is firing"),
+            table_text("RESOLVED IN THE LAST 24 HOURS", rows, "none"),
+        )
+    )
+
+
+def _exact(seconds: float | None) -> str:
+    at = formats.from_epoch(seconds)
+    return "" if at is None else formats.exact(at)
+
+
+async def _or_none(question: Awaitable[T]) -> T | None:
+    """Return an answer; None if no agent can give it, or the network cannot be read: it is shown as unknown."""
+    try:
+        return await read_view(question)
+    except AgentdError:
+        return None

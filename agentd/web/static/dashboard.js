@@ -6,7 +6,7 @@ const places = () => by('main tbody td a, main li p > a:first-child, main li p >
 let after = ''
 
 // The keys that open the pages after `g`, in their order.
-const PAGES = 'ouawltd'
+const PAGES = 'ouawrltd'
 
 function move(step) {
   const links = by('main tbody tr').length ? by('main tbody tr').map(row => row.querySelector('a')).filter(Boolean) : places()

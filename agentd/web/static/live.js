@@ -1,5 +1,6 @@
 // Keeps a page of agentd up to date: the page is fetched again, after a change (dashboard.js) or some seconds, and
-// what differs is changed in place.  Without this file the page reloads itself (see base.html).
+// what differs is changed in place.  A page may have its own pace (`data-every`, milliseconds; 0: it stays as it is).
+// Without this file the page reloads itself (see base.html).
 
 const unit = s => s < 60 ? [s, 's'] : s < 3600 ? [s / 60, 'min'] : s < 172800 ? [s / 3600, 'h'] : [s / 86400, 'd']
 const live = document.getElementById('live')
@@ -74,5 +75,6 @@ addEventListener('agentd', ({ detail: { kind, wait } }) => {
 setInterval(() => {
   if (document.hidden) return
   tick()
-  if (!busy && Date.now() >= Math.min(due, asked + every)) refresh()
+  const own = document.getElementById('hero').dataset.every
+  if (own !== '0' && !busy && Date.now() >= Math.min(due, asked + (Number(own) || every))) refresh()
 }, 250)
