@@ -147,7 +147,10 @@ def run(app: App, instance: str) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTIONS)
-    sys.exit(run_async(supervisor.run()))
+    code = run_async(supervisor.run())
+    if supervisor.restarting and not code and not os.environ.get("NOTIFY_SOCKET"):
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this command again; systemd starts its services by itself
+    sys.exit(code)
 
 
 @cli.command()

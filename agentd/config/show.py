@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from agentd.config.secret_files import is_secret
+from agentd.wire.codec import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from agentd.config.load import Config
 
 
+OF_ONE_NODE: Final = frozenset(
+    {"node", "client", "log", "web.host", "web.port", "web.allowed_hosts", "web.allow_remote", "proxmox.host"}
+)
+"""Tables and settings that may differ from node to node."""
+DIGITS: Final = 12
+"""Length of a digest of settings."""
 _USERINFO: Final = re.compile(r"://[^/@\s]*@")
 
 
@@ -38,6 +45,22 @@ def show(config: Config) -> str:
 def as_data(config: Config) -> Raw:
     """Return the configuration as JSON, and the origin of values that are no default."""
     return {"settings": _hidden("", _values(config)), "origins": config.origins}
+
+
+def shared_digest(config: Config) -> str:
+    """Return a digest of the settings that all nodes of a cluster share; secrets are not part of it.
+
+    Agents of one role that report different digests have different settings.
+    """
+    values = _hidden("", _values(config))
+    kept = {
+        table: {key: value for key, value in items.items() if f"{table}.{key}" not in OF_ONE_NODE}
+        if isinstance(items, dict)
+        else items
+        for table, items in (values.items() if isinstance(values, dict) else ())
+        if table not in OF_ONE_NODE
+    }
+    return digest(kept)[:DIGITS]
 
 
 def _values(config: Config) -> Raw:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.jetstream import Bus
     from agentd.bus.nats.subscriptions import Received, Subscription
+    from agentd.safety.audit_log import AuditLog
     from agentd.safety.policy import Policy
     from agentd.telemetry.logs import Logger
 
@@ -45,12 +46,15 @@ class Announcer:
         lease: Lease | None = None,
         *,
         policy: Policy | None = None,
+        audit_log: AuditLog | None = None,
     ) -> None:
         """Announce what `describe` returns; `control` handles `ai.control.<agent>`.
 
-        policy  decides which principals may send such messages under their own names; without it, none may
+        policy     decides which principals may send such messages under their own names; without it, none may
+        audit_log  records what it did for a principal
         """
         self._policy = policy
+        self._audit_log = audit_log
         self._bus = bus
         self._describe = describe
         self._control = control
@@ -115,7 +119,7 @@ class Announcer:
         await self.register()
 
     async def _on_control(self, received: Received) -> None:
-        """Carry out drain or reload, and reply with the result."""
+        """Carry out drain, restart or reload, and reply with the result."""
         try:
             request = received.decode(announcements.ControlRequest)
             text, done = await self._control(request.action), True
@@ -124,13 +128,21 @@ class Announcer:
         await received.respond(announcements.ControlReply(self._agent, done, text))
 
     async def _on_control_by(self, received: Received) -> None:
-        """Carry out drain or reload for a principal, proven by NATS, if its tier suffices."""
+        """Carry out drain, restart or reload for a principal, proven by NATS, if its tier suffices."""
         principal = received.subject.split(".")[3]
         try:
             request = received.decode(announcements.ControlRequest)
             tier = Tier.READ if self._policy is None else self._policy.tier_of(principal, plain=False)
             if not tier.covers(Tier.OPERATE):
                 raise Denied(f"{principal} has tier {tier}; {request.action} of an agent needs tier operate")
+            if self._audit_log is not None:
+                await self._audit_log.write(
+                    principal=principal,
+                    tool=request.action,
+                    tier=Tier.OPERATE,
+                    phase="before",
+                    key=f"agent.{request.action}",
+                )
             text, done = await self._control(request.action), True
         except AgentdError as error:
             text, done = str(error), False

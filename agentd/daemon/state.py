@@ -49,6 +49,7 @@ def presence(daemon: Supervisor, worker: Worker) -> Presence:
         state_version=VERSION,
         url=daemon.url,
         timestamp=now(),
+        config_digest=daemon.config_digest,
     )
     offered = [
         ServiceRegistration(

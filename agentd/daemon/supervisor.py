@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentd.bus.delivery.journal import Journal
 from agentd.bus.jetstream import Bus
 from agentd.client.daemon_view import DaemonView, OwnState
+from agentd.config.show import shared_digest
 from agentd.daemon import catalogue, state
 from agentd.daemon.presence import Announcer
 from agentd.daemon.systemd import Systemd
@@ -88,6 +89,9 @@ class Supervisor:
         self.lease = Lease(self.bus, self.agent_id, self.log)
         self.freeze_watch = FreezeWatch(self.bus)
         self.audit_log = AuditLog(self.bus, self.agent_id, log=self.log)
+        self.config_digest = shared_digest(config)
+        self.restarting = False
+        """Whether the process is to start again after it has drained."""
         self.url = ""
         self._reload = reload
         self._systemd = Systemd()
@@ -121,6 +125,7 @@ class Supervisor:
                     self.log,
                     self.lease,
                     policy=worker.policy,
+                    audit_log=self.audit_log,
                 )
                 group.create_task(self._announce(announcer))
                 group.create_task(self._notify_systemd())
@@ -357,6 +362,7 @@ class Supervisor:
         except ConfigError as error:
             self.log.exception("not reloaded", reason=str(error))  # the old configuration stays in force
         else:
+            self.config_digest = shared_digest(config)
             logs.set_level(config.log.level)
             for name, role in self.roles.items():
                 role.reload(settings[name])
@@ -375,10 +381,14 @@ class Supervisor:
         if action == "drain":
             self.stop()
             return "draining: no new work; the process ends when what runs is finished"
+        if action == "restart":
+            self.restarting = True
+            self.stop()
+            return "draining: the process starts again when what runs is finished"
         if action == "reload":
             await self.reload()
             return "reloaded"
-        raise InvalidMessage(f"action: unknown {action!r}; there are drain, reload")
+        raise InvalidMessage(f"action: unknown {action!r}; there are drain, restart, reload")
 
     @property
     def is_ready(self) -> bool:

@@ -14,7 +14,10 @@ ARRIVING: Final = "arriving"
 
 
 class AgentRegistration(msgspec.Struct, frozen=True):
-    """Registers a running instance; `load` is from 0 (idle) to 1 (full)."""
+    """Registers a running instance; `load` is from 0 (idle) to 1 (full).
+
+    config_digest  of the settings that all nodes share, as it read them last; "" if it reports none
+    """
 
     agent_id: str
     capabilities: list[str] = []
@@ -26,6 +29,7 @@ class AgentRegistration(msgspec.Struct, frozen=True):
     state_version: int = 0
     url: str = ""
     timestamp: datetime | None = None
+    config_digest: str = ""
 
 
 class ServiceRegistration(msgspec.Struct, frozen=True):
@@ -55,7 +59,7 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request to one agent: drain or reload."""
+    """A request to one agent: drain, restart or reload."""
 
     action: str
 

@@ -16,6 +16,7 @@ from agentd_specialist.balance import highs, steps
 from agentd_specialist.balance.brevity import brief
 from agentd_specialist.balance.model import Limits, Mode, Move
 from agentd_specialist.balance.plan import Budget, Goal, Plan, describe, plan
+from agentd_specialist.balance.problem import shares
 from agentd_specialist.balance.reading import Scope
 from agentd_specialist.collecting import Collector
 from agentd_specialist.moving import Moved, Mover
@@ -121,7 +122,9 @@ class Balance:
             found = await asyncio.to_thread(plan, landscape, goal, budget)
         else:
             text = "nothing is proposed: its checks still found obstacles"
-            found = msgspec.structs.replace(found, moves=[], gib=0.0, after=found.before, text=text)
+            found = msgspec.structs.replace(
+                found, moves=[], gib=0.0, after=found.before, text=text, shares=shares(landscape)
+            )
         return self._asked(brief(found) if p.brief else found)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="balancing")

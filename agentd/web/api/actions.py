@@ -43,7 +43,7 @@ LARGEST: Final = 16_384
 """Largest request in bytes; one that submits a workflow may be as large as the message (MAX_REQUEST)."""
 ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
 RETRY: Final = "retry"
-AGENT_ACTIONS: Final = ("drain", "reload")
+AGENT_ACTIONS: Final = ("drain", "restart", "reload")
 _MISSING, _CONFLICT, _LARGE, _TOO_MANY = 404, 409, 413, 429
 
 

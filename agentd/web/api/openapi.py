@@ -104,7 +104,7 @@ _WRITES: Final[dict[str, Write]] = {
         (*actions.ACTIONS, actions.RETRY),
     ),
     actions.AGENT: Write(
-        "Drain or reload an agent; needs tier operate", actions.NoDetails, ControlReply, actions.AGENT_ACTIONS
+        "Drain, restart or reload an agent; needs tier operate", actions.NoDetails, ControlReply, actions.AGENT_ACTIONS
     ),
     "/api/freeze": Write(
         "Freeze: no agent changes anything; needs tier operate and a reason", actions.FreezeDetails, NetworkReply

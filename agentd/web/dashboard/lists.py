@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentd.web import formats, status
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from agentd.wire.announcements import AgentRegistration
     from agentd.wire.records import AuditRecord
 
+ACTS: Final = frozenset({"network", "agent", "audit"})
+"""First words of the keys of audited acts that belong to no workflow."""
 _KINDS: Final = {"qemu": "VM", "lxc": "container"}
 
 
@@ -175,9 +178,21 @@ ALERTS: Final[Listing[AlertSummary]] = Listing(
 
 
 def _workflow_link(key: str) -> str:
-    """Return the page of the workflow whose task the key belongs to; calls have none."""
+    """Return the page of the workflow whose task the key belongs to; calls and acts on the network have none."""
     workflow, dot, _ = key.partition(".")
-    return f"/workflows/{workflow}" if dot and "=" not in key else ""
+    return f"/workflows/{workflow}" if dot and "=" not in key and workflow not in ACTS else ""
+
+
+def _settings(agent: AgentRegistration, agents: Sequence[AgentRegistration]) -> Cell:
+    """Return the digest of an agent's settings; marked if other agents of its role have other settings."""
+    if not agent.config_digest:
+        return Cell("unknown" if agent.role else "")
+    found = Counter(other.config_digest for other in agents if other.role == agent.role and other.config_digest)
+    (usual, count), *rest = found.most_common(2)
+    if not rest or (agent.config_digest == usual and count > rest[0][1]):
+        return Cell(agent.config_digest)
+    most = f"most have {usual}" if count > rest[0][1] else f"others have {(set(found) - {agent.config_digest}).pop()}"
+    return Cell(f"{agent.config_digest} differs, {most}", style=status.LEVEL["warn"])
 
 
 def _version(agent: AgentRegistration, usual: str) -> Cell:
@@ -187,7 +202,10 @@ def _version(agent: AgentRegistration, usual: str) -> Cell:
 
 
 def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[AgentRegistration]:
-    """Return the list of agents at a time, and mark versions that differ."""
+    """Return the list of agents at a time.
+
+    A version that differs from that of most agents is marked, and settings that differ from those of its role.
+    """
     versions = Counter(agent.version for agent in agents if agent.version)
     usual = versions.most_common(1)[0][0] if versions else ""
 
@@ -212,6 +230,9 @@ def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[Ag
             Column("role", "Role", lambda agent: agent.role or "external agent"),
             Column("node", "Node", lambda agent: agent.node),
             Column("version", "Version", lambda agent: agent.version, lambda agent: _version(agent, usual)),
+            Column(
+                "config", "Settings", lambda agent: _settings(agent, agents).text, partial(_settings, agents=agents)
+            ),
             Column("load", "Load", load, order=lambda agent: agent.load),
             Column(
                 "heard",
@@ -223,5 +244,10 @@ def agents_list(agents: Sequence[AgentRegistration], at: datetime) -> Listing[Ag
         ),
         lambda agent: agent.agent_id,
         "No agent has registered. Start one on a node: `systemctl enable --now agentd@specialist`",
-        (("all", ""), ("need attention", "-status:available"), ("silent", "status:silent")),
+        (
+            ("all", ""),
+            ("need attention", "-status:available"),
+            ("silent", "status:silent"),
+            ("settings differ", "config:differs"),
+        ),
     )

@@ -38,7 +38,9 @@ def brief(found: Plan) -> Plan:
     text = found.text + (f"; {more} more migrations follow with the next plan" if more else "")
     gib = round(sum(move.gib for move in moves), 3)
     unlisted = len(found.left) - len(left)
-    return msgspec.structs.replace(found, moves=moves, left=left, more=more, unlisted=unlisted, text=text, gib=gib)
+    return msgspec.structs.replace(
+        found, moves=moves, left=left, more=more, unlisted=unlisted, text=text, gib=gib, shares=[]
+    )
 
 
 UNNEEDED: Final = "the cluster is balanced without its move"

@@ -163,3 +163,13 @@ class Measure(msgspec.Struct, frozen=True, omit_defaults=True):
     def rank(self) -> tuple[int, float, float]:
         """Return what is compared first to last: less is better."""
         return self.broken, round(self.over, 6), round(self.excess, 4)
+
+
+class NodeShare(msgspec.Struct, frozen=True):
+    """Memory of a node in use, in percent, and its running guests, before and after a plan."""
+
+    name: str
+    before: float
+    after: float
+    guests_before: int
+    guests_after: int

@@ -10,8 +10,8 @@ import msgspec
 from agentd_specialist.balance import solver, steps
 from agentd_specialist.balance.brevity import UNNEEDED
 from agentd_specialist.balance.conflicts import smallest_conflict
-from agentd_specialist.balance.model import GIB, Measure, Mode, Move
-from agentd_specialist.balance.problem import build, measure
+from agentd_specialist.balance.model import GIB, Measure, Mode, Move, NodeShare
+from agentd_specialist.balance.problem import build, measure, shares
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     gib        memory and disks that are sent
     more       migrations that did not fit in a brief plan; unlisted: guests that stay and are not in `left`
     solver     what the extra solver contributed, if it is installed
+    shares     memory of each node before and after; not in a brief plan
     """
 
     mode: Mode
@@ -54,6 +55,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     more: int = 0
     unlisted: int = 0
     solver: str = ""
+    shares: list[NodeShare] = []
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class _Result:
             gib=round(sum(move.gib for move in moves), 3),
             nodes=sorted(self.goal.nodes),
             conflict=conflict,
+            shares=shares(landscape, steps.moved(landscape, kept)),
         )
 
     def _why_left(self, guest: Guest) -> str:

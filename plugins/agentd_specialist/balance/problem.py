@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agentd_specialist.balance.model import GIB, Landscape, Measure
+from agentd_specialist.balance.model import GIB, Landscape, Measure, NodeShare
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -198,6 +198,21 @@ def measure(landscape: Landscape, where: Mapping[int, str] | None = None, closed
         deviation=100 * deviation,
         index=_index(deviation, average, len(shares)),
     )
+
+
+def shares(landscape: Landscape, where: Mapping[int, str] | None = None) -> list[NodeShare]:
+    """Return what each node has in use, with the guests where they are and at the nodes of `where`."""
+    at = {guest.vmid: (where or {}).get(guest.vmid, guest.node) for guest in landscape.guests}
+    found = []
+    for node in landscape.nodes:
+        before = [guest.load for guest in landscape.guests if guest.node == node.name]
+        after = [guest.load for guest in landscape.guests if at[guest.vmid] == node.name]
+        percent = [
+            round(100 * (node.base_memory + sum(loads)) / node.memory, 1) if node.memory else 0.0
+            for loads in (before, after)
+        ]
+        found.append(NodeShare(node.name, percent[0], percent[1], len(before), len(after)))
+    return found
 
 
 def _index(deviation: float, average: float, count: int) -> float:
