@@ -91,7 +91,6 @@ class Supervisor:
         self.audit_log = AuditLog(self.bus, self.agent_id, log=self.log)
         self.config_digest = shared_digest(config)
         self.restarting = False
-        """Whether the process is to start again after it has drained."""
         self.url = ""
         self._reload = reload
         self._systemd = Systemd()
@@ -318,15 +317,11 @@ class Supervisor:
 
     async def _watch_bus(self) -> None:
         """Stop the daemon when the connection is closed for good; systemd restarts it."""
-        closed = asyncio.ensure_future(self.bus.closed.wait())
-        stopping = asyncio.ensure_future(self.stopping.wait())
-        await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await _any_of(self.bus.closed, self.stopping)
         if self.bus.closed.is_set() and not self.stopping.is_set():
             self.log.error("NATS closed the connection finally: exiting, to be restarted")
             self._exit_code = TemporaryError.exit_code
             self.stopping.set()
-        closed.cancel()
-        stopping.cancel()
 
     async def _anchor(self, worker: Worker) -> None:
         """Anchor the heads of the audit chains; retry a failed anchor after a minute."""
@@ -339,10 +334,7 @@ class Supervisor:
 
     async def _watch_lease(self) -> None:
         """Stop the daemon if another process has this agent id."""
-        waiting = [asyncio.ensure_future(event.wait()) for event in (self.lease.lost, self.stopping)]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for waiter in waiting:
-            waiter.cancel()
+        await _any_of(self.lease.lost, self.stopping)
         if self.lease.lost.is_set() and not self.stopping.is_set():
             self.log.error("lost the lease on this agent id: exiting", reason=self.lease.problem)
             self._exit_code = ConfigError.exit_code
@@ -378,13 +370,11 @@ class Supervisor:
 
     async def _control(self, action: str) -> str:
         """Handle a message on `ai.control.<agent>`; raises InvalidMessage."""
-        if action == "drain":
+        if action in {"drain", "restart"}:
+            self.restarting = action == "restart"
             self.stop()
-            return "draining: no new work; the process ends when what runs is finished"
-        if action == "restart":
-            self.restarting = True
-            self.stop()
-            return "draining: the process starts again when what runs is finished"
+            then = "starts again" if self.restarting else "ends"
+            return f"draining: no new work; the process {then} when what runs is finished"
         if action == "reload":
             await self.reload()
             return "reloaded"
@@ -394,6 +384,14 @@ class Supervisor:
     def is_ready(self) -> bool:
         """Return whether all roles work and there is no audit alarm."""
         return bool(self.running) and all(reason.source == "audit" for reason in state.readiness(self))
+
+
+async def _any_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for waiter in waiting:
+        waiter.cancel()
 
 
 def _error_text(error: BaseException) -> str:

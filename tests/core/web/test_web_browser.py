@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from agentd.client.move_plans import Planning
+from agentd.client.node_loads import NodeLoad
 from agentd.client.views import EventKind, FindingSummary, GuestSummary, TimelineEntry
 from agentd.safety import tokens
 from agentd.wire.announcements import AgentRegistration, Alert
+from core.axe import axe_script
 from core.browser import BINARY, DESKTOP, PHONE, Chromium
 from core.web_client import serving
 from core.web_networks import busy_network
@@ -19,7 +25,6 @@ from core.web_view import MemoryView, summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from core.browser import Page
 
@@ -32,6 +37,8 @@ PAGES = (
     "/agents",
     "/workflows",
     "/workflows/maint-pve4",
+    "/rebalance",
+    "/rebalance?mode=drain&nodes=pve3",
     "/submit",
     "/submit/vm_deployment",
     "/alerts",
@@ -39,6 +46,8 @@ PAGES = (
     "/audit",
     "/login",
 )
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+PICTURES = Path(__file__).parents[3] / "build" / "screenshots"
 TOKEN, KEPT = tokens.new_token()
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"`{{7*7}}"
 
@@ -58,14 +67,21 @@ async def log_in(page: Page, base: str, token: str = TOKEN) -> None:
     await page.until("location.pathname === '/overview' && !!document.querySelector('#pages form')")
 
 
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_every_page_fits_and_complains_of_nothing(tmp_path: Path, size: tuple[int, int], *, dark: bool) -> None:
-    """On a desktop and on a phone no page is wider than the screen, and no console has an error."""
+    """On a desktop and on a phone no page is wider than the screen, and no console has an error.
+
+    Pictures of the pages are kept in build/screenshots.
+    """
+    PICTURES.mkdir(parents=True, exist_ok=True)
     async with browsing(busy_network(), tmp_path) as (chromium, base):
         page = await chromium.page(size=size, dark=dark)
         await log_in(page, base)
         for path in PAGES:
             await page.go(base + path)
+            name = re.sub(r"\W+", "-", path.strip("/") or "status")
+            await page.screenshot(PICTURES / f"{name}-{size[0]}-{'dark' if dark else 'light'}.png")
             assert await page.js("document.documentElement.scrollWidth <= innerWidth"), path
             assert await page.js("!!document.querySelector('h1') && document.documentElement.lang === 'en'"), path
         foreign = [url for url in page.requests if not url.startswith((base, "about:", "data:"))]
@@ -84,6 +100,16 @@ async def test_values_of_the_network_are_only_text(tmp_path: Path) -> None:
     network.alerts_stored = [Alert(EVIL, EVIL, network.at, EVIL, labels={EVIL: EVIL})]
     network.finding_list = [FindingSummary(EVIL, EVIL, EVIL, {EVIL: EVIL}, EVIL)]
     network.type_list = [msgspec.structs.replace(network.type_list[0], description=EVIL)]
+    assert isinstance(network.planned, Planning)
+    assert network.planned.plan is not None
+    plan = network.planned.plan
+    move = msgspec.structs.replace(plan.moves[0], name=EVIL, source=EVIL, target=EVIL, reason=EVIL)
+    left = [msgspec.structs.replace(plan.left[0], name=EVIL, node=EVIL, reason=EVIL)]
+    shares = [msgspec.structs.replace(plan.shares[0], name=EVIL)]
+    plan = msgspec.structs.replace(plan, text=EVIL, moves=[move], left=left, shares=shares, conflict=[EVIL])
+    network.planned = Planning(plan, network.at)
+    network.resolved = [msgspec.structs.replace(network.resolved[0], name=EVIL, text=EVIL, labels={EVIL: EVIL})]
+    network.load_list = [NodeLoad(EVIL, network.load_list[0].points)]
     detail = network.details["cache-41be"]
     task = msgspec.structs.replace(detail.tasks[1], error=EVIL, asks=EVIL, digest=EVIL, status="waiting_approval")
     network.details["cache-41be"] = msgspec.structs.replace(
@@ -102,7 +128,7 @@ async def test_values_of_the_network_are_only_text(tmp_path: Path) -> None:
             "document.title !== 'owned' && document.querySelector('input[type=search]').value[0] === '<'"
         )
 
-    assert sum(shown) >= 6
+    assert sum(shown) >= 8
     assert page.complaints == []
 
 
@@ -171,6 +197,27 @@ async def test_tabs_share_one_stream(tmp_path: Path) -> None:
 
     assert sorted(streams) == [0, 0, 1]
     assert taken == 1
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_axe_finds_nothing(tmp_path: Path, *, dark: bool) -> None:
+    """axe-core finds no violation of WCAG 2 A and AA on any page."""
+    script, found = await asyncio.to_thread(axe_script), {}
+    async with browsing(busy_network(), tmp_path) as (chromium, base):
+        page = await chromium.page(size=PHONE if dark else DESKTOP, dark=dark)
+        await log_in(page, base)
+        for path in PAGES:
+            await page.go(base + path)
+            await page.js(f"{{{script}}}; typeof axe")
+            await page.js("document.querySelectorAll('details').forEach(part => part.open = true)")
+            text = await page.js(
+                f"axe.run({{runOnly: {RULES}}}).then(found => JSON.stringify("
+                "found.violations.map(v => [v.impact, v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 200))])))"
+            )
+            if violations := json.loads(text):
+                found[path] = violations
+
+    assert found == {}
 
 
 async def test_ten_thousand_guests(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from agentd.errors import InvalidMessage
 from agentd.web.dashboard import forms, lists, timescale
 from agentd.web.dashboard.listing import select
+from agentd.wire.announcements import AgentRegistration
+from agentd.wire.codec import now
 from core.web_client import serving
 from core.web_networks import busy_network
 from core.web_view import MemoryView
@@ -99,6 +101,30 @@ def test_a_short_pause_is_not() -> None:
 
     assert gaps == []
     assert [start for start, _ in bars.values()] == [0, pytest.approx(14 / 24 * 100, abs=0.1)]
+
+
+def test_settings_that_differ_are_marked() -> None:
+    """Among agents of one role those with other settings are marked; unknown is never shown as equal."""
+
+    def shown(*digests: str) -> list[str]:
+        agents = [AgentRegistration(f"a{n}", role="specialist", config_digest=text) for n, text in enumerate(digests)]
+        other = AgentRegistration("m", role="monitor", config_digest="ffff")
+        (column,) = [column for column in lists.agents_list([*agents, other], now()).columns if column.name == "config"]
+        return [column.text(agent) for agent in (*agents, other)]
+
+    assert shown("aa", "aa") == ["aa", "aa", "ffff"]
+    assert shown("aa", "bb", "aa", "") == ["aa", "bb differs, most have aa", "aa", "unknown", "ffff"]
+    assert shown("aa", "bb") == ["aa differs, others have bb", "bb differs, others have aa", "ffff"]
+
+
+def test_an_act_on_the_network_has_no_workflow() -> None:
+    """The audit links the key of a task to its workflow, and no other key."""
+    line = busy_network().audit_lines[0]
+    (key,) = [column for column in lists.AUDIT.columns if column.name == "key"]
+    keys = ("web2.create", "network.freeze", "agent.drain", "anna=call-1.delete_guest")
+    links = [key.shown(msgspec.structs.replace(line, key=text)).link for text in keys]
+
+    assert links == ["/workflows/web2", "", "", ""]
 
 
 SCHEMA = {
