@@ -89,9 +89,7 @@ class Supervisor:
         self.lease = Lease(self.bus, self.agent_id, self.log)
         self.freeze_watch = FreezeWatch(self.bus)
         self.audit_log = AuditLog(self.bus, self.agent_id, log=self.log)
-        self.config_digest = shared_digest(config)
-        self.restarting = False
-        self.url = ""
+        self.config_digest, self.restarting, self.url = shared_digest(config), False, ""
         self._reload = reload
         self._systemd = Systemd()
         self.running: list[RunningRole] = []
@@ -374,7 +372,7 @@ class Supervisor:
             self.restarting = action == "restart"
             self.stop()
             then = "starts again" if self.restarting else "ends"
-            return f"draining: no new work; the process {then} when what runs is finished"
+            return f"draining: the process {then} when what runs is finished"
         if action == "reload":
             await self.reload()
             return "reloaded"

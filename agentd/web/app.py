@@ -40,6 +40,7 @@ from agentd.web.responses import (
 )
 from agentd.web.serving import security
 from agentd.web.serving.sessions import LoginWall, Sessions
+from agentd.web.shared_responses import SharedResponses
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -99,6 +100,7 @@ def build(  # noqa: PLR0913 - the settings of WebServer
         middleware=[
             Middleware(security.Guard, allowed_hosts=tuple(allowed_hosts)),
             *wall,
+            Middleware(SharedResponses),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
         ],
         exception_handlers=site.error_handlers(),
