@@ -260,11 +260,11 @@ async def test_ipv6_loopback() -> None:
 
 
 async def test_clients_share_a_page_that_is_not_older_than_their_request(network: MemoryView, get: Client) -> None:
-    """Fifty clients that request a page at the same time cost two readings; one that comes later sees what is new."""
+    """Six clients that request a page at the same time cost at most two readings; one that comes later sees what is new."""
     await get.page("/overview")
     network.asked.clear()
     network.slow = 0.05
-    pages = await asyncio.gather(*(get.page("/overview") for _ in range(50)))
+    pages = await asyncio.gather(*(get.page("/overview") for _ in range(6)))
     cost = network.asked.count("workflows")
     network.add_workflow("brand-new", ["running"], "running", 0, kind="one")
     later = await get.page("/overview")
@@ -272,5 +272,5 @@ async def test_clients_share_a_page_that_is_not_older_than_their_request(network
 
     assert {got.code for got in pages} == {200}
     assert len({got.text for got in pages}) <= 2
-    assert cost <= 4
+    assert cost <= 2
     assert all("brand-new" in got.text for got in (later, text, other))
