@@ -49,13 +49,18 @@ def busy_network() -> MemoryView:
     ]
     view.reasons = [Reason("mcp-bridge", bridge.reason)]
     agent = AgentRegistration
+    usual, other = "4f0c2a9be871", "90be77d1c3aa"
     view.agent_list = [
-        agent("orchestrator-pve1", load=0.12, node="pve1", role="orchestrator", version="0.1.0", timestamp=view.at),
-        agent("specialist-pve2", load=0.55, status="busy", role="specialist", version="0.1.0", timestamp=view.at),
-        agent("mcp-bridge-pve3", load=0.91, status="busy", role="mcp-bridge", version="0.1.0", timestamp=view.at),
+        agent("orchestrator-pve1", load=0.12, node="pve1", role="orchestrator", timestamp=view.at, config_digest=usual),
+        agent("specialist-pve2", load=0.55, status="busy", role="specialist", timestamp=view.at, config_digest=usual),
+        agent("mcp-bridge-pve3", load=0.91, status="busy", role="mcp-bridge", timestamp=view.at),
         agent("monitor-pve2", status="draining", role="monitor", version="0.0.9", timestamp=view.ago(seconds=9)),
-        agent("specialist-pve4", load=0.2, role="specialist", version="0.1.0", timestamp=view.ago(minutes=7)),
+        agent("specialist-pve4", load=0.2, role="specialist", timestamp=view.ago(minutes=7), config_digest=other),
         agent("backup-script", timestamp=view.ago(seconds=21)),
+    ]
+    view.agent_list = [
+        msgspec.structs.replace(found, version=found.version or "0.1.0") if found.role else found
+        for found in view.agent_list
     ]
     tools = [
         "create_vm",

@@ -93,6 +93,12 @@ class Write(NamedTuple):
     code: str = "200"
 
 
+_ALSO: Final = {
+    "/": ("503", "The same, with what cannot be read"),
+    "/readyz": ("503", "Not ready"),
+    "/api/rebalance": ("202", "The plan is being computed"),
+}
+"""Statuses besides 200 with the same content."""
 _WRITES: Final[dict[str, Write]] = {
     actions.SUBMIT: Write(
         "Submit a workflow as the token's principal", actions.Submission, actions.Submitted, (), "202"
@@ -150,11 +156,14 @@ def _operation(path: str, summary: str, schema: dict[str, Any], query: tuple[Par
     if "{id}" in path:
         parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {"application/json": {"schema": schema}}
+    code, text = _ALSO.get(path, ("200", "OK"))
     return {
         "summary": summary,
         "parameters": parameters,
         "responses": {
-            "200": {"description": "OK", "content": {"application/json": {"schema": schema}}},
+            "200": {"description": "OK", "content": content},
+            code: {"description": text, "content": content},
             "default": {"description": "Why not", "content": problem},
         },
     }

@@ -247,7 +247,7 @@ async def test_an_agent_is_drained_by_who_may() -> None:
 
     assert (done.code, done.json()["done"]) == (200, True)
     assert (refused.code, refused.json()["detail"]) == (409, "rita may read")
-    assert (unknown.code, "drain, reload" in unknown.json()["detail"]) == (404, True)
+    assert (unknown.code, "drain, restart, reload" in unknown.json()["detail"]) == (404, True)
     assert view.controlled == [("bob", "monitor-pve2", "drain"), ("rita", "monitor-pve2", "drain")]
 
 

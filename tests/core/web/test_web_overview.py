@@ -215,4 +215,4 @@ async def test_a_page_of_a_large_cluster() -> None:
     pages = await asyncio.to_thread(Pages)
 
     frame = page.Frame(picture.identity)
-    assert pages.overview(frame, picture, 200, cards=[], chart=[]).count('class="wf"') == 200
+    assert pages.overview(frame, picture, 200, cards=[], chart=[], chart_text="").count('class="wf"') == 200
