@@ -260,7 +260,7 @@ async def test_ipv6_loopback() -> None:
 
 
 async def test_clients_share_a_page_that_is_not_older_than_their_request(network: MemoryView, get: Client) -> None:
-    """Six clients that request a page at the same time cost at most two readings; one that comes later sees what is new."""
+    """Six simultaneous requests of a page cost at most two readings; a later one has what is new."""
     await get.page("/overview")
     network.asked.clear()
     network.slow = 0.05
