@@ -233,7 +233,8 @@ class Site:
         if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
             return problem_response(code, text)
         title = _TITLES.get(code) or HTTPStatus(code).phrase
-        page = (await self._render.pages()).problem(self._render.frame(request), code, title, text)
+        soon = code == _NOT_FOUND and request.url.path.startswith("/workflows/")
+        page = (await self._render.pages()).problem(self._render.frame(request), code, title, text, soon=soon)
         return html_response(request, page, code)
 
 

@@ -148,9 +148,9 @@ class Pages:
             history=history,
         )
 
-    def problem(self, frame: Frame, code: int, title: str, text: str) -> str:
-        """Return an error page."""
-        return self.render("problem.html", frame, now(), code=code, title=title, text=text)
+    def problem(self, frame: Frame, code: int, title: str, text: str, *, soon: bool = False) -> str:
+        """Return an error page; `soon`: what is missing may exist soon, so the page is fetched again."""
+        return self.render("problem.html", frame, now(), code=code, title=title, text=text, soon=soon)
 
     def render(self, name: str, frame: Frame, at: datetime, **values: Any) -> str:  # noqa: ANN401 - the values of any template
         """Return a page from its template."""

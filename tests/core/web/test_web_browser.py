@@ -178,6 +178,17 @@ async def test_a_change_appears_and_an_open_menu_stays(tmp_path: Path) -> None:
     assert typed == [True, "not needed"]
 
 
+async def test_a_workflow_that_was_just_submitted_appears(tmp_path: Path) -> None:
+    """The page of a workflow that no orchestrator has accepted yet says so, and becomes its page by itself."""
+    network = busy_network()
+    async with browsing(network, tmp_path) as (chromium, base):
+        page = await chromium.page(f"{base}/workflows/just-now")
+        await page.until("document.querySelector('#hero').innerText.includes('once an orchestrator has accepted it')")
+        network.add_workflow("just-now", ["running"], "running", 0, kind="one")
+        await page.until("document.querySelector('h1').textContent === 'just-now'")
+        await page.until("!document.querySelector('#hero').dataset.every")
+
+
 async def test_tabs_share_one_stream(tmp_path: Path) -> None:
     """Of three tabs one has the stream, and all show the change; when it is closed, another takes over."""
     network = busy_network()
