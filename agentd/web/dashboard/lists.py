@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ACTS: Final = frozenset({"network", "agent", "audit"})
 """First words of the keys of audited acts that belong to no workflow."""
+DIGITS: Final = 6
+"""Digits of a digest of settings that are shown."""
 _KINDS: Final = {"qemu": "VM", "lxc": "container"}
 
 
@@ -188,11 +190,11 @@ def _settings(agent: AgentRegistration, agents: Sequence[AgentRegistration]) -> 
     if not agent.config_digest:
         return Cell("unknown" if agent.role else "")
     found = Counter(other.config_digest for other in agents if other.role == agent.role and other.config_digest)
-    (usual, count), *rest = found.most_common(2)
-    if not rest or (agent.config_digest == usual and count > rest[0][1]):
-        return Cell(agent.config_digest)
-    most = f"most have {usual}" if count > rest[0][1] else f"others have {(set(found) - {agent.config_digest}).pop()}"
-    return Cell(f"{agent.config_digest} differs, {most}", style=status.LEVEL["warn"])
+    others = [(digest, count) for digest, count in found.most_common() if digest != agent.config_digest]
+    if not others or found[agent.config_digest] > others[0][1]:
+        return Cell(agent.config_digest[:DIGITS])
+    text = f"{agent.config_digest[:DIGITS]} differs from {others[0][0][:DIGITS]}"
+    return Cell(text, style=status.LEVEL["warn"])
 
 
 def _version(agent: AgentRegistration, usual: str) -> Cell:

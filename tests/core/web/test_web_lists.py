@@ -113,8 +113,8 @@ def test_settings_that_differ_are_marked() -> None:
         return [column.text(agent) for agent in (*agents, other)]
 
     assert shown("aa", "aa") == ["aa", "aa", "ffff"]
-    assert shown("aa", "bb", "aa", "") == ["aa", "bb differs, most have aa", "aa", "unknown", "ffff"]
-    assert shown("aa", "bb") == ["aa differs, others have bb", "bb differs, others have aa", "ffff"]
+    assert shown("aa", "bb", "aa", "") == ["aa", "bb differs from aa", "aa", "unknown", "ffff"]
+    assert shown("aa", "bb") == ["aa differs from bb", "bb differs from aa", "ffff"]
 
 
 def test_an_act_on_the_network_has_no_workflow() -> None:
