@@ -71,7 +71,7 @@ class Rebalance:
 
     async def json(self, request: Request) -> Response:
         """Respond with the plan, or that it is being computed."""
-        check_parameters(request, *PARAMETERS)
+        check_parameters(request, *PARAMETERS, "format")
         planning = await self._plan(goal_of(request.query_params))
         return json_response(request, planning, 202 if planning.plan is None else 200)
 
@@ -80,9 +80,9 @@ class Rebalance:
         check_parameters(request, *PARAMETERS, "format")
         form, goal = wanted_format(request), goal_of(request.query_params)
         if form == "json":
-            planning = await self._plan(goal)
-            return json_response(request, planning, 202 if planning.plan is None else 200)
-        planning, reason = None, ""
+            return await self.json(request)
+        planning: Planning | None = None
+        reason = ""
         try:
             planning = await self._plan(goal)
         except HTTPException as error:
@@ -91,7 +91,7 @@ class Rebalance:
             reason = str(error)
         if form == "text":
             return text_response(printable(_text(planning, reason), lines=True))
-        plan = planning and planning.plan
+        plan = None if planning is None else planning.plan
         return await self._render.page(
             request,
             "rebalance.html",
