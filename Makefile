@@ -107,7 +107,7 @@ COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 -
 	--no-header --no-annotate --no-strip-extras $(ARGS)
 
 clean: ## remove every environment, cache and build
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-* .dashboard .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find agentd plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Environments.  A stamp is newer than what it was made from; an environment is never repaired, but recreated (a

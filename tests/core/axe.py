@@ -15,7 +15,7 @@ import pytest
 
 WHEEL = "axe-playwright-python==0.1.8 --hash=sha256:fdd263c998388f1a8e67cad02677e612d946248bd44d163be5e8650ea31f95f8"
 MEMBER = "axe_playwright_python/axe.min.js"
-KEPT = Path(__file__).parents[2] / "build" / "axe" / "0.1.8.min.js"
+KEPT = Path(__file__).parents[2] / ".dashboard" / "axe-0.1.8.min.js"
 
 
 def axe_script() -> str:

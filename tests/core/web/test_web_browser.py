@@ -47,7 +47,7 @@ PAGES = (
     "/login",
 )
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-PICTURES = Path(__file__).parents[3] / "build" / "screenshots"
+PICTURES = Path(__file__).parents[3] / ".dashboard" / "screenshots"
 TOKEN, KEPT = tokens.new_token()
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"`{{7*7}}"
 
@@ -72,7 +72,7 @@ async def log_in(page: Page, base: str, token: str = TOKEN) -> None:
 async def test_every_page_fits_and_complains_of_nothing(tmp_path: Path, size: tuple[int, int], *, dark: bool) -> None:
     """On a desktop and on a phone no page is wider than the screen, and no console has an error.
 
-    Pictures of the pages are kept in build/screenshots.
+    Pictures of the pages are kept in .dashboard/screenshots.
     """
     PICTURES.mkdir(parents=True, exist_ok=True)
     async with browsing(busy_network(), tmp_path) as (chromium, base):
