@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SHORTEST: Final = 12
 """Smallest number of digits by which a digest may be abbreviated."""
-ACCEPTED: Final = 2.0
-"""Seconds that `submit` waits for an orchestrator to accept or reject the request."""
 PLANNED: Final = 30.0
 """Seconds to wait for the plan of a dry run; an orchestrator needs almost none of them."""
 ID: Final = click.argument("workflow_id", metavar="ID", shell_complete=completion.workflow_ids)
@@ -86,7 +84,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
             if request.dry_run:
                 return await _planned(app, bus, config.principal, request)
             if not wait:
-                return await queries.accepted(bus, config.principal, request, wait=ACCEPTED)
+                return await queries.accepted(bus, config.principal, request)
             return await _follow(app, bus, request.workflow_id, (config.principal, request))
 
     answer = run_async(work())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
         ServiceRegistration,
     )
     from agentd.wire.messages import SignalReply, WorkflowRequest, WorkflowSignal
-
-ACCEPTED: Final = 2.0
-"""Seconds that a submitted request waits to be accepted or rejected."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class DaemonView:
         bus = self._connected_bus()
         request = msgspec.structs.replace(request, requester_id=principal)
         await requests.submit(bus, principal, request)
-        answer = await queries.accepted(bus, principal, request, wait=ACCEPTED)
+        answer = await queries.accepted(bus, principal, request)
         return answer if isinstance(answer, WorkflowResponse) and answer.refused else None
 
     async def control_agent(self, principal: str, agent_id: str, action: str) -> ControlReply:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 
 state = state_of
+ACCEPTED: Final = 5.0
+"""Seconds that a submitted request waits for an orchestrator to accept or reject it."""
 STEPS_SHOWN: Final = 50
 """Largest number of tasks of a workflow that a summary lists by name."""
 
@@ -253,14 +255,12 @@ async def follow(
             await changed(left)
 
 
-async def accepted(
-    bus: Bus, principal: str, request: WorkflowRequest, *, wait: float
-) -> Workflow | WorkflowResponse | None:
+async def accepted(bus: Bus, principal: str, request: WorkflowRequest) -> Workflow | WorkflowResponse | None:
     """Return the workflow of an accepted request, or the answer if it has one.
 
-    None if no orchestrator has done either within `wait` seconds; the request stays stored.
+    None if no orchestrator has done either within ACCEPTED seconds; the request stays stored.
     """
-    workflow_id, until = request.workflow_id, time.monotonic() + wait
+    workflow_id, until = request.workflow_id, time.monotonic() + ACCEPTED
     async with watch_subjects(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
             workflow, found = await _present(bus, workflow_id, (principal, request))

@@ -18,7 +18,7 @@ from agentd.errors import Denied, NeedsPlan, Rejected, TemporaryError
 from agentd.wire.messages import Consent, Target, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
 GUEST: Final = "guest/"
@@ -126,6 +126,11 @@ class Policy:
         who = "an anonymous request" if plain else principal or "the principal"
         setting = "[policy] anonymous_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
+
+    def may_approve(self, principal: str, needed: Tier, requesters: Collection[str]) -> bool:
+        """Return whether a principal may approve a call of the tier `needed` that `requesters` requested."""
+        other = principal not in ANONYMOUS and principal not in requesters
+        return other and self.tier_of(principal, plain=False).covers(needed)
 
     def check_approval(
         self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = ""

@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 ID: Final = "io.modelcontextprotocol/tasks"
 QUICK: Final = 1.0
 """Seconds that a call may take before the client gets a handle for it instead of its result."""
-ACCEPTED: Final = 10.0
-"""Seconds that an orchestrator may take to store the workflow."""
 POLL: Final = 2_000
 """Milliseconds after which a client should ask again."""
 _TASK: Final = re.compile(r"([a-z][a-z0-9_]{0,63})\.([A-Za-z0-9_-]{32})")
@@ -142,11 +140,11 @@ class Tasks:
             authenticated=principal not in ANONYMOUS,
         )
         await requests.submit(self.bus, principal, request)
-        accepted = await queries.accepted(self.bus, principal, request, wait=ACCEPTED)
+        accepted = await queries.accepted(self.bus, principal, request)
         if accepted is None:
             raise TemporaryError(
-                f"no orchestrator has accepted the call within {ACCEPTED:.0f} s; it is stored and may still be carried "
-                f"out: do not repeat it, ask for workflow_status of {request.workflow_id}"
+                f"no orchestrator has accepted the call within {queries.ACCEPTED:.0f} s; it is stored and may still be "
+                f"carried out: do not repeat it, ask for workflow_status of {request.workflow_id}"
             )
         if not isinstance(accepted, Workflow) and accepted.error:
             return ToolReply(Outcome.FAILED, error=TaskError(accepted.status, accepted.error))

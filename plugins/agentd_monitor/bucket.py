@@ -13,6 +13,8 @@ Decisions:
 - Every monitor receives and checks everything, so that its data is complete when it becomes the writer.  Only the
   writer changes keys of alerts and messages, by compare-and-set: a writer that was suspended and wakes up fails at its
   first write, and stops being the writer.
+- Silences and acknowledgements are read in each step (two requests every five seconds, by one monitor) and not
+  watched: a watch would also need a cache, its expiry, and a new read after each reconnect.
 - When there is no space to renew the lease, every monitor is a writer: that NATS is full must be published.
 """
 

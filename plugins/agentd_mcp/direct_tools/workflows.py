@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from agentd import TaskState
     from agentd_mcp.direct_tools.direct import Asker, DirectTool
 
-ACCEPTED: Final = 5.0
-"""Seconds that `submit_workflow` waits for an orchestrator to accept or reject the request."""
 ANSWERED: Final = 5.0
 """Seconds that the answer may take after the last state of a workflow."""
 TASKS_SHOWN: Final = 20
@@ -173,7 +171,7 @@ async def submit_workflow(asker: Asker, p: Submission) -> WorkflowStatus:
         authenticated=asker.principal not in ANONYMOUS,
     )
     await requests.submit(asker.bus, asker.principal, request)
-    accepted = await queries.accepted(asker.bus, asker.principal, request, wait=ACCEPTED)
+    accepted = await queries.accepted(asker.bus, asker.principal, request)
     if accepted is None:
         return WorkflowStatus(
             workflow_id=request.workflow_id,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd import TERMINAL, Approval, TaskStatus, digest
+from agentd import ANONYMOUS, TERMINAL, Approval, TaskStatus, Tier, digest
 from agentd_monitor.delivery.message import APPROVAL, Message
 
 if TYPE_CHECKING:
@@ -16,11 +16,18 @@ SHOWN: Final = 2000
 """Maximum characters of the text of an approval in a notification."""
 
 
+class WaitingSpec(msgspec.Struct, frozen=True):
+    """The fields of a task's spec that a request for its approval needs."""
+
+    tier: Tier = Tier.READ
+
+
 class WaitingTask(msgspec.Struct, frozen=True):
     """The fields of a task that a request for its approval needs."""
 
     status: str = ""
     approval: Approval | None = None
+    spec: WaitingSpec | None = None
 
 
 class WaitingWorkflow(msgspec.Struct, frozen=True):
@@ -31,6 +38,8 @@ class WaitingWorkflow(msgspec.Struct, frozen=True):
     workflow_type: str = ""
     error: str = ""
     principal: str = ""
+    requester_id: str = ""
+    authenticated: bool = True
     tasks: dict[str, WaitingTask] = {}
 
 
@@ -54,14 +63,17 @@ class ApprovalRequests:
 
 
 def _requests(workflow: WaitingWorkflow) -> list[Message]:
+    """Return the requests of a workflow; no principal may approve a task of a requester that is not authenticated."""
+    if not workflow.authenticated or workflow.principal in ANONYMOUS:
+        return []
     return [
-        _request(workflow, name, task.approval)
+        _request(workflow, name, task.approval, Tier.READ if task.spec is None else task.spec.tier)
         for name, task in workflow.tasks.items()
         if task.status == TaskStatus.WAITING_APPROVAL and task.approval is not None
     ]
 
 
-def _request(workflow: WaitingWorkflow, task: str, approval: Approval) -> Message:
+def _request(workflow: WaitingWorkflow, task: str, approval: Approval, tier: Tier) -> Message:
     identity = digest([workflow.workflow_id, task, approval.digest])
     until = "" if approval.until is None else f" It expires at {approval.until:%Y-%m-%d %H:%M} UTC."
     return Message(
@@ -71,10 +83,11 @@ def _request(workflow: WaitingWorkflow, task: str, approval: Approval) -> Messag
         reason=APPROVAL,
         name=workflow.workflow_type or APPROVAL,
         severity="warning",
-        labels={"workflow": workflow.workflow_id, "task": task, "principal": workflow.principal},
+        labels={"workflow": workflow.workflow_id, "task": task, "principal": workflow.principal, "tier": tier},
         text=f"{workflow.workflow_id} of {workflow.principal} waits for an approval: {approval.text[:SHOWN]}",
         advice=f"Read it with `agentd show {workflow.workflow_id}` and decide with `agentd approve` or `agentd reject`."
         + until,
         starts=approval.asked.timestamp(),
         digest=approval.digest,
+        requesters=(workflow.principal, workflow.requester_id),
     )

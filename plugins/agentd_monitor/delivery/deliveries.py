@@ -16,7 +16,7 @@ from agentd_monitor.delivery.sender import Sender
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from agentd import Metrics
+    from agentd import Metrics, Policy
     from agentd_monitor.alerting.book import Notification, Record
     from agentd_monitor.delivery.message import Message
     from agentd_monitor.delivery.outbox import Delivery
@@ -31,9 +31,10 @@ class Deliveries:
     problems  why a receiver does not accept messages
     """
 
-    def __init__(self, settings: MonitorSettings, metrics: Metrics, wake: Callable[[], None]) -> None:
+    def __init__(self, settings: MonitorSettings, policy: Policy, metrics: Metrics, wake: Callable[[], None]) -> None:
         """Deliver to the receivers of `settings`; call `wake` when the queue has changed."""
         self.outbox = Outbox()
+        self._policy = policy
         self._metrics = metrics
         self._wake = wake
         self._refused: dict[str, str] = {}
@@ -64,7 +65,7 @@ class Deliveries:
     def queue(self, queued: Message, at: float) -> None:
         """Queue a message for the receivers that get it."""
         for name, receiver in self._receivers.items():
-            if receiver.takes(queued):
+            if receiver.takes(queued, self._policy):
                 self.outbox.add(name, queued, at)
 
     def send(self, records: Mapping[str, Record]) -> None:

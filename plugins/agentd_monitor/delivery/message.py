@@ -26,6 +26,7 @@ class Message(msgspec.Struct, frozen=True):
     incident  identity of the incident: the same for its firing, its reminders and its end
     reason    firing, worse, reminder or resolved; approval: a workflow waits for one
     digest    of what is to be approved
+    requesters  who requested what is to be approved, and may not approve it
     """
 
     id: str
@@ -40,6 +41,7 @@ class Message(msgspec.Struct, frozen=True):
     starts: float
     ends: float | None = None
     digest: str = ""
+    requesters: tuple[str, ...] = ()
 
     @property
     def resolved(self) -> bool:

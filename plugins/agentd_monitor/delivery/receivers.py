@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field, model_validator
 
-from agentd import Settings, read_secret
+from agentd import Settings, Tier, read_secret
 from agentd_monitor.delivery import formats
+from agentd_monitor.delivery.message import APPROVAL
 from agentd_monitor.delivery.transport import post, send_mail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
+    from agentd import Policy
     from agentd_monitor.alerting.book import Record
     from agentd_monitor.delivery.message import Message
 
@@ -59,10 +61,10 @@ class ReceiverSettings(Settings):
     severity: Literal["warning", "critical"] = Field(
         default="warning", description="the least severity of alerts that the receiver gets"
     )
-    approvals: bool = Field(default=False, description="also send workflows that wait for an approval")
-    principal: str = Field(
-        default="", description="principal who reads this receiver: gets no request for approval of its own workflows"
+    approvals: bool = Field(
+        default=False, description="also send the workflows that wait for an approval that `principal` may give"
     )
+    principal: str = Field(default="", description="principal who reads this receiver; needed with `approvals`")
     approver_file: str | None = Field(
         default=None,
         description="file with the web token of `principal`: ntfy then shows buttons that approve and reject. Anyone "
@@ -74,14 +76,17 @@ class ReceiverSettings(Settings):
         missing = [name for name in NEEDED[self.type] if not getattr(self, name)]
         if missing:
             raise ValueError(f"a receiver of type {self.type} needs {' and '.join(missing)}")
+        if self.approvals and not self.principal:
+            raise ValueError("approvals needs principal: only a principal who may approve gets the requests")
         return self
 
-    def takes(self, message: Message) -> bool:
+    def takes(self, message: Message, policy: Policy) -> bool:
         """Return whether this receiver gets a message from the queue."""
         if self.type == "alertmanager":
             return False
-        if message.reason == "approval":
-            return self.approvals and message.labels.get("principal") != (self.principal or None)
+        if message.reason == APPROVAL:
+            tier = Tier(message.labels["tier"])
+            return self.approvals and policy.may_approve(self.principal, tier, message.requesters)
         return self.severity == "warning" or message.severity == "critical"
 
 

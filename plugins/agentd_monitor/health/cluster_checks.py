@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agentd import Finding, Level
 from agentd_monitor.alerting.state import Rule
 from agentd_monitor.cluster.family import number, text
 from agentd_monitor.cluster.node_families import part
 from agentd_monitor.health.finding import Moment, ReadingCheck, unknown
+from agentd_monitor.health.nodes import node_entries, online_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +21,6 @@ NAMES_SHOWN: Final = 5
 """Maximum number of guests that a sentence names."""
 
 
-def _node_entries(moment: Moment) -> list[dict[str, Any]]:
-    return [entry for entry in moment.snapshot.entries("status") if entry.get("type") == "node" and entry.get("name")]
-
-
-def online_nodes(moment: Moment) -> list[str]:
-    """Return the names of the nodes that are online."""
-    return [str(entry["name"]) for entry in _node_entries(moment) if entry.get("online")]
-
-
 def quorum(moment: Moment) -> Iterator[Finding]:
     """Check the quorum, and whether one more lost node would end it."""
     if moment.snapshot.get("status") is None:
@@ -37,7 +29,7 @@ def quorum(moment: Moment) -> Iterator[Finding]:
     cluster = next((entry for entry in moment.snapshot.entries("status") if entry.get("type") == "cluster"), None)
     if cluster is None:  # a single node without a cluster
         return
-    nodes, online = len(_node_entries(moment)), len(online_nodes(moment))
+    nodes, online = len(node_entries(moment)), len(online_nodes(moment))
     if not cluster.get("quorate"):
         advice = "Start the missing nodes, or check the network of corosync: `pvecm status` on a node shows its links."
         sentence = f"the cluster has no quorum: {online} of {nodes} nodes are online"
@@ -53,7 +45,7 @@ def nodes_down(moment: Moment) -> Iterator[Finding]:
     """Check that each node is online."""
     if moment.snapshot.get("status") is None:
         yield unknown(moment, "node_down", "status")
-    for entry in _node_entries(moment):
+    for entry in node_entries(moment):
         node = str(entry["name"])
         if entry.get("online"):
             yield Finding("node_down", {"node": node}, Level.OK, f"node {node} is online")

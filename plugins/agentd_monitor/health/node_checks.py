@@ -11,8 +11,8 @@ from agentd_monitor.cluster.exporter_families import due_time
 from agentd_monitor.cluster.family import number, text
 from agentd_monitor.cluster.node_families import clock_offsets, enabled_services, is_running, part
 from agentd_monitor.cluster.readings import objects
-from agentd_monitor.health.cluster_checks import online_nodes
 from agentd_monitor.health.finding import Moment, ReadingCheck, graded, unknown
+from agentd_monitor.health.nodes import online_nodes, per_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 ESSENTIAL: Final = frozenset({"pve-cluster", "corosync", "pveproxy", "pvedaemon"})
 DAY: Final = 86_400.0
 HOUR: Final = 3600.0
-
-
-def _each_node(moment: Moment, check: str, source: str) -> Iterator[tuple[str, Any] | Finding]:
-    """Return the response of each node that is online; a finding that is unknown if there is none."""
-    for node in online_nodes(moment):
-        response = moment.snapshot.get(source, node)
-        if response is None:
-            yield unknown(moment, check, source, node, node=node)
-        else:
-            yield node, response
 
 
 def percent(used: Any, total: Any) -> float | None:  # noqa: ANN401 - any JSON from Proxmox
@@ -43,16 +33,11 @@ def _status_check(
 ) -> Callable[[Moment], Iterator[Finding]]:
     """Return a check of one percentage in the status of each node; an optional one may be missing."""
 
-    def run(moment: Moment) -> Iterator[Finding]:
-        for read in _each_node(moment, check, "node_status"):
-            if isinstance(read, Finding):
-                yield read
-                continue
-            node, status = read
-            limits = moment.thresholds.limits(check, {"node": node, "type": "node"})
-            figure = value(status) if isinstance(status, dict) else None
-            if limits is None or (optional and figure is None):
-                continue
+    @per_node(check, "node_status")
+    def run(moment: Moment, node: str, status: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
+        limits = moment.thresholds.limits(check, {"node": node, "type": "node"})
+        figure = value(status) if isinstance(status, dict) else None
+        if limits is not None and not (optional and figure is None):
             sentence = f"node {node}: {what} {'not read' if figure is None else f'{figure:.0f} %'}"
             yield graded(check, {"node": node}, figure, limits, sentence, advice=advice)
 
@@ -70,22 +55,18 @@ def _ratio(key: str) -> Callable[[dict[str, Any]], float | None]:
     return lambda status: percent(status.get(key), 1)
 
 
-def services(moment: Moment) -> Iterator[Finding]:
+@per_node("service_down", "services")
+def services(_: Moment, node: str, response: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
     """Check that the enabled services run."""
-    for read in _each_node(moment, "service_down", "services"):
-        if isinstance(read, Finding):
-            yield read
-            continue
-        node, response = read
-        for service in enabled_services(response):
-            name = text(service.get("service"))
-            labels = {"node": node, "service": name}
-            if is_running(service):
-                yield Finding("service_down", labels, Level.OK, f"node {node}: the service {name} is running")
-            else:
-                level = Level.CRITICAL if name in ESSENTIAL else Level.WARNING
-                sentence = f"node {node}: the service {name} is {text(service.get('state')) or 'not running'}"
-                yield Finding("service_down", labels, level, sentence, f"`journalctl -u {name}` on {node} shows why.")
+    for service in enabled_services(response):
+        name = text(service.get("service"))
+        labels = {"node": node, "service": name}
+        if is_running(service):
+            yield Finding("service_down", labels, Level.OK, f"node {node}: the service {name} is running")
+        else:
+            level = Level.CRITICAL if name in ESSENTIAL else Level.WARNING
+            sentence = f"node {node}: the service {name} is {text(service.get('state')) or 'not running'}"
+            yield Finding("service_down", labels, level, sentence, f"`journalctl -u {name}` on {node} shows why.")
 
 
 def clocks(moment: Moment) -> Iterator[Finding]:
@@ -103,22 +84,18 @@ def clocks(moment: Moment) -> Iterator[Finding]:
         yield graded("clock", {"node": node}, abs(offsets[node]), limits, sentence, advice=advice)
 
 
-def certificates(moment: Moment) -> Iterator[Finding]:
+@per_node("certificate", "certificates")
+def certificates(moment: Moment, node: str, response: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
     """Check how long the certificates are valid."""
-    for read in _each_node(moment, "certificate", "certificates"):
-        if isinstance(read, Finding):
-            yield read
-            continue
-        node, response = read
-        limits = moment.thresholds.limits("certificate", {"node": node, "type": "node"})
-        for certificate in objects(response) if limits else []:
-            ends, name = number(certificate.get("notafter")), text(certificate.get("filename"))
-            days = None if ends is None else (ends - moment.at) / DAY
-            sentence = f"node {node}: the certificate {name} is valid for {0 if days is None else days:.0f} days"
-            advice = f"Renew it: `pvenode acme cert renew`, or `pvecm updatecerts --force` for {name} of the cluster."
-            labels = {"node": node, "filename": name}
-            if limits is not None:
-                yield graded("certificate", labels, days, limits, sentence, advice=advice)
+    limits = moment.thresholds.limits("certificate", {"node": node, "type": "node"})
+    for certificate in objects(response) if limits else []:
+        ends, name = number(certificate.get("notafter")), text(certificate.get("filename"))
+        days = None if ends is None else (ends - moment.at) / DAY
+        sentence = f"node {node}: the certificate {name} is valid for {0 if days is None else days:.0f} days"
+        advice = f"Renew it: `pvenode acme cert renew`, or `pvecm updatecerts --force` for {name} of the cluster."
+        labels = {"node": node, "filename": name}
+        if limits is not None:
+            yield graded("certificate", labels, days, limits, sentence, advice=advice)
 
 
 def subscriptions(moment: Moment) -> Iterator[Finding]:
@@ -141,50 +118,40 @@ def subscriptions(moment: Moment) -> Iterator[Finding]:
         yield graded("subscription", {"node": node}, days, limits, sentence, advice="Renew the subscription.")
 
 
-def disks(moment: Moment) -> Iterator[Finding]:
+@per_node("disk_health", "disks")
+def disks(moment: Moment, node: str, response: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
     """Check the health and the wear of disks, as SMART reports them."""
-    for read in _each_node(moment, "disk_health", "disks"):
-        if isinstance(read, Finding):
-            yield read
-            continue
-        node, response = read
-        limits = moment.thresholds.limits("disk_wear", {"node": node, "type": "node"})
-        for disk in objects(response):
-            device, health = text(disk.get("devpath")), text(disk.get("health"))
-            labels = {"node": node, "device": device}
-            if health not in ("", "UNKNOWN"):
-                level = Level.OK if health in ("PASSED", "OK") else Level.CRITICAL
-                advice = "" if level is Level.OK else f"Replace it: `smartctl -a {device}` on {node} shows the values."
-                sentence = f"node {node}: SMART reports {device} as {health}"
-                yield Finding("disk_health", labels, level, sentence, advice)
-            left = number(disk.get("wearout"))
-            if left is not None and limits is not None:
-                sentence = f"node {node}: {device} has {left:.0f} % of its endurance left"
-                yield graded("disk_wear", labels, left, limits, sentence, advice="Plan its replacement.")
+    limits = moment.thresholds.limits("disk_wear", {"node": node, "type": "node"})
+    for disk in objects(response):
+        device, health = text(disk.get("devpath")), text(disk.get("health"))
+        labels = {"node": node, "device": device}
+        if health not in ("", "UNKNOWN"):
+            level = Level.OK if health in ("PASSED", "OK") else Level.CRITICAL
+            advice = "" if level is Level.OK else f"Replace it: `smartctl -a {device}` on {node} shows the values."
+            sentence = f"node {node}: SMART reports {device} as {health}"
+            yield Finding("disk_health", labels, level, sentence, advice)
+        left = number(disk.get("wearout"))
+        if left is not None and limits is not None:
+            sentence = f"node {node}: {device} has {left:.0f} % of its endurance left"
+            yield graded("disk_wear", labels, left, limits, sentence, advice="Plan its replacement.")
 
 
-def failed_tasks(moment: Moment) -> Iterator[Finding]:
+@per_node("task_failures", "failed_tasks")
+def failed_tasks(moment: Moment, node: str, response: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
     """Check whether tasks of one type fail repeatedly within an hour; a task with warnings has not failed."""
-    for read in _each_node(moment, "task_failures", "failed_tasks"):
-        if isinstance(read, Finding):
-            yield read
-            continue
-        node, response = read
-        limits = moment.thresholds.limits("task_failures", {"node": node, "type": "node"})
-        if limits is None:
-            continue
-        count = Counter(
-            text(task.get("type"))
-            for task in objects(response)
-            if moment.at - (number(task.get("endtime")) or 0.0) <= HOUR
-            and not text(task.get("status")).startswith(("OK", "WARNINGS"))
-        )
-        kind, times = max(count.items(), key=lambda item: item[1], default=("", 0))
-        sentence = f"node {node}: " + (
-            f"{times} tasks of type {kind} failed within an hour" if times else "no task failed"
-        )
-        advice = f"The logs of these tasks on {node} show why."
-        yield graded("task_failures", {"node": node}, times, limits, sentence, advice=advice)
+    limits = moment.thresholds.limits("task_failures", {"node": node, "type": "node"})
+    if limits is None:
+        return
+    count = Counter(
+        text(task.get("type"))
+        for task in objects(response)
+        if moment.at - (number(task.get("endtime")) or 0.0) <= HOUR
+        and not text(task.get("status")).startswith(("OK", "WARNINGS"))
+    )
+    kind, times = max(count.items(), key=lambda item: item[1], default=("", 0))
+    sentence = f"node {node}: " + (f"{times} tasks of type {kind} failed within an hour" if times else "no task failed")
+    advice = f"The logs of these tasks on {node} show why."
+    yield graded("task_failures", {"node": node}, times, limits, sentence, advice=advice)
 
 
 def _node_check(name: str, about: str, run: Callable[[Moment], Iterator[Finding]], minutes: float) -> ReadingCheck:

@@ -8,9 +8,9 @@ from agentd import Finding, Level
 from agentd_monitor.alerting.state import Rule
 from agentd_monitor.cluster.family import text
 from agentd_monitor.cluster.readings import objects
-from agentd_monitor.health.cluster_checks import online_nodes
 from agentd_monitor.health.finding import Moment, ReadingCheck, graded, unknown
 from agentd_monitor.health.node_checks import percent
+from agentd_monitor.health.nodes import online_nodes, per_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,48 +68,40 @@ def usage(moment: Moment) -> Iterator[Finding]:
         )
 
 
-def zfs(moment: Moment) -> Iterator[Finding]:
+@per_node("zfs_health", "zfs")
+def zfs(moment: Moment, node: str, response: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
     """Check the state and the usage of ZFS pools."""
-    for node in online_nodes(moment):
-        response = moment.snapshot.get("zfs", node)
-        if response is None:
-            yield unknown(moment, "zfs_health", "zfs", node, node=node)
-        for pool in objects(response):
-            name, health = text(pool.get("name")), text(pool.get("health"))
-            labels = {"node": node, "pool": name}
-            level = Level.OK if health == "ONLINE" else Level.CRITICAL
-            advice = "" if level is Level.OK else f"`zpool status {name}` on {node} names the disk."
-            sentence = f"ZFS pool {name} on {node} is {health or 'in no known state'}"
-            yield Finding("zfs_health", labels, level, sentence, advice)
-            limits = moment.thresholds.limits("zfs_usage", {"node": node, "type": "zfs"})
-            figure = percent(pool.get("alloc"), pool.get("size"))
-            if limits is not None and figure is not None:
-                sentence = f"ZFS pool {name} on {node}: {figure:.0f} % used"
-                yield graded(
-                    "zfs_usage", labels, figure, limits, sentence, advice="A full pool becomes slow: free space."
-                )
+    for pool in objects(response):
+        name, health = text(pool.get("name")), text(pool.get("health"))
+        labels = {"node": node, "pool": name}
+        level = Level.OK if health == "ONLINE" else Level.CRITICAL
+        advice = "" if level is Level.OK else f"`zpool status {name}` on {node} names the disk."
+        sentence = f"ZFS pool {name} on {node} is {health or 'in no known state'}"
+        yield Finding("zfs_health", labels, level, sentence, advice)
+        limits = moment.thresholds.limits("zfs_usage", {"node": node, "type": "zfs"})
+        figure = percent(pool.get("alloc"), pool.get("size"))
+        if limits is not None and figure is not None:
+            sentence = f"ZFS pool {name} on {node}: {figure:.0f} % used"
+            yield graded("zfs_usage", labels, figure, limits, sentence, advice="A full pool becomes slow: free space.")
 
 
-def thin_pools(moment: Moment) -> Iterator[Finding]:
+@per_node("thin_pool_data", "lvmthin")
+def thin_pools(moment: Moment, node: str, response: Any) -> Iterator[Finding]:  # noqa: ANN401 - any JSON from Proxmox
     """Check the data and the metadata of LVM thin pools; with full metadata, the pool stops."""
-    for node in online_nodes(moment):
-        response = moment.snapshot.get("lvmthin", node)
-        if response is None:
-            yield unknown(moment, "thin_pool_data", "lvmthin", node, node=node)
-        for pool in objects(response):
-            name = f"{text(pool.get('vg'))}/{text(pool.get('lv'))}"
-            labels = {"node": node, "pool": name}
-            for check, what, used, size in (
-                ("thin_pool_data", "data", "used", "lv_size"),
-                ("thin_pool_metadata", "metadata", "metadata_used", "metadata_size"),
-            ):
-                limits = moment.thresholds.limits(check, {"node": node, "type": "lvmthin"})
-                figure = percent(pool.get(used), pool.get(size))
-                if limits is not None and figure is not None:
-                    sentence = f"thin pool {name} on {node}: {figure:.0f} % of its {what} used"
-                    option = "--poolmetadatasize" if what == "metadata" else "--size"
-                    advice = f"Enlarge it (`lvextend {option}`), or delete guests and snapshots."
-                    yield graded(check, labels, figure, limits, sentence, advice=advice)
+    for pool in objects(response):
+        name = f"{text(pool.get('vg'))}/{text(pool.get('lv'))}"
+        labels = {"node": node, "pool": name}
+        for check, what, used, size in (
+            ("thin_pool_data", "data", "used", "lv_size"),
+            ("thin_pool_metadata", "metadata", "metadata_used", "metadata_size"),
+        ):
+            limits = moment.thresholds.limits(check, {"node": node, "type": "lvmthin"})
+            figure = percent(pool.get(used), pool.get(size))
+            if limits is not None and figure is not None:
+                sentence = f"thin pool {name} on {node}: {figure:.0f} % of its {what} used"
+                option = "--poolmetadatasize" if what == "metadata" else "--size"
+                advice = f"Enlarge it (`lvextend {option}`), or delete guests and snapshots."
+                yield graded(check, labels, figure, limits, sentence, advice=advice)
 
 
 CHECKS: Final = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from agentd.safety.policy import Policy
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -20,4 +22,5 @@ class Idle:
 def idle() -> dict[str, Any]:
     """Return the parts of a context that concern tools and plugins."""
     drain = SimpleNamespace(timeout=1.0)
-    return {"worker": Idle(), "queues": lambda _: [], "config": SimpleNamespace(drain=drain), "checks": []}
+    config = SimpleNamespace(drain=drain)
+    return {"worker": Idle(), "queues": lambda _: [], "config": config, "checks": [], "policy": Policy()}

@@ -180,13 +180,13 @@ async def test_webhook(net: Net, nats_server: NatsServer, lab: FakePve) -> None:
 
 
 async def test_approval(net: Net) -> None:
-    """A plan that waits is sent once, also after a restart of the monitor, and not to its requester."""
-    net.settings["policy"] = {"principals": {"alice": "destroy"}}
+    """A plan that waits is sent once, also after a restart of the monitor, and only to a principal who may approve."""
+    net.settings["policy"] = {"principals": {"alice": "destroy", "bob": "destroy", "eve": "operate"}}
     net.settings["instances"]["worker"] = {"roles": ["orchestrator", "mcp-bridge"]}
-    with receiver(200) as bob, receiver(200) as alice:
+    with receiver(200) as bob, receiver(200) as alice, receiver(200) as eve:
         net.settings["monitor"]["receivers"] = {
             name: {"type": "webhook", "url": hook.url, "approvals": True, "principal": name}
-            for name, hook in (("bob", bob), ("alice", alice))
+            for name, hook in (("bob", bob), ("alice", alice), ("eve", eve))
         }
         async with net.client() as bus, net.here("worker"):
             async with net.here("monitor"):
@@ -199,6 +199,7 @@ async def test_approval(net: Net) -> None:
     assert request["labels"]["workflow"] == plan.workflow_id
     assert "db-01" in request["text"]
     assert approvals(alice.bodies) == []
+    assert approvals(eve.bodies) == []
 
 
 def approvals(found: list[tuple[dict[str, str], Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Requests for approval as notifications: each once, not to the requester, with buttons that approve what is shown."""
+"""Requests for approval as notifications: each once, to those who may approve, with buttons that approve exactly it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from agentd import Approval
+import pytest
+from pydantic import ValidationError
+
+from agentd import Approval, Policy, Tier
 from agentd_monitor.delivery import formats
-from agentd_monitor.delivery.approvals import ApprovalRequests, WaitingTask, WaitingWorkflow
+from agentd_monitor.delivery.approvals import ApprovalRequests, WaitingSpec, WaitingTask, WaitingWorkflow
 from agentd_monitor.delivery.outbox import Outbox
 from agentd_monitor.delivery.receivers import ReceiverSettings
 
@@ -17,12 +20,17 @@ if TYPE_CHECKING:
 
 AT = datetime(2026, 11, 30, 5, tzinfo=UTC)
 APPROVAL = Approval("delete VM 101\nits disk", "d1", AT)
-WAITS = {"delete": WaitingTask("waiting_approval", APPROVAL), "next": WaitingTask()}
+DESTROYS = WaitingSpec(Tier.DESTROY)
+WAITS = {"delete": WaitingTask("waiting_approval", APPROVAL, DESTROYS), "next": WaitingTask()}
+POLICY = Policy(principals=dict.fromkeys(("alice", "bob", "carol", "mcp"), Tier.DESTROY) | {"dave": Tier.OPERATE})
 
 
-def workflow(status: str = "waiting_approval", tasks: dict[str, WaitingTask] | None = None) -> WaitingWorkflow:
-    """Return the event of a workflow of alice."""
-    return WaitingWorkflow("w1", status, "tool_call", principal="alice", tasks=WAITS if tasks is None else tasks)
+def workflow(
+    status: str = "waiting_approval", tasks: dict[str, WaitingTask] | None = None, *, authenticated: bool = True
+) -> WaitingWorkflow:
+    """Return the event of a workflow that alice requested for carol."""
+    held = WAITS if tasks is None else tasks
+    return WaitingWorkflow("w1", status, "tool_call", "", "alice", "carol", authenticated=authenticated, tasks=held)
 
 
 def request() -> Message:
@@ -61,14 +69,25 @@ def test_decided() -> None:
 
 
 def test_receivers() -> None:
-    """A receiver gets requests if it is switched on, but not those of its own reader."""
-    quiet = ReceiverSettings(type="webhook", url="http://x/")
-    open_, bob, alice = (
-        ReceiverSettings(type="webhook", url="http://x/", approvals=True, principal=name)
-        for name in ("", "bob", "alice")
-    )
+    """Only principals who may approve get a request: not the requesters, nor those without the tier or a token."""
+    quiet = ReceiverSettings(type="webhook", url="http://x/", principal="bob")
+    readers = {
+        name: ReceiverSettings(type="webhook", url="http://x/", approvals=True, principal=name)
+        for name in ("alice", "bob", "carol", "dave", "eve", "mcp")
+    }
 
-    assert [receiver.takes(request()) for receiver in (quiet, open_, bob, alice)] == [False, True, True, False]
+    assert [name for name, reader in readers.items() if reader.takes(request(), POLICY)] == ["bob"]
+    assert not quiet.takes(request(), POLICY)
+    with pytest.raises(ValidationError, match="approvals needs principal"):
+        ReceiverSettings(type="webhook", url="http://x/", approvals=True)
+
+
+def test_requester_without_token() -> None:
+    """A request that no principal may approve is not sent."""
+    requests = ApprovalRequests()
+
+    assert not requests.observe(workflow(authenticated=False))
+    assert not requests.waiting()
 
 
 def test_buttons() -> None:
