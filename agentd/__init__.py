@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from agentd.plugins.checks import Check, Finding, Level
     from agentd.plugins.diagnosis import Cause, DiagnosisRule, Evidence, Situation
     from agentd.plugins.hookspecs import hookimpl
-    from agentd.plugins.role import Context, Health, Role, Settings
+    from agentd.plugins.role import Context, Health, Role, Settings, Start
     from agentd.plugins.workflow_files import Fault, ListedWorkflow, Reader
     from agentd.proxmox.client import Proxmox
     from agentd.proxmox.read_only import is_dry_run
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from agentd.safety import marks
     from agentd.safety.marks import key_of, mark
     from agentd.safety.policy import ANONYMOUS, NEEDS_APPROVAL, Policy
+    from agentd.similar import suggestion
     from agentd.telemetry.logs import Logger, RateLimitedLog
     from agentd.telemetry.metrics import Metrics
     from agentd.tools import raises
@@ -168,6 +169,7 @@ __all__ = [
     "Settings",
     "Situation",
     "StaleWrite",
+    "Start",
     "Status",
     "Target",
     "TaskError",
@@ -219,6 +221,7 @@ __all__ = [
     "result_of",
     "secrets",
     "subjects",
+    "suggestion",
     "template",
     "tool",
 ]
@@ -289,6 +292,7 @@ _ORIGINS: Final = {
     "Settings": "agentd.plugins.role",
     "Situation": "agentd.plugins.diagnosis",
     "StaleWrite": "agentd.errors",
+    "Start": "agentd.plugins.role",
     "Status": "agentd.wire.workflow",
     "TERMINAL": "agentd.wire.workflow",
     "Target": "agentd.wire.messages",
@@ -340,6 +344,7 @@ _ORIGINS: Final = {
     "result_of": "agentd.wire.workflow",
     "secrets": "agentd.wire.secrets",
     "subjects": "agentd.wire.subjects",
+    "suggestion": "agentd.similar",
     "template": "agentd.wire.workflow",
     "tool": "agentd.tools.declaration",
 }

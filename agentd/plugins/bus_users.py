@@ -55,6 +55,11 @@ def agent(config: Config, instance: str, node: str) -> User:
         for name, role in found.items()
         for client in (role.clients(plugins.settings(name)) if Duty.REPRESENT in duties(role) else ())  # type: ignore[attr-defined]
     }
+    requesters = {
+        requester
+        for name, role in found.items()
+        for requester in (role.requesters(plugins.settings(name)) if Duty.REQUEST in duties(role) else ())  # type: ignore[attr-defined]
+    }
     represented = frozenset(config.web.tokens)
     named = [queue.name for queue in config.bus.queues if queue.external == "no"]
     work = Work(
@@ -65,6 +70,7 @@ def agent(config: Config, instance: str, node: str) -> User:
         },
         duties=frozenset(duty for role in found.values() for duty in duties(role)),
         principals=represented,
+        requesters=frozenset(requesters),
         clients=represented | clients,
     )
     return permissions.agent(subjects.agent_id(instance, node), work)

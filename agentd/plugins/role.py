@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Definition
 
 
+class Start(NamedTuple):
+    """A workflow that a plugin requests by itself; `where` is the setting that names it."""
+
+    where: str
+    workflow: str
+    principal: str
+    parameters: frozenset[str]
+
+
 class Settings(BaseModel):
     """Base class of a plugin's own settings: an unknown key is an error.
 
@@ -39,6 +48,10 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def starts(self) -> list[Start]:
+        """Return the workflows that the plugin requests by itself; `agentd config check` validates them."""
+        return []
 
 
 @dataclass
@@ -109,7 +122,8 @@ class Role(Protocol):
 
     It may have two more attributes, which give its users in NATS more permissions: `duties`, a set of `Duty`; and with
     Duty.REPRESENT a method `clients(settings)`, which returns in whose name it sends requests besides the principals of
-    `[web.tokens]`.
+    `[web.tokens]`; with Duty.REQUEST a method `requesters(settings)`, which returns in whose name it only requests
+    workflows.
     """
 
     name: str

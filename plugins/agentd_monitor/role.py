@@ -36,6 +36,7 @@ from agentd_monitor.cluster.readings import Snapshot
 from agentd_monitor.delivery.approvals import ApprovalRequests, WaitingWorkflow
 from agentd_monitor.delivery.deliveries import Deliveries
 from agentd_monitor.health.catalogue import BUILT_IN, RULES, worst_first
+from agentd_monitor.own_work import Effect, OwnWork
 from agentd_monitor.plugin_checks import PluginChecks
 from agentd_monitor.tools import SERVICE
 from agentd_monitor.writer import AlertWriter
@@ -70,7 +71,7 @@ class Monitor:
     name = "monitor"
     port = 8082
     services: tuple[str, ...] = (SERVICE,)
-    duties = frozenset({Duty.ALERT})
+    duties = frozenset({Duty.ALERT, Duty.REQUEST})
 
     def __init__(self) -> None:
         """Declare the state; `run` sets it when it gets the context."""
@@ -89,6 +90,7 @@ class Monitor:
         self._plugin_checks = PluginChecks([], ())
         self._deliveries: Deliveries
         self._approvals = ApprovalRequests()
+        self._own_work = OwnWork()
         self._texts: dict[str, str] = {}
         self._changed = asyncio.Event()
 
@@ -100,7 +102,7 @@ class Monitor:
         self._alerts = AlertBook(self._settings.thresholds(), self._ticked)
         self._plugin_checks = PluginChecks(context.checks, {*KINDS, *NAMES})
         self._deliveries = Deliveries(self._settings, context.policy, context.metrics, self._changed.set)
-        self._writer = AlertWriter(context, [*RULES, *self._plugin_checks.rules()], self._deliveries)
+        self._writer = AlertWriter(context, [*RULES, *self._plugin_checks.rules()], self._deliveries, self._own_work)
         self._alerts.restore([alert for alert in await self._writer.restored() if alert.alert_type in KINDS])
         subscriptions = [
             await context.bus.subscribe(
@@ -115,6 +117,7 @@ class Monitor:
             await context.bus.subscribe(
                 subjects.ALL_EVENTS, self._observing_handler(WaitingWorkflow, self._observe_workflow)
             ),
+            await context.bus.subscribe(subjects.ALL_EFFECTS, self._observing_handler(Effect, self._observe_effect)),
             await context.bus.subscribe(subjects.ALL_DEAD, self._on_dead),
         ]
         self._checks = PeriodicChecks(context, self._alerts, self._note)
@@ -142,10 +145,15 @@ class Monitor:
             with contextlib.suppress(AgentdError):  # without NATS, the lease expires
                 await self._writer.close()
 
+    def requesters(self, settings: MonitorSettings) -> set[str]:
+        """Return the principals in whose name alerts start workflows."""
+        return {action.principal for action in settings.actions.values()}
+
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
         """Apply new thresholds, also to alerts that are firing."""
         self._settings = self._writer.settings = settings
         self._writer.adopt()
+        self._writer.actions.configure(settings.actions)
         self._deliveries.configure(settings)
         if self._cluster is not None:
             self._cluster.settings = settings
@@ -191,6 +199,9 @@ class Monitor:
             self._observe(stored.data, stored.subject, Heartbeat, self._alerts.observe_heartbeat, stored.time)
         for stored in await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS):
             self._observe(stored.data, stored.subject, WaitingWorkflow, self._observe_workflow, stored.time)
+        for workflow_id in self._own_work.open_workflows():
+            for stored in await bus.last_many(subjects.EFFECTS, subjects.effect("*", f"{workflow_id}.>")):
+                self._observe(stored.data, stored.subject, Effect, self._observe_effect, stored.time)
 
     async def _watch(self, serving: asyncio.Task[None]) -> None:
         context = self._context
@@ -228,8 +239,13 @@ class Monitor:
     def _observe_workflow(self, workflow: WaitingWorkflow, at: datetime) -> list[Alert]:
         if self._approvals.observe(workflow):
             self._changed.set()
+        self._own_work.observe_workflow(workflow.workflow_id, workflow.status)
         view = WorkflowView(workflow.workflow_id, workflow.status, workflow.workflow_type, workflow.error)
         return self._alerts.observe_workflow(view, at)
+
+    def _observe_effect(self, effect: Effect, _: datetime) -> list[Alert]:
+        self._own_work.observe_effect(effect)
+        return []
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -278,7 +294,11 @@ class Monitor:
             self._context.health.down(problem)
         else:
             self._context.health.up()
-        self._context.health.warnings[:] = [*self._plugin_checks.problems, *self._deliveries.problems]
+        self._context.health.warnings[:] = [
+            *self._plugin_checks.problems,
+            *self._deliveries.problems,
+            *self._writer.actions.problems,
+        ]
         self._measure()
 
     def _measure(self) -> None:

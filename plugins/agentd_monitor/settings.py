@@ -7,7 +7,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from agentd import Settings
+from agentd import Settings, Start, suggestion
+from agentd_monitor.actions import ActionSettings
+from agentd_monitor.alerts import KINDS
 from agentd_monitor.delivery.receivers import ReceiverSettings
 from agentd_monitor.health.catalogue import BUILT_IN
 from agentd_monitor.health.thresholds import problems
@@ -91,6 +93,9 @@ class MonitorSettings(Settings):
     receivers: dict[Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,31}$")], ReceiverSettings] = Field(
         default={}, description="who is notified of alerts, by a name of your choice"
     )
+    actions: dict[str, ActionSettings] = Field(
+        default={}, description="workflows that alerts start, by the name of the alert"
+    )
     page_url: str = Field(
         default="",
         pattern="^(https?://[^ ]+)?$",
@@ -134,6 +139,15 @@ class MonitorSettings(Settings):
             raise ValueError("; ".join(found))
         return value
 
+    @field_validator("actions")
+    @classmethod
+    def _known_alerts(cls, value: dict[str, ActionSettings]) -> dict[str, ActionSettings]:
+        known = [*KINDS, *(check.name for check in BUILT_IN)]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"no alert has the name {name}{suggestion(name, known, shown=len(known))}")
+        return value
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         for name in ("host", "agent"):
@@ -145,3 +159,15 @@ class MonitorSettings(Settings):
     def thresholds(self) -> Thresholds:
         """Return the thresholds as a plain value for the pure module."""
         return Thresholds(**self.model_dump(include={field.name for field in fields(Thresholds)}))
+
+    def starts(self) -> list[Start]:
+        """Return the workflows that alerts start."""
+        return [
+            Start(
+                f"monitor.actions.{name}",
+                action.workflow,
+                action.principal,
+                frozenset({*action.parameters, *action.labels}),
+            )
+            for name, action in self.actions.items()
+        ]

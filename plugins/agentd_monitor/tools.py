@@ -64,6 +64,7 @@ class AlertLine(msgspec.Struct, frozen=True, omit_defaults=True):
     state        firing, pending, resolved, or unknown: it fires, but its data is missing
     since        when it began to fire
     acknowledged_by, silenced_by  the principal; "" if nothing suppresses its notifications
+    workflow     id of the workflow that the alert has started
     """
 
     id: str
@@ -77,6 +78,9 @@ class AlertLine(msgspec.Struct, frozen=True, omit_defaults=True):
     advice: str = ""
     acknowledged_by: str = ""
     silenced_by: str = ""
+    workflow: str = ""
+    workflow_status: str = ""
+    workflow_error: str = ""
 
 
 class AlertList(msgspec.Struct, frozen=True):
@@ -288,6 +292,7 @@ def _line(
         record.advice,
         acknowledged.by if acknowledged is not None and at < acknowledged.until else "",
         silenced,
+        *(("", "", "") if record.run is None else (record.run.workflow_id, record.run.status, record.run.error)),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agentd import Alert, BusFull, BusUnavailable, StaleWrite, subjects
+from agentd_monitor.actions import AlertActions
 from agentd_monitor.alerting.network_alerts import NetworkAlerts, alert_of
 from agentd_monitor.alerts import RESOLVED
 from agentd_monitor.bucket import FINDINGS_KEPT, Findings, MonitorBucket
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from agentd_monitor.cluster.readings import Snapshot
     from agentd_monitor.delivery.deliveries import Deliveries
     from agentd_monitor.delivery.message import Message
+    from agentd_monitor.own_work import OwnWork
 
 NEVER: Final = ("", "")
 """State and severity of an alert that was not published."""
@@ -36,7 +38,7 @@ class AlertWriter:
     cluster  whether this monitor reads the cluster
     """
 
-    def __init__(self, context: Context, rules: list[AlertRule], deliveries: Deliveries) -> None:
+    def __init__(self, context: Context, rules: list[AlertRule], deliveries: Deliveries, own_work: OwnWork) -> None:
         """Write the alerts of these rules, and queue their notifications in `deliveries`."""
         self.problem = ""
         self.settings = context.settings
@@ -46,6 +48,8 @@ class AlertWriter:
         self._deliveries = deliveries
         self._bucket = MonitorBucket(context.bus, context.agent_id)
         self._alerts: NetworkAlerts | None = None
+        self.actions = AlertActions(context)
+        self._own_work = own_work
         self._facts: list[Condition] = []
         self._published: dict[str, tuple[str, str]] = {}
         self._unrecorded: dict[str, tuple[str, str]] = {}
@@ -93,7 +97,10 @@ class AlertWriter:
             self.problem = f"alerts cannot be published: {error}"
 
     async def close(self) -> None:
-        """Let another monitor take over at once."""
+        """Store which messages were accepted, so that none is sent again; let another monitor take over at once."""
+        if self._alerts is not None:
+            outbox = self._deliveries.outbox
+            await self._bucket.store_deliveries(outbox.changed, outbox.deliveries())
         await self._bucket.release()
 
     def firing(self) -> list[str]:
@@ -139,16 +146,19 @@ class AlertWriter:
     async def _write(self, alerts: NetworkAlerts, at: float) -> None:
         """Publish the changes, then store the states: a monitor that dies in between publishes nothing twice."""
         full: BusFull | None = None
+        known = [*self._facts, *self._own_work.facts()]
         open_ = {key for key, record in alerts.records().items() if record.item.open}
         ended = {key: change for key, change in self._unrecorded.items() if key not in open_}
         # One that is open and could not be recorded is not in `_published`, so that it is recorded later.
-        for key, record in alerts.unpublished(self._published | ended, self._facts).items():
+        for key, record in alerts.unpublished(self._published | ended, known).items():
             try:
                 await self._publish_one(key, alert_of(record))
             except BusFull as error:
                 full = error
         alerts.acknowledge(await self._bucket.acknowledged())
-        notifications = alerts.due(at, self._facts, await self._bucket.silences())
+        silences = await self._bucket.silences()
+        notifications = alerts.due(at, known, silences)
+        self.actions.choose(alerts, at, known, silences)
         self._deliveries.add(notifications, at)
         if notifications:
             self._deliveries.hurry()
@@ -161,6 +171,7 @@ class AlertWriter:
         self._deliveries.send(alerts.records())
         if full is not None:
             raise full
+        await self.actions.follow(alerts, at)
 
     async def _ask(self, requests: Mapping[str, Message], at: float) -> None:
         """Queue the requests for approval that were not queued yet; withdraw those that are decided."""

@@ -55,6 +55,8 @@ class Duty(StrEnum):
     """Writes workflows: their states, timers, assignments and answers."""
     ALERT = "alert"
     """Watches the network and publishes alerts."""
+    REQUEST = "request"
+    """Requests workflows in the name of the principals that its settings name."""
     REPRESENT = "represent"
     """Sends requests and calls tools for clients that it has authenticated, under their names."""
 
@@ -93,18 +95,24 @@ class Work:
     queues      each of its services with the queues that it takes tasks from
     duties      what its roles do besides
     principals  in whose name it sends requests and signals: the principals of [web.tokens]
+    requesters  in whose name it only requests workflows: those of a role with Duty.REQUEST
     clients     in whose name it also calls tools: those of a role with Duty.REPRESENT
     """
 
     queues: dict[str, tuple[str, ...]]
     duties: frozenset[Duty] = frozenset()
     principals: frozenset[str] = frozenset()
+    requesters: frozenset[str] = frozenset()
     clients: frozenset[str] = frozenset()
 
 
 def agent(name: str, work: Work) -> User:
     """Return the user of the agent with the id `name`."""
-    publish = [*_every_agent(name), *_asked_as(work.principals), *map(subjects.request, work.principals)]
+    publish = [
+        *_every_agent(name),
+        *_asked_as(work.principals),
+        *map(subjects.request, work.principals | work.requesters),
+    ]
     publish += [subjects.control_by(principal, "*") for principal in work.principals]
     subscribe = [
         inbox(name),
@@ -132,7 +140,7 @@ def agent(name: str, work: Work) -> User:
         ]
     if Duty.ALERT in work.duties:
         publish += [subjects.alert("*"), f"$KV.{subjects.ALERTS}.*", f"$KV.{subjects.MONITOR}.>"]
-        subscribe += [subjects.ALL_HEARTBEATS, subjects.ALL_METRICS, subjects.ALL_DEAD]
+        subscribe += [subjects.ALL_HEARTBEATS, subjects.ALL_METRICS, subjects.ALL_DEAD, subjects.ALL_EFFECTS]
     if Duty.REPRESENT in work.duties:
         publish += _asked_as(work.clients)
         for client in work.clients:

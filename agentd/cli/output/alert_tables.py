@@ -20,7 +20,7 @@ def alerts(found: dict[str, Any]) -> None:
             safe(alert["name"]),
             age(_time(alert.get("since"))),
             safe(alert["text"]),
-            _suppressed(alert),
+            _note(alert),
         ]
         for alert in found["alerts"]
     ]
@@ -69,12 +69,15 @@ def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _suppressed(alert: dict[str, Any]) -> str:
+def _note(alert: dict[str, Any]) -> str:
     found = [
         f"{word} by {alert[name]}"
         for name, word in (("acknowledged_by", "acknowledged"), ("silenced_by", "silenced"))
         if alert.get(name)
     ]
+    if alert.get("workflow"):
+        error = f" ({alert['workflow_error']})" if alert.get("workflow_error") else ""
+        found.append(f"{alert['workflow']}: {alert['workflow_status']}{error}")
     return safe(", ".join(found))
 
 

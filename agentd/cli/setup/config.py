@@ -12,7 +12,7 @@ from agentd.cli.context import App, Group, passes
 from agentd.cli.output import tables
 from agentd.config.show import as_data
 from agentd.config.show import show as as_toml
-from agentd.plugins import manager
+from agentd.plugins import manager, starts
 from agentd.printable import as_json, printable
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def show(app: App) -> None:
 
 
 def _checked(app: App) -> tuple[Config, manager.Plugins]:
-    """Return the checked configuration, plugins and schedules; raises ConfigError."""
+    """Return the checked configuration and plugins; also checks the workflows that they start; raises ConfigError."""
     found = app.config()
     plugins = manager.every_plugin(found)
     for name in plugins.loaded():
         plugins.settings(name)
     schedules.check(found, plugins.workflows())
+    starts.check(found, plugins)
     return found, plugins

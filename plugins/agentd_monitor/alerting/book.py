@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from agentd_monitor.alerting.runs import Run
 from agentd_monitor.alerting.state import Item, Observation, Rule, State, Verdict, adopt, close, first, observe, wait
 from agentd_monitor.alerting.suppression import Acknowledgement, Condition, Inhibition
 from agentd_monitor.alerts import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from agentd_monitor.alerting.suppression import Silence
 
@@ -43,6 +44,7 @@ class Record(msgspec.Struct, frozen=True):
     notified  time of the last notification of the open or last incident; None if there was none
     last_severity      severity in that notification; "" after a notification that the alert is resolved
     advice    what to do
+    run       the last workflow that the alert has started
     """
 
     item: Item
@@ -51,6 +53,7 @@ class Record(msgspec.Struct, frozen=True):
     last_severity: str = ""
     ack: Acknowledgement | None = None
     advice: str = ""
+    run: Run | None = None
 
 
 class Notification(NamedTuple):
@@ -79,7 +82,7 @@ def essential(record: Record) -> tuple[object, ...]:
     """
     item = record.item
     change = (item.state, item.severity, item.begun, item.ended, item.turns, item.held // 60)
-    return (*change, record.notified, record.last_severity, record.ack)
+    return (*change, record.notified, record.last_severity, record.ack, record.run)
 
 
 class AlertStates:
@@ -208,6 +211,28 @@ class AlertStates:
             found.append(Notification(key, after, reason, record.notified))
         return found
 
+    def wanting(
+        self, names: Container[str], at: float, facts: Iterable[Condition], silences: Iterable[Silence]
+    ) -> dict[str, Record]:
+        """Return the alerts of these names that fire, were notified, and that nothing suppresses, by fingerprint."""
+        firing = {
+            key: record
+            for key, record in self._records.items()
+            if record.item.rule in names and record.item.state is State.FIRING and record.last_severity
+        }
+        if not firing:
+            return {}
+        inhibition, silences = Inhibition([*facts, *self._conditions()]), list(silences)
+        return {
+            key: record
+            for key, record in firing.items()
+            if not _is_acknowledged(record, at) and not self._withheld(record, at, inhibition, silences)
+        }
+
+    def record_run(self, key: str, run: Run) -> None:
+        """Record the workflow that an alert starts, or what became of it."""
+        self._store(key, msgspec.structs.replace(self._records[key], run=run))
+
     def _conditions(self) -> list[Condition]:
         """Return the alerts that may inhibit others; pending ones too, so that guests do not fire before their node."""
         return [
@@ -228,8 +253,7 @@ class AlertStates:
         if RANKS.get(item.severity, 1) > RANKS.get(record.last_severity, 1):
             return "worse"
         elapsed = at - (record.notified or 0.0)
-        acknowledged = record.ack is not None and at < record.ack.until
-        return "reminder" if elapsed >= self.repeat_interval and not acknowledged else ""
+        return "reminder" if elapsed >= self.repeat_interval and not _is_acknowledged(record, at) else ""
 
     def _withheld(self, record: Record, at: float, inhibition: Inhibition, silences: list[Silence]) -> str:
         """Return why a notification is withheld; "" if it is not."""
@@ -241,7 +265,7 @@ class AlertStates:
             return "silenced"
         if inhibition.of(item.rule, record.group, item.labels) is not None:
             return "inhibited"
-        return "acknowledged" if not record.last_severity and record.ack is not None and at < record.ack.until else ""
+        return "acknowledged" if not record.last_severity and _is_acknowledged(record, at) else ""
 
     def _store(self, key: str, record: Record) -> None:
         if self._records.get(key) != record:
@@ -251,6 +275,10 @@ class AlertStates:
     def _remove(self, key: str) -> None:
         del self._records[key]
         self.changed.add(key)
+
+
+def _is_acknowledged(record: Record, at: float) -> bool:
+    return record.ack is not None and at < record.ack.until
 
 
 def _is_baseline(item: Item, rule: AlertRule | None) -> bool:

@@ -35,6 +35,7 @@ GRAPH: Final = (
     Edge("backup_lock", frozenset({"performance", "lock"}), "guest"),
     Edge("workflow_running", frozenset({"node", "guest", "service", "performance", "lock"}), "guest"),
     Edge("workflow_running", frozenset({"node", "guest", "service", "performance", "lock"}), "node"),
+    Edge("workflow_running", frozenset({"storage"}), "storage"),
 )
 """What inhibits what; only `node_down` and `not_quorate` are alerts, the others are facts.
 

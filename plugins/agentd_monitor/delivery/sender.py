@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 2
 """Messages to one receiver at the same time."""
+GRACE: Final = 2.0
+"""Seconds for which a stop waits for receivers: a message whose acceptance is not noted is sent again."""
 
 
 class Sender:
@@ -49,9 +51,11 @@ class Sender:
             threads.shutdown(wait=False)
 
     async def close(self) -> None:
-        """Stop; messages that were not accepted stay in the queue."""
-        for sending in self._running:
-            sending.cancel()
+        """Finish what is being sent, within GRACE; messages that were not accepted stay in the queue."""
+        if self._running:
+            _, unfinished = await asyncio.wait(self._running, timeout=GRACE)
+            for sending in unfinished:
+                sending.cancel()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
 
