@@ -101,7 +101,7 @@ class Monitor:
         self._ticked = now()
         self._alerts = AlertBook(self._settings.thresholds(), self._ticked)
         self._plugin_checks = PluginChecks(context.checks, {*KINDS, *NAMES})
-        self._deliveries = Deliveries(self._settings, context.policy, context.metrics, self._changed.set)
+        self._deliveries = Deliveries(self._settings, context, self._changed.set)
         self._writer = AlertWriter(context, [*RULES, *self._plugin_checks.rules()], self._deliveries, self._own_work)
         self._alerts.restore([alert for alert in await self._writer.restored() if alert.alert_type in KINDS])
         subscriptions = [

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from agentd import AgentdError
 from agentd_monitor.delivery.formats import RESEND
 from agentd_monitor.delivery.message import message
 from agentd_monitor.delivery.outbox import Outbox
 from agentd_monitor.delivery.receivers import send, send_all
 from agentd_monitor.delivery.sender import Sender
+from agentd_monitor.delivery.transport import TIMEOUT, SendFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from agentd import Metrics, Policy
+    from agentd import Context
     from agentd_monitor.alerting.book import Notification, Record
     from agentd_monitor.delivery.message import Message
     from agentd_monitor.delivery.outbox import Delivery
@@ -31,11 +33,11 @@ class Deliveries:
     problems  why a receiver does not accept messages
     """
 
-    def __init__(self, settings: MonitorSettings, policy: Policy, metrics: Metrics, wake: Callable[[], None]) -> None:
+    def __init__(self, settings: MonitorSettings, context: Context, wake: Callable[[], None]) -> None:
         """Deliver to the receivers of `settings`; call `wake` when the queue has changed."""
         self.outbox = Outbox()
-        self._policy = policy
-        self._metrics = metrics
+        self._policy, self._metrics, self._proxmox = context.policy, context.metrics, context.proxmox
+        self._loop = asyncio.get_running_loop()
         self._wake = wake
         self._refused: dict[str, str] = {}
         self._resent: dict[str, float] = {}
@@ -48,7 +50,7 @@ class Deliveries:
         self._sender.retire()
         self._receivers, self._link = settings.receivers, settings.page_url
         queued = {name: receiver for name, receiver in self._receivers.items() if receiver.type != "alertmanager"}
-        senders = {name: partial(send, name, receiver, self._link) for name, receiver in queued.items()}
+        senders = {name: partial(send, name, receiver, self._link, self._read) for name, receiver in queued.items()}
         self._sender = Sender(self.outbox, senders, time.time, self._wake)
 
     def restore(self, stored: Iterable[Delivery]) -> None:
@@ -110,6 +112,19 @@ class Deliveries:
             self._refused[name] = str(error)
         else:
             self._refused.pop(name, None)
+
+    def _read(self, path: str) -> Any:  # noqa: ANN401 - any JSON from Proxmox
+        """Return the response of a path of the Proxmox API; called in the threads of the sender."""
+        if self._proxmox is None:
+            raise SendFailed("this monitor has no section [proxmox]", refused=True)
+        reading = asyncio.run_coroutine_threadsafe(self._proxmox.get(path), self._loop)
+        try:
+            return reading.result(TIMEOUT)
+        except TimeoutError as error:
+            reading.cancel()
+            raise SendFailed("Proxmox does not answer") from error
+        except AgentdError as error:
+            raise SendFailed(f"Proxmox: {error}") from error
 
     def hurry(self) -> None:
         """Send to Alertmanager at once: an alert has changed."""

@@ -10,17 +10,18 @@ import platform
 import ssl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from agentd import Settings, Tier, read_secret
-from agentd_monitor.delivery import formats
+from agentd_monitor.delivery import formats, proxmox_target
 from agentd_monitor.delivery.message import APPROVAL
-from agentd_monitor.delivery.transport import post, send_mail
+from agentd_monitor.delivery.proxmox_target import MailRoute
+from agentd_monitor.delivery.transport import SUBMISSIONS, post, send_mail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Self
 
     from agentd import Policy
@@ -33,6 +34,7 @@ NEEDED: Final = {
     "ntfy": ("url", "topic"),
     "alertmanager": ("urls",),
     "mail": ("server", "sender", "recipients"),
+    "proxmox": ("target",),
 }
 """The settings that each type of receiver needs."""
 
@@ -40,7 +42,9 @@ NEEDED: Final = {
 class ReceiverSettings(Settings):
     """One receiver of notifications."""
 
-    type: Literal["webhook", "ntfy", "mail", "alertmanager"] = Field(description="kind of receiver")
+    type: Literal["webhook", "ntfy", "mail", "proxmox", "alertmanager"] = Field(
+        description="kind of receiver; proxmox: the recipients and the mail server of a notification target of Proxmox"
+    )
     url: str = Field(
         default="", pattern="^(https?://[^ ]+)?$", description="address of a webhook, or of the ntfy server"
     )
@@ -51,13 +55,21 @@ class ReceiverSettings(Settings):
     secret_file: str | None = Field(default=None, description="file with the key that signs the requests of a webhook")
     token_file: str | None = Field(default=None, description="file with the access token of ntfy")
     ca_file: Path | None = Field(default=None, description="certificate authority of a receiver with https")
+    target: str = Field(
+        default="",
+        pattern="^([A-Za-z][A-Za-z0-9_-]*)?$",
+        description="name of a notification target of Proxmox, of type smtp or sendmail; the token of [proxmox] needs "
+        "Mapping.Audit on /mapping/notifications",
+    )
     server: str = Field(default="", description="name of the mail server")
     port: int = Field(default=587, ge=1, le=65535, description="port of the mail server; 465 means TLS from the start")
     starttls: bool = Field(default=True, description="encrypt the connection to the mail server")
     sender: str = Field(default="", description="address that mails are from")
     recipients: tuple[str, ...] = Field(default=(), description="addresses that mails are sent to")
     user: str = Field(default="", description="user of the mail server")
-    password_file: str | None = Field(default=None, description="file with the password of `user`")
+    password_file: str | None = Field(
+        default=None, description="file with the password of `user`, or of the user of a target of Proxmox"
+    )
     severity: Literal["warning", "critical"] = Field(
         default="warning", description="the least severity of alerts that the receiver gets"
     )
@@ -90,18 +102,20 @@ class ReceiverSettings(Settings):
         return self.severity == "warning" or message.severity == "critical"
 
 
-def send(name: str, settings: ReceiverSettings, link: str, message: Message) -> None:
-    """Send one message; raises SendFailed, or ConfigError if a file cannot be read."""
-    if settings.type == "mail":
-        host = platform.node() or "agentd"
-        send_mail(
-            formats.mail(settings.sender, settings.recipients, message, host),
-            settings.server,
-            settings.port,
-            user=settings.user,
-            password=_secret(name, "password_file", settings.password_file),
-            starttls=settings.starttls,
-        )
+def send(name: str, settings: ReceiverSettings, link: str, read: Callable[[str], Any], message: Message) -> None:
+    """Send one message; raises SendFailed, or ConfigError if a file cannot be read.
+
+    read  returns the response of a path of the Proxmox API
+    """
+    host = platform.node() or "agentd"
+    if settings.type in {"mail", "proxmox"}:
+        if settings.type == "mail":
+            mode = "tls" if settings.port == SUBMISSIONS else "starttls" if settings.starttls else "insecure"
+            route = MailRoute(settings.server, settings.port, mode, settings.sender, settings.recipients, settings.user)
+        else:
+            route = proxmox_target.route(read, settings.target, settings.sender or f"root@{host}")
+        password = _secret(name, "password_file", settings.password_file)
+        send_mail(formats.mail(route.sender, route.recipients, message, host), route, password)
     elif settings.type == "ntfy":
         token = _secret(name, "token_file", settings.token_file)
         approver = _secret(name, "approver_file", settings.approver_file)

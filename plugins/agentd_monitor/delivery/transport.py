@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
     from agentd_monitor.delivery.formats import HttpRequest
+    from agentd_monitor.delivery.proxmox_target import MailRoute
 
 TIMEOUT: Final = 10.0
 """Seconds to wait for the receiver, for each step."""
@@ -24,7 +25,7 @@ ANSWER_SHOWN: Final = 200
 TEMPORARY: Final = frozenset({408, 425, 429})
 """Status codes below 500 after which another attempt is useful."""
 SUBMISSIONS: Final = 465
-"""Port of SMTP with TLS from the beginning."""
+"""Port of SMTP with TLS from the start."""
 
 
 class SendFailed(Exception):
@@ -60,30 +61,17 @@ def post(request: HttpRequest, context: ssl.SSLContext | None = None, timeout: f
         raise SendFailed(f"{host} answered {response.status}: {sentence}", refused=refused)
 
 
-def send_mail(  # noqa: PLR0913 - the settings of a mail server
-    message: EmailMessage,
-    host: str,
-    port: int,
-    *,
-    user: str = "",
-    password: str = "",
-    starttls: bool = True,
-    timeout: float = TIMEOUT,
-) -> None:
+def send_mail(message: EmailMessage, route: MailRoute, password: str = "", timeout: float = TIMEOUT) -> None:
     """Send a mail; raises SendFailed.  A password is never sent without TLS."""
-    context = ssl.create_default_context()
+    host = route.server
+    if route.user and not password:
+        raise SendFailed(f"the user {route.user} of {host} needs a password: set password_file", refused=True)
+    if route.user and route.mode == "insecure":
+        raise SendFailed("a password needs TLS: set starttls, or use port 465", refused=True)
     try:
-        if port == SUBMISSIONS:
-            server: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=timeout, context=context)
-        else:
-            server = smtplib.SMTP(host, port, timeout=timeout)
-        with server:
-            if starttls and port != SUBMISSIONS:
-                server.starttls(context=context)
-            if user and (starttls or port == SUBMISSIONS):
-                server.login(user, password)
-            elif user:
-                raise SendFailed("a password needs TLS: set starttls, or use port 465", refused=True)
+        with _mail_server(route, timeout) as server:
+            if route.user:
+                server.login(route.user, password)
             server.send_message(message)
     except smtplib.SMTPResponseException as error:
         refused = error.smtp_code >= 500  # noqa: PLR2004 - permanent errors of SMTP
@@ -92,3 +80,17 @@ def send_mail(  # noqa: PLR0913 - the settings of a mail server
         raise SendFailed(f"{host} refused every recipient", refused=True) from error
     except (OSError, smtplib.SMTPException) as error:
         raise SendFailed(f"{host}: {str(error) or type(error).__name__}") from error
+
+
+def _mail_server(route: MailRoute, timeout: float) -> smtplib.SMTP:
+    context = ssl.create_default_context()
+    if route.mode == "tls":
+        return smtplib.SMTP_SSL(route.server, route.port, timeout=timeout, context=context)
+    server = smtplib.SMTP(route.server, route.port, timeout=timeout)
+    if route.mode == "starttls":
+        try:
+            server.starttls(context=context)
+        except BaseException:
+            server.close()
+            raise
+    return server

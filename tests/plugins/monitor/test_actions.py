@@ -1,4 +1,4 @@
-"""Workflows that alerts start, and alerts about what agentd itself changes: with orchestrator, policy and permissions."""
+"""Workflows that alerts start, and alerts about what agentd itself changes: with orchestrator and exact permissions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ tasks:
 
 @pytest.fixture
 def net(tmp_path: Path, nats_server: NatsServer, lab: FakePve, monkeypatch: pytest.MonkeyPatch) -> Net:
-    """Return a network with a degraded pool, whose alert starts the workflow `look`, for which the policy has a tier."""
+    """Return a network with a degraded pool, whose alert starts `look`, to which the policy consents."""
     monkeypatch.setattr(at_work, "TICK", 0.1)
     monkeypatch.setattr(at_work, "CLUSTER_EVERY", 0.2)
     monkeypatch.setattr(collector, "TICK", 0.05)

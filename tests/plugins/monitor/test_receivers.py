@@ -18,6 +18,7 @@ from agentd_monitor.cluster import collector
 from agentd_monitor.delivery import deliveries, outbox
 from agentd_monitor.delivery.formats import SIGNATURE, sign
 from harness import Net, eventually, free_port
+from plugins.monitor.mail_server import mail_server
 from plugins.monitor.receiver import receiver
 
 if TYPE_CHECKING:
@@ -177,6 +178,22 @@ async def test_webhook(net: Net, nats_server: NatsServer, lab: FakePve) -> None:
     headers, _ = hook.bodies[0]
     timestamp = headers["X-Agentd-Timestamp"]
     assert headers[SIGNATURE] == f"v1={sign(KEY, timestamp, hook.raw[0])}"
+
+
+async def test_proxmox_target(net: Net, lab: FakePve) -> None:
+    """An alert is mailed to the recipients of a notification target of Proxmox, which the monitor reads."""
+    with mail_server() as server:
+        target = {"server": "127.0.0.1", "port": server.port, "mode": "insecure", "mailto": ["ops@example.org"]}
+        listed = [{"name": "relay", "type": "smtp"}]
+        lab.rule("GET", "/cluster/notifications/targets$", {"status": 200, "body": {"data": listed}})
+        lab.rule("GET", "/notifications/endpoints/smtp/relay$", {"status": 200, "body": {"data": target}})
+        net.settings["monitor"]["receivers"]["pve"] = {"type": "proxmox", "target": "relay"}
+        async with monitoring(net):
+            await seen(
+                lambda: [mail for _, mail in server.mails if "DEGRADED" in mail["Subject"]], "the alert is mailed"
+            )
+
+    assert {tuple(recipients) for recipients, _ in server.mails} == {("ops@example.org",)}
 
 
 async def test_approval(net: Net) -> None:

@@ -1,4 +1,4 @@
-"""Which workflows alerts start: once an incident, after its notification, within the limits, and none that is withheld."""
+"""Which workflows alerts start: once an incident, after its notification, within the limits, none that is withheld."""
 
 from __future__ import annotations
 
