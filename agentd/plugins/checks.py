@@ -28,6 +28,7 @@ class Finding(msgspec.Struct, frozen=True):
     text     a sentence with the present state, or why it is unknown
     advice   what to do; "" for a finding that is ok
     between  the value is between the threshold that raises an alert and the one that clears it
+    pending_for  seconds for which this object must be bad before its alert fires; None: as for all objects of the check
     """
 
     check: str
@@ -37,6 +38,7 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
     value: float | None = None
     between: bool = False
+    pending_for: float | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ class MonitorSettings(Settings):
     overrides: dict[str, dict[str, dict[str, float | bool]]] = Field(
         default={},
         description="other thresholds of checks for some objects, by key and check: "
-        '`[monitor.overrides."guest:101".guest_cpu]` with `warning`, `clear`, `critical` and `enabled`. Keys, the most '
+        '`[monitor.overrides."guest:101".guest_cpu]` with `warning`, `clear`, `critical`, `pending_for` (seconds) '
+        "and `enabled`. Keys, the most "
         "specific first: guest:VMID, tag:TAG, node:NODE, type:TYPE",
     )
 

@@ -3,7 +3,7 @@
 A notification is due
 - when an alert fires and nothing suppresses it, and for as long as it is suppressed it stays due;
 - when the severity of a firing alert becomes higher than that of the last notification;
-- as a reminder, `repeat_interval` after the last one, unless the alert is acknowledged or unknown;
+- as a reminder, `repeat_interval` after the last one, unless the alert is acknowledged, unknown, or about to be resolved;
 - when it is resolved, if its firing was notified: the same receivers hear the end, also during a silence.
 
 Suppressed are: everything before `observe_until` (the first day after the installation), inhibited and silenced alerts,
@@ -253,7 +253,8 @@ class AlertStates:
         if RANKS.get(item.severity, 1) > RANKS.get(record.last_severity, 1):
             return "worse"
         elapsed = at - (record.notified or 0.0)
-        return "reminder" if elapsed >= self.repeat_interval and not _is_acknowledged(record, at) else ""
+        ending = item.count > 0  # its last readings were good: it may be resolved soon
+        return "reminder" if elapsed >= self.repeat_interval and not (ending or _is_acknowledged(record, at)) else ""
 
     def _withheld(self, record: Record, at: float, inhibition: Inhibition, silences: list[Silence]) -> str:
         """Return why a notification is withheld; "" if it is not."""

@@ -6,6 +6,8 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from agentd import Alert
 from agentd_monitor.alerting.book import AlertRule, AlertStates, Record
 from agentd_monitor.alerting.state import Item, Observation, Rule, State, Verdict
@@ -36,11 +38,11 @@ class NetworkAlerts(AlertStates):
 
         With `adopt` their thresholds have changed since the last ones.
         """
-        known = {rule.rule.name for rule in self._checks}
+        rules = {check.rule.name: check.rule for check in self._checks}
         seen = {
             fingerprint(finding.check, finding.labels): (finding, observation(finding, at))
             for finding in findings
-            if finding.check in known
+            if finding.check in rules
         }
         if adopt:
 
@@ -50,7 +52,9 @@ class NetworkAlerts(AlertStates):
 
             self.adopt([*OWN_RULES, *self._checks], verdict, at)
         for finding, observed in seen.values():
-            self.observe(finding.check, finding.labels, observed, finding.advice)
+            own = finding.pending_for
+            rule = None if own is None else msgspec.structs.replace(rules[finding.check], pending_for=own)
+            self.observe(finding.check, finding.labels, observed, finding.advice, rule=rule)
 
     def observe_own(self, firing: Iterable[Alert], texts: Mapping[str, str], at: float) -> None:
         """Record which alerts about agentd itself are firing; all others of them are over.

@@ -56,12 +56,14 @@ class ReadingCheck(NamedTuple):
 class Limits(NamedTuple):
     """The thresholds of one object; without `critical` it has only a warning.
 
-    If `clear` is above `warning`, low values are bad.
+    If `clear` is above `warning`, low values are bad.  `pending_for` is how many seconds a value must be bad; None: as
+    for all objects.
     """
 
     warning: float
     clear: float
     critical: float | None = None
+    pending_for: float | None = None
 
 
 def graded(  # noqa: PLR0913 - the finding, its value, and its limits
@@ -74,7 +76,8 @@ def graded(  # noqa: PLR0913 - the finding, its value, and its limits
     if verdict is not Verdict.BAD:
         return Finding(check, labels, Level.OK, text, value=value, between=verdict is Verdict.BETWEEN)
     critical = limits.critical is not None and verdict_of(value, limits.critical, limits.clear) is Verdict.BAD
-    return Finding(check, labels, Level.CRITICAL if critical else Level.WARNING, text, advice, value)
+    level = Level.CRITICAL if critical else Level.WARNING
+    return Finding(check, labels, level, text, advice, value, pending_for=limits.pending_for)
 
 
 def unknown(moment: Moment, check: str, source: str, key: str = "", **labels: str) -> Finding:

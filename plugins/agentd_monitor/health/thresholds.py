@@ -7,7 +7,8 @@ An override is a key and the values that it changes; values that it does not nam
     node:pve1      everything on a node
     type:lxc       guests of a type (qemu, lxc), or `type:storage` and so on
 
-`enabled = false` switches a check off for these objects.
+`pending_for` is how many seconds the value must be bad before its alert fires.  `enabled = false` switches a check off
+for these objects.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import suggestion
 from agentd_monitor.health.finding import Limits
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ DEFAULTS: Final[dict[str, Limits]] = {
 """Percent, days, minutes (replication_age), seconds (clock), or a number, as the check says."""
 
 KEY: Final = re.compile(r"guest:\d+|(tag|node|type):\S+")
-VALUES: Final = frozenset({"warning", "clear", "critical", "enabled"})
+VALUES: Final = frozenset({"warning", "clear", "critical", "pending_for", "enabled"})
 TAGS: Final = re.compile(r"[;, ]+")
 
 
@@ -98,9 +100,13 @@ def problems(overrides: Mapping[str, Mapping[str, Mapping[str, Any]]], checks: f
             found.append(f"{key}: write guest:VMID, tag:TAG, node:NODE or type:TYPE")
         for check, values in by_check.items():
             if check not in checks:
-                found.append(f"{key}: no check has the name {check}")
+                found.append(
+                    f"{key}: no check has the name {check}{suggestion(check, sorted(checks), shown=len(checks))}"
+                )
             found += [f"{key}.{check}: unknown value {name}" for name in sorted(set(values) - VALUES)]
-            if check in DEFAULTS:
+            if check not in DEFAULTS and set(values) - {"enabled"}:
+                found.append(f"{key}.{check}: this check has no thresholds; only `enabled` can be set")
+            elif check in DEFAULTS:
                 found += _order_problems(check, f"{key}.{check}", {**DEFAULTS[check]._asdict(), **values})
     return found
 
@@ -111,8 +117,10 @@ def _order_problems(check: str, where: str, values: Mapping[str, Any]) -> list[s
     Thresholds in the wrong order would mean the opposite.
     """
     figures = [values["clear"], values["warning"], *([values["critical"]] if values["critical"] is not None else [])]
-    if not all(isinstance(figure, int | float) for figure in figures):
+    if not all(isinstance(figure, int | float) for figure in (*figures, values["pending_for"] or 0)):
         return [f"{where}: thresholds are numbers"]
+    if (values["pending_for"] or 0) < 0:
+        return [f"{where}: pending_for is a number of seconds, 0 or more"]
     low_is_bad = DEFAULTS[check].clear > DEFAULTS[check].warning
     if figures != sorted(figures, reverse=low_is_bad):
         order = "clear >= warning >= critical" if low_is_bad else "clear <= warning <= critical"

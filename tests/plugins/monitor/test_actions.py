@@ -30,7 +30,7 @@ LIST = """
 description: List the guests of the node of a pool.
 parameters:
   node: {type: string}
-  pool: {type: string}
+  pool: {type: string, required: true}
 tasks:
   - name: find
     tool: list_guests

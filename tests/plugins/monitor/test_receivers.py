@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shutil
-import subprocess
-import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +14,9 @@ from agentd_monitor import role as at_work
 from agentd_monitor.cluster import collector
 from agentd_monitor.delivery import deliveries, outbox
 from agentd_monitor.delivery.formats import SIGNATURE, sign
-from harness import Net, eventually, free_port
+from harness import Net, eventually
 from plugins.monitor.mail_server import mail_server
+from plugins.monitor.monitoring_servers import Alertmanager
 from plugins.monitor.receiver import receiver
 
 if TYPE_CHECKING:
@@ -28,12 +26,7 @@ if TYPE_CHECKING:
     from harness import NatsServer
     from pve.client import FakePve
 
-PROGRAM = "prometheus-alertmanager"
 KEY = "a key of this test"
-CONFIG = """
-route: {receiver: none, group_wait: 0s}
-receivers: [{name: none}]
-"""
 
 
 def pool(health: str) -> dict[str, Any]:
@@ -42,52 +35,10 @@ def pool(health: str) -> dict[str, Any]:
     return {"status": 200, "body": {"data": [held]}}
 
 
-class Alertmanager:
-    """A real Alertmanager with a storage of its own."""
-
-    def __init__(self, program: str, directory: Path) -> None:
-        self.program, self.directory, self.port = program, directory, free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.running: subprocess.Popen[bytes] | None = None
-        (directory / "alertmanager.yml").write_text(CONFIG)
-
-    def start(self, storage: str) -> None:
-        """Start it, with what an earlier one has stored in `storage`."""
-        self.running = subprocess.Popen(
-            [
-                self.program,
-                f"--config.file={self.directory / 'alertmanager.yml'}",
-                f"--storage.path={self.directory / storage}",
-                f"--web.listen-address=127.0.0.1:{self.port}",
-                "--cluster.listen-address=",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def kill(self) -> None:
-        """Kill it."""
-        if self.running is not None:
-            self.running.kill()
-            self.running.wait()
-
-    def pools(self) -> list[dict[str, Any]] | None:
-        """Return its active alerts about pools; None while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/api/v2/alerts?active=true", timeout=5) as answer:  # noqa: S310 - http
-                found = json.loads(answer.read())
-        except OSError:
-            return None
-        return [alert for alert in found if alert["labels"]["alertname"] == "zfs_health"]
-
-
 @pytest.fixture
 def alertmanager(tmp_path: Path) -> Iterator[Alertmanager]:
     """Yield an Alertmanager that is not started yet."""
-    program = shutil.which(PROGRAM)
-    if program is None:
-        pytest.skip(f"{PROGRAM} is not installed")
-    made = Alertmanager(program, tmp_path)
+    made = Alertmanager(tmp_path)
     yield made
     made.kill()
 
@@ -131,25 +82,47 @@ async def test_alertmanager(net: Net, lab: FakePve, alertmanager: Alertmanager) 
     net.settings["monitor"]["receivers"]["am"] = {"type": "alertmanager", "urls": [alertmanager.url]}
     await asyncio.to_thread(alertmanager.start, "one")
     async with monitoring(net):
-        await seen(alertmanager.pools, "the alert arrives")
-        (first,) = await asyncio.to_thread(alertmanager.pools) or []
+        await seen(partial(alertmanager.alerts, "zfs_health"), "the alert arrives")
+        (first,) = await asyncio.to_thread(alertmanager.alerts, "zfs_health") or []
         await asyncio.to_thread(alertmanager.kill)
         await asyncio.sleep(1)
         await asyncio.to_thread(alertmanager.start, "two")
-        await seen(alertmanager.pools, "the alert arrives at an Alertmanager that has lost everything")
+        await seen(
+            partial(alertmanager.alerts, "zfs_health"), "the alert arrives at an Alertmanager that has lost everything"
+        )
     await asyncio.sleep(1)
     async with monitoring(net):
         await asyncio.sleep(2)
-        (again,) = await asyncio.to_thread(alertmanager.pools) or []
+        (again,) = await asyncio.to_thread(alertmanager.alerts, "zfs_health") or []
     lab.clear()
     lab.rule("GET", "/nodes/pve1/disks/zfs$", pool("ONLINE"))
     async with monitoring(net):  # it reads the pools at once, and then every ten minutes
-        await seen(lambda: alertmanager.pools() == [], "the alert is resolved")
+        await seen(lambda: alertmanager.alerts("zfs_health") == [], "the alert is resolved")
 
     assert first["labels"] == {"alertname": "zfs_health", "node": "pve1", "pool": "rpool"}
     assert "DEGRADED" in first["annotations"]["summary"]
     assert again["fingerprint"] == first["fingerprint"]
     assert again["startsAt"] == first["startsAt"]
+
+
+async def test_alertmanager_and_nats(net: Net, nats_server: NatsServer, alertmanager: Alertmanager) -> None:
+    """While NATS is restarted, an alert is neither resolved nor begun again, and reaches a new Alertmanager."""
+    net.settings["monitor"]["receivers"]["am"] = {"type": "alertmanager", "urls": [alertmanager.url]}
+    await asyncio.to_thread(alertmanager.start, "one")
+    async with monitoring(net):
+        await seen(partial(alertmanager.alerts, "zfs_health"), "the alert arrives")
+        (first,) = await asyncio.to_thread(alertmanager.alerts, "zfs_health") or []
+        await asyncio.to_thread(nats_server.kill)
+        await asyncio.sleep(2)
+        without = await asyncio.to_thread(alertmanager.alerts, "zfs_health")
+        await asyncio.to_thread(nats_server.start)
+        await asyncio.to_thread(alertmanager.kill)
+        await asyncio.to_thread(alertmanager.start, "two")
+        await seen(partial(alertmanager.alerts, "zfs_health"), "the alert arrives at another Alertmanager")
+        (again,) = await asyncio.to_thread(alertmanager.alerts, "zfs_health") or []
+
+    assert [alert["fingerprint"] for alert in without or []] == [first["fingerprint"]]
+    assert (again["fingerprint"], again["startsAt"]) == (first["fingerprint"], first["startsAt"])
 
 
 async def test_webhook(net: Net, nats_server: NatsServer, lab: FakePve) -> None:
