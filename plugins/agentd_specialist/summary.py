@@ -1,6 +1,6 @@
 """Find what needs attention in the cluster.  Pure.
 
-The input is lists of nodes, storages and guests; the output is findings.
+The input is lists of nodes, storages and guests, and what the checks of the monitor found; the output is findings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 CRITICAL: Final = "critical"
 WARNING: Final = "warning"
-ORDER: Final = (CRITICAL, WARNING)
+UNKNOWN: Final = "unknown"
+ORDER: Final = (CRITICAL, WARNING, UNKNOWN)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -27,7 +28,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """A one-line verdict, the number of checked objects, and findings, worst first."""
+    """A one-line verdict, the number of checked objects, and findings, worst first.
+
+    checks  how old the findings of the monitor's checks are, or why they are missing
+    """
 
     status: str
     verdict: str
@@ -35,6 +39,25 @@ class HealthReport(msgspec.Struct, frozen=True):
     storages: int
     guests: int
     findings: list[Finding] = []
+    checks: str = ""
+
+
+class CheckFinding(msgspec.Struct, frozen=True):
+    """What a check of the monitor found about one object; the labels say which."""
+
+    check: str
+    labels: dict[str, str]
+    level: str
+    text: str
+    advice: str = ""
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """Result of list_findings: the findings of the monitor that are not ok, and their age in seconds."""
+
+    age: float
+    total: int
+    findings: list[CheckFinding]
 
 
 class NodeState(msgspec.Struct, frozen=True):
@@ -99,12 +122,64 @@ def summarize(
         *_storages([storage for storage in storages if storage.node not in away], limits),
         *_guests([guest for guest in guests if guest.node not in away]),
     ]
-    findings.sort(key=lambda finding: ORDER.index(finding.severity))
     names = {storage.storage if storage.shared else f"{storage.node}/{storage.storage}" for storage in storages}
-    count = f"{len(nodes)} nodes, {len(names)} storages, {len(guests)} guests"
-    status = findings[0].severity if findings else "ok"
-    verdict = f"{_counts_text(findings)}: {findings[0].text}" if findings else f"all well: {count}"
-    return HealthReport(status, verdict, len(nodes), len(names), len(guests), findings)
+    return _report(HealthReport("", "", len(nodes), len(names), len(guests)), findings)
+
+
+def _report(report: HealthReport, findings: list[Finding]) -> HealthReport:
+    """Return the report with these findings, worst first, and the status and verdict that follow from them."""
+    findings = sorted(findings, key=lambda finding: ORDER.index(finding.severity))
+    count = f"{report.nodes} nodes, {report.storages} storages, {report.guests} guests"
+    return msgspec.structs.replace(
+        report,
+        status=findings[0].severity if findings else "ok",
+        verdict=f"{_counts_text(findings)}: {findings[0].text}" if findings else f"all well: {count}",
+        findings=findings,
+    )
+
+
+def with_checks(report: HealthReport, checked: Checked) -> HealthReport:
+    """Return the report with the findings of the monitor's checks.
+
+    They have more sources, and the thresholds that the configuration sets.  Of the report's own findings only those are
+    kept that are critical and that no check reports: the lists are newer.
+    """
+    found = [
+        Finding(finding.level, ", ".join(finding.labels.values()) or finding.check, f"{finding.text}. {finding.advice}")
+        for finding in checked.findings
+    ]
+    reported = [finding for finding in checked.findings if finding.level != UNKNOWN]
+    named = {name for finding in reported for name in _subjects(finding)}
+    newer = [finding for finding in report.findings if finding.severity == CRITICAL and finding.subject not in named]
+    left = checked.total - len(checked.findings)
+    text = f"checked by the monitor {checked.age:.0f} s ago" + (
+        f"; {left} more findings: list_findings" if left else ""
+    )
+    return msgspec.structs.replace(_report(report, [*newer, *found]), checks=text)
+
+
+def of_node(checked: Checked, node: str, storages: Iterable[StorageState], guests: Iterable[GuestState]) -> Checked:
+    """Return the findings about a node, and about its storages and guests."""
+    shared = {storage.storage for storage in storages}
+    vmids = {str(guest.vmid) for guest in guests}
+
+    def about(labels: dict[str, str]) -> bool:
+        if "node" in labels:
+            return labels["node"] == node
+        return labels.get("storage") in shared or labels.get("guest", "").rpartition("/")[2] in vmids
+
+    kept = [finding for finding in checked.findings if about(finding.labels)]
+    return Checked(checked.age, len(kept), kept)
+
+
+def _subjects(finding: CheckFinding) -> Iterable[str]:
+    """Return the subjects that the report's own findings would have about the object of a check."""
+    labels = finding.labels
+    yield from (name.rpartition("/")[2] for name in labels.values())
+    if "node" in labels and "storage" in labels:
+        yield f"{labels['node']}/{labels['storage']}"
+    if not labels:
+        yield "cluster"
 
 
 def _nodes(nodes: list[NodeState], limits: Limits) -> Iterable[Finding]:

@@ -31,7 +31,16 @@ from agentd_specialist.balance.placing import cautions, obstacles
 from agentd_specialist.balance.reading import Scope
 from agentd_specialist.collecting import PROXMOX, Collector
 from agentd_specialist.model import MIB, Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm
-from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
+from agentd_specialist.summary import (
+    Checked,
+    GuestState,
+    HealthReport,
+    NodeState,
+    StorageState,
+    of_node,
+    summarize,
+    with_checks,
+)
 
 if TYPE_CHECKING:
     from agentd import Proxmox
@@ -41,6 +50,8 @@ if TYPE_CHECKING:
 SERVICE: Final = "specialist"
 PAGE: Final = 500
 """Entries on one page: the maximum that the list tools return."""
+MONITOR_WAIT: Final = 3.0
+"""Seconds to wait for a monitor; without one, the lists alone are summarized."""
 PROBLEMS: Final = "the VM cannot be made so:"
 
 
@@ -238,7 +249,23 @@ class Domain:
             guests = [guest for guest in guests if guest.node == p.node]
             if not nodes:
                 raise Rejected(f"node: there is no node {p.node!r}")
-        return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
+        report = summarize(nodes, storages, guests, quorate=p.nodes.quorate)
+        checked, reason = await self._checked(call)
+        if checked is None:
+            return msgspec.structs.replace(report, checks=f"the monitor's checks are missing: {reason}")
+        return with_checks(report, of_node(checked, p.node, storages, guests) if p.node is not None else checked)
+
+    async def _checked(self, call: Call) -> tuple[Checked | None, str]:
+        """Return what the monitor's checks found, or None and why they are missing."""
+        try:
+            async with asyncio.timeout(
+                MONITOR_WAIT
+            ):  # a call without an agent that answers is repeated until its deadline
+                return await call.use("monitor", "list_findings", {"limit": PAGE}, Checked, step="checks"), ""
+        except TimeoutError:
+            return None, "no monitor answers"
+        except AgentdError as error:
+            return None, str(error)
 
     async def read_cluster(self, call: Call, request: VmParameters) -> Cluster:
         """Read the cluster, without the bridges."""

@@ -3,7 +3,7 @@
 A notification is due
 - when an alert fires and nothing suppresses it, and for as long as it is suppressed it stays due;
 - when the severity of a firing alert becomes higher than that of the last notification;
-- as a reminder, `repeat_interval` after the last one, unless the alert is acknowledged, unknown, or about to be resolved;
+- as a reminder, `repeat_interval` after the last one, unless the alert is acknowledged, unknown or about to end;
 - when it is resolved, if its firing was notified: the same receivers hear the end, also during a silence.
 
 Suppressed are: everything before `observe_until` (the first day after the installation), inhibited and silenced alerts,

@@ -172,7 +172,10 @@ def test_missing_data_in_turns() -> None:
     """Data that is missing every other minute makes one incident of one."""
     replay = Replay()
     for at in range(0, 6 * HOUR, 20):
-        replay.read(at, **({} if at > 5 * MINUTE and at // MINUTE % 2 else {"resources": [storage(90)]}))
+        if at > 5 * MINUTE and at // MINUTE % 2:
+            replay.read(at)
+        else:
+            replay.read(at, resources=[storage(90)])
 
     assert [reason for _, reason in replay.about("storage_usage")] == ["firing", "reminder"]
 
@@ -192,7 +195,7 @@ def test_backups_each_night() -> None:
     """While a backup holds its lock, the load of the guest is not notified; afterwards it is, if it stays."""
     replay = Replay()
     for at in range(0, 3 * HOUR, 20):
-        replay.read(at, resources=[guest(cpu=0.99, **({"lock": "backup"} if at < 2 * HOUR else {}))])
+        replay.read(at, resources=[guest(cpu=0.99, lock="backup" if at < 2 * HOUR else "")])
     ((first, _),) = replay.about("guest_cpu")
 
     assert first == 2 * HOUR

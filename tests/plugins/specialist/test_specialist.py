@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import pytest
 
-from agentd.errors import Rejected
+from agentd.errors import Rejected, TemporaryError
 from agentd.plugins.role import Health, Role
 from agentd.tools.declaration import by_name
 from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox
@@ -88,6 +88,8 @@ class Direct:
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
         """Run the other tool at once."""
+        if service == "monitor":
+            raise TemporaryError("no monitor has checked the cluster yet")
         assert service == "mcp-proxmox"
         assert step not in self.steps
         self.steps.append(step)
