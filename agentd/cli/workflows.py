@@ -62,7 +62,7 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Example: agentd submit vm_deployment name=web1 memory=2048 --wait
 
     Without --wait it ends once an orchestrator has accepted the request (exit code 0) or rejected it (65). If none
-    answers within 2 s, the request stays stored, and the first orchestrator that starts handles it.
+    answers within 5 s, the request stays stored, and the first orchestrator that starts handles it.
     """
     request = WorkflowRequest(
         workflow_type=workflow_type,

@@ -24,6 +24,7 @@ from agentd.wire.codec import now
 from agentd.wire.records import DeadLetter
 from agentd_monitor import checks
 from agentd_monitor import role as at_work
+from agentd_monitor.alerting.book import Record
 from agentd_monitor.alerting.suppression import Acknowledgement
 from agentd_monitor.bucket import MonitorBucket, Writer
 from agentd_monitor.role import Monitor
@@ -343,7 +344,9 @@ async def test_a_writer_that_was_suspended(network: Network) -> None:
         other = MonitorBucket(network.bus, "monitor-pve2")
         ((key, record),) = (await other.records()).items()
         acknowledged = msgspec.structs.replace(record, ack=Acknowledgement("alice", 0, 1))
-        await other.store({key}, {key: acknowledged})
+        place = f"alert.{key}"
+        newest = await network.bus.kv_read(subjects.MONITOR, place, Record)
+        await network.bus.kv_put(subjects.MONITOR, place, acknowledged, expect=newest.seq)
         await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
         await network.until(lambda: len(network.seen_messages) > 1)
         await asyncio.sleep(0.3)

@@ -138,5 +138,5 @@ def test_restored() -> None:
 
 def test_settings() -> None:
     """The name of an alert that there is not is an error that offers the nearest one."""
-    with pytest.raises(ValidationError, match="no alert has the name storage_usag; did you mean storage_usage"):
-        MonitorSettings.model_validate({"actions": {"storage_usag": {"workflow": "x"}}})
+    with pytest.raises(ValidationError, match="no alert has the name storage_uses; did you mean storage_usage"):
+        MonitorSettings.model_validate({"actions": {"storage_uses": {"workflow": "x"}}})
