@@ -20,7 +20,6 @@ Decisions:
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -33,7 +32,7 @@ from agentd_monitor.alerting.suppression import Acknowledgement, Silence
 from agentd_monitor.delivery.outbox import KEEP, Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Mapping
 
     from agentd import Bus
 
@@ -41,8 +40,6 @@ V = TypeVar("V")
 
 LEASE: Final = 20.0
 """Seconds for which a monitor is the writer without renewing it."""
-AT_ONCE: Final = 50
-"""Maximum number of writes at the same time; with one after the other, 10,000 alerts would take minutes."""
 RENEW: Final = 5.0
 """Seconds after which the writer renews its lease."""
 MOST_FINDINGS: Final = 500
@@ -87,7 +84,6 @@ class MonitorBucket:
     def __init__(self, bus: Bus, agent_id: str) -> None:
         self._bus = bus
         self._agent = agent_id
-        self._cluster = False
         self._lease = 0
         self._renewed = -LEASE
         self._seqs: dict[str, int] = {}
@@ -98,7 +94,6 @@ class MonitorBucket:
 
         cluster  whether it reads the cluster
         """
-        self._cluster = cluster
         if time.monotonic() - self._renewed < RENEW:
             return True
         newest = await self._bus.kv_read(subjects.MONITOR, "writer", Writer)
@@ -118,20 +113,6 @@ class MonitorBucket:
             return True
         self._renewed = started
         return True
-
-    async def for_each(self, keys: Iterable[str], act: Callable[[str], Awaitable[None]]) -> None:
-        """Await `act` for each key, AT_ONCE at the same time, and renew the lease in between.
-
-        After an error the calls that have begun are finished; raises StaleWrite if another monitor is the writer.
-        """
-        waiting = list(keys)
-        for place in range(0, len(waiting), AT_ONCE):
-            if not await self.hold(cluster=self._cluster):
-                raise StaleWrite("another monitor is the writer")
-            outcomes = await asyncio.gather(*map(act, waiting[place : place + AT_ONCE]), return_exceptions=True)
-            for outcome in outcomes:
-                if outcome is not None:
-                    raise outcome
 
     async def release(self) -> None:
         """Let another monitor be the writer at once."""
@@ -177,16 +158,14 @@ class MonitorBucket:
 
     async def store(self, changed: set[str], records: Mapping[str, Record]) -> None:
         """Store the alerts that changed, and remove them from `changed`; raises StaleWrite if another monitor did."""
-
-        async def store(key: str) -> None:
+        for key in sorted(changed):
             record, place = records.get(key), f"alert.{key}"
             if record is None:
                 await self._remove(place)
             elif self._stored.get(place) != essential(record):
                 await self._put(place, record)
                 self._stored[place] = essential(record)
-
-        await self._store_changed(changed, store)
+            changed.discard(key)
 
     async def deliveries(self) -> list[Delivery]:
         """Return the messages that wait for their receivers."""
@@ -194,15 +173,13 @@ class MonitorBucket:
 
     async def store_deliveries(self, changed: set[str], deliveries: Mapping[str, Delivery]) -> None:
         """Store the messages that changed, and remove them from `changed`; raises StaleWrite if another monitor did."""
-
-        async def store(key: str) -> None:
+        for key in sorted(changed):
             delivery, place = deliveries.get(key), f"message.{key}"
             if delivery is None:
                 await self._remove(place)
             else:
                 await self._put(place, delivery, KEEP)
-
-        await self._store_changed(changed, store)
+            changed.discard(key)
 
     async def asked(self) -> set[str]:
         """Return the ids of the requests for approval that were queued."""
@@ -211,19 +188,6 @@ class MonitorBucket:
     async def store_asked(self, request: str, at: float) -> None:
         """Store that a request for approval was queued."""
         await self.put_for(f"approval.{request}", at, ASKED_KEPT)
-
-    async def _store_changed(self, changed: set[str], store: Callable[[str], Awaitable[None]]) -> None:
-        """Store each key, and remove it from `changed`; a key that changes meanwhile is stored again later."""
-
-        async def one(key: str) -> None:
-            changed.discard(key)
-            try:
-                await store(key)
-            except BaseException:
-                changed.add(key)
-                raise
-
-        await self.for_each(sorted(changed), one)
 
     async def _load(self, prefix: str, kind: type[V]) -> dict[str, V]:
         found = await self._bus.kv_values(subjects.MONITOR, kind, prefix)

@@ -150,16 +150,11 @@ class AlertWriter:
         open_ = {key for key, record in alerts.records().items() if record.item.open}
         ended = {key: change for key, change in self._unrecorded.items() if key not in open_}
         # One that is open and could not be recorded is not in `_published`, so that it is recorded later.
-        unpublished = alerts.unpublished(self._published | ended, known)
-
-        async def publish(key: str) -> None:
-            nonlocal full
+        for key, record in alerts.unpublished(self._published | ended, known).items():
             try:
-                await self._publish_one(key, alert_of(unpublished[key]))
+                await self._publish_one(key, alert_of(record))
             except BusFull as error:
                 full = error
-
-        await self._bucket.for_each(unpublished, publish)
         alerts.acknowledge(await self._bucket.acknowledged())
         silences = await self._bucket.silences()
         notifications = alerts.due(at, known, silences)
