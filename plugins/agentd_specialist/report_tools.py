@@ -103,7 +103,7 @@ class ReportTools:
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="balancing")
-    async def summarize_moves(self, call: Call, p: SummarizeMoves) -> MovesReport:  # noqa: ARG002 - every tool has a call
+    async def summarize_moves(self, call: Call, p: SummarizeMoves) -> MovesReport:
         """Sum up a workflow with migrations: what was done, what was left, and why."""
         return report(p.plan, [moved for moved in p.moved if moved is not None], p.now)
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentd.safety import tokens
+from agentd.web.api.openapi import describe
 from agentd.web.app import build
-from agentd.web.openapi import describe
 from core.web_networks import busy_network
 
 if TYPE_CHECKING:
