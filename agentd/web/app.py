@@ -40,7 +40,7 @@ from agentd.web.responses import (
 )
 from agentd.web.serving import security
 from agentd.web.serving.sessions import LoginWall, Sessions
-from agentd.web.shared_responses import SharedResponses
+from agentd.web.serving.shared_responses import SharedResponses
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
