@@ -104,7 +104,10 @@ def test_definitions(home: Path) -> None:
     assert "Check nodes, storages and guests, and list what needs attention." in whole.stdout
     bad = home / "workflows" / "bad.yaml"
     line = next(line for line in done.stdout.splitlines() if line.startswith("bad"))
-    assert line.split(maxsplit=2)[1:] == [str(bad), f"cannot be used, it has 3 faults: agentd workflows check {bad}"]
+    assert line.rstrip().split(maxsplit=2)[1:] == [
+        str(bad),
+        f"cannot be used, it has 3 faults: agentd workflows check {bad}",
+    ]
     assert done.returncode == 65
     assert [(item["name"], len(item.get("faults", []))) for item in as_json] == [
         ("backup_verification", 0), ("bad", 3), ("guest_update", 0), ("health_check", 0), ("mine", 0),
