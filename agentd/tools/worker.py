@@ -25,7 +25,7 @@ from agentd.wire.codec import digest, now
 from agentd.wire.messages import Outcome, StopHint, TaskAssignment, TaskCompletion, TaskError, ToolReply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from agentd.bus.delivery.job import Job
     from agentd.bus.delivery.journal import Journal
@@ -92,7 +92,7 @@ class Worker:
         total = self.slots * max(1, len(self.consumers))
         return min(1.0, sum(consumer.active for consumer in self.consumers) / total)
 
-    async def serve(
+    async def serve(  # noqa: PLR0913 - what a role decides about its service
         self,
         service: str,
         stopping: asyncio.Event,
@@ -100,8 +100,11 @@ class Worker:
         queues: Iterable[str] = (),
         drain: float = 30.0,
         version: str = __version__,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Take assignments of `service` and calls of its tools until `stopping` is set.
+
+        `ready` is called once calls are taken: before that, a caller would get the answer that no agent offers them.
 
         Assignments also come from the urgent queue of the service and from `queues`.  Each queue has its own slots, so
         that urgent tasks never wait behind others.
@@ -111,6 +114,7 @@ class Worker:
         self.consumers += consumers
         endpoints = [await self._offer(service, version), *await self._offer_aliases(service)]
         endpoints.append(await self.bus.subscribe(subjects.stop(service), self._on_stop_hint))
+        ready()
         try:
             async with asyncio.TaskGroup() as group:
                 for consumer in consumers:

@@ -31,9 +31,12 @@ class Cloud:
         except PermanentError as error:
             context.health.warnings.append(str(error))
             context.log.warning("the cloud tools cannot work", reason=str(error))
-        context.health.up()
         await context.worker.serve(
-            SERVICE, context.stopping, queues=context.queues(SERVICE), drain=context.config.drain.timeout
+            SERVICE,
+            context.stopping,
+            queues=context.queues(SERVICE),
+            drain=context.config.drain.timeout,
+            ready=context.health.up,
         )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings

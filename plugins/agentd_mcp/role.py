@@ -172,15 +172,18 @@ class Bridge:
                     context.log.error("a tool is not served over MCP", tool=broken.name, reason=broken.reason)
                 reading = asyncio.ensure_future(bridge.offered.watch(context.bus))
                 stack.callback(reading.cancel)
-            context.health.up()
-            watching = asyncio.ensure_future(_watch_rights(context))
-            stack.callback(watching.cancel)
+
+            def ready() -> None:
+                context.health.up()
+                stack.callback(asyncio.ensure_future(_watch_rights(context)).cancel)
+
             await context.worker.serve(
                 SERVICE,
                 context.stopping,
                 queues=context.queues(SERVICE),
                 drain=context.config.drain.timeout,
                 version=__version__,
+                ready=ready,
             )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentd_mounts.tools import mounts_of
@@ -30,13 +31,23 @@ class MountsRole:
     async def run(self, context: Context) -> None:
         """Serve until the context is stopping."""
         mounts = mounts_of(context.tools, context.settings)
-        context.health.up()
+        starting = set(self.services)
+
+        def serving_now(service: str) -> None:
+            starting.discard(service)
+            if not starting:
+                context.health.up()
+
+        serving_now("")
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(_keep(context, mount)) for mount in mounts.values()]
             async with asyncio.TaskGroup() as serving:
                 for service in self.services:
                     queues, drain = context.queues(service), context.config.drain.timeout
-                    serving.create_task(context.worker.serve(service, context.stopping, queues=queues, drain=drain))
+                    ready = partial(serving_now, service)
+                    serving.create_task(
+                        context.worker.serve(service, context.stopping, queues=queues, drain=drain, ready=ready)
+                    )
                 await context.stopping.wait()
             for task in running:
                 task.cancel()

@@ -22,9 +22,12 @@ class Specialist:
 
     async def run(self, context: Context) -> None:
         """Serve the queue until the context is stopping."""
-        context.health.up()
         await context.worker.serve(
-            SERVICE, context.stopping, queues=context.queues(SERVICE), drain=context.config.drain.timeout
+            SERVICE,
+            context.stopping,
+            queues=context.queues(SERVICE),
+            drain=context.config.drain.timeout,
+            ready=context.health.up,
         )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
