@@ -64,13 +64,21 @@ class Worker:
         self.served: list[str] = []
 
     async def serve(
-        self, service: str, stopping: asyncio.Event, *, queues: list[str], drain: float, version: str
+        self,
+        service: str,
+        stopping: asyncio.Event,
+        *,
+        queues: list[str],
+        drain: float,
+        version: str,
+        ready: Callable[[], None],
     ) -> None:
         """Wait for the stop."""
         assert not queues
         assert drain
         assert version
         self.served.append(service)
+        ready()
         await stopping.wait()
 
 

@@ -233,8 +233,11 @@ async def test_the_role_serves_its_queue_until_the_stop() -> None:
     """The worker does the work; the role is ready once it serves."""
     served: list[tuple[str, list[str], float]] = []
 
-    async def serve(service: str, stopping: asyncio.Event, *, queues: list[str], drain: float) -> None:
+    async def serve(
+        service: str, stopping: asyncio.Event, *, queues: list[str], drain: float, ready: Callable[[], None]
+    ) -> None:
         served.append((service, queues, drain))
+        ready()
         await stopping.wait()
 
     context: Any = SimpleNamespace(
