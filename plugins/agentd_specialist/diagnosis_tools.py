@@ -1,4 +1,7 @@
-"""The tool that diagnoses an alert, a failed task, a guest or a node: it gathers evidence, pure rules judge it."""
+"""The tool that diagnoses an alert, a failed task, a guest or a node.
+
+It gathers evidence; pure rules find the causes in it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Diagnose(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     vmid   a guest
     node   a node
     upid   a task that failed
-    alert  the text of an alert; the guest, node or storage that it names is looked at
+    alert  the text of an alert; the guest, node or storage that it names is read
     """
 
     vmid: Annotated[int, Meta(ge=100, le=999_999_999)] | None = None

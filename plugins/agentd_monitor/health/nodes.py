@@ -31,14 +31,14 @@ def per_node(
     A node whose response is missing has an unknown finding.
     """
 
-    def decorate(judge: Callable[[Moment, str, Any], Iterator[Finding]]) -> Callable[[Moment], Iterator[Finding]]:
+    def decorate(findings_of: Callable[[Moment, str, Any], Iterator[Finding]]) -> Callable[[Moment], Iterator[Finding]]:
         def run(moment: Moment) -> Iterator[Finding]:
             for node in online_nodes(moment):
                 response = moment.snapshot.get(source, node)
                 if response is None:
                     yield unknown(moment, check, source, node, node=node)
                 else:
-                    yield from judge(moment, node, response)
+                    yield from findings_of(moment, node, response)
 
         return run
 

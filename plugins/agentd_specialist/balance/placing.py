@@ -24,7 +24,7 @@ PRESSED: Final = 0.1
 class Suggestion(msgspec.Struct, frozen=True):
     """A node for a guest: whether it can take it, and the reasons for and against it.
 
-    storage, bridge  what a new VM would use there ("": that of its template, or not looked at)
+    storage, bridge  what a new VM would use there ("": that of its template, or not known)
     load             percent of the node's memory that is in use with the guest
     """
 

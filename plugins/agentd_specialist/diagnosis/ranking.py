@@ -19,7 +19,7 @@ CAUSES: Final = 8
 
 
 class Diagnosis(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The subject, the verdict in one sentence, the causes, the most likely first, and what was looked at.
+    """The subject, the verdict in one sentence, the causes, the most likely first, and what was read.
 
     words  the same in the words of a language model, if one is configured: it may be wrong, and nothing depends on it
     """

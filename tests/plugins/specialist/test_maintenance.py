@@ -1,4 +1,4 @@
-"""How often a node is looked at while it is waited for, and which states keep guests away from it."""
+"""How often a node is read while it is waited for, and which states keep guests away from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from agentd_specialist.maintenance_tools import ServiceView, node_faults, pause
 
 
 def test_a_day_of_waiting_is_a_bounded_number_of_looks() -> None:
-    """A node that is held for a day is looked at less than 3000 times, and the hold ends on time."""
+    """A node that is held for a day is read less than 3000 times, and the hold ends on time."""
     held, looks = 86_400.0, 0
     while held > 0:
         looks += 1
