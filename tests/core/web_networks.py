@@ -48,6 +48,17 @@ def busy_network() -> MemoryView:
         PluginState("ceph-tools", PluginStatus.BROKEN, "No module named 'rados'"),
     ]
     view.reasons = [Reason("mcp-bridge", bridge.reason)]
+    _add_agents(view)
+    _add_services(view)
+    _add_alerts(view)
+    _add_loads(view)
+    view.planned = balanced_plan(view)
+    _add_workflows(view)
+    _add_cluster(view)
+    return view
+
+
+def _add_agents(view: MemoryView) -> None:
     agent = AgentRegistration
     usual, other = "4f0c2a9be871", "90be77d1c3aa"
     view.agent_list = [
@@ -62,6 +73,9 @@ def busy_network() -> MemoryView:
         msgspec.structs.replace(found, version=found.version or "0.1.0") if found.role else found
         for found in view.agent_list
     ]
+
+
+def _add_services(view: MemoryView) -> None:
     tools = [
         "create_vm",
         "start_guest",
@@ -81,6 +95,9 @@ def busy_network() -> MemoryView:
         MetricReport("specialist-pve2", view.at, {"host_cpu_percent": 38.2, "host_memory_percent": 71.0}),
         MetricReport("mcp-bridge-pve3", view.at, {"host_cpu_percent": 86.0, "host_memory_percent": 52.4}),
     ]
+
+
+def _add_alerts(view: MemoryView) -> None:
     view.resolved = [
         AlertSummary(
             "guest_memory",
@@ -95,6 +112,10 @@ def busy_network() -> MemoryView:
         AlertSummary("high_cpu", "pve1: CPU at 90 %", "warning", state="resolved", ended=view.ago(hours=5).timestamp()),
     ]
     view.alerts_stored = [Alert("high_cpu", "pve3: CPU at 86 % for 5 min", view.ago(minutes=4), "monitor-pve2")]
+
+
+def _add_loads(view: MemoryView) -> None:
+    """Add the load of three nodes over half an hour; of one node, six minutes are missing."""
     minute = int(view.at.timestamp()) // 60
     view.load_list = [
         NodeLoad(
@@ -107,10 +128,6 @@ def busy_network() -> MemoryView:
         )
         for number in (1, 2, 3)
     ]
-    view.planned = balanced_plan(view)
-    _add_workflows(view)
-    _add_cluster(view)
-    return view
 
 
 def balanced_plan(view: MemoryView) -> Planning:

@@ -11,6 +11,7 @@ from agentd.client import queries, requests
 from agentd.client.tool_calls import call_tool
 from agentd.wire import subjects
 from agentd.wire.messages import ToolCall, WorkflowRequest, WorkflowSignal
+from approvals import wanted_approval
 from harness import eventually
 from plugins.download_server import IMAGE, serving
 
@@ -86,13 +87,7 @@ async def test_a_command_that_is_not_approved(net: Net) -> None:
     async with net.client() as bus, net.here():
         parameters = {"vmid": 330, "guest": "app", "command": ["upgrade"], "seconds": 1}
         await requests.submit(bus, "tester", WorkflowRequest("guest_update", "refused", parameters))
-
-        async def waits() -> Any:
-            states = {state.workflow_id: state for state in await queries.states(bus)}
-            task = states["refused"].tasks.get("act") if "refused" in states else None
-            return task.approval if task and task.status == "waiting_approval" else None
-
-        approval = await eventually(waits, "the command waits", 60)
+        approval = await wanted_approval(bus, "refused", "act")
         signal = WorkflowSignal("reject", task="act", digest=approval.digest, reason="not today")
         await requests.signal(bus, "boss", "refused", signal)
         answer = await queries.follow(bus, "refused", lambda _: None, wait=60)

@@ -12,6 +12,7 @@ from agentd.client import queries, requests
 from agentd.client.tool_calls import call_tool
 from agentd.wire import subjects
 from agentd.wire.messages import ToolCall, WorkflowRequest, WorkflowSignal
+from approvals import wanted_approval
 from harness import eventually
 from pve.client import FakePve
 from pve.cluster import NODES, STORAGES, vm
@@ -97,13 +98,7 @@ async def test_large_plans_wait_for_approval(net: Net, pve: FakePve) -> None:
     net.settings["policy"]["principals"] = {"boss": "destroy"}
     async with net.client() as bus, net.here():
         await requests.submit(bus, "tester", WorkflowRequest("resource_optimization", "large", {}))
-
-        async def waits() -> Any:
-            states = {state.workflow_id: state for state in await queries.states(bus)}
-            task = states["large"].tasks.get("approve") if "large" in states else None
-            return task.approval if task and task.status == "waiting_approval" else None
-
-        approval = await eventually(waits, "the plan waits")
+        approval = await wanted_approval(bus, "large", "approve")
         assert "moves from pve1" in approval.text
         assert pve.tasks("qmigrate") == []
         await requests.signal(bus, "boss", "large", WorkflowSignal("approve", task="approve", digest=approval.digest))
@@ -273,13 +268,7 @@ async def test_the_cluster_changes_before_the_approval(net: Net, pve: FakePve) -
     net.settings["policy"]["principals"] = {"boss": "destroy"}
     async with net.client() as bus, net.here():
         await requests.submit(bus, "tester", WorkflowRequest("resource_optimization", "changed", {}))
-
-        async def waits() -> Any:
-            states = {state.workflow_id: state for state in await queries.states(bus)}
-            task = states["changed"].tasks.get("approve") if "changed" in states else None
-            return task.approval if task and task.status == "waiting_approval" else None
-
-        approval = await eventually(waits, "the plan waits", 60)
+        approval = await wanted_approval(bus, "changed", "approve")
         moved = next(vmid for vmid in CROWD if f"VM {vmid} " in approval.text or f'"vmid": {vmid}' in approval.text)
         call = ToolCall({"vmid": moved, "target": "pve3"}, "wf.away")
         await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "migrate_guest"), call, seconds=30)
